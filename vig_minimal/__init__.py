@@ -1,0 +1,51 @@
+"""vig_minimal: Vision Graph Neural Networks in plain PyTorch that reads like the papers."""
+
+from dataclasses import fields, replace
+from difflib import get_close_matches
+
+from torch import nn
+
+from . import lrgc, svig, vig
+from .graph import Graph
+
+__all__ = ["Graph", "create_model", "list_constructors", "list_models"]
+
+MODELS = {name: (vig.ViG, config) for paper in (vig, svig, lrgc) for name, config in paper.PRESETS.items()}
+CONSTRUCTORS = {"knn": vig.knn_constructors, "threshold": svig.threshold_constructors, "lrgc": lrgc.lrgc_constructors}
+
+
+def list_models() -> list[str]:
+    """The names that `create_model` takes: family and size, as in 'lrgc_ti'."""
+    return list(MODELS)
+
+
+def list_constructors() -> list[str]:
+    """The graph constructors that the field `graph` of a model's config takes."""
+    return list(CONSTRUCTORS)
+
+
+def create_model(name: str, **overrides) -> nn.Module:
+    """The model of that name, randomly initialised; `overrides` are fields of its config.
+
+    create_model("vig_ti", num_classes=10, img_size=32, patch=4, drop_path=0.1)
+
+    Raises ValueError, naming what exists, for an unknown name or field or a value that cannot work.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}{_near(name, list_models())}")
+    build, config = MODELS[name]
+    known = [field.name for field in fields(config)]
+    for field in overrides:
+        if field not in known:
+            raise ValueError(f"{name} has no field {field!r}{_near(field, known)}")
+    # k is what the grid allows: a preset's own is worked out again for another grid
+    config = replace(config, **{"k": None, **overrides})
+    if config.graph not in CONSTRUCTORS:
+        raise ValueError(f"unknown graph {config.graph!r}{_near(config.graph, list_constructors())}")
+    return build(config, CONSTRUCTORS[config.graph](config))
+
+
+def _near(word: str, known: list[str]) -> str:
+    """': did you mean …? There are …'"""
+    close = get_close_matches(str(word), known)
+    return (f": did you mean {' or '.join(close)}?" if close else ":") + f" There are {', '.join(known)}"

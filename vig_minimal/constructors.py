@@ -1,0 +1,130 @@
+"""Every graph constructor: node features in, `Graph` out.
+
+    k-NN, dilated, stochastic dilated   `KNN`                   ViG (Han et al., 2022), after DeepGCNs (Li et al., 2019)
+    similarity threshold                `SimilarityThreshold`   SViG (Elsharkawi et al., 2025)
+    learnable reparameterised           `LRGC`                  ViG-LRGC, Eqs. 2-4
+
+A constructor is a module that takes nodes (B, N, C) and returns a graph of N targets and N sources. What picks an edge is
+computed in float32 or better, also under autocast: in bfloat16 a neighbour is decided by the third digit.
+"""
+
+from statistics import NormalDist
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .graph import Graph
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it is float64 already."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def squared_distance(x: Tensor, y: Tensor) -> Tensor:
+    """‖x_i − y_j‖² = ‖x_i‖² − 2 x_i·y_j + ‖y_j‖²: nodes (B, N, C) and (B, M, C) to (B, N, M), never in half precision."""
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = full_precision(x), full_precision(y)
+        x2, y2 = x.square().sum(-1), y.square().sum(-1)  # (B, N), (B, M)
+        return torch.baddbmm(y2[:, None, :], x, y.mT, alpha=-2) + x2[:, :, None]
+
+
+def unit_distance(x: Tensor) -> Tensor:
+    """Squared distances ‖x̂_i − x̂_j‖² = 2 − 2 cos(x_i, x_j) of L2-normalised nodes: (B, N, C) to (B, N, N)."""
+    x = F.normalize(full_precision(x), dim=-1)
+    return squared_distance(x, x)
+
+
+class KNN(nn.Module):
+    """k nearest neighbours of L2-normalised features, dilated: of the k·d nearest, every d-th.
+
+    Nearest first, the node itself among them (at distance 0, as in all the released code: k = 9 means eight others).
+    With `epsilon` > 0, in training and for each image with that probability, a random k of the k·d nearest take their
+    place (stochastic dilation, DeepGCNs). Picking carries no gradient.
+
+    nodes (B, N, C) -> Graph with index (B, N, k). Raises ValueError if k·d > N.
+    """
+
+    def __init__(self, k: int, dilation: int = 1, epsilon: float = 0.0):
+        super().__init__()
+        self.k, self.dilation, self.epsilon = k, dilation, epsilon
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Graph:
+        num_nodes, reach = x.shape[1], self.k * self.dilation
+        if reach > num_nodes:
+            raise ValueError(f"k·dilation = {self.k}·{self.dilation} neighbours of {num_nodes} nodes: at most {num_nodes}")
+        nearest = unit_distance(x).topk(reach, largest=False).indices  # (B, N, k·d), nearest first
+        if self.training and self.epsilon > 0:
+            return Graph(num_nodes, index=nearest.gather(2, self._random_ranks(nearest)))
+        return Graph(num_nodes, index=nearest[:, :, ::self.dilation])  # (B, N, k)
+
+    def _random_ranks(self, nearest: Tensor) -> Tensor:
+        """Which of the k·d nearest to keep, (B, N, k): every d-th, or with probability ε a random k."""
+        batch, num_nodes, reach = nearest.shape
+        regular = torch.arange(0, reach, self.dilation, device=nearest.device)  # (k,)
+        drawn = torch.rand(batch, reach, device=nearest.device).topk(self.k).indices.sort().values  # (B, k)
+        stochastic = torch.rand(batch, 1, device=nearest.device) < self.epsilon  # (B, 1)
+        return torch.where(stochastic, drawn, regular)[:, None].expand(batch, num_nodes, self.k)
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, dilation={self.dilation}, epsilon={self.epsilon}"
+
+
+class SimilarityThreshold(nn.Module):
+    """SViG's graph: an edge wherever the standardised similarity is above the normal quantile of q.
+
+    s_ij = −‖x̂_i − x̂_j‖²,  z = (s − mean(s)) / std(s) over the N² entries of an image,  edge j → i where z_ij > Φ⁻¹(q).
+    Were similarities normally distributed, a share 1 − q of all pairs would be edges.
+
+    nodes (B, N, C) -> Graph with weights (B, N, N), bool. Raises ValueError unless 0 < q < 1.
+    """
+
+    def __init__(self, quantile: float):
+        super().__init__()
+        if not 0 < quantile < 1:
+            raise ValueError(f"quantile q = {quantile:g}: SViG's threshold Φ⁻¹(q) needs 0 < q < 1")
+        self.quantile = quantile
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Graph:
+        s = -unit_distance(x)  # (B, N, N)
+        std, mean = torch.std_mean(s, dim=(1, 2), keepdim=True)  # unbiased, (B, 1, 1)
+        # SViG: z > Φ⁻¹(q), without a division: a constant image (std = 0) has no edge rather than NaNs
+        return Graph(x.shape[1], weights=s - mean > NormalDist().inv_cdf(self.quantile) * std)
+
+    def extra_repr(self) -> str:
+        return f"quantile={self.quantile:g}"
+
+
+class LRGC(nn.Module):
+    """Learnable Reparameterized Graph Construction, ViG-LRGC Eqs. 2-4.
+
+    α_ij = tanh(ReLU(σ(key(h_i)·query(h_j)) − σ(τ))) is the weight of the edge from source i to target j. The paper's α_ij
+    is stored at adj[b, j, i], since rows are targets. Where the score is at most τ there is no edge.
+
+    The graph starts fully connected: τ = −1, and W_query = 0 makes every score exactly 0, whatever the image and however
+    far the features' scale still is from what BatchNorm will make of it. (W_key is not 0, so W_query learns at once.)
+
+    nodes h (B, N, D) -> Graph with weights (B, N, N), float32 or float64, with gradient.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.key = nn.Linear(dim, dim)
+        self.query = nn.Linear(dim, dim)
+        self.tau = nn.Parameter(torch.tensor(-1.0))
+        nn.init.normal_(self.key.weight, std=1 / dim)
+        nn.init.zeros_(self.key.bias)
+        nn.init.zeros_(self.query.weight)
+        nn.init.zeros_(self.query.bias)
+
+    def forward(self, h: Tensor) -> Graph:
+        with torch.autocast(h.device.type, enabled=False):
+            h = full_precision(h)
+            # LRGC Eq. 2: α'_ij = key(v_i)·query(v_j), i source, j target
+            score = self.query(h) @ self.key(h).mT  # (B, N, N): score[b, j, i] = α'_ij
+            # LRGC Eq. 3: α'' = ReLU(σ(α') − σ(τ)), α = tanh(α'');  with Eq. 2 inside, this is LRGC Eq. 4
+            alpha = torch.tanh(F.relu(torch.sigmoid(score) - torch.sigmoid(self.tau)))  # (B, N, N)
+        return Graph(h.shape[1], weights=alpha)

@@ -1,0 +1,188 @@
+"""ViG: an image as a graph of patches (Han et al., NeurIPS 2022), and the isotropic skeleton all isotropic models share.
+
+    features → graph constructor → adjacency → aggregation → update
+
+    symbol    variable                     shape
+    X         x                            (B, C, H, W), image of the N = H·W patches in channels_last memory
+    X'        h = fc1(x)                   (B, C, H, W)
+    G         graph = constructor(h)       N targets, N sources
+    m         max_j (x'_j − x'_i)          (B, N, C), inside the graph convolution
+    h heads   4 groups of `update`         2C → 2C, grouped
+    Y         grapher(x)                   (B, C, H, W)
+    Z         ffn(y)                       (B, C, H, W)
+
+Differs from the print, as the released code does: BN after every linear layer; the heads are a grouped convolution followed by BN and
+GELU; features are L2-normalised before distances; a node is its own nearest neighbour.
+Differs from the released code: any image size and patch; dilation is limited by the grid there is, not by 196; images of another size than
+the model was built for are an error, not a wrong answer.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .constructors import KNN
+from .convs import CONVS
+from .graph import Graph
+from .layers import FFN, DropPath, Stem, conv_bn, head, init_weights, to_nodes
+
+
+@dataclass(frozen=True)
+class ViGConfig:
+    """Everything that makes one isotropic model. Raises ValueError for what cannot work."""
+
+    dim: int = 192                      # C
+    depth: int = 12                     # number of (Grapher, FFN) blocks
+    num_classes: int = 1000
+    img_size: int | tuple[int, int] = 224  # height and width; one number for a square
+    patch: int = 16                     # total stride of the stem: 2, 4, 8 or 16
+    graph: str = "knn"                  # constructor, see list_constructors()
+    conv: str = "mr"                    # graph convolution: mr, edge, sage or gin
+    drop_path: float = 0.0              # stochastic depth of the last block; grows linearly from 0
+    dropout: float = 0.0                # in the head
+    k: int | None = None                # graph="knn": neighbours in the first block, growing linearly to 2k in the last;
+                                        # None is the papers' 9, or half of the nodes where that is less
+    epsilon: float = 0.0                # graph="knn": probability of stochastic dilation (DeepGCNs: 0.2)
+    threshold: float = 0.89             # graph="threshold": quantile q_0 of the first block
+    decrement: float = 0.03             # graph="threshold": δ, from one block to the next
+
+    def __post_init__(self):
+        height, width = _pair(self.img_size)
+        object.__setattr__(self, "img_size", (height, width))
+        if self.patch not in (2, 4, 8, 16):
+            raise ValueError(f"patch={self.patch}: the stem's total stride is 2, 4, 8 or 16")
+        if height < 1 or width < 1 or height % self.patch or width % self.patch:
+            raise ValueError(f"img_size={height}×{width}: both sides must be multiples of patch={self.patch}"
+                             " (choose another size, or a smaller patch)")
+        if self.conv not in CONVS:
+            raise ValueError(f"conv={self.conv!r}: choose one of {', '.join(CONVS)}")
+        smallest = math.lcm(4, self.patch // 2)
+        if self.dim < smallest or self.dim % smallest:
+            raise ValueError(f"dim={self.dim}: must be a multiple of {smallest} (4 heads; the stem halves it log2(patch)"
+                             f" − 1 times)")
+        for name, least in (("depth", 1), ("num_classes", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
+        for name in ("drop_path", "dropout", "epsilon"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name):g}: a probability, at least 0 and less than 1")
+        if self.k is None:
+            object.__setattr__(self, "k", max(1, min(9, self.num_nodes // 2)))
+        elif not 1 <= self.k or (self.graph == "knn" and 2 * self.k > self.num_nodes):
+            raise ValueError(f"k={self.k}: neighbours grow from k to 2k, at least 1 and at most the {self.num_nodes} nodes of a"
+                             f" {self.grid[0]}×{self.grid[1]} grid; choose k ≤ {max(1, self.num_nodes // 2)}, a larger image or a smaller patch")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches in height and width."""
+        return self.img_size[0] // self.patch, self.img_size[1] // self.patch
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return self.grid[0] * self.grid[1]
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
+
+
+# ViG, Table 1: dim and depth; parameters are exact. Nano is ours, for small images and laptops.
+PRESETS = {
+    "vig_nano": ViGConfig(dim=96, depth=6, num_classes=10, img_size=64, patch=8),
+    "vig_ti": ViGConfig(dim=192, depth=12),                        #  7,184,744
+    "vig_s": ViGConfig(dim=320, depth=16),                         # 22,747,752
+    "vig_b": ViGConfig(dim=640, depth=16),                         # 86,841,832
+}
+
+
+def knn_constructors(config: ViGConfig) -> list[KNN]:
+    """ViG's constructor of each block: k grows linearly to 2k, dilation by one every four blocks as far as the grid allows."""
+    n, k = config.num_nodes, config.k
+    # ViG: k_l = int(linspace(k, 2k, depth))
+    neighbours = [min(k + k * l // max(1, config.depth - 1), n) for l in range(config.depth)]
+    # ViG: d_l = min(l // 4 + 1, N // 2k)
+    limit = max(1, n // max(neighbours))
+    return [KNN(k_l, min(l // 4 + 1, limit), config.epsilon) for l, k_l in enumerate(neighbours)]
+
+
+class Grapher(nn.Module):
+    """A graph convolution between two linear layers, with a residual.
+
+    x'_i = x_i W_in;  x''_i = max_{j ∈ N(i)} a_ij (x'_j − x'_i);  y_i = GELU([x'_i, x''_i] W_update) W_out + x_i,
+    where N(i) and a_ij (1 in ViG, α in LRGC) are the graph that `constructor` makes of x', and W_update has 4 heads. LRGC Eq. 5.
+
+    (B, C, H, W) -> (B, C, H, W) and the Graph.
+    """
+
+    def __init__(self, dim: int, constructor: nn.Module, conv: str = "mr", drop_path: float = 0.0):
+        super().__init__()
+        self.fc1 = conv_bn(dim, dim)
+        self.constructor = constructor
+        self.conv = CONVS[conv](dim, 2 * dim)
+        self.fc2 = conv_bn(2 * dim, dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Graph]:
+        # LRGC Eq. 5, ViG's Grapher
+        h = self.fc1(x)  # x' = x W_in: (B, C, H, W)
+        graph = self.constructor(to_nodes(h))
+        update = self.conv(h, graph)  # GELU([x', x''] W_update): (B, 2C, H, W)
+        return self.drop_path(self.fc2(update)) + x, graph
+
+
+class Block(nn.Module):
+    """Grapher, then FFN: (B, C, H, W) -> (B, C, H, W) and the Graph."""
+
+    def __init__(self, dim: int, constructor: nn.Module, conv: str = "mr", drop_path: float = 0.0):
+        super().__init__()
+        self.grapher = Grapher(dim, constructor, conv, drop_path)
+        self.ffn = FFN(dim, drop_path)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Graph]:
+        y, graph = self.grapher(x)
+        return self.ffn(y), graph
+
+
+class ViG(nn.Module):
+    """The isotropic skeleton: stem, position embedding, blocks of one width on one grid, average pooling, head.
+
+    constructors: one graph constructor a block; `knn_constructors(config)` makes it ViG.
+    """
+
+    def __init__(self, config: ViGConfig, constructors: Sequence[nn.Module]):
+        super().__init__()
+        self.config = config
+        self.stem = Stem(config.dim, config.patch)
+        self.position = nn.Parameter(torch.zeros(1, config.dim, *config.grid))
+        rates = [config.drop_path * l / max(1, config.depth - 1) for l in range(config.depth)]
+        self.blocks = nn.ModuleList(Block(config.dim, c, config.conv, p) for c, p in zip(constructors, rates, strict=True))
+        self.head = head(config.dim, config.num_classes, config.dropout)
+        init_weights(self)
+
+    def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
+        """Logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the Graph of every block."""
+        x, graphs = self._encode(images, return_graphs)
+        logits = self.head(x.mean((2, 3), keepdim=True)).flatten(1)
+        return (logits, graphs) if return_graphs else logits
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The last block's features, (B, C, H/patch, W/patch)."""
+        return self._encode(images, keep_graphs=False)[0]
+
+    def _encode(self, images: Tensor, keep_graphs: bool) -> tuple[Tensor, list[Graph]]:
+        if images.ndim != 4 or images.shape[1] != 3 or tuple(images.shape[2:]) != self.config.img_size:
+            height, width = self.config.img_size
+            raise ValueError(f"images of shape {tuple(images.shape)}: this model takes (B, 3, {height}, {width}); resize"
+                             " them, or create the model with img_size=(height, width)")
+        x = self.stem(images.contiguous(memory_format=torch.channels_last)) + self.position  # (B, C, H/patch, W/patch)
+        graphs = []
+        for block in self.blocks:
+            x, graph = block(x)
+            if keep_graphs:
+                graphs.append(graph)
+        return x, graphs

@@ -24,7 +24,8 @@ def max_relative(x: Tensor, graph: Graph, sources: Tensor | None = None) -> Tens
 
     x: (B, N, C) targets. sources y: (B, M, C), x itself by default. Returns (B, N, C).
     """
-    return _maximum(x, x if sources is None else sources, graph)
+    # a view of x, since under torch.compile an autograd.Function cannot take the same tensor twice
+    return _maximum(x, x.view_as(x) if sources is None else sources, graph)
 
 
 def aggregate_max(sources: Tensor, graph: Graph) -> Tensor:

@@ -1,0 +1,120 @@
+"""What the graph costs, as a ratio to the same network without one.
+
+    python -m vig_minimal.benchmark vig_ti svig_ti lrgc_ti          # Markdown table: time, floor, memory
+    python -m vig_minimal.benchmark lrgc_ti --compile               # the same through torch.compile
+
+The *floor* of a model is its own stem, linear layers, norms, activations and head with nothing between them: no constructor, and the
+aggregate replaced by the features themselves. Model and floor take turns in one run and the best time of each counts, so a ratio
+holds on any machine; milliseconds hold on this one.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from . import create_model, list_models
+from .measure import count_macs, count_parameters, saved_bytes
+from .vig import ViG
+
+
+class Floor(nn.Module):
+    """An isotropic model's convolutions, norms and activations, without its graphs: images (B, 3, H, W) -> (B, num_classes)."""
+
+    def __init__(self, model: ViG):
+        super().__init__()
+        self.model = create_model("vig_ti", dim=model.config.dim, depth=model.config.depth, patch=model.config.patch,
+                                  img_size=model.config.img_size, num_classes=model.config.num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.model.stem(images)
+        for block in self.model.blocks:
+            h = block.grapher.fc1(x)
+            x = block.grapher.fc2(block.grapher.conv.update(torch.cat((h, h), dim=1))) + x
+            x = block.ffn(x)
+        return self.model.head(x.mean((2, 3), keepdim=True)).flatten(1)
+
+
+def forward_only(model: nn.Module, images: Tensor) -> None:
+    """One evaluation of a batch."""
+    with torch.inference_mode():
+        model(images)
+
+
+def forward_backward(model: nn.Module, images: Tensor) -> None:
+    """One training step's forward and backward pass, without the optimiser."""
+    model.zero_grad()
+    model(images).square().mean().backward()
+
+
+def best_times(models: Sequence[nn.Module], images: Tensor, step: Callable, rounds: int) -> list[float]:
+    """Milliseconds an image of each model, the best of `rounds`, models taking turns after one round to warm up."""
+    times = [float("inf")] * len(models)
+    for model in models:
+        step(model, images)
+    for _ in range(rounds):
+        for i, model in enumerate(models):
+            _synchronise(images)
+            start = time.perf_counter()
+            step(model, images)
+            _synchronise(images)
+            times[i] = min(times[i], (time.perf_counter() - start) * 1e3 / len(images))
+    return times
+
+
+def _synchronise(images: Tensor) -> None:
+    if images.is_cuda:
+        torch.cuda.synchronize()
+
+
+def measure(name: str, batch: int, rounds: int, device: str, compiled: bool, fields: dict) -> str:
+    """One row of the table."""
+    model = create_model(name, **fields).to(device)
+    images = torch.randn(batch, 3, *model.config.img_size, device=device).contiguous(memory_format=torch.channels_last)
+    pair = [m.to(device, memory_format=torch.channels_last) for m in (model, Floor(model))]
+    cost = [f"{count_parameters(model):,}", f"{count_macs(model, images) / 1e9:.3f}"]
+    cost_of_backward = f"{saved_bytes(model.train(), images) / 1e6:.1f}"
+    if compiled:
+        pair[0] = torch.compile(pair[0])
+    for training, step in ((False, forward_only), (True, forward_backward)):
+        ours, floor = best_times([m.train(training) for m in pair], images, step, rounds)
+        cost += [f"{ours:.1f}", f"{ours / floor:.2f}"]
+    return " | ".join([name + (" (compiled)" if compiled else ""), *cost, cost_of_backward])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, measure, print a Markdown table."""
+    parser = argparse.ArgumentParser(prog="python -m vig_minimal.benchmark", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=["vig_ti", "svig_ti", "lrgc_ti"], help="names from list_models()")
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="images a batch (default 8)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="timed rounds; the best counts (default 5)")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default 2)")
+    parser.add_argument("--img-size", type=int, metavar="PX", help="instead of each model's own")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--compile", action="store_true", help="run the model, not the floor, through torch.compile")
+    args = parser.parse_args(argv)
+    if min(args.batch, args.rounds, args.threads) < 1:
+        parser.error("--batch, --rounds and --threads must be at least 1")
+    if unknown := [name for name in args.models if name not in list_models()]:
+        parser.error(f"unknown model {unknown[0]!r}; there are {', '.join(list_models())}")
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("--device cuda: this torch sees no GPU; use --device cpu")
+    torch.set_num_threads(args.threads)
+    fields = {"img_size": args.img_size} if args.img_size else {}
+    print(f"batch {args.batch}, float32, {args.device}, {args.threads} threads, torch {torch.__version__};"
+          f" best of {args.rounds} rounds\n")
+    print("| model | parameters | GMACs | eval ms/image | eval / floor | train ms/image | train / floor | MB kept/image |")
+    print("|---|" + "---:|" * 7)
+    for name in args.models:
+        try:
+            print(f"| {measure(name, args.batch, args.rounds, args.device, args.compile, fields)} |", flush=True)
+        except ValueError as error:
+            parser.error(f"{name}: {error}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,6 +11,8 @@ from .graph import Graph
 __all__ = ["Graph", "create_model", "list_constructors", "list_models"]
 
 MODELS = {name: (vig.ViG, config) for paper in (vig, svig, lrgc) for name, config in paper.PRESETS.items()}
+# fields that one constructor alone reads: given with another one they would be silently ignored
+READ_BY = {"epsilon": "knn", "threshold": "threshold", "decrement": "threshold"}
 CONSTRUCTORS = {"knn": vig.knn_constructors, "threshold": svig.threshold_constructors, "lrgc": lrgc.lrgc_constructors}
 
 
@@ -42,10 +44,13 @@ def create_model(name: str, **overrides) -> nn.Module:
     config = replace(config, **{"k": None, **overrides})
     if config.graph not in CONSTRUCTORS:
         raise ValueError(f"unknown graph {config.graph!r}{_near(config.graph, list_constructors())}")
+    for field in overrides:
+        if READ_BY.get(field, config.graph) != config.graph:
+            raise ValueError(f"{field} is read by graph={READ_BY[field]!r} alone, and this {name} has graph={config.graph!r}")
     return build(config, CONSTRUCTORS[config.graph](config))
 
 
 def _near(word: str, known: list[str]) -> str:
-    """': did you mean …? There are …'"""
+    """'; did you mean …? There are: …'"""
     close = get_close_matches(str(word), known)
-    return (f": did you mean {' or '.join(close)}?" if close else ":") + f" There are {', '.join(known)}"
+    return (f"; did you mean {' or '.join(close)}?" if close else ";") + f" There are: {', '.join(known)}"

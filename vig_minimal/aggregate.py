@@ -142,8 +142,8 @@ def _search_indexed(want_index: bool, out: Tensor | None, sources: Tensor, x: Te
 def _search_dense(want_index: bool, out: Tensor | None, sources: Tensor, x: Tensor | None, weights: Tensor,
                   no_edge: Tensor) -> Tensor:
     """Over all M sources; no_edge (B, n, M) is −∞ where there is no edge, else 0. Never in half precision, where winners tie."""
+    x = sources.new_zeros(*weights.shape[:2], sources.shape[2]) if x is None else x.to(sources.dtype)  # (B, n, C)
     sources = sources[:, None]  # (B, 1, M, C)
-    x = torch.zeros_like(sources[:, :, 0]) if x is None else x.to(sources.dtype)
     if weights.dtype == torch.bool:  # y_j − x_i is greatest where y_j is
         message = torch.add(sources, no_edge[..., None], out=out)  # (B, n, M, C)
     else:

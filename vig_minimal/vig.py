@@ -50,13 +50,15 @@ class ViGConfig:
     decrement: float = 0.03             # graph="threshold": δ, from one block to the next
 
     def __post_init__(self):
+        _check_numbers(self, whole=("dim", "depth", "num_classes", "patch", "k"),
+                       real=("drop_path", "dropout", "epsilon", "threshold", "decrement"))
         height, width = _pair(self.img_size)
         object.__setattr__(self, "img_size", (height, width))
         if self.patch not in (2, 4, 8, 16):
             raise ValueError(f"patch={self.patch}: the stem's total stride is 2, 4, 8 or 16")
         if height < 1 or width < 1 or height % self.patch or width % self.patch:
-            raise ValueError(f"img_size={height}×{width}: both sides must be multiples of patch={self.patch}"
-                             " (choose another size, or a smaller patch)")
+            raise ValueError(f"img_size={height}×{width}: both sides must be multiples of patch={self.patch};"
+                             " choose another size, or a smaller patch")
         if self.conv not in CONVS:
             raise ValueError(f"conv={self.conv!r}: choose one of {', '.join(CONVS)}")
         smallest = math.lcm(4, self.patch // 2)
@@ -71,9 +73,10 @@ class ViGConfig:
                 raise ValueError(f"{name}={getattr(self, name):g}: a probability, at least 0 and less than 1")
         if self.k is None:
             object.__setattr__(self, "k", max(1, min(9, self.num_nodes // 2)))
-        elif not 1 <= self.k or (self.graph == "knn" and 2 * self.k > self.num_nodes):
-            raise ValueError(f"k={self.k}: neighbours grow from k to 2k, at least 1 and at most the {self.num_nodes} nodes of a"
-                             f" {self.grid[0]}×{self.grid[1]} grid; choose k ≤ {max(1, self.num_nodes // 2)}, a larger image or a smaller patch")
+        elif self.k < 1 or (self.graph == "knn" and 2 * self.k > self.num_nodes):
+            raise ValueError(f"k={self.k}: neighbours grow from k to 2k, and this {self.grid[0]}×{self.grid[1]} grid has"
+                             f" {self.num_nodes} nodes; choose k from 1 to {max(1, self.num_nodes // 2)}, a larger image or a"
+                             " smaller patch")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -86,9 +89,20 @@ class ViGConfig:
         return self.grid[0] * self.grid[1]
 
 
+def _check_numbers(config: ViGConfig, whole: Sequence[str], real: Sequence[str]) -> None:
+    for names, kinds, what in ((whole, int, "a whole number"), (real, (int, float), "a number")):
+        for name in names:
+            value = getattr(config, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+                raise ValueError(f"{name}={value!r}: must be {what}")
+
+
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(height), int(width)
+    """(height, width) of a size that is one number for a square, or two."""
+    pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (tuple, list)) else ()
+    if len(pair) != 2 or not all(isinstance(side, int) for side in pair):
+        raise ValueError(f"img_size={size!r}: one whole number for a square, or two, (height, width)")
+    return pair
 
 
 # ViG, Table 1: dim and depth; parameters are exact. Nano is ours, for small images and laptops.

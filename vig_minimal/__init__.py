@@ -46,7 +46,7 @@ def create_model(name: str, **overrides) -> nn.Module:
         raise ValueError(f"unknown graph {config.graph!r}{_near(config.graph, list_constructors())}")
     for field in overrides:
         if READ_BY.get(field, config.graph) != config.graph:
-            raise ValueError(f"{field} is read by graph={READ_BY[field]!r} alone, and this {name} has graph={config.graph!r}")
+            raise ValueError(f"{field} is read by graph={READ_BY[field]!r} alone, and here graph={config.graph!r}")
     return build(config, CONSTRUCTORS[config.graph](config))
 
 

@@ -3,10 +3,10 @@
 All take nodes, (B, N, C) targets and (B, M, C) sources, and give (B, N, C). An edge's weight a_ij multiplies what it
 carries. A target with no edge gets 0, with zero gradient.
 
-The maxima are the hard part. Written plainly, max_j a_ij (y_j − x_i) is a (B, N, M, C) tensor that autograd keeps: 3.5 GiB a
-layer at batch 128 of ViG-Ti. Instead the winning source j* of each (target, channel) is searched without gradient, a
-block of targets at a time, and then gathered: m_i = a_ij* (y_j* − x_i). Values are the same, and so is the gradient, since
-a maximum passes it to its winner only. Of several equal sources the last one wins.
+The maxima are the hard part. Written plainly, max_j a_ij (y_j − x_i) is a (B, N, M, C) tensor that autograd keeps:
+3.5 GiB a layer at batch 128 of ViG-Ti. Instead the winning source j* of each (target, channel) is searched without
+gradient, a block of targets at a time, and then gathered: m_i = a_ij* (y_j* − x_i). Values are the same, and so is the
+gradient, since a maximum passes it to its winner only. Of several equal sources the last one wins.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from .graph import Graph
 
-BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}  # of the searched tensor at a time: 8 MiB stay in cache; 256 MiB on a GPU
+# of the searched tensor, held at a time: 8 MiB, which stay in a CPU's cache; 256 MiB on a GPU
+BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
 
 
 def max_relative(x: Tensor, graph: Graph, sources: Tensor | None = None) -> Tensor:
@@ -57,8 +58,11 @@ def _maximum(x: Tensor | None, sources: Tensor, graph: Graph) -> Tensor:
 
 
 class _Winners(torch.autograd.Function):
-    """m = a_ij* (y_j* − x_i), two gathers. Autograd would keep both results for the backward pass and the winners in 8 bytes
-    each; this keeps the inputs, which are there anyway, and the winners in 2, and gathers again."""
+    """m_i = a_ij* (y_j* − x_i): two gathers, whose gradients are two scatters.
+
+    Autograd by itself would keep both gathered tensors for the backward pass, and the winners in 8 bytes each. This
+    keeps the inputs, which are there anyway, and the winners in 2 bytes each, and gathers again.
+    """
 
     @staticmethod
     def forward(ctx, x, sources, weights, winner):
@@ -112,7 +116,8 @@ def _search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool) -
     scratch = sources.new_empty(rows, width, channels, dtype=dtype)
     for images, targets in _blocks(*out.shape[:2], rows):
         result = out[images, targets]
-        block = scratch[:result.shape[0] * result.shape[1]].view(*result.shape[:2], width, channels)  # (b, n, M or k, C)
+        pairs = result.shape[0] * result.shape[1]
+        block = scratch[:pairs].view(*result.shape[:2], width, channels)  # (b, n, M or k, C)
         parts = [None if t is None else t[images, targets] for t in per_target]
         result.copy_(search(want_index, block, sources[images].to(dtype), *parts))
     return out
@@ -141,7 +146,7 @@ def _search_indexed(want_index: bool, out: Tensor | None, sources: Tensor, x: Te
 
 def _search_dense(want_index: bool, out: Tensor | None, sources: Tensor, x: Tensor | None, weights: Tensor,
                   no_edge: Tensor) -> Tensor:
-    """Over all M sources; no_edge (B, n, M) is −∞ where there is no edge, else 0. Never in half precision, where winners tie."""
+    """Over all M sources; no_edge (B, n, M) is −∞ where there is no edge, else 0. In half precision winners would tie."""
     x = sources.new_zeros(*weights.shape[:2], sources.shape[2]) if x is None else x.to(sources.dtype)  # (B, n, C)
     sources = sources[:, None]  # (B, 1, M, C)
     if weights.dtype == torch.bool:  # y_j − x_i is greatest where y_j is

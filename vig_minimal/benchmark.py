@@ -3,9 +3,9 @@
     python -m vig_minimal.benchmark vig_ti svig_ti lrgc_ti          # Markdown table: time, floor, memory
     python -m vig_minimal.benchmark lrgc_ti --compile               # the same through torch.compile
 
-The *floor* of a model is its own stem, linear layers, norms, activations and head with nothing between them: no constructor, and the
-aggregate replaced by the features themselves. Model and floor take turns in one run and the best time of each counts, so a ratio
-holds on any machine; milliseconds hold on this one.
+The *floor* of a model is its own stem, linear layers, norms, activations and head with nothing between them: no
+constructor, and the aggregate replaced by the features themselves. Model and floor take turns in one run and the best
+time of each counts, so a ratio holds on any machine; milliseconds hold on this one.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from .vig import ViG
 
 
 class Floor(nn.Module):
-    """An isotropic model's convolutions, norms and activations, without its graphs: images (B, 3, H, W) -> (B, num_classes)."""
+    """An isotropic model's convolutions, norms and activations, no graph: (B, 3, H, W) -> (B, num_classes)."""
 
     def __init__(self, model: ViG):
         super().__init__()
@@ -107,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     fields = {"img_size": args.img_size} if args.img_size else {}
     print(f"batch {args.batch}, float32, {args.device}, {args.threads} threads, torch {torch.__version__};"
           f" best of {args.rounds} rounds\n")
-    print("| model | parameters | GMACs | eval ms/image | eval / floor | train ms/image | train / floor | MB kept/image |")
+    print("| model | parameters | GMACs | eval ms/image | eval / floor | train ms/image | train / floor |"
+          " MB kept/image |")
     print("|---|" + "---:|" * 7)
     for name in args.models:
         try:

@@ -4,8 +4,8 @@
     similarity threshold                `SimilarityThreshold`   SViG (Elsharkawi et al., 2025)
     learnable reparameterised           `LRGC`                  ViG-LRGC, Eqs. 2-4
 
-A constructor is a module that takes nodes (B, N, C) and returns a graph of N targets and N sources. What picks an edge is
-computed in float32 or better, also under autocast: in bfloat16 a neighbour is decided by the third digit.
+A constructor is a module that takes nodes (B, N, C) and returns a graph of N targets and N sources. What picks an edge
+is computed in float32 or better, also under autocast: in bfloat16 a neighbour is decided by the third digit.
 """
 
 from statistics import NormalDist
@@ -23,7 +23,7 @@ def full_precision(x: Tensor) -> Tensor:
 
 
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    """‖x_i − y_j‖² = ‖x_i‖² − 2 x_i·y_j + ‖y_j‖²: nodes (B, N, C) and (B, M, C) to (B, N, M), never in half precision."""
+    """‖x_i − y_j‖² = ‖x_i‖² − 2 x_i·y_j + ‖y_j‖²: nodes (B, N, C), (B, M, C) to (B, N, M), never in half precision."""
     with torch.autocast(x.device.type, enabled=False):
         x, y = full_precision(x), full_precision(y)
         x2, y2 = x.square().sum(-1), y.square().sum(-1)  # (B, N), (B, M)
@@ -54,7 +54,7 @@ class KNN(nn.Module):
     def forward(self, x: Tensor) -> Graph:
         num_nodes, reach = x.shape[1], self.k * self.dilation
         if reach > num_nodes:
-            raise ValueError(f"k·dilation = {self.k}·{self.dilation} neighbours of {num_nodes} nodes: at most {num_nodes}")
+            raise ValueError(f"k·dilation = {self.k}·{self.dilation}: more neighbours than the graph's {num_nodes} nodes")
         nearest = unit_distance(x).topk(reach, largest=False).indices  # (B, N, k·d), nearest first
         if self.training and self.epsilon > 0:
             return Graph(num_nodes, index=nearest.gather(2, self._random_ranks(nearest)))
@@ -75,7 +75,7 @@ class KNN(nn.Module):
 class SimilarityThreshold(nn.Module):
     """SViG's graph: an edge wherever the standardised similarity is above the normal quantile of q.
 
-    s_ij = −‖x̂_i − x̂_j‖²,  z = (s − mean(s)) / std(s) over the N² entries of an image,  edge j → i where z_ij > Φ⁻¹(q).
+    s_ij = −‖x̂_i − x̂_j‖²,  z = (s − mean(s)) / std(s) over an image's N² entries,  an edge j → i where z_ij > Φ⁻¹(q).
     Were similarities normally distributed, a share 1 − q of all pairs would be edges.
 
     nodes (B, N, C) -> Graph with weights (B, N, N), bool. Raises ValueError unless 0 < q < 1.
@@ -101,11 +101,11 @@ class SimilarityThreshold(nn.Module):
 class LRGC(nn.Module):
     """Learnable Reparameterized Graph Construction, ViG-LRGC Eqs. 2-4.
 
-    α_ij = tanh(ReLU(σ(key(h_i)·query(h_j)) − σ(τ))) is the weight of the edge from source i to target j. The paper's α_ij
-    is stored at adj[b, j, i], since rows are targets. Where the score is at most τ there is no edge.
+    α_ij = tanh(ReLU(σ(key(h_i)·query(h_j)) − σ(τ))) is the weight of the edge from source i to target j. The paper's
+    α_ij is stored at adj[b, j, i], since rows are targets. Where the score is at most τ there is no edge.
 
-    The graph starts fully connected: τ = −1, and W_query = 0 makes every score exactly 0, whatever the image and however
-    far the features' scale still is from what BatchNorm will make of it. (W_key is not 0, so W_query learns at once.)
+    The graph starts fully connected: τ = −1, and W_query = 0 makes every score exactly 0, whatever the image and the
+    features' scale, which BatchNorm's running statistics do not know yet. (W_key is not 0, so W_query learns at once.)
 
     nodes h (B, N, D) -> Graph with weights (B, N, N), float32 or float64, with gradient.
     """

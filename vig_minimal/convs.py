@@ -5,12 +5,14 @@
     GraphSAGE   MLP_Ψ(x_i | max_j MLP_Φ(x_j))
     GIN         MLP((1 + ε) x_i + Σ_j x_j)
 
-An MLP is a 1×1 convolution with 4 groups (the papers' multi-head update), BN and GELU. Where the graph has weights (LRGC), a_ij multiplies
-what edge j → i carries: x_j − x_i, MLP_Φ(x_j), ..., so that every convolution passes a gradient to the constructor.
+An MLP is a 1×1 convolution with 4 groups (the papers' multi-head update), BN and GELU. Where the graph has weights
+(LRGC), a_ij multiplies what edge j → i carries: x_j − x_i, MLP_Φ(x_j), ..., so that every convolution passes a gradient
+to the constructor.
 
 Differs from the released code:
-* x and its aggregate m are interleaved in all four, x_0, m_0, x_1, m_1, ..., so that each head sees the same slice of both. The released
-  EdgeConv and GraphSAGE concatenate, so that their heads never mix a node with its neighbours.
+* x and its aggregate m are interleaved wherever both are there, x_0, m_0, x_1, m_1, ..., so that each head sees the
+  same slice of both. The released EdgeConv and GraphSAGE concatenate, so that their heads never mix a node with its
+  neighbours.
 * GraphSAGE's Φ runs once a node, not once an edge; its BN therefore counts each node once in training.
 """
 
@@ -37,7 +39,8 @@ def mlp(in_dim: int, out_dim: int, groups: int = HEADS) -> nn.Sequential:
 class MRConv(nn.Module):
     """Max-relative graph convolution: x_i' = MLP(x_i | max_j (x_j − x_i)).
 
-    x: (B, C, H, W) and a graph over its H·W nodes. sources: (B, M, C), the nodes themselves by default. Returns (B, out_dim, H, W).
+    x: (B, C, H, W) and a graph over its H·W nodes. sources: (B, M, C), the nodes themselves by default.
+    Returns (B, out_dim, H, W).
     """
 
     def __init__(self, in_dim: int, out_dim: int, groups: int = HEADS):

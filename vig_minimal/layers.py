@@ -26,7 +26,7 @@ def conv_bn(in_dim: int, out_dim: int, groups: int = 1) -> nn.Sequential:
 
 
 class Stem(nn.Module):
-    """Image to patches: log2(patch) 3×3 convolutions of stride 2, each twice as wide as the one before, and one of stride 1.
+    """Image to patches: log2(patch) 3×3 convolutions of stride 2, each twice as wide as the last, then one of stride 1.
 
     Patch 16 (ViG): widths C/8, C/4, C/2, C, C. Patch 4 (Pyramid ViG): C/2, C, C. BN after each, GELU between.
     (B, 3, H, W) -> (B, dim, H/patch, W/patch).
@@ -66,7 +66,7 @@ class FFN(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al., 2016): in training, an image's branch is 0 with probability p, else divided by 1 − p."""
+    """Stochastic depth (Huang et al., 2016): in training a branch is 0 with probability p, else times 1/(1 − p)."""
 
     def __init__(self, p: float):
         super().__init__()

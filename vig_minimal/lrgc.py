@@ -1,6 +1,6 @@
 """ViG-LRGC: learnable reparameterized graph construction (Elsharkawi, Sharara, Rafea).
 
-ViG-Ti whose constructor is learnt: attention between keys and queries, cut by a learnable threshold. The paper in its own order:
+ViG-Ti whose constructor is learnt: attention between keys and queries, cut by a learnable threshold. In its own order:
 
     equation   says                                         is
     Eq. 1      Y = GELU(X W_1) W_2 + X                      `layers.FFN`
@@ -16,8 +16,9 @@ ViG-Ti whose constructor is learnt: attention between keys and queries, cut by a
     τ_l       constructor.tau                one scalar a block, −1 at first, without weight decay
     α_ij      graph.adj()[b, j, i]           (B, N, N): i is source, j is target, and rows are targets
 
-What the print leaves open: the score is the plain dot product, without 1/√D; the maximum goes over {i : α_ij > 0}, and a node without an edge
-gets 0; W_query starts at zero, so that every score is 0 > τ and the graph starts fully connected (Figure 5).
+What the print leaves open: the score is the plain dot product, without 1/√D; the maximum goes over {i : α_ij > 0}, and
+a node without an edge gets 0; W_query starts at zero, so that every score is 0 > τ and the graph starts fully connected
+(Figure 5). There is no released code to differ from.
 """
 
 from dataclasses import replace

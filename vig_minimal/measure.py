@@ -12,9 +12,9 @@ def count_parameters(model: nn.Module) -> int:
 
 @torch.no_grad()
 def count_macs(model: nn.Module, images: Tensor) -> float:
-    """Multiply-adds of one image in evaluation: convolutions, linear layers and matrix products, graph construction included.
+    """Multiply-adds of one image in evaluation: convolutions, linear layers, matrix products; graph construction too.
 
-    As torch's `FlopCounterMode` counts them; half its FLOPs, since it counts a multiply-add as two. images: (B, 3, H, W).
+    As torch's `FlopCounterMode` counts them: half its FLOPs, a multiply-add being two. images: (B, 3, H, W).
     """
     was_training = model.training
     model.eval()

@@ -31,6 +31,6 @@ def threshold_constructors(config: ViGConfig) -> list[SimilarityThreshold]:
     # SViG: q_l = q_0 − l·δ
     quantiles = [config.threshold - l * config.decrement for l in range(config.depth)]
     if not all(0 < q < 1 for q in quantiles):
-        raise ValueError(f"threshold={config.threshold:g}, decrement={config.decrement:g}: the quantile goes from"
-                         f" {quantiles[0]:g} to {quantiles[-1]:g} over {config.depth} blocks and must stay between 0 and 1")
+        raise ValueError(f"threshold={config.threshold:g}, decrement={config.decrement:g}: the quantile would go from"
+                         f" {quantiles[0]:g} to {quantiles[-1]:g} over {config.depth} blocks; keep it between 0 and 1")
     return [SimilarityThreshold(q) for q in quantiles]

@@ -1,4 +1,4 @@
-"""ViG: an image as a graph of patches (Han et al., NeurIPS 2022), and the isotropic skeleton all isotropic models share.
+"""ViG: an image as a graph of patches (Han et al., NeurIPS 2022), and the skeleton that all isotropic models share.
 
     features → graph constructor → adjacency → aggregation → update
 
@@ -11,10 +11,10 @@
     Y         grapher(x)                   (B, C, H, W)
     Z         ffn(y)                       (B, C, H, W)
 
-Differs from the print, as the released code does: BN after every linear layer; the heads are a grouped convolution followed by BN and
-GELU; features are L2-normalised before distances; a node is its own nearest neighbour.
-Differs from the released code: any image size and patch; dilation is limited by the grid there is, not by 196; images of another size than
-the model was built for are an error, not a wrong answer.
+Differs from the print, as the released code does: BN after every linear layer; the heads are a grouped convolution
+followed by BN and GELU; features are L2-normalised before distances; a node is its own nearest neighbour.
+Differs from the released code: any image size and patch; dilation is limited by the grid there is, not by 196; images
+of another size than the model was built for are an error, not a wrong answer.
 """
 
 import math
@@ -43,7 +43,7 @@ class ViGConfig:
     conv: str = "mr"                    # graph convolution: mr, edge, sage or gin
     drop_path: float = 0.0              # stochastic depth of the last block; grows linearly from 0
     dropout: float = 0.0                # in the head
-    k: int | None = None                # graph="knn": neighbours in the first block, growing linearly to 2k in the last;
+    k: int | None = None                # graph="knn": neighbours in the first block, growing linearly to 2k at the end;
                                         # None is the papers' 9, or half of the nodes where that is less
     epsilon: float = 0.0                # graph="knn": probability of stochastic dilation (DeepGCNs: 0.2)
     threshold: float = 0.89             # graph="threshold": quantile q_0 of the first block
@@ -63,8 +63,7 @@ class ViGConfig:
             raise ValueError(f"conv={self.conv!r}: choose one of {', '.join(CONVS)}")
         smallest = math.lcm(4, self.patch // 2)
         if self.dim < smallest or self.dim % smallest:
-            raise ValueError(f"dim={self.dim}: must be a multiple of {smallest} (4 heads; the stem halves it log2(patch)"
-                             f" − 1 times)")
+            raise ValueError(f"dim={self.dim}: must be a multiple of {smallest} for 4 heads and patch={self.patch}")
         for name, least in (("depth", 1), ("num_classes", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
@@ -74,9 +73,9 @@ class ViGConfig:
         if self.k is None:
             object.__setattr__(self, "k", max(1, min(9, self.num_nodes // 2)))
         elif self.k < 1 or (self.graph == "knn" and 2 * self.k > self.num_nodes):
-            raise ValueError(f"k={self.k}: neighbours grow from k to 2k, and this {self.grid[0]}×{self.grid[1]} grid has"
-                             f" {self.num_nodes} nodes; choose k from 1 to {max(1, self.num_nodes // 2)}, a larger image or a"
-                             " smaller patch")
+            raise ValueError(f"k={self.k}: neighbours grow from k to 2k, and a {self.grid[0]}×{self.grid[1]} grid has"
+                             f" {self.num_nodes} nodes; choose k from 1 to {max(1, self.num_nodes // 2)}, a larger image"
+                             " or a smaller patch")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -115,7 +114,7 @@ PRESETS = {
 
 
 def knn_constructors(config: ViGConfig) -> list[KNN]:
-    """ViG's constructor of each block: k grows linearly to 2k, dilation by one every four blocks as far as the grid allows."""
+    """ViG's constructor of each block: k grows linearly to 2k, dilation by one every four blocks."""
     n, k = config.num_nodes, config.k
     # ViG: k_l = int(linspace(k, 2k, depth))
     neighbours = [min(k + k * l // max(1, config.depth - 1), n) for l in range(config.depth)]
@@ -128,7 +127,8 @@ class Grapher(nn.Module):
     """A graph convolution between two linear layers, with a residual.
 
     x'_i = x_i W_in;  x''_i = max_{j ∈ N(i)} a_ij (x'_j − x'_i);  y_i = GELU([x'_i, x''_i] W_update) W_out + x_i,
-    where N(i) and a_ij (1 in ViG, α in LRGC) are the graph that `constructor` makes of x', and W_update has 4 heads. LRGC Eq. 5.
+    where N(i) and a_ij (1 in ViG, α in LRGC) are the graph that `constructor` makes of x', and W_update has 4 heads.
+    LRGC Eq. 5.
 
     (B, C, H, W) -> (B, C, H, W) and the Graph.
     """
@@ -174,7 +174,8 @@ class ViG(nn.Module):
         self.stem = Stem(config.dim, config.patch)
         self.position = nn.Parameter(torch.zeros(1, config.dim, *config.grid))
         rates = [config.drop_path * l / max(1, config.depth - 1) for l in range(config.depth)]
-        self.blocks = nn.ModuleList(Block(config.dim, c, config.conv, p) for c, p in zip(constructors, rates, strict=True))
+        self.blocks = nn.ModuleList(Block(config.dim, constructor, config.conv, rate)
+                                    for constructor, rate in zip(constructors, rates, strict=True))
         self.head = head(config.dim, config.num_classes, config.dropout)
         init_weights(self)
 
@@ -191,8 +192,8 @@ class ViG(nn.Module):
     def _encode(self, images: Tensor, keep_graphs: bool) -> tuple[Tensor, list[Graph]]:
         if images.ndim != 4 or images.shape[1] != 3 or tuple(images.shape[2:]) != self.config.img_size:
             height, width = self.config.img_size
-            raise ValueError(f"images of shape {tuple(images.shape)}: this model takes (B, 3, {height}, {width}); resize"
-                             " them, or create the model with img_size=(height, width)")
+            raise ValueError(f"images of shape {tuple(images.shape)}: this model takes (B, 3, {height}, {width});"
+                             " resize them, or create the model with img_size=(height, width)")
         x = self.stem(images.contiguous(memory_format=torch.channels_last)) + self.position  # (B, C, H/patch, W/patch)
         graphs = []
         for block in self.blocks:

@@ -9,6 +9,8 @@ gradient, a block of targets at a time, and then gathered: m_i = a_ij* (y_j* −
 gradient, since a maximum passes it to its winner only. Of several equal sources the last one wins.
 """
 
+import math
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -18,6 +20,7 @@ from .graph import Graph
 
 # of the searched tensor, held at a time: 8 MiB, which stay in a CPU's cache; 256 MiB on a GPU
 BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
+_KEPT = threading.local()
 
 
 def max_relative(x: Tensor, graph: Graph, sources: Tensor | None = None) -> Tensor:
@@ -98,8 +101,7 @@ def _relative(x: Tensor | None, sources: Tensor, winner: Tensor) -> Tensor:
 def _search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool) -> Tensor:
     """The maximum over the sources of each (target, channel), or the winning source's index: (B, N, C).
 
-    Compilers see one expression over all targets and fuse it. Eager mode goes block by block, each in the same scratch
-    memory, which stays in cache: a fresh block would cost more in page faults than in arithmetic.
+    Compilers see one expression over all targets and fuse it. Eager mode goes block by block, each in the same memory.
     """
     channels = sources.shape[2]
     if graph.index is None:
@@ -112,15 +114,28 @@ def _search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool) -
     if torch.compiler.is_compiling():
         return search(want_index, None, sources.to(dtype), *per_target)
     out = sources.new_empty(sources.shape[0], graph.num_targets, channels, dtype=torch.int64 if want_index else dtype)
-    rows = max(1, BLOCK_ELEMENTS.get(sources.device.type, BLOCK_ELEMENTS["cpu"]) // (width * channels))
-    scratch = sources.new_empty(rows, width, channels, dtype=dtype)
+    limit = BLOCK_ELEMENTS.get(sources.device.type, BLOCK_ELEMENTS["cpu"])
+    rows = max(1, limit // (width * channels))
+    scratch = _scratch(max(limit, width * channels), dtype, sources.device)
     for images, targets in _blocks(*out.shape[:2], rows):
         result = out[images, targets]
-        pairs = result.shape[0] * result.shape[1]
-        block = scratch[:pairs].view(*result.shape[:2], width, channels)  # (b, n, M or k, C)
+        shape = (*result.shape[:2], width, channels)
+        block = scratch[:math.prod(shape)].view(shape)  # (b, n, M or k, C)
         parts = [None if t is None else t[images, targets] for t in per_target]
         result.copy_(search(want_index, block, sources[images].to(dtype), *parts))
     return out
+
+
+def _scratch(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory to search in, (elements,). On a CPU it is kept from call to call, one a thread: taking fresh pages from the
+    operating system in every layer can cost more than the search itself. On a GPU torch's allocator does that already."""
+    if device.type != "cpu":
+        return torch.empty(elements, dtype=dtype, device=device)
+    kept = vars(_KEPT).get(dtype)
+    if kept is None or len(kept) != elements:
+        with torch.inference_mode(False):  # else training could not write to it later
+            kept = vars(_KEPT)[dtype] = torch.empty(elements, dtype=dtype, device=device)
+    return kept
 
 
 def _blocks(batch: int, num_targets: int, rows: int) -> Iterator[tuple[slice, slice]]:
@@ -146,7 +161,7 @@ def _search_indexed(want_index: bool, out: Tensor | None, sources: Tensor, x: Te
 
 def _search_dense(want_index: bool, out: Tensor | None, sources: Tensor, x: Tensor | None, weights: Tensor,
                   no_edge: Tensor) -> Tensor:
-    """Over all M sources; no_edge (B, n, M) is −∞ where there is no edge, else 0. In half precision winners would tie."""
+    """Over all M sources; no_edge (B, n, M) is −∞ where there is no edge, else 0. Half precision would make ties."""
     x = sources.new_zeros(*weights.shape[:2], sources.shape[2]) if x is None else x.to(sources.dtype)  # (B, n, C)
     sources = sources[:, None]  # (B, 1, M, C)
     if weights.dtype == torch.bool:  # y_j − x_i is greatest where y_j is

@@ -26,7 +26,8 @@ def squared_distance(x: Tensor, y: Tensor) -> Tensor:
     """‖x_i − y_j‖² = ‖x_i‖² − 2 x_i·y_j + ‖y_j‖²: nodes (B, N, C), (B, M, C) to (B, N, M), never in half precision."""
     with torch.autocast(x.device.type, enabled=False):
         x, y = full_precision(x), full_precision(y)
-        x2, y2 = x.square().sum(-1), y.square().sum(-1)  # (B, N), (B, M)
+        x2 = x.square().sum(-1)  # (B, N)
+        y2 = x2 if y is x else y.square().sum(-1)  # (B, M)
         return torch.baddbmm(y2[:, None, :], x, y.mT, alpha=-2) + x2[:, :, None]
 
 
@@ -54,7 +55,7 @@ class KNN(nn.Module):
     def forward(self, x: Tensor) -> Graph:
         num_nodes, reach = x.shape[1], self.k * self.dilation
         if reach > num_nodes:
-            raise ValueError(f"k·dilation = {self.k}·{self.dilation}: more neighbours than the graph's {num_nodes} nodes")
+            raise ValueError(f"k·dilation = {self.k}·{self.dilation}: more neighbours than the {num_nodes} nodes there are")
         nearest = unit_distance(x).topk(reach, largest=False).indices  # (B, N, k·d), nearest first
         if self.training and self.epsilon > 0:
             return Graph(num_nodes, index=nearest.gather(2, self._random_ranks(nearest)))

@@ -74,8 +74,8 @@ class ViGConfig:
             object.__setattr__(self, "k", max(1, min(9, self.num_nodes // 2)))
         elif self.k < 1 or (self.graph == "knn" and 2 * self.k > self.num_nodes):
             raise ValueError(f"k={self.k}: neighbours grow from k to 2k, and a {self.grid[0]}×{self.grid[1]} grid has"
-                             f" {self.num_nodes} nodes; choose k from 1 to {max(1, self.num_nodes // 2)}, a larger image"
-                             " or a smaller patch")
+                             f" {self.num_nodes} nodes; choose k from 1 to {max(1, self.num_nodes // 2)}, a larger"
+                             " image or a smaller patch")
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -1,0 +1,92 @@
+"""What the tests share: directed test graphs, random layers, and the comparison of values and gradients."""
+
+import torch
+from reference import Dense
+from torch import Tensor, nn
+from vig_minimal import Graph
+
+
+def nodes(*shape: int) -> Tensor:
+    """Random float64 features that ask for a gradient."""
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+def directed_edges(batch: int, num_targets: int, num_sources: int) -> Tensor:
+    """(B, N, M) bool. About half of all edges; target 0 of every image has none, target 1 reads from every source.
+
+    Rows differ from columns on purpose: on a symmetric graph no test can see a transposed adjacency.
+    """
+    adj = torch.rand(batch, num_targets, num_sources) < 0.5
+    adj[:, 0] = False
+    adj[:, 1] = True
+    if num_targets == num_sources:
+        assert not torch.equal(adj, adj.mT)
+    return adj
+
+
+def directed_weights(batch: int, num_targets: int, num_sources: int) -> Tensor:
+    """(B, N, M) float64 that asks for a gradient: weights of `directed_edges`, some negative, 0 where there is no edge."""
+    adj = directed_edges(batch, num_targets, num_sources)
+    weights = torch.randn(adj.shape, dtype=torch.float64) * adj
+    return weights.requires_grad_()
+
+
+def random_index(batch: int, num_targets: int, num_sources: int, k: int) -> Tensor:
+    """(B, N, k) int64: k different sources of every target."""
+    return torch.rand(batch, num_targets, num_sources).topk(k).indices
+
+
+def graph_of_kind(kind: str, batch: int, num_targets: int, num_sources: int) -> Graph:
+    """A directed graph in each of the three forms that a constructor may give: "edges", "weights", "index"."""
+    if kind == "edges":
+        return Graph(num_sources, weights=directed_edges(batch, num_targets, num_sources))
+    if kind == "weights":
+        return Graph(num_sources, weights=directed_weights(batch, num_targets, num_sources))
+    return Graph(num_sources, index=random_index(batch, num_targets, num_sources, k=3))
+
+
+def image_by_image(oracle, *batches: Tensor) -> Tensor:
+    """The oracles of reference.py take one image: run one on each image of the batch."""
+    return torch.stack([oracle(*image) for image in zip(*batches, strict=True)])
+
+
+def assert_same(actual: Tensor, expected: Tensor, wrt: list[Tensor] = (), rtol: float = 1e-9, atol: float = 1e-10) -> None:
+    """Equal values, and equal gradients of both with respect to every tensor of `wrt`, under a random cotangent."""
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
+    if not wrt:
+        return
+    cotangent = torch.randn_like(expected)
+    ours = torch.autograd.grad(actual, wrt, cotangent, retain_graph=True)
+    theirs = torch.autograd.grad(expected, wrt, cotangent, retain_graph=True)
+    for tensor, ours_i, theirs_i in zip(wrt, ours, theirs, strict=True):
+        assert theirs_i.abs().max() > 0, f"the oracle has no gradient for a tensor of shape {tuple(tensor.shape)}"
+        torch.testing.assert_close(ours_i, theirs_i, rtol=rtol, atol=atol)
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    """Float64 evaluation mode with every parameter and running statistic drawn at random, so that no term hides as 0 or 1."""
+    module = module.double().eval()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.running_mean)
+            nn.init.uniform_(layer.running_var, 0.5, 2.0)
+    return module
+
+
+def dense_of(layers: nn.Sequential) -> Dense:
+    """The oracle's view of a 1x1 convolution followed by batch norm."""
+    conv, norm = layers[0], layers[1]
+    assert isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and isinstance(norm, nn.BatchNorm2d)
+    return Dense(conv.weight[:, :, 0, 0], conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var, conv.groups)
+
+
+def as_nodes(image: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, H W, C), node by node in reading order: the slow twin of `layers.to_nodes`."""
+    return torch.stack([image[:, :, y, x] for y in range(image.shape[2]) for x in range(image.shape[3])], dim=1)
+
+
+def permuted(graph: Graph, order: Tensor) -> Tensor:
+    """The adjacency of a graph over its own nodes once node order[i] has become node i: (B, N, N)."""
+    return graph.adj()[:, order][:, :, order]

@@ -1,0 +1,167 @@
+"""Several processes train and evaluate as one does. Gloo on the CPU, two processes, batch norm statistics fixed."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import socket
+import warnings
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from test_data import image_folder
+from torch import nn
+
+import train
+from vig_minimal import checkpoint, create_model, distributed
+from vig_minimal.distributed import Processes
+from vig_minimal.engine import SingleLabel, create_run, evaluate, train_one_epoch
+from vig_minimal.recipes import Recipe
+
+STEPS, BATCH, CLASSES = 3, 8, 3
+VALIDATION = 7  # odd: one process has an image more
+
+
+def join(rank, world, port):
+    """Environment of one of several processes, as a launcher sets it."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Batches:
+    """Stands in for TrainingBatches: a rank's part of three batches of noise, in float64."""
+
+    def __init__(self, processes):
+        source, size = torch.Generator().manual_seed(0), BATCH // processes.world
+        self.share = slice(processes.rank * size, (processes.rank + 1) * size)
+        self.images = torch.randn(STEPS, BATCH, 3, 16, 16, generator=source, dtype=torch.float64)
+        self.labels = torch.randint(CLASSES, (STEPS, BATCH), generator=source)
+
+    def __len__(self):
+        return STEPS
+
+    def epoch(self, epoch):
+        yield from zip(self.images[:, self.share], self.labels[:, self.share])
+
+
+class NoBar:
+    def update(self, images):
+        pass
+
+
+def train_three_steps(processes):
+    """Weights, average, mean loss and validation figures after three steps."""
+    torch.manual_seed(0)
+    model = create_model("lrgc_nano", dim=16, depth=2, img_size=16, patch=4, num_classes=CLASSES).double().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train = lambda mode=True, module=module: module  # statistics stay fixed: they would couple a batch
+    recipe = Recipe(epochs=1, batch_size=BATCH, warmup_epochs=0.0, cooldown_epochs=0.0, lr=1e-3, clip_grad=1.0,
+                    ema_decay=0.9)
+    run = create_run(model, SingleLabel(0.1), recipe, processes, seed=0)
+    trained = train_one_epoch(run, Batches(processes), 0, NoBar())
+    source = torch.Generator().manual_seed(1)
+    images = torch.randn(VALIDATION, 3, 16, 16, generator=source, dtype=torch.float64)[processes.rank::processes.world]
+    labels = torch.randint(CLASSES, (VALIDATION,), generator=source)[processes.rank::processes.world]
+    scores = evaluate(run, [(images, labels)])
+    return {"model": model.state_dict(), "average": run.average.module.state_dict(), "loss": trained["loss"],
+            "scores": scores}
+
+
+def one_of_two(rank, port, folder):
+    join(rank, 2, port)
+    processes = distributed.start("cpu")
+    torch.save(train_three_steps(processes), f"{folder}/{rank}.pt")
+    answer = processes.first_alone(lambda: f"from {processes.rank}")
+    try:
+        processes.first_alone(lambda: open(f"{folder}/nowhere"))
+    except OSError as error:
+        answer += f" {type(error).__name__}"
+    distributed.stop()
+    assert answer == "from 0 FileNotFoundError"  # the first process's result, and its error, reach both
+
+
+def test_two_processes_give_the_weights_of_one_on_the_joined_batch(tmp_path):
+    mp.spawn(one_of_two, (free_port(), str(tmp_path)), nprocs=2)
+    alone = train_three_steps(Processes(0, 1, 0, 1, torch.device("cpu")))
+    start = create_model("lrgc_nano", dim=16, depth=2, img_size=16, patch=4, num_classes=CLASSES)
+    assert (alone["model"]["head.4.weight"] - start.state_dict()["head.4.weight"]).abs().max() > 1e-3  # it has learnt
+    for rank in range(2):
+        shared = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for part in ("model", "average"):
+            for name, value in alone[part].items():
+                torch.testing.assert_close(shared[part][name], value, rtol=1e-9, atol=1e-11, msg=f"{part} {name}")
+        assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-6)
+        assert shared["scores"] == pytest.approx(alone["scores"], rel=1e-6)
+
+
+TINY = ["--model", "lrgc_nano", "--set", "dim=16", "--set", "depth=2", "--img-size", "16", "--set", "patch=4",
+        "--device", "cpu", "--workers", "0"]
+COMMANDS = {
+    "sound": ["--limit", "33", "--batch-size", "8", "--epochs", "1", "--output", "out"],
+    "indivisible": ["--limit", "33", "--batch-size", "9"],
+    "broken": ["--data-dir", "data", "--batch-size", "8", "--epochs", "1", "--crop", "resized"],  # decoded as needed
+}
+
+
+def commands_of_two(rank, ports, folder):
+    """Run every command as one of two processes; leaves what it said and its exit code in files."""
+    os.chdir(folder)
+    for (name, argv), port in zip(COMMANDS.items(), ports):
+        join(rank, 2, port)
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                train.main([*TINY, *argv])
+            except SystemExit as end:
+                code = end.code
+        with open(f"{name}{rank}.json", "w") as file:
+            json.dump({"out": out.getvalue(), "err": err.getvalue(), "code": code}, file)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder in which two processes ran all commands, and what each of them said, by command."""
+    folder = tmp_path_factory.mktemp("two")
+    (image_folder(folder / "data", count=4) / "train" / "dog" / "2.png").write_bytes(b"not an image")
+    mp.spawn(commands_of_two, ([free_port() for _ in COMMANDS], str(folder)), nprocs=2)
+    said = {name: [json.loads((folder / f"{name}{rank}.json").read_text()) for rank in range(2)] for name in COMMANDS}
+    return folder, said
+
+
+def test_the_command_under_two_processes_and_going_on_with_one(finished, monkeypatch, capsys):
+    folder, said = finished
+    first, second = said["sound"]
+    assert (first["code"], second["code"]) == (0, 0) and first["err"] == second["err"] == second["out"] == ""
+    assert "epoch 1/1" in first["out"] and "8 images a step (global) = 4 a process × 2 processes" in first["out"]
+    assert checkpoint.load(folder / "out" / "last.pt")["step"] == 4
+    with open(folder / "out" / "metrics.csv", newline="") as file:
+        trained = list(csv.DictReader(file))[-1]
+    monkeypatch.chdir(folder)  # one process finds the same figures over the same 33 images
+    train.main(["--resume", "out/last.pt", "--eval-only", "--limit", "33", "--batch-size", "8", "--device", "cpu"])
+    assert f"top1 {float(trained['val_top1']):.3f}" in capsys.readouterr().out
+    right = float(trained["val_top1"]) * 33 / 100
+    assert right == pytest.approx(round(right), abs=1e-3)
+
+
+def test_what_is_wrong_is_said_once_and_ends_both(finished):
+    first, second = finished[1]["indivisible"]
+    assert (first["code"], second["code"]) == (2, 2) and first["out"] == second["out"] == second["err"] == ""
+    assert first["err"].startswith("train.py: error: --batch-size 9: the global batch, of which each of 2 processes")
+
+
+def test_an_image_that_breaks_one_process_ends_both_with_its_name(finished):
+    both = finished[1]["broken"]
+    assert [process["code"] for process in both] == [2, 2]
+    said = "".join(process["err"] for process in both)
+    assert said.count("data/train/dog/2.png: this image is broken") == 1 and "Traceback" not in said

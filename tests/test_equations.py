@@ -1,0 +1,158 @@
+"""The meta-test: every equation has a test and a place in the code, and the README's index of both is true.
+
+The index is the Markdown table whose header is `| Equation | Code | Test |`. One row names one place and one test:
+
+    | LRGC Eq. 3: soft threshold | `vig_minimal/constructors.py` `LRGC` | `tests/test_lrgc.py::test_soft_threshold` |
+
+The first cell starts with the tag of EQUATIONS, words may follow. The tag must stand in a comment inside the named function or class,
+and the named test must carry `@pytest.mark.equation(paper, number)`. An equation may have several rows.
+Files are parsed, not imported, so that a broken one is named here rather than raising.
+"""
+
+import ast
+import io
+import re
+import tokenize
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# (paper, number) as the tests' marks have them -> the tag in the code's comments and in the README's index.
+# A paper's equations are added here when it is implemented.
+EQUATIONS = {
+    ("lrgc", 1): "LRGC Eq. 1",
+    ("lrgc", 2): "LRGC Eq. 2",
+    ("lrgc", 3): "LRGC Eq. 3",
+    ("lrgc", 4): "LRGC Eq. 4",
+    ("lrgc", 5): "LRGC Eq. 5",
+    ("clustervig", "Table I: EdgeConv"): "ClusterViG Table I: EdgeConv",
+    ("clustervig", "Table I: MRGCN"): "ClusterViG Table I: MRGCN",
+    ("clustervig", "Table I: GraphSAGE"): "ClusterViG Table I: GraphSAGE",
+    ("clustervig", "Table I: GIN"): "ClusterViG Table I: GIN",
+    ("vig", "Grapher"): "ViG's Grapher",
+    ("vig", "FFN"): "ViG's FFN",
+    ("vig", "neighbours"): "ViG: k_l",
+    ("vig", "dilation"): "ViG: d_l",
+    ("svig", "threshold"): "SViG: z",
+    ("svig", "quantile"): "SViG: q_l",
+}
+
+
+class Row(NamedTuple):
+    """A row of the README's index."""
+
+    equation: str
+    path: str
+    symbol: str
+    test: str
+
+
+ROW = re.compile(r"\|\s*(?P<equation>.+?)\s*\|\s*`(?P<path>[^`]+)`\s+`(?P<symbol>[^`]+)`\s*\|\s*`(?P<test>[^`]+)`\s*\|")
+
+
+def names(text: str, tag: str) -> bool:
+    """Whether the tag is in the text as a whole: "Eq. 1" is not in "Eq. 12"."""
+    return re.search(rf"(?<!\w){re.escape(tag)}(?!\w)", text) is not None
+
+
+def index() -> list[Row]:
+    """The rows of the README's index; a row that does not read as one is an error."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    headers = [n for n, line in enumerate(lines) if re.fullmatch(r"\|\s*Equation\s*\|\s*Code\s*\|\s*Test\s*\|", line.strip())]
+    assert len(headers) == 1, "README.md needs one table with the header | Equation | Code | Test |"
+    rows = []
+    for line in lines[headers[0] + 2:]:  # past the header and the rule under it
+        if not line.startswith("|"):
+            break
+        match = ROW.fullmatch(line.strip())
+        assert match, f"not a row of the index: {line}"
+        rows.append(Row(**match.groupdict()))
+    return rows
+
+
+@cache
+def definitions(path: Path) -> dict[str, ast.AST]:
+    """Top-level functions and classes of a file by name, and methods as Class.method."""
+    found = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found[node.name] = node
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{method.name}": method for method in node.body if isinstance(method, ast.FunctionDef)}
+    return found
+
+
+@cache
+def comments(path: Path) -> list[tuple[int, str]]:
+    """Line number and text of every comment of a file; strings and docstrings do not count."""
+    source = path.read_text(encoding="utf-8")
+    return [(token.start[0], token.string) for token in tokenize.generate_tokens(io.StringIO(source).readline)
+            if token.type == tokenize.COMMENT]
+
+
+@cache
+def marks(path: Path) -> dict[str, set[tuple]]:
+    """The equations that each test of a file is marked with: test name -> {(paper, number)}."""
+    found = {}
+    for name, node in definitions(path).items():
+        if isinstance(node, ast.FunctionDef) and name.startswith("test_"):
+            calls = [d for d in node.decorator_list if isinstance(d, ast.Call) and ast.unparse(d.func) == "pytest.mark.equation"]
+            found[name] = {tuple(ast.literal_eval(argument) for argument in call.args) for call in calls}
+    return found
+
+
+def all_marks() -> dict[tuple, list[str]]:
+    """(paper, number) -> the tests that carry it."""
+    found = {}
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        for test, equations in marks(path).items():
+            for equation in equations:
+                found.setdefault(equation, []).append(f"tests/{path.name}::{test}")
+    return found
+
+
+@pytest.mark.parametrize("equation", EQUATIONS, ids=EQUATIONS.values())
+def test_every_equation_has_a_test(equation):
+    assert all_marks().get(equation), f"no test is marked @pytest.mark.equation{equation}"
+
+
+@pytest.mark.parametrize("tag", EQUATIONS.values())
+def test_every_equation_has_a_place_in_the_code(tag):
+    files = sorted((ROOT / "vig_minimal").glob("*.py"))
+    assert any(names(text, tag) for path in files for _, text in comments(path)), f"no comment of vig_minimal/ says «{tag}»"
+
+
+@pytest.mark.parametrize("tag", EQUATIONS.values())
+def test_every_equation_is_in_the_index(tag):
+    assert any(names(row.equation, tag) for row in index()), f"the index in README.md has no row for «{tag}»"
+
+
+def test_every_mark_names_an_equation_of_the_list():
+    unknown = {equation: tests for equation, tests in all_marks().items() if equation not in EQUATIONS}
+    assert not unknown, f"marked with an equation that EQUATIONS does not list: {unknown}"
+
+
+def test_every_row_of_the_index_is_true():
+    wrong = []
+    for row in index():
+        tags = [(equation, tag) for equation, tag in EQUATIONS.items() if re.match(rf"{re.escape(tag)}(?!\w)", row.equation)]
+        if len(tags) != 1:
+            wrong.append(f"{row.equation}: starts with no tag of EQUATIONS")
+            continue
+        (equation, tag), code = tags[0], ROOT / row.path
+        symbol = definitions(code).get(row.symbol) if code.is_file() else None
+        if symbol is None:
+            wrong.append(f"{row.equation}: {row.path} has no {row.symbol}")
+        elif not any(names(text, tag) for line, text in comments(code) if symbol.lineno <= line <= symbol.end_lineno):
+            wrong.append(f"{row.equation}: no comment in {row.symbol} of {row.path} says «{tag}»")
+        test_file, _, test = row.test.partition("::")
+        marked = marks(ROOT / test_file).get(test) if (ROOT / test_file).is_file() else None
+        if marked is None:
+            wrong.append(f"{row.equation}: there is no test {row.test}")
+        elif equation not in marked:
+            wrong.append(f"{row.equation}: {row.test} is not marked @pytest.mark.equation{equation}")
+    assert not wrong, "\n".join(wrong)

@@ -1,0 +1,289 @@
+"""train.py as a user types it: what it writes, going on exactly, and one sentence for everything that cannot work."""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_data import image_folder
+
+import train
+from vig_minimal import checkpoint, create_model, list_models
+from vig_minimal.checkpoint import load_released
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["--set", "dim=16", "--set", "depth=2", "--img-size", "16", "--set", "patch=4", "--limit", "32",
+        "--batch-size", "16", "--device", "cpu", "--workers", "0"]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Default output folders lie below the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*argv, model="lrgc_nano"):
+    train.main(["--model", model, *TINY, *map(str, argv)])
+
+
+def refused(capsys, *argv):
+    """The sentence with which train.py refuses these arguments."""
+    with pytest.raises(SystemExit) as end:
+        train.main([str(arg) for arg in argv])
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and err.startswith("train.py: error: ") and err.count("\n") == 1, err
+    assert "Traceback" not in out + err and "epoch 1" not in out
+    return err
+
+
+def rows(folder):
+    with open(Path(folder) / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def same_tensors(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_tensors(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same_tensors, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+# ---- a run ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_from_the_command_line_writes_what_it_promises(tmp_path):
+    argv = ["--model", "lrgc", *TINY, "--epochs", "2", "--output", "out"]
+    command = [sys.executable, "-W", "error", str(ROOT / "train.py"), *argv]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    for text in ("lrgc_nano (family lrgc, size of the recipe demo)", "parameters", "GMACs",
+                 "shapes: 10 classes, 32 training images", "2 epochs of 2 steps", "learning rate", "MiB a process",
+                 "16 images a step (global) = 16 a process × 1 processes", "epoch 0/2",
+                 "epoch 2/2", "images/s", "top-5", "neighbours", "best top-1"):
+        assert text in done.stdout
+    assert sorted(os.listdir(tmp_path / "out")) == ["best.pt", "config.json", "last.pt", "metrics.csv"]
+
+    table = rows(tmp_path / "out")
+    assert [row["epoch"] for row in table] == ["0", "1", "2"] and [row["step"] for row in table] == ["0", "2", "4"]
+    assert (table[0]["neighbours_0"], table[0]["neighbours_1"]) == ("16", "16")  # fully connected before the first step
+    assert table[0]["train_loss"] == "" and float(table[2]["train_loss"]) > 0 and float(table[2]["val_top5"]) <= 100
+
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model"] == "lrgc_nano" and config["config"]["dim"] == 16 and config["recipe"]["epochs"] == 2
+
+    best = torch.load(tmp_path / "out" / "best.pt", weights_only=True)
+    assert best["classes"][0] == "disc" and best["mean"] == (0.5, 0.5, 0.5) and "training" not in best
+    model = create_model(best["name"], dim=16, depth=2, img_size=16, patch=4)
+    load_released(model, tmp_path / "out" / "best.pt")
+    assert same_tensors(model.state_dict(), best["model"])
+
+
+def test_a_run_that_was_killed_goes_on_to_bit_identical_weights(monkeypatch, capsys):
+    random = ["--epochs", 3, "--drop-path", 0.2, "--set", "epsilon=0.2", "--set", "k=2"]  # with draws inside the model
+    run(*random, "--output", "straight", model="vig_nano")
+    save = checkpoint.save
+
+    def killed_after_epoch_1(path, state):
+        save(path, state)
+        if state["epoch"] == 1 and path.name == "last.pt":
+            raise KeyboardInterrupt
+
+    same = [*random, "--output", "halves", "--resume", "auto"]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(checkpoint, "save", killed_after_epoch_1)
+        run(*same, model="vig_nano")
+    assert end.value.code == 130 and "interrupted" in capsys.readouterr().err
+    with open("halves/metrics.csv", "a") as file:
+        file.write("2,4,0.001,2.3")  # cut short by the crash
+    run(*same, model="vig_nano")
+    assert "going on after epoch 1" in capsys.readouterr().out
+    straight, halves = (checkpoint.load(f"{folder}/last.pt") for folder in ("straight", "halves"))
+    assert straight["epoch"] == 3 and same_tensors(straight, halves)
+    timed = {"images_per_s"}
+    assert [{k: v for k, v in row.items() if k not in timed} for row in rows("straight")] == \
+           [{k: v for k, v in row.items() if k not in timed} for row in rows("halves")]
+
+    run(*same, model="vig_nano")  # nothing is left to do, and nothing changes
+    assert same_tensors(checkpoint.load("halves/last.pt"), halves) and len(rows("halves")) == 4
+
+
+def test_the_seed_decides(capsys):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run("--epochs", 1, "--output", name, "--seed", seed)
+    a, b, c = (checkpoint.load(f"{name}/last.pt")["model"] for name in "abc")
+    assert same_tensors(a, b) and not same_tensors(a, c)
+
+
+def test_evaluation_only_gives_the_figures_of_training_and_writes_nothing(capsys):
+    run("--epochs", 1, "--output", "out")
+    last = rows("out")[-1]
+    before = {path: path.stat().st_mtime_ns for path in Path("out").iterdir()}
+    capsys.readouterr()
+    # the checkpoint knows the rest
+    train.main(["--resume", "out/last.pt", "--eval-only", "--limit", "32", "--device", "cpu"])
+    out = capsys.readouterr().out
+    assert f"top1 {float(last['val_top1']):.3f}" in out and f"loss {float(last['val_loss']):.3f}" in out
+    assert {path: path.stat().st_mtime_ns for path in Path("out").iterdir()} == before and os.listdir(".") == ["out"]
+
+
+def test_bfloat16_and_no_average(capsys):
+    run("--epochs", 1, "--output", "out", "--amp", "--no-ema", "--no-flip")
+    state = checkpoint.load("out/last.pt")
+    assert "bfloat16" in capsys.readouterr().out and state["training"]["average"] is None
+    assert same_tensors(state["model"], state["training"]["model"])
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_and_its_checkpoint_is_like_any_other(capsys):
+    run("--epochs", 1, "--output", "out", "--compile")
+    train.main(["--resume", "out/last.pt", "--eval-only", "--limit", "32", "--device", "cpu"])
+    assert f"top1 {float(rows('out')[-1]['val_top1']):.3f}" in capsys.readouterr().out
+
+
+def test_no_run_is_ever_overwritten(capsys):
+    for _ in range(2):
+        run("--epochs", 1)
+    assert sorted(os.listdir("runs")) == ["lrgc_nano-shapes", "lrgc_nano-shapes-2"]
+    run("--epochs", 1, "--resume", "auto")  # the latest of them
+    assert "going on after epoch 1 of runs/lrgc_nano-shapes-2/last.pt" in capsys.readouterr().out
+    assert "holds a run already" in refused(capsys, "--output", "runs/lrgc_nano-shapes", *TINY)
+
+
+# ---- which model, which size ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("argv", "data", "names"), [
+    ([], "shapes", ("lrgc_nano", "demo")),
+    (["--model", "vig"], "imagefolder", ("vig_ti", "vig")),
+    (["--model", "svig", "--recipe", "demo"], "cifar10", ("svig_nano", "demo")),
+    (["--model", "lrgc"], "cifar10", ("lrgc_ti", "lrgc")),
+    (["--model", "lrgc_nano"], "cifar10", ("lrgc_nano", "demo")),
+    (["--model", "vig_ti"], "shapes", ("vig_ti", "demo")),
+])
+def test_model_and_recipe_decide_about_each_other(argv, data, names):
+    assert train.choose_names(train.parse(argv), data, None) == names
+    assert names[0] in list_models()
+
+
+@pytest.mark.parametrize(("argv", "data", "model", "size", "patch"), [
+    ([], "shapes", "lrgc_nano", (64, 64), 8),
+    ([], "cifar10", "lrgc_nano", (32, 32), 4),
+    ([], "stl10", "vig_nano", (96, 96), 16),
+    ([], "cifar10", "vig_ti", (32, 32), 2),
+    ([], "imagefolder", "vig_ti", (224, 224), 16),
+    (["--img-size", "64", "96"], "imagefolder", "vig_nano", (64, 96), 8),
+    (["--img-size", "32", "--set", "patch=8"], "shapes", "vig_nano", (32, 32), 8),
+    (["--img-size", "20"], "shapes", "vig_nano", (20, 20), 2),
+])
+def test_the_patch_keeps_the_grid_near_the_presets(argv, data, model, size, patch):
+    fields = train.choose_fields(train.parse(argv), data, model, train.get_recipe("demo"), None)
+    assert (fields["img_size"], fields["patch"]) == (size, patch)
+
+
+def test_set_takes_numbers_and_words():
+    argv = [part for setting in ("k=6", "conv=gin", "epsilon=0.2", "drop_path=0.3") for part in ("--set", setting)]
+    fields = train.choose_fields(train.parse(argv), "shapes", "vig_nano", train.get_recipe("vig"), None)
+    assert {name: fields[name] for name in ("k", "conv", "epsilon", "drop_path")} == {
+        "k": 6, "conv": "gin", "epsilon": 0.2, "drop_path": 0.3}
+
+
+# ---- bad input -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--model", "lrgc_nan"], "unknown model 'lrgc_nan'; did you mean lrgc_nano"),
+    (["--model", "resnet"], "unknown model 'resnet'"),
+    (["--data", "mnist"], "unknown data set 'mnist': there are shapes, imagefolder, cifar10"),
+    (["--recipe", "best"], "unknown recipe 'best': there are demo"),
+    (["--set", "depht=3"], "no field 'depht'; did you mean depth"),
+    (["--set", "depth"], "--set depth: it takes FIELD=VALUE"),
+    (["--set", "num_classes=3"], "num_classes follows from the data"),
+    (["--set", "dim=wide"], "dim"),
+    (["--set", "graph=tree"], "unknown graph 'tree'"),
+    (["--img-size", "20", "--set", "patch=16"], "img_size=20"),
+    (["--img-size", "63"], "img_size=63"),
+    (["--img-size", "0"], "--img-size 0"),
+    (["--img-size", "64", "64", "64"], "--img-size 64 64 64"),
+    (["--batch-size", "0"], "batch_size=0: must be at least 1"),
+    (["--batch-size", "-8"], "batch_size=-8"),
+    (["--batch-size", "1"], "at least 2 images"),
+    (["--batch-size", "64", "--limit", "32"], "larger than the data set of 32 training images"),
+    (["--batch-size", "many"], "invalid int value: 'many'"),
+    (["--epochs", "0"], "epochs=0"),
+    (["--lr", "-1"], "lr=-1"),
+    (["--limit", "0"], "limit=0"),
+    (["--workers", "-1"], "--workers -1"),
+    (["--device", "tpu7"], "--device tpu7"),
+    (["--data", "imagefolder"], "--data-dir"),
+    (["--data-dir", "nowhere"], "nowhere: no such folder"),
+    (["--resume", "nowhere/last.pt"], "nowhere/last.pt: no such checkpoint"),
+    (["--eval-only"], "--resume PATH"),
+    (["--colour"], "unrecognized arguments: --colour"),
+])
+def test_bad_flags_are_one_sentence(capsys, argv, message):
+    assert message in refused(capsys, *argv)
+    assert not os.listdir(".")
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"val": ("cat", "fox")}, "different classes"), ({"train": (), "val": ()}, "no class"),
+    ({"train": ("cat",), "val": ("cat",)}, "one class only"), ({"count": 0}, "no valid file"),
+])
+def test_bad_folders_are_one_sentence(capsys, tmp_path, change, message):
+    image_folder(tmp_path / "data", **change)
+    assert message in refused(capsys, "--model", "vig_nano", "--data-dir", "data")
+    assert os.listdir(".") == ["data"]
+
+
+@pytest.mark.parametrize("crop", ["pad", "resized"])  # kept in memory, decoded as needed
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_broken_image_names_its_file(capsys, tmp_path, crop, split):
+    broken = image_folder(tmp_path / "data", count=4) / split / "dog" / "2.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    argv = ["--model", "vig_nano", "--data-dir", "data", "--epochs", 1, *TINY, "--batch-size", 8, "--crop", crop]
+    assert f"data/{split}/dog/2.png: this image is broken" in refused(capsys, *argv, "--workers", 1)
+
+
+def test_checkpoints_that_do_not_fit_are_one_sentence(capsys):
+    run("--epochs", 1, "--output", "out")
+    last = Path("out/last.pt")
+    capsys.readouterr()
+
+    def resumed(*argv):
+        return refused(capsys, *TINY, *argv, "--resume", last)
+
+    assert "a checkpoint of lrgc_nano, and this run's model is vig_nano" in resumed("--model", "vig_nano")
+    assert "trained with depth=2, and this run has depth=3" in resumed("--set", "depth=3")
+    assert "trained with drop_path=0.0" in resumed("--drop-path", 0.5)
+    assert "moving average" in resumed("--no-ema")
+    image_folder(Path("data"))
+    assert "trained for 10 classes, and this run's data has 2" in resumed("--data-dir", "data", "--batch-size", 2)
+    state = checkpoint.load(last)
+    weights = {name: value for name, value in state.items() if name != "training"}
+    checkpoint.save("weights.pt", weights)
+    assert "holds the weights to use only" in refused(capsys, *TINY, "--resume", "weights.pt")
+    last.write_bytes(last.read_bytes()[:20_000])
+    assert "cut short, damaged" in resumed()
+    assert "cut short, damaged" in refused(capsys, "--model", "lrgc_nano", *TINY, "--resume", "auto", "--output", "out")
+    torch.save({"model": print}, last)
+    assert "refused, since loading it would run code" in resumed()
+    torch.save(create_model("vig_nano").state_dict(), last)
+    assert "not a checkpoint of train.py" in resumed()
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1]), "RANK": "0", "WORLD_SIZE": "2",
+                 "LOCAL_RANK": "0", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        done = subprocess.run([sys.executable, str(ROOT / "train.py"), *TINY], capture_output=True, text=True,
+                              cwd=tmp_path, env=os.environ | place)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "that port is in use; choose another MASTER_PORT" in done.stderr.splitlines()[-1]

@@ -1,0 +1,182 @@
+"""Checkpoints: saving, loading, going on, and weights released by the papers' authors.
+
+A checkpoint is a dict of tensors and plain data and nothing else: `weights_only=True` loads it, and runs no code:
+
+    model      the weights to use: the exponential moving average where the recipe has one, else the trained weights
+    name, config, classes, mean, std   what is needed to use them
+    recipe, epoch, step, best          how they came about
+    training   in last.pt only, what is needed to go on: weights, moving average and optimiser
+
+No random state is kept: every random draw is a function of (seed, epoch, step or image), see `data.mixed_seed`.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .constructors import full_precision
+
+PLAIN = (bool, int, float, str, type(None), Tensor)
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be used, said in one sentence."""
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO]:
+    """A file to write, which becomes `path` at the end: at any moment `path` is the old file or the new one, whole."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, mode, newline=None if "b" in mode else "") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(path: str | Path, state: dict) -> None:
+    """Write a checkpoint, atomically. Raises TypeError for anything but tensors, plain data, and dicts, lists and
+    tuples of them."""
+    _check_plain(state, "checkpoint")
+    with replacing(path) as file:
+        torch.save(state, file)
+
+
+def _check_plain(value: object, where: str) -> None:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            _check_plain(part, f"{where}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for i, part in enumerate(value):
+            _check_plain(part, f"{where}[{i}]")
+    elif not isinstance(value, PLAIN):
+        raise TypeError(f"{where} is a {type(value).__name__}: a checkpoint holds tensors and plain data only")
+
+
+def load(path: str | Path) -> dict:
+    """The dict in a checkpoint, its tensors on the CPU. Raises CheckpointError for a file that is missing, cut short or
+    no checkpoint, and for one that would run code."""
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file; whatever it was, the file is not usable
+        if code := re.search(r"GLOBAL (\S+)|unsupported (?:class|function) (\S+)", str(error), re.IGNORECASE):
+            raise CheckpointError(f"{path}: refused, since loading it would run code ({code[1] or code[2]}); a"
+                                  " checkpoint must hold tensors and plain data only") from None
+        raise CheckpointError(f"{path}: cut short, damaged or not a checkpoint of torch") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a dict of weights")
+    return state
+
+
+def check_same(state: dict, path: str | Path, name: str, config: dict, classes: list[str]) -> None:
+    """Raises CheckpointError unless `state` is a checkpoint of this project, of that model and for those classes."""
+    if missing := [key for key in ("name", "config", "classes", "model") if key not in state]:
+        raise CheckpointError(f"{path}: not a checkpoint of train.py, it has no {missing[0]!r} (released weights are"
+                              " loaded with vig_minimal.checkpoint.load_released)")
+    if state["name"] != name:
+        raise CheckpointError(f"{path}: a checkpoint of {state['name']}, and this run's model is {name}; choose --model"
+                              f" {state['name']} or another checkpoint")
+    if len(state["classes"]) != len(classes):
+        raise CheckpointError(f"{path}: trained for {len(state['classes'])} classes, and this run's data has"
+                              f" {len(classes)}")
+    if state["classes"] != classes:
+        theirs, ours = next(pair for pair in zip(state["classes"], classes) if pair[0] != pair[1])
+        raise CheckpointError(f"{path}: trained for other classes: where it has {theirs!r}, the data has {ours!r}")
+    theirs = state["config"]
+    if differ := [key for key in config if theirs.get(key) != config[key]]:
+        theirs, ours = (", ".join(f"{key}={values.get(key)}" for key in differ) for values in (theirs, config))
+        raise CheckpointError(f"{path}: trained with {theirs}, and this run has {ours}; give the flags it was trained"
+                              " with")
+
+
+# The names of the released ViG and SViG (class DeepGCN), and ours.
+RENAMES = (
+    (r"^pos_embed$", "position"),
+    (r"^stem\.convs\.", "stem.layers."),
+    (r"^backbone\.(\d+)\.0\.", r"blocks.\1.grapher."),
+    (r"^backbone\.(\d+)\.1\.", r"blocks.\1.ffn."),
+    (r"\.graph_conv\.gconv\.nn\.", ".conv.update."),
+    (r"^prediction\.", "head."),
+)
+WRAPPERS = ("state_dict_ema", "state_dict", "model")
+
+
+def load_released(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Tensor]) -> None:
+    """Put the authors' released ViG or SViG weights, or those of a checkpoint of train.py, into `model`.
+
+    Takes a file (read without running code) or a state dict, bare or under `state_dict_ema`, `state_dict` or `model`
+    (the first that is there), with or without a `module.` prefix. Position embeddings of another grid are resized
+    bicubically. Released weights are of the max-relative convolution: with another one they are refused.
+
+    Raises CheckpointError, which names keys and shapes, for what does not fit; the model is then as it was.
+    """
+    is_file = isinstance(path_or_state_dict, (str, Path))
+    state = load(path_or_state_dict) if is_file else path_or_state_dict
+    source = str(path_or_state_dict) if is_file else "the state dict"
+    for wrapper in WRAPPERS:
+        if isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+            break
+    weights = {}
+    for key, value in state.items():
+        if isinstance(value, Tensor):
+            weights[_our_name(str(key))] = value
+    if any(".gconv." in key for key in state) and model.config.conv != "mr":
+        raise CheckpointError(f"{source}: released weights are of conv='mr', this model has conv={model.config.conv!r}")
+    if not weights:
+        raise CheckpointError(f"{source}: holds no weights, neither bare nor under {', '.join(WRAPPERS)}")
+    _fit(model, weights, source)
+
+
+def _our_name(key: str) -> str:
+    key = key.removeprefix("module.")
+    for pattern, name in RENAMES:
+        key = re.sub(pattern, name, key)
+    return key
+
+
+def _fit(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    wanted = model.state_dict()
+    for key in wanted.keys() & weights.keys():
+        # only the table of positions depends on the grid: (1, C, h, w)
+        if key == "position" and weights[key].ndim == 4 and weights[key].shape[:2] == wanted[key].shape[:2]:
+            weights[key] = resize_position(weights[key], wanted[key].shape[2:])
+    # a counter that no computation reads, and that old torch versions did not save
+    missing = [key for key in wanted if key not in weights and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in weights if key not in wanted]
+    shapes = [f"{key} (given {tuple(weights[key].shape)}, wanted {tuple(value.shape)})"
+              for key, value in wanted.items() if key in weights and weights[key].shape != value.shape]
+    problems = [f"{what}: {_some(keys)}" for what, keys in
+                (("missing", missing), ("not in this model", unknown), ("of another shape", shapes)) if keys]
+    if problems:
+        raise CheckpointError(f"{source} does not fit this model; {'; '.join(problems)}")
+    model.load_state_dict(weights, strict=False)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def resize_position(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A position embedding (1, C, h, w) on another grid, bicubically: (1, C, *grid). On its own it is untouched."""
+    if tuple(table.shape[2:]) == tuple(grid):
+        return table
+    return F.interpolate(full_precision(table), tuple(grid), mode="bicubic").to(table.dtype)

@@ -44,8 +44,8 @@ def create_model(name: str, **overrides) -> nn.Module:
     config = replace(config, **{"k": None, **overrides})
     if config.graph not in CONSTRUCTORS:
         raise ValueError(f"unknown graph {config.graph!r}{_near(config.graph, list_constructors())}")
-    for field in overrides:
-        if READ_BY.get(field, config.graph) != config.graph:
+    for field, value in overrides.items():
+        if READ_BY.get(field, config.graph) != config.graph and value != getattr(MODELS[name][1], field):
             raise ValueError(f"{field} is read by graph={READ_BY[field]!r} alone, and here graph={config.graph!r}")
     return build(config, CONSTRUCTORS[config.graph](config))
 

@@ -107,10 +107,9 @@ def _search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool) -
     if graph.index is None:
         no_edge = torch.zeros_like(graph.weights, dtype=torch.float32).masked_fill_(graph.weights == 0, -torch.inf)
         search, per_target, width = _search_dense, (x, graph.weights, no_edge), graph.num_sources
-        dtype = torch.promote_types(sources.dtype, torch.float32)
     else:
         search, per_target, width = _search_indexed, (x, graph.index), graph.index.shape[2]
-        dtype = sources.dtype
+    dtype = torch.promote_types(sources.dtype, torch.float32)  # in half precision sources would tie, and positions round
     if torch.compiler.is_compiling():
         return search(want_index, None, sources.to(dtype), *per_target)
     out = sources.new_empty(sources.shape[0], graph.num_targets, channels, dtype=torch.int64 if want_index else dtype)
@@ -161,7 +160,7 @@ def _search_indexed(want_index: bool, out: Tensor | None, sources: Tensor, x: Te
 
 def _search_dense(want_index: bool, out: Tensor | None, sources: Tensor, x: Tensor | None, weights: Tensor,
                   no_edge: Tensor) -> Tensor:
-    """Over all M sources; no_edge (B, n, M) is −∞ where there is no edge, else 0. Half precision would make ties."""
+    """Over all M sources; no_edge (B, n, M) is −∞ where there is no edge, else 0."""
     x = sources.new_zeros(*weights.shape[:2], sources.shape[2]) if x is None else x.to(sources.dtype)  # (B, n, C)
     sources = sources[:, None]  # (B, 1, M, C)
     if weights.dtype == torch.bool:  # y_j − x_i is greatest where y_j is

@@ -87,13 +87,15 @@ class SimilarityThreshold(nn.Module):
         if not 0 < quantile < 1:
             raise ValueError(f"quantile q = {quantile:g}: SViG's threshold Φ⁻¹(q) needs 0 < q < 1")
         self.quantile = quantile
+        self.z = NormalDist().inv_cdf(quantile)  # Φ⁻¹(q)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Graph:
         s = -unit_distance(x)  # (B, N, N)
-        std, mean = torch.std_mean(s, dim=(1, 2), keepdim=True)  # unbiased, (B, 1, 1)
+        # unbiased, (B, 1, 1); a single node has no spread
+        std, mean = torch.std_mean(s, dim=(1, 2), correction=min(1, x.shape[1] - 1), keepdim=True)
         # SViG: z > Φ⁻¹(q), without a division: a constant image (std = 0) has no edge rather than NaNs
-        return Graph(x.shape[1], weights=s - mean > NormalDist().inv_cdf(self.quantile) * std)
+        return Graph(x.shape[1], weights=s - mean > self.z * std)
 
     def extra_repr(self) -> str:
         return f"quantile={self.quantile:g}"
@@ -123,9 +125,9 @@ class LRGC(nn.Module):
 
     def forward(self, h: Tensor) -> Graph:
         with torch.autocast(h.device.type, enabled=False):
-            h = full_precision(h)
+            h = h.to(self.key.weight.dtype)
             # LRGC Eq. 2: α'_ij = key(v_i)·query(v_j), i source, j target
-            score = self.query(h) @ self.key(h).mT  # (B, N, N): score[b, j, i] = α'_ij
+            score = full_precision(self.query(h)) @ full_precision(self.key(h)).mT  # (B, N, N): score[b, j, i] = α'_ij
             # LRGC Eq. 3: α'' = ReLU(σ(α') − σ(τ)), α = tanh(α'');  with Eq. 2 inside, this is LRGC Eq. 4
             alpha = torch.tanh(F.relu(torch.sigmoid(score) - torch.sigmoid(self.tau)))  # (B, N, N)
         return Graph(h.shape[1], weights=alpha)

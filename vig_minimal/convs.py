@@ -70,6 +70,8 @@ class EdgeConv(nn.Module):
         sources = nodes if sources is None else sources
         batch, num_nodes, _ = nodes.shape
         image, target, source, weight = graph.edges()  # (E,) each
+        if len(image) == 0:
+            return x.new_zeros(batch, self.update[0].out_channels, *x.shape[2:])
         x_i, x_j = nodes[image, target], sources[image, source]  # (E, C)
         # ClusterViG Table I: EdgeConv
         edges = interleave(x_i, x_j - x_i).T[None, :, :, None]  # (1, 2C, E, 1)

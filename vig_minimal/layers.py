@@ -61,7 +61,7 @@ class FFN(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        # LRGC Eq. 1: Y = GELU(X W_1) W_2 + X
+        # LRGC Eq. 1, ViG's FFN: Y = GELU(X W_1) W_2 + X
         return self.drop_path(self.fc2(self.act(self.fc1(x)))) + x
 
 

@@ -19,7 +19,7 @@ class TopK:
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """logits: (B, classes). labels: (B,) int64."""
         logits = logits.float()
-        rank = (logits > logits.gather(1, labels[:, None])).sum(1)  # (B,), 0 is the highest
+        rank = (~(logits <= logits.gather(1, labels[:, None]))).sum(1)  # (B,), 0 is the highest; NaNs are never right
         loss = F.cross_entropy(logits, labels, reduction="sum")
         batch = torch.stack([loss, (rank < 1).sum(), (rank < 5).sum()]).cpu().double()
         self.sums += torch.cat([torch.tensor([float(len(labels))]), batch])

@@ -109,7 +109,7 @@ def _search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool) -
         search, per_target, width = _search_dense, (x, graph.weights, no_edge), graph.num_sources
     else:
         search, per_target, width = _search_indexed, (x, graph.index), graph.index.shape[2]
-    dtype = torch.promote_types(sources.dtype, torch.float32)  # in half precision sources would tie, and positions round
+    dtype = torch.promote_types(sources.dtype, torch.float32)  # in half precision sources tie and positions round
     if torch.compiler.is_compiling():
         return search(want_index, None, sources.to(dtype), *per_target)
     out = sources.new_empty(sources.shape[0], graph.num_targets, channels, dtype=torch.int64 if want_index else dtype)
@@ -126,8 +126,8 @@ def _search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool) -
 
 
 def _scratch(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Memory to search in, (elements,). On a CPU it is kept from call to call, one a thread: taking fresh pages from the
-    operating system in every layer can cost more than the search itself. On a GPU torch's allocator does that already."""
+    """Memory to search in, (elements,). On a CPU it is kept from call to call, one a thread: taking fresh pages from
+    the operating system in every layer can cost more than the search. On a GPU torch's allocator does that already."""
     if device.type != "cpu":
         return torch.empty(elements, dtype=dtype, device=device)
     kept = vars(_KEPT).get(dtype)

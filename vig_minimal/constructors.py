@@ -55,7 +55,7 @@ class KNN(nn.Module):
     def forward(self, x: Tensor) -> Graph:
         num_nodes, reach = x.shape[1], self.k * self.dilation
         if reach > num_nodes:
-            raise ValueError(f"k·dilation = {self.k}·{self.dilation}: more neighbours than the {num_nodes} nodes there are")
+            raise ValueError(f"k·dilation = {self.k}·{self.dilation}: more neighbours than the {num_nodes} nodes")
         nearest = unit_distance(x).topk(reach, largest=False).indices  # (B, N, k·d), nearest first
         if self.training and self.epsilon > 0:
             return Graph(num_nodes, index=nearest.gather(2, self._random_ranks(nearest)))

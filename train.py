@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from vig_minimal import MODELS, checkpoint, create_model, distributed, report
 from vig_minimal.batches import TrainingBatches, ValidationBatches
-from vig_minimal.data import DATA_SETS, DOWNLOADS, SIZES, DataError, Pictures, mixed_seed, open_data, stored_if_it_fits
+from vig_minimal.data import DATA_SETS, SIZES, DataError, Pictures, fetch, mixed_seed, open_data, stored_if_it_fits
 from vig_minimal.distributed import Processes
 from vig_minimal.engine import SingleLabel, create_run, evaluate, mean_neighbours, train_one_epoch
-from vig_minimal.recipes import RECIPES, Recipe, flags, get_recipe, override
+from vig_minimal.recipes import RECIPES, Recipe, flags, get_recipe, kept_recipe, override
 
 FAMILIES = {name.rsplit("_", 1)[0] for name in MODELS}
 
@@ -79,7 +79,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tuple[str, str]:
     """Full name of the model, and name of the recipe: size nano goes with the demo recipe, size ti with the paper's."""
-    model = args.model or (state or {}).get("name") or "lrgc"
+    model = args.model or (state["name"] if state else "lrgc")
     paper = "lrgc" if model.startswith("lrgc") else "vig"
     recipe = args.recipe or ("demo" if data == "shapes" or model.endswith("_nano") else paper)
     return (f"{model}_{get_recipe(recipe).size}" if model in FAMILIES else model), recipe
@@ -94,7 +94,7 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
         create_model(model)  # raises, naming the models there are
     preset = MODELS[model][1]
     fields = {"drop_path": recipe.drop_path}
-    if state and state.get("name") == model:
+    if state and state["name"] == model:
         fields = {name: value for name, value in state["config"].items()
                   if name == "k" or value != getattr(preset, name, None)}
         fields |= {} if args.drop_path is None else {"drop_path": args.drop_path}
@@ -133,9 +133,8 @@ def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
         raise ValueError(f"--batch-size {recipe.batch_size}: larger than the data set of {images} training images")
     share, rest = divmod(recipe.batch_size, processes.world)
     if rest or share < 2:
-        raise ValueError(f"--batch-size {recipe.batch_size}: the global batch, of which each of"
-                         f" {processes.world} processes must get the same share, of at least 2 images for batch"
-                         " norm")
+        raise ValueError(f"--batch-size {recipe.batch_size}: the global batch, of which each of {processes.world}"
+                         " processes must get the same share, of at least 2 images for batch norm")
 
 
 def output_folder(args: argparse.Namespace, name: str) -> Path:
@@ -181,23 +180,22 @@ def train(args: argparse.Namespace) -> None:
 
         # names, recipe and folder; a checkpoint to go on from knows what is not given
         resumed = None if args.resume in (None, "auto") else Path(args.resume)
-        state = checkpoint.load(resumed) if resumed else None
+        state = checkpoint.load_run(resumed) if resumed else None
         model_name, recipe_name = choose_names(args, data_name, state)
         folder = Path(processes.first_alone(lambda: str(output_folder(args, f"{model_name}-{data_name}"))))
         if args.resume == "auto" and (folder / "last.pt").exists():
             resumed = folder / "last.pt"
-            state = checkpoint.load(resumed)
+            state = checkpoint.load_run(resumed)
         given = {name: getattr(args, name) for name in flags() if getattr(args, name) is not None}
-        known = (state or {}).get("recipe")
-        recipe = override(Recipe(**known) if known and not args.recipe else get_recipe(recipe_name), given)
+        recipe = kept_recipe(state["recipe"]) if state and not args.recipe else get_recipe(recipe_name)
+        recipe = override(recipe, given)
         fields = choose_fields(args, data_name, model_name, recipe, state)
         build_model(model_name, fields)  # what cannot work is found before any data is fetched
 
         # data: one process downloads, all open
         size, cores = fields["img_size"], os.cpu_count() or 1
         workers = min(8, max(1, cores // processes.local_world)) if args.workers is None else args.workers
-        if data_name in DOWNLOADS:
-            processes.first_alone(lambda: open_data(data_name, args.data_dir, size, None, download=True) and None)
+        processes.first_alone(lambda: fetch(data_name, args.data_dir))
         data = open_data(data_name, args.data_dir, size, args.limit)
         check_batch(recipe, len(data.train), processes)
         pictures = {"training": Pictures(data.train, size, recipe.eval_crop, recipe.crop == "resized", args.seed),

@@ -1,9 +1,14 @@
 """What the tests share: directed test graphs, random layers, and the comparison of values and gradients."""
 
+from collections.abc import Sequence
+
 import torch
 from reference import Dense
 from torch import Tensor, nn
 from vig_minimal import Graph
+
+FAMILIES = ["vig_nano", "svig_nano", "lrgc_nano"]
+TINY = {"dim": 16, "depth": 2, "num_classes": 5, "img_size": 16, "patch": 4}  # 16 nodes, some thousand parameters
 
 
 def nodes(*shape: int) -> Tensor:
@@ -25,7 +30,7 @@ def directed_edges(batch: int, num_targets: int, num_sources: int) -> Tensor:
 
 
 def directed_weights(batch: int, num_targets: int, num_sources: int) -> Tensor:
-    """(B, N, M) float64 that asks for a gradient: weights of `directed_edges`, some negative, 0 where there is no edge."""
+    """(B, N, M) float64 that asks for a gradient: `directed_edges` with weights, some negative; 0 is no edge."""
     adj = directed_edges(batch, num_targets, num_sources)
     weights = torch.randn(adj.shape, dtype=torch.float64) * adj
     return weights.requires_grad_()
@@ -45,12 +50,19 @@ def graph_of_kind(kind: str, batch: int, num_targets: int, num_sources: int) -> 
     return Graph(num_sources, index=random_index(batch, num_targets, num_sources, k=3))
 
 
+def image_of(graph: Graph, b: int) -> Graph:
+    """Image b's graph, a batch of one."""
+    if graph.index is not None:
+        return Graph(graph.num_sources, index=graph.index[b:b + 1])
+    return Graph(graph.num_sources, weights=graph.weights[b:b + 1])
+
+
 def image_by_image(oracle, *batches: Tensor) -> Tensor:
     """The oracles of reference.py take one image: run one on each image of the batch."""
     return torch.stack([oracle(*image) for image in zip(*batches, strict=True)])
 
 
-def assert_same(actual: Tensor, expected: Tensor, wrt: list[Tensor] = (), rtol: float = 1e-9, atol: float = 1e-10) -> None:
+def assert_same(actual: Tensor, expected: Tensor, wrt: Sequence[Tensor] = (), rtol: float = 1e-9, atol: float = 1e-10):
     """Equal values, and equal gradients of both with respect to every tensor of `wrt`, under a random cotangent."""
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
     if not wrt:
@@ -64,7 +76,7 @@ def assert_same(actual: Tensor, expected: Tensor, wrt: list[Tensor] = (), rtol: 
 
 
 def randomise(module: nn.Module) -> nn.Module:
-    """Float64 evaluation mode with every parameter and running statistic drawn at random, so that no term hides as 0 or 1."""
+    """Float64 evaluation mode, every parameter and running statistic drawn at random: no term hides as a 0 or a 1."""
     module = module.double().eval()
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.5)
@@ -79,7 +91,8 @@ def dense_of(layers: nn.Sequential) -> Dense:
     """The oracle's view of a 1x1 convolution followed by batch norm."""
     conv, norm = layers[0], layers[1]
     assert isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and isinstance(norm, nn.BatchNorm2d)
-    return Dense(conv.weight[:, :, 0, 0], conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var, conv.groups)
+    statistics = norm.running_mean, norm.running_var
+    return Dense(conv.weight[:, :, 0, 0], conv.bias, norm.weight, norm.bias, *statistics, conv.groups)
 
 
 def as_nodes(image: Tensor) -> Tensor:

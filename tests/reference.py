@@ -140,7 +140,10 @@ def normalise(x: Tensor) -> Tensor:
 def squared_distance(targets: Tensor, sources: Tensor) -> list[list[float]]:
     """|t_i / |t_i| - s_j / |s_j||^2 for every pair, as floats: they pick edges and carry no gradient."""
     t, s = normalise(targets), normalise(sources)
-    return [[sum((t[i, c] - s[j, c]).item() ** 2 for c in range(t.shape[1])) for j in range(len(s))] for i in range(len(t))]
+    result = []
+    for i in range(len(t)):
+        result.append([sum((t[i, c] - s[j, c]).item() ** 2 for c in range(t.shape[1])) for j in range(len(s))])
+    return result
 
 
 def nearest(targets: Tensor, sources: Tensor, k: int, dilation: int = 1) -> list[list[int]]:
@@ -154,7 +157,7 @@ def nearest(targets: Tensor, sources: Tensor, k: int, dilation: int = 1) -> list
 
 
 def svig_threshold(x: Tensor, quantile: float) -> Tensor:
-    """SViG: edges of one image, (N, N) bool. s_ij = -|x_i - x_j|^2 of unit vectors, z = (s - mean) / std, z > Phi^-1(q).
+    """SViG: edges of one image, (N, N) bool: s_ij = -|x_i - x_j|^2 of unit vectors, z = (s - mean) / std > Phi^-1(q).
 
     Mean and (unbiased) standard deviation run over all N^2 entries of the image. Phi^-1 is found by bisection.
     """
@@ -217,7 +220,7 @@ def lrgc_attention(h: Tensor, w_key: Tensor, b_key: Tensor, w_query: Tensor, b_q
 
 
 def lrgc_max(x: Tensor, alpha: Tensor) -> Tensor:
-    """LRGC Eq. 5, second line: x''_j = max(alpha_{i,j} (x'_i - x'_j) | v_i in Neighbourhood(v_j)); alpha [SOURCE, TARGET].
+    """LRGC Eq. 5: x''_j = max(alpha_{i,j} (x'_i - x'_j) | v_i in Neighbourhood(v_j)); alpha [SOURCE, TARGET].
 
     The neighbourhood of v_j is {i : alpha_{i,j} > 0}; a node without neighbours gets 0.
     """

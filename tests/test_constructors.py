@@ -27,8 +27,8 @@ def trained_lrgc() -> LRGC:
     return constructor
 
 
-CONSTRUCTORS = {"knn": lambda: KNN(3), "dilated": lambda: KNN(3, dilation=2), "threshold": lambda: SimilarityThreshold(0.7),
-                "lrgc": trained_lrgc}
+CONSTRUCTORS = {"knn": lambda: KNN(3), "dilated": lambda: KNN(3, dilation=2),
+                "threshold": lambda: SimilarityThreshold(0.7), "lrgc": trained_lrgc}
 
 
 @pytest.mark.equation("vig", "dilation")
@@ -49,7 +49,7 @@ def test_knn_starts_with_the_node_itself_and_is_directed():
 @pytest.mark.equation("vig", "dilation")
 def test_stochastic_dilation_draws_k_of_the_nearest_k_d_in_training():
     x = features()
-    constructor = KNN(3, dilation=3, epsilon=0.999).train()  # 1 is not a probability the config takes; here it is nearly 1
+    constructor = KNN(3, dilation=3, epsilon=0.999).train()  # nearly always
     drawn = [constructor(x).index for _ in range(20)]
     for index in drawn:
         for b in range(BATCH):
@@ -101,8 +101,8 @@ def test_similarity_threshold_is_the_loop_over_all_pairs(quantile):
 
 @pytest.mark.equation("svig", "threshold")
 def test_similarity_threshold_divides_by_the_unbiased_deviation():
-    # A cut just above the z of a node with itself (similarity 0, the highest) leaves no edge; with the biased deviation,
-    # which is smaller, every node would read from itself.
+    # A cut just above the z of a node with itself (similarity 0, the highest) leaves no edge; with the biased
+    # deviation, which is smaller, every node would read from itself.
     x = torch.randn(1, 3, DIM, dtype=torch.float64)
     unit = x[0] / x[0].norm(dim=1, keepdim=True)
     similarity = -(unit[:, None] - unit[None]).square().sum(2)  # (3, 3)

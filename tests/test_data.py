@@ -11,7 +11,8 @@ from torchvision import datasets
 from vig_minimal import data as data_module
 from vig_minimal.augment import flip_and_shift, normalise, random_resized_box
 from vig_minimal.batches import TrainingBatches, TrainingOrder, ValidationBatches, ValidationOrder
-from vig_minimal.data import Broken, DataError, Pictures, Stored, generator, mixed_seed, open_data, stored_if_it_fits
+from vig_minimal.data import (Broken, DataError, Pictures, Stored, fetch, generator, mixed_seed, open_data,
+                              stored_if_it_fits)
 from vig_minimal.distributed import Processes
 from vig_minimal.recipes import Recipe
 
@@ -240,7 +241,7 @@ def test_a_download_that_fails_is_a_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets.CIFAR10, "download", offline)
     with pytest.raises(DataError, match=r"cifar10 is not complete .* \(no network\)"):
-        open_data("cifar10", str(tmp_path), (32, 32), None, download=True)
+        fetch("cifar10", str(tmp_path))
     with pytest.raises(DataError, match="cifar10 is not complete"):
         open_data("cifar10", str(tmp_path), (32, 32), None)
 

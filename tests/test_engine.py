@@ -1,7 +1,7 @@
 """Schedule, optimiser groups, moving average, metrics, recipes: against their formulas on small numbers."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from vig_minimal import create_model
 from vig_minimal.distributed import Processes
 from vig_minimal.engine import SingleLabel, adamw, create_run, evaluate, learning_rate, mean_neighbours, moving_average
 from vig_minimal.metrics import TopK
-from vig_minimal.recipes import RECIPES, Recipe, flags, get_recipe, override
+from vig_minimal.recipes import RECIPES, Recipe, flags, get_recipe, kept_recipe, override
 
 ONE = Processes(0, 1, 0, 1, torch.device("cpu"))
 
@@ -123,6 +123,12 @@ def test_fewer_epochs_keep_the_share_of_the_warm_up():
     assert (recipe.warmup_epochs, recipe.cooldown_epochs) == (2, 1)
     assert override(get_recipe("vig"), {"epochs": 30, "warmup_epochs": 5.0}).warmup_epochs == 5
     assert override(get_recipe("vig"), {"epochs": 300}) == get_recipe("vig")
+
+
+def test_a_kept_recipe_comes_back_or_is_refused():
+    assert kept_recipe(asdict(get_recipe("lrgc"))) == get_recipe("lrgc")
+    with pytest.raises(ValueError, match="another version"):
+        kept_recipe({"epochs": 3, "warm_restarts": True})
 
 
 @pytest.mark.parametrize("change", [

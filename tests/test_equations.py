@@ -4,8 +4,9 @@ The index is the Markdown table whose header is `| Equation | Code | Test |`. On
 
     | LRGC Eq. 3: soft threshold | `vig_minimal/constructors.py` `LRGC` | `tests/test_lrgc.py::test_soft_threshold` |
 
-The first cell starts with the tag of EQUATIONS, words may follow. The tag must stand in a comment inside the named function or class,
-and the named test must carry `@pytest.mark.equation(paper, number)`. An equation may have several rows.
+The first cell starts with the tag of EQUATIONS, words may follow. The tag must stand in a comment inside the named
+function or class, and the named test must carry `@pytest.mark.equation(paper, number)`. An equation may have several
+rows.
 Files are parsed, not imported, so that a broken one is named here rather than raising.
 """
 
@@ -51,6 +52,7 @@ class Row(NamedTuple):
     test: str
 
 
+HEADER = re.compile(r"\|\s*Equation\s*\|\s*Code\s*\|\s*Test\s*\|")
 ROW = re.compile(r"\|\s*(?P<equation>.+?)\s*\|\s*`(?P<path>[^`]+)`\s+`(?P<symbol>[^`]+)`\s*\|\s*`(?P<test>[^`]+)`\s*\|")
 
 
@@ -62,7 +64,7 @@ def names(text: str, tag: str) -> bool:
 def index() -> list[Row]:
     """The rows of the README's index; a row that does not read as one is an error."""
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    headers = [n for n, line in enumerate(lines) if re.fullmatch(r"\|\s*Equation\s*\|\s*Code\s*\|\s*Test\s*\|", line.strip())]
+    headers = [n for n, line in enumerate(lines) if HEADER.fullmatch(line.strip())]
     assert len(headers) == 1, "README.md needs one table with the header | Equation | Code | Test |"
     rows = []
     for line in lines[headers[0] + 2:]:  # past the header and the rule under it
@@ -82,7 +84,7 @@ def definitions(path: Path) -> dict[str, ast.AST]:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             found[node.name] = node
         if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{method.name}": method for method in node.body if isinstance(method, ast.FunctionDef)}
+            found |= {f"{node.name}.{part.name}": part for part in node.body if isinstance(part, ast.FunctionDef)}
     return found
 
 
@@ -100,8 +102,9 @@ def marks(path: Path) -> dict[str, set[tuple]]:
     found = {}
     for name, node in definitions(path).items():
         if isinstance(node, ast.FunctionDef) and name.startswith("test_"):
-            calls = [d for d in node.decorator_list if isinstance(d, ast.Call) and ast.unparse(d.func) == "pytest.mark.equation"]
-            found[name] = {tuple(ast.literal_eval(argument) for argument in call.args) for call in calls}
+            calls = [decorator for decorator in node.decorator_list if isinstance(decorator, ast.Call)]
+            found[name] = {tuple(ast.literal_eval(argument) for argument in call.args) for call in calls
+                           if ast.unparse(call.func) == "pytest.mark.equation"}
     return found
 
 
@@ -123,7 +126,8 @@ def test_every_equation_has_a_test(equation):
 @pytest.mark.parametrize("tag", EQUATIONS.values())
 def test_every_equation_has_a_place_in_the_code(tag):
     files = sorted((ROOT / "vig_minimal").glob("*.py"))
-    assert any(names(text, tag) for path in files for _, text in comments(path)), f"no comment of vig_minimal/ says «{tag}»"
+    found = any(names(text, tag) for path in files for _, text in comments(path))
+    assert found, f"no comment of vig_minimal/ says «{tag}»"
 
 
 @pytest.mark.parametrize("tag", EQUATIONS.values())
@@ -139,11 +143,11 @@ def test_every_mark_names_an_equation_of_the_list():
 def test_every_row_of_the_index_is_true():
     wrong = []
     for row in index():
-        tags = [(equation, tag) for equation, tag in EQUATIONS.items() if re.match(rf"{re.escape(tag)}(?!\w)", row.equation)]
-        if len(tags) != 1:
+        tag = next((tag for tag in EQUATIONS.values() if re.match(rf"{re.escape(tag)}(?!\w)", row.equation)), None)
+        if tag is None:
             wrong.append(f"{row.equation}: starts with no tag of EQUATIONS")
             continue
-        (equation, tag), code = tags[0], ROOT / row.path
+        code = ROOT / row.path
         symbol = definitions(code).get(row.symbol) if code.is_file() else None
         if symbol is None:
             wrong.append(f"{row.equation}: {row.path} has no {row.symbol}")
@@ -153,6 +157,6 @@ def test_every_row_of_the_index_is_true():
         marked = marks(ROOT / test_file).get(test) if (ROOT / test_file).is_file() else None
         if marked is None:
             wrong.append(f"{row.equation}: there is no test {row.test}")
-        elif equation not in marked:
-            wrong.append(f"{row.equation}: {row.test} is not marked @pytest.mark.equation{equation}")
+        elif tag not in {EQUATIONS.get(equation) for equation in marked}:
+            wrong.append(f"{row.equation}: {row.test} is not marked with that equation")
     assert not wrong, "\n".join(wrong)

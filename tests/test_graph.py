@@ -87,7 +87,10 @@ def test_a_graph_without_edges_has_statistics():
     assert statistics["isolated"] == 1 and statistics["mean_degree"] == 0 and statistics["reciprocity"] == 0
 
 
-@pytest.mark.parametrize("fields", [{}, {"index": torch.zeros(1, 1, 1, dtype=torch.int64), "weights": torch.ones(1, 1, 2)}])
+BOTH = {"index": torch.zeros(1, 1, 1, dtype=torch.int64), "weights": torch.ones(1, 1, 2)}
+
+
+@pytest.mark.parametrize("fields", [{}, BOTH], ids=["neither", "both"])
 def test_a_graph_takes_exactly_one_of_index_and_weights(fields):
     with pytest.raises(ValueError, match="index.*weights"):
         Graph(2, **fields)

@@ -1,4 +1,4 @@
-"""lrgc.py and constructors.LRGC: ViG-LRGC's Eqs. 2 to 5 against loops over all pairs, and a graph that starts fully connected.
+"""lrgc.py and constructors.LRGC: ViG-LRGC's Eqs. 2 to 5 against loops over all pairs; the graph starts fully connected.
 
 Eq. 1 (the FFN) is in test_layers.py, the maximum of Eq. 5 over graphs of every form in test_aggregate.py.
 """
@@ -136,8 +136,8 @@ def scenes() -> torch.Tensor:
     return torch.stack([Shapes(size=64, count=4)[i][0] for i in range(4)]).float() / 127.5 - 1
 
 
-IMAGES = {"scenes": scenes, "noise": lambda: torch.randn(4, 3, 64, 64), "bright noise": lambda: 50 + 100 * torch.randn(4, 3, 64, 64),
-          "black": lambda: torch.zeros(4, 3, 64, 64)}
+IMAGES = {"scenes": scenes, "noise": lambda: torch.randn(4, 3, 64, 64),
+          "bright noise": lambda: 50 + 100 * torch.randn(4, 3, 64, 64), "black": lambda: torch.zeros(4, 3, 64, 64)}
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -35,8 +35,12 @@ def test_grapher_over_similar_nodes():
     module = randomise(Grapher(8, SimilarityThreshold(0.6)))
     image = nodes(2, 8, 2, 3)
     w_in, w_update, w_out = dense_of(module.fc1), dense_of(module.conv.update), dense_of(module.fc2)
+
+    def oracle(x):
+        return grapher(x, w_in, w_update, w_out, lambda h: svig_threshold(h, 0.6))
+
     out, graph = module(image)
-    expected = image_by_image(lambda x: grapher(x, w_in, w_update, w_out, lambda h: svig_threshold(h, 0.6)), as_nodes(image))
+    expected = image_by_image(oracle, as_nodes(image))
     assert 0 < graph.adj().sum() < graph.adj().numel()
     assert_same(as_nodes(out), expected, [image, *module.parameters()])
 
@@ -49,7 +53,9 @@ def test_nodes_have_different_numbers_of_neighbours():
     assert any(graph.degree().unique().numel() > 1 for graph in graphs)
 
 
-@pytest.mark.parametrize("fields", [{"threshold": 1.0}, {"threshold": 0.1}, {"decrement": 0.2}, {"threshold": 0.9, "decrement": -0.05}])
+@pytest.mark.parametrize("fields", [
+    {"threshold": 1.0}, {"threshold": 0.1}, {"decrement": 0.2}, {"threshold": 0.9, "decrement": -0.05},
+])
 def test_a_quantile_that_leaves_0_to_1_is_an_error_at_construction(fields):
     with pytest.raises(ValueError, match="threshold=.*between 0 and 1"):
         create_model("svig_nano", **fields)

@@ -86,11 +86,17 @@ def load(path: str | Path) -> dict:
     return state
 
 
-def check_same(state: dict, path: str | Path, name: str, config: dict, classes: list[str]) -> None:
-    """Raises CheckpointError unless `state` is a checkpoint of this project, of that model and for those classes."""
-    if missing := [key for key in ("name", "config", "classes", "model") if key not in state]:
+def load_run(path: str | Path) -> dict:
+    """A checkpoint that train.py wrote. Raises CheckpointError as `load` does, and for a file of anything else."""
+    state = load(path)
+    if missing := [key for key in ("name", "config", "classes", "recipe", "model") if key not in state]:
         raise CheckpointError(f"{path}: not a checkpoint of train.py, it has no {missing[0]!r} (released weights are"
                               " loaded with vig_minimal.checkpoint.load_released)")
+    return state
+
+
+def check_same(state: dict, path: str | Path, name: str, config: dict, classes: list[str]) -> None:
+    """Raises CheckpointError unless `state`, from `load_run`, is of that model and for those classes."""
     if state["name"] != name:
         raise CheckpointError(f"{path}: a checkpoint of {state['name']}, and this run's model is {name}; choose --model"
                               f" {state['name']} or another checkpoint")

@@ -65,7 +65,13 @@ class Data:
     classes: list[str]
 
 
-def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int | None, download: bool = False) -> Data:
+def fetch(name: str, folder: str | None) -> None:
+    """Download a data set that can be downloaded and is not there yet. Raises DataError where that fails."""
+    if name in DOWNLOADS:
+        _downloaded(name, folder or "data", download=True)
+
+
+def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int | None) -> Data:
     """The data set of that name. Raises DataError for one that does not exist, is not there or makes no sense.
 
     folder: of the image folders, or where downloads are kept. size: height and width at which shapes are drawn.
@@ -80,7 +86,7 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
     if name == "imagefolder":
         train, val = _image_folders(folder)
     elif name in DOWNLOADS:
-        train, val = _downloaded(name, folder or "data", download)
+        train, val = _downloaded(name, folder or "data", download=False)
     else:
         raise DataError(f"unknown data set {name!r}: there are {', '.join(DATA_SETS)}")
     classes = list(getattr(train, "classes", range(10)))  # torchvision gives SVHN's digits no names

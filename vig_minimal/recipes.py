@@ -88,6 +88,14 @@ def get_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
+def kept_recipe(values: dict) -> Recipe:
+    """The recipe that a checkpoint keeps as plain data. Raises ValueError if its fields are not those of today."""
+    try:
+        return Recipe(**values)
+    except TypeError:
+        raise ValueError("the checkpoint's recipe is of another version of this project; name one with --recipe") from None
+
+
 def override(recipe: Recipe, changes: dict) -> Recipe:
     """The recipe with some fields replaced. With `epochs` alone, warm-up and cool-down keep their share of them."""
     epochs = changes.get("epochs", recipe.epochs)

@@ -8,7 +8,7 @@ Lengths are in units of the picture's shorter side; x goes right, y goes down; c
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -130,14 +130,13 @@ class Scene:
 def compose(index: int, split: str, seed: int, extent: tuple[float, float]) -> Scene:
     """The scene of that index in a picture of width and height `extent`: a main shape, up to three smaller companions.
 
-    The main shape is of class index mod 10: classes take turns, so that any run of indices is balanced. Three scenes of
-    four are light shapes on dark ground, the others their negatives. No class can be told by that, and a small network
-    learns several times faster than from contrasts of random sign.
+    The main shape is of class index mod 10: classes take turns, so that any run of indices is balanced. Shapes are
+    bright and the ground is dark, each of any hue. No class can be told by that, and a small network learns several
+    times faster than from contrasts of random sign.
     """
     rng = np.random.Generator(np.random.PCG64([seed, SPLITS.index(split), index]))
 
-    ground = 0.6 * rng.random((2, 3))
-    ground[1] = ground.mean(0)  # nearer to each other than a shape is to either
+    ground = 0.45 * rng.random((2, 3))
     waves = []
     for _ in range(2):
         frequency, direction, phase = 1.5 + 3 * rng.random(), 2 * math.pi * rng.random(), 2 * math.pi * rng.random()
@@ -145,40 +144,35 @@ def compose(index: int, split: str, seed: int, extent: tuple[float, float]) -> S
     hardness = 0.5 + 2 * rng.random()
     strokes = [_stroke(extent, rng) for _ in range(2 + int(3 * rng.random()))]
 
-    items = [_item(index % len(SHAPES), 0.19 + 0.15 * rng.random(), extent, ground, [], rng)]
+    items = [_item(index % len(SHAPES), 0.19 + 0.15 * rng.random(), extent, [], rng)]
     for _ in range(int(4 * rng.random())):
         label, radius = int(len(SHAPES) * rng.random()), 0.115 + 0.05 * rng.random()
-        companion = _item(label, radius, extent, ground, items, rng)
+        companion = _item(label, radius, extent, items, rng)
         items += [companion] if companion else []
-
-    if rng.random() < 0.25:
-        ground, items = 1 - ground, [replace(item, colour=1 - item.colour) for item in items]
     return Scene(ground, waves, hardness, strokes, items)
 
 
 def _stroke(extent: tuple[float, float], rng: np.random.Generator) -> Stroke:
     x, y, angle = extent[0] * rng.random(), extent[1] * rng.random(), 2 * math.pi * rng.random()
     length, half = 0.15 + 0.25 * rng.random(), 0.008 + 0.012 * rng.random()
-    return Stroke(x, y, x + length * math.cos(angle), y + length * math.sin(angle), half, rng.random(3))
+    return Stroke(x, y, x + length * math.cos(angle), y + length * math.sin(angle), half, 0.7 * rng.random(3))
 
 
-def _item(label: int, radius: float, extent: tuple[float, float], ground: np.ndarray, others: list[Item],
+def _item(label: int, radius: float, extent: tuple[float, float], others: list[Item],
           rng: np.random.Generator) -> Item | None:
     """A shape inside the picture whose circle touches none of the others'; None where 24 trials find no place for it.
 
     It always draws the same number of lots, so that what follows in a scene does not depend on what found a place.
     """
     x, y = radius + rng.random((24, 2)).T * (np.array(extent)[:, None] - 2 * radius)  # (24,), (24,)
-    angle, colours = 2 * math.pi * rng.random(), 0.3 + 0.7 * rng.random((6, 3))
-    # of six colours, the one that stands out best from both of the ground's
-    contrast = np.linalg.norm(colours[:, None] - ground, axis=-1).min(1)  # (6,)
+    angle, colour = 2 * math.pi * rng.random(), 0.55 + 0.45 * rng.random(3)
     free = np.ones(len(x), bool)
     for other in others:
         free &= np.hypot(x - other.x, y - other.y) > radius + other.radius
     if not free.any():
         return None
     place = free.argmax()
-    return Item(label, float(x[place]), float(y[place]), radius, angle, colours[contrast.argmax()])
+    return Item(label, float(x[place]), float(y[place]), radius, angle, colour)
 
 
 # ---- painting -----------------------------------------------------------------------------------------------------

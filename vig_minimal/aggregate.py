@@ -114,8 +114,8 @@ def _search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool) -
         return search(want_index, None, sources.to(dtype), *per_target)
     out = sources.new_empty(sources.shape[0], graph.num_targets, channels, dtype=torch.int64 if want_index else dtype)
     limit = BLOCK_ELEMENTS.get(sources.device.type, BLOCK_ELEMENTS["cpu"])
-    rows = max(1, limit // (width * channels))
-    scratch = _scratch(max(limit, width * channels), dtype, sources.device)
+    rows = min(max(1, limit // (width * channels)), out.shape[0] * out.shape[1])  # (image, target) pairs a block
+    scratch = _scratch(rows * width * channels, dtype, sources.device)
     for images, targets in _blocks(*out.shape[:2], rows):
         result = out[images, targets]
         shape = (*result.shape[:2], width, channels)
@@ -126,12 +126,12 @@ def _search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool) -
 
 
 def _scratch(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Memory to search in, (elements,). On a CPU it is kept from call to call, one a thread: taking fresh pages from
+    """Memory to search in, at least (elements,). On a CPU it is kept from call to call, one a thread: fresh pages from
     the operating system in every layer can cost more than the search. On a GPU torch's allocator does that already."""
     if device.type != "cpu":
         return torch.empty(elements, dtype=dtype, device=device)
     kept = vars(_KEPT).get(dtype)
-    if kept is None or len(kept) != elements:
+    if kept is None or len(kept) < elements:
         with torch.inference_mode(False):  # else training could not write to it later
             kept = vars(_KEPT)[dtype] = torch.empty(elements, dtype=dtype, device=device)
     return kept

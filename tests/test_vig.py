@@ -7,6 +7,7 @@ from reference import dilation_by_block, grapher, nearest, neighbours_by_block
 from torch import nn
 from vig_minimal import Graph, create_model
 from vig_minimal.constructors import KNN
+from vig_minimal.measure import saved_bytes
 from vig_minimal.vig import PRESETS, Block, Grapher, ViGConfig, knn_constructors
 
 

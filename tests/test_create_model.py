@@ -35,6 +35,10 @@ def test_multiply_adds_of_one_image(name, giga):
     assert round(macs / 1e9, 3) == giga
 
 
+def test_what_a_training_step_keeps_of_lrgc_ti_stays_under_70_megabytes_an_image():
+    assert saved_bytes(create_model("lrgc_ti").train(), torch.randn(2, 3, 224, 224)) < 70e6
+
+
 def test_every_model_of_the_list_can_be_made():
     names = {"vig_nano", "vig_ti", "vig_s", "vig_b", "svig_nano", "svig_ti", "lrgc_nano", "lrgc_ti"}
     assert names <= set(list_models())

@@ -9,11 +9,12 @@ from PIL import Image
 from torchvision import datasets
 
 from vig_minimal import data as data_module
+from vig_minimal import pictures as pictures_module
 from vig_minimal.augment import flip_and_shift, normalise, random_resized_box
 from vig_minimal.batches import TrainingBatches, TrainingOrder, ValidationBatches, ValidationOrder
-from vig_minimal.data import (Broken, DataError, Pictures, Stored, fetch, generator, mixed_seed, open_data,
-                              stored_if_it_fits)
+from vig_minimal.data import DataError, fetch, generator, mixed_seed, open_data
 from vig_minimal.distributed import Processes
+from vig_minimal.pictures import Broken, Pictures, Stored, stored_if_it_fits
 from vig_minimal.recipes import Recipe
 
 CPU = torch.device("cpu")
@@ -81,28 +82,28 @@ def test_normalise():
 
 
 def test_shares_of_all_processes_are_the_batches_of_one():
-    (alone,) = (list(TrainingOrder(22, 6, seed=3, processes=p)) for p in processes(1))
-    shares = [list(TrainingOrder(22, 6, seed=3, processes=p)) for p in processes(3)]
+    (alone,) = (list(TrainingOrder(22, Recipe(batch_size=6), 3, p)) for p in processes(1))
+    shares = [list(TrainingOrder(22, Recipe(batch_size=6), 3, p)) for p in processes(3)]
     assert len(alone) == 3 and all(len(batch) == 6 for batch in alone)
     assert [a + b + c for a, b, c in zip(*shares)] == alone
-    assert len({index for batch in alone for _, index in batch}) == 18
+    assert len({index for batch in alone for _, index, _ in batch}) == 18
 
 
 def test_another_epoch_or_seed_is_another_order():
-    order = TrainingOrder(50, 10, seed=0, processes=processes(1)[0])
+    order = TrainingOrder(50, Recipe(batch_size=10), 0, processes(1)[0])
     first = list(order)
     assert list(order) == first
     order.epoch = 1
-    second = [[index for _, index in batch] for batch in order]
-    assert second != [[index for _, index in batch] for batch in first]
-    assert list(TrainingOrder(50, 10, seed=1, processes=processes(1)[0])) != first
+    second = [[index for _, index, _ in batch] for batch in order]
+    assert second != [[index for _, index, _ in batch] for batch in first]
+    assert list(TrainingOrder(50, Recipe(batch_size=10), 1, processes(1)[0])) != first
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [1, 7, 12])
 def test_validation_covers_every_image_once(world, count):
     orders = [ValidationOrder(count, 2, p) for p in processes(world)]
-    seen = Counter(index for order in orders for batch in order for _, index in batch)
+    seen = Counter(index for order in orders for batch in order for _, index, _ in batch)
     assert seen == Counter(range(count))
     assert all(len(order) == len(list(order)) for order in orders)
 
@@ -113,8 +114,8 @@ def test_batches_are_the_same_however_many_processes_and_workers_make_them(tmp_p
     source = open_data("imagefolder", str(folder), (16, 16), None).train
 
     def batches(p, workers, epoch):
-        pictures = Pictures(source, (16, 16), 0.9, random_crop=True, seed=5)
-        return list(TrainingBatches(pictures, recipe, 5, p, workers).epoch(epoch))
+        pictures = Pictures(source, (16, 16), 0.9, recipe, seed=5)
+        return list(TrainingBatches(pictures, 2, recipe, 5, p, workers).epoch(epoch))
 
     alone = batches(processes(1)[0], 0, 1)
     halves = [batches(p, 1, 1) for p in processes(2)]
@@ -132,18 +133,18 @@ def test_a_picture_takes_the_middle_and_the_models_size():
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels[:, 10:20] = 200  # a square in the middle
     pictures = Pictures([(Image.fromarray(pixels), 1)], (10, 10), eval_crop=1.0)
-    images, labels = pictures.__getitems__([(0, 0)])
+    images, labels, _ = pictures.__getitems__([(0, 0, 0)])
     assert images.shape == (1, 3, 10, 10) and images.dtype == torch.uint8 and (images == 200).all()
     assert labels.tolist() == [1]
-    wide = Pictures([(Image.fromarray(pixels), 1)], (8, 24), eval_crop=0.9).__getitems__([(0, 0)])[0]
+    wide = Pictures([(Image.fromarray(pixels), 1)], (8, 24), eval_crop=0.9).__getitems__([(0, 0, 0)])[0]
     assert wide.shape == (1, 3, 8, 24)
 
 
 def test_tensors_and_grey_pictures_become_rgb():
     grey = Image.fromarray(np.full((16, 16), 7, np.uint8))
     for picture in (grey, torch.full((3, 16, 16), 7, dtype=torch.uint8)):
-        assert (Pictures([(picture, 0)], (16, 16), 1.0).__getitems__([(0, 0)])[0] == 7).all()
-        cropped = Pictures([(picture, 0)], (16, 16), 1.0, random_crop=True).__getitems__([(0, 0)])[0]
+        assert (Pictures([(picture, 0)], (16, 16), 1.0).__getitems__([(0, 0, 0)])[0] == 7).all()
+        cropped = Pictures([(picture, 0)], (16, 16), 1.0, Recipe(crop="resized")).__getitems__([(0, 0, 0)])[0]
         assert cropped.shape == (1, 3, 16, 16)
 
 
@@ -156,9 +157,9 @@ def test_small_data_is_kept_in_memory_and_gives_the_same_pictures(tmp_path, monk
     both = (ValidationBatches(split, recipe, p, 0) for split in (stored, pictures))
     for (a, b), (c, d) in zip(*both, strict=True):
         assert torch.equal(a, c) and torch.equal(b, d)
-    random = Pictures(source, (16, 16), 0.9, random_crop=True)
+    random = Pictures(source, (16, 16), 0.9, Recipe(crop="resized"))
     assert stored_if_it_fits(random, 0, 1, CPU) is random  # another part every epoch
-    monkeypatch.setattr(data_module, "MEMORY_LIMIT", 6 * 3 * 16 * 16)
+    monkeypatch.setattr(pictures_module, "MEMORY_LIMIT", 6 * 3 * 16 * 16)
     assert isinstance(stored_if_it_fits(pictures, 0, 1, CPU), Stored)
     assert stored_if_it_fits(pictures, 0, 2, CPU) is pictures  # two processes would keep two copies
 
@@ -169,10 +170,10 @@ def test_a_broken_picture_is_named(tmp_path, workers):
     broken = folder / "train" / "dog" / "1.jpg"
     broken.write_bytes(broken.read_bytes()[:300])
     source = open_data("imagefolder", str(folder), (16, 16), None).train
-    pictures = Pictures(source, (16, 16), 0.9, random_crop=True)
-    assert isinstance(pictures.__getitems__([(0, i) for i in range(6)]), Broken)
+    pictures = Pictures(source, (16, 16), 0.9, Recipe(crop="resized"))
+    assert isinstance(pictures.__getitems__([(0, i, 0) for i in range(6)]), Broken)
     with pytest.raises(DataError, match=r"dog/1\.jpg: this image is broken \(.+\); repair"):
-        list(TrainingBatches(pictures, Recipe(batch_size=6), 0, processes(1)[0], workers).epoch(0))
+        list(TrainingBatches(pictures, 2, Recipe(batch_size=6), 0, processes(1)[0], workers).epoch(0))
 
 
 def test_a_broken_picture_of_a_limited_set_is_named_too(tmp_path):
@@ -180,7 +181,7 @@ def test_a_broken_picture_of_a_limited_set_is_named_too(tmp_path):
     source = open_data("imagefolder", str(folder), (16, 16), 1).train
     path = source.dataset.samples[source.indices[0]][0]
     open(path, "w").close()
-    assert Pictures(source, (16, 16), 1.0).__getitems__([(0, 0)]).name == path
+    assert Pictures(source, (16, 16), 1.0).__getitems__([(0, 0, 0)]).sentence.startswith(path)
 
 
 # ---- data sets -----------------------------------------------------------------------------------------------------

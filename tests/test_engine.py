@@ -9,8 +9,9 @@ from torch import nn
 
 from vig_minimal import create_model
 from vig_minimal.distributed import Processes
-from vig_minimal.engine import SingleLabel, adamw, create_run, evaluate, learning_rate, mean_neighbours, moving_average
+from vig_minimal.engine import SingleLabel, create_run, evaluate, mean_neighbours
 from vig_minimal.metrics import TopK
+from vig_minimal.optim import create_optimiser, learning_rate, moving_average
 from vig_minimal.recipes import RECIPES, Recipe, flags, get_recipe, kept_recipe, override
 
 ONE = Processes(0, 1, 0, 1, torch.device("cpu"))
@@ -27,7 +28,7 @@ def test_learning_rate_warms_up_falls_as_a_cosine_and_cools_down():
 
 def test_no_decay_on_vectors_and_tau():
     model = create_model("lrgc_nano", dim=16, depth=2, img_size=16)
-    decayed, others = adamw(model, Recipe(weight_decay=0.05)).param_groups
+    decayed, others = create_optimiser(model, Recipe(weight_decay=0.05)).param_groups
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
     names = {id(p): name for name, p in model.named_parameters()}
     without = {names[id(p)] for p in others["params"]}
@@ -56,7 +57,7 @@ def test_label_smoothing_is_its_formula():
     logits, labels = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])
     log_p = logits.log_softmax(1)
     expected = sum(-0.9 * log_p[i, y] - 0.1 * log_p[i].mean() for i, y in enumerate(labels)) / 5
-    losses = SingleLabel(0.1).losses(logits, labels)
+    losses = SingleLabel(0.1).losses(logits, labels, None)
     assert list(losses) == ["cross_entropy"]
     torch.testing.assert_close(losses["cross_entropy"], expected)
 
@@ -112,6 +113,7 @@ def test_recipes_hold_the_papers_values():
     lrgc = get_recipe("lrgc")  # LRGC Table 1
     assert (lrgc.epochs, lrgc.batch_size, lrgc.lr, lrgc.warmup_epochs, lrgc.weight_decay) == (300, 256, 2e-3, 20, 0.05)
     assert (lrgc.label_smoothing, lrgc.drop_path, lrgc.ema_decay, lrgc.size) == (0.1, 0.1, 0.99996, "ti")
+    assert (lrgc.repeats, lrgc.rand_augment, lrgc.mixup, lrgc.cutmix, lrgc.erasing) == (3, 9, 0.8, 1.0, 0.25)
     assert get_recipe("vig") == replace(lrgc, batch_size=1024) and get_recipe("demo").size == "nano"
     with pytest.raises(ValueError, match="demo, vig, lrgc"):
         get_recipe("none")
@@ -134,7 +136,8 @@ def test_a_kept_recipe_comes_back_or_is_refused():
 @pytest.mark.parametrize("change", [
     {"epochs": 0}, {"batch_size": 0}, {"batch_size": -4}, {"lr": 0.0}, {"lr": float("nan")}, {"ema_decay": 1.0},
     {"label_smoothing": -0.1}, {"warmup_epochs": 400.0}, {"crop": "middle"}, {"eval_crop": 0.0}, {"clip_grad": -1.0},
-    {"weight_decay": -1.0}])
+    {"weight_decay": -1.0}, {"optimiser": "adam"}, {"schedule": "linear"}, {"rand_augment": 11.0}, {"erasing": 1.5},
+    {"mixup": float("nan")}, {"repeats": 0}, {"accumulation": 0}, {"decay_epochs": (50.0, 10.0)}])
 def test_a_recipe_that_cannot_work_is_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         replace(get_recipe("vig"), **change)

@@ -13,8 +13,9 @@ import torch
 from test_data import image_folder
 
 import train
-from vig_minimal import checkpoint, create_model, list_models
+from vig_minimal import checkpoint, create_model, list_models, options
 from vig_minimal.checkpoint import load_released
+from vig_minimal.recipes import get_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--set", "dim=16", "--set", "depth=2", "--img-size", "16", "--set", "patch=4", "--limit", "32",
@@ -64,10 +65,11 @@ def test_a_run_from_the_command_line_writes_what_it_promises(tmp_path):
     assert done.returncode == 0 and done.stderr == "", done.stderr
     for text in ("lrgc_nano (family lrgc, size of the recipe demo)", "parameters", "GMACs",
                  "shapes: 10 classes, 32 training images", "2 epochs of 2 steps", "learning rate", "MiB a process",
-                 "16 images a step (global) = 16 a process × 1 processes", "epoch 0/2",
+                 "16 images a step (global) = 16 a process × 1 processes × 1 part", "epoch 0/2",
                  "epoch 2/2", "images/s", "top-5", "neighbours", "best top-1"):
         assert text in done.stdout
-    assert sorted(os.listdir(tmp_path / "out")) == ["best.pt", "config.json", "last.pt", "metrics.csv"]
+    assert sorted(os.listdir(tmp_path / "out")) == [".lock", "best.pt", "config.json", "last.pt", "metrics.csv",
+                                                   "previous.pt"]
 
     table = rows(tmp_path / "out")
     assert [row["epoch"] for row in table] == ["0", "1", "2"] and [row["step"] for row in table] == ["0", "2", "4"]
@@ -89,8 +91,8 @@ def test_a_run_that_was_killed_goes_on_to_bit_identical_weights(monkeypatch, cap
     run(*random, "--output", "straight", model="vig_nano")
     save = checkpoint.save
 
-    def killed_after_epoch_1(path, state):
-        save(path, state)
+    def killed_after_epoch_1(path, state, keep=None):
+        save(path, state, keep)
         if state["epoch"] == 1 and path.name == "last.pt":
             raise KeyboardInterrupt
 
@@ -167,7 +169,7 @@ def test_no_run_is_ever_overwritten(capsys):
     (["--model", "vig_ti"], "shapes", ("vig_ti", "demo")),
 ])
 def test_model_and_recipe_decide_about_each_other(argv, data, names):
-    assert train.choose_names(train.parse(argv), data, None) == names
+    assert options.choose_names(options.parse(argv), data, None) == names
     assert names[0] in list_models()
 
 
@@ -182,13 +184,13 @@ def test_model_and_recipe_decide_about_each_other(argv, data, names):
     (["--img-size", "20"], "shapes", "vig_nano", (20, 20), 2),
 ])
 def test_the_patch_keeps_the_grid_near_the_presets(argv, data, model, size, patch):
-    fields = train.choose_fields(train.parse(argv), data, model, train.get_recipe("demo"), None)
+    fields = options.choose_fields(options.parse(argv), data, model, get_recipe("demo"), None)
     assert (fields["img_size"], fields["patch"]) == (size, patch)
 
 
 def test_set_takes_numbers_and_words():
     argv = [part for setting in ("k=6", "conv=gin", "epsilon=0.2", "drop_path=0.3") for part in ("--set", setting)]
-    fields = train.choose_fields(train.parse(argv), "shapes", "vig_nano", train.get_recipe("vig"), None)
+    fields = options.choose_fields(options.parse(argv), "shapes", "vig_nano", get_recipe("vig"), None)
     assert {name: fields[name] for name in ("k", "conv", "epsilon", "drop_path")} == {
         "k": 6, "conv": "gin", "epsilon": 0.2, "drop_path": 0.3}
 
@@ -246,7 +248,8 @@ def test_bad_folders_are_one_sentence(capsys, tmp_path, change, message):
 def test_a_broken_image_names_its_file(capsys, tmp_path, crop, split):
     broken = image_folder(tmp_path / "data", count=4) / split / "dog" / "2.png"
     broken.write_bytes(broken.read_bytes()[:200])
-    argv = ["--model", "vig_nano", "--data-dir", "data", "--epochs", 1, *TINY, "--batch-size", 8, "--crop", crop]
+    argv = ["--model", "vig_nano", "--data-dir", "data", "--epochs", 1, *TINY, "--batch-size", 8, "--crop", crop,
+            "--bad-images", "error"]
     assert f"data/{split}/dog/2.png: this image is broken" in refused(capsys, *argv, "--workers", 1)
 
 
@@ -270,6 +273,7 @@ def test_checkpoints_that_do_not_fit_are_one_sentence(capsys):
     assert "holds the weights to use only" in refused(capsys, *TINY, "--resume", "weights.pt")
     last.write_bytes(last.read_bytes()[:20_000])
     assert "cut short, damaged" in resumed()
+    Path("out/previous.pt").write_bytes(b"")
     assert "cut short, damaged" in refused(capsys, "--model", "lrgc_nano", *TINY, "--resume", "auto", "--output", "out")
     torch.save({"model": print}, last)
     assert "refused, since loading it would run code" in resumed()

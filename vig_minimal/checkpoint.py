@@ -1,16 +1,19 @@
 """Checkpoints: saving, loading, going on, and weights released by the papers' authors.
 
-A checkpoint is a dict of tensors and plain data and nothing else: `weights_only=True` loads it, and runs no code:
+A checkpoint is a dict of tensors and plain data and nothing else: `weights_only=True` loads it, and runs no code. The
+file ends with its own checksum. Writing is atomic, and the last.pt before this one stays as previous.pt.
 
     model      the weights to use: the exponential moving average where the recipe has one, else the trained weights
     name, config, classes, mean, std   what is needed to use them
-    recipe, epoch, step, best          how they came about
-    training   in last.pt only, what is needed to go on: weights, moving average and optimiser
+    recipe, epoch, step, steps, best   how they came about: epochs and steps done, steps of an epoch
+    training   in last.pt only, what is needed to go on: weights, moving average, optimiser, sums of the epoch
 
 No random state is kept: every random draw is a function of (seed, epoch, step or image), see `data.mixed_seed`.
 """
 
 import contextlib
+import hashlib
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -24,6 +27,7 @@ from torch import Tensor, nn
 from .constructors import full_precision
 
 PLAIN = (bool, int, float, str, type(None), Tensor)
+CHECKSUM_SIZE = 32  # bytes
 
 
 class CheckpointError(ValueError):
@@ -45,12 +49,27 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO]:
         temporary.unlink(missing_ok=True)
 
 
-def save(path: str | Path, state: dict) -> None:
-    """Write a checkpoint, atomically. Raises TypeError for anything but tensors, plain data, and dicts, lists and
-    tuples of them."""
+def save(path: str | Path, state: dict, keep: str | None = None) -> None:
+    """Write a checkpoint, atomically, with its checksum. Raises OSError, the old file untouched, where that fails.
+
+    keep: the name that the old file, if there is one, takes in its folder.
+    Raises TypeError for anything but tensors, plain data, and dicts, lists and tuples of them.
+    """
     _check_plain(state, "checkpoint")
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data, path = buffer.getvalue(), Path(path)
     with replacing(path) as file:
-        torch.save(state, file)
+        # torch writes a zip archive, which ends with the length of a comment: 0. The checksum becomes that comment.
+        file.write(data[:-2] + CHECKSUM_SIZE.to_bytes(2, "little") + _checksum(data))
+        if keep and path.exists():
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(path, path.with_name(keep))
+
+
+def _checksum(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=CHECKSUM_SIZE).digest()
 
 
 def _check_plain(value: object, where: str) -> None:
@@ -65,17 +84,20 @@ def _check_plain(value: object, where: str) -> None:
 
 
 def load(path: str | Path) -> dict:
-    """The dict in a checkpoint, its tensors on the CPU. Raises CheckpointError for a file that is missing, cut short or
-    no checkpoint, and for one that would run code."""
+    """The dict in a checkpoint, its tensors on the CPU. Raises CheckpointError for a file that is missing, cut short,
+    changed since it was written or no checkpoint, and for one that would run code."""
     try:
-        with open(path, "rb") as file:
-            file.read(1)
+        data = Path(path).read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    if data[-CHECKSUM_SIZE - 2:-CHECKSUM_SIZE] == CHECKSUM_SIZE.to_bytes(2, "little"):  # files of others have none
+        data, checksum = data[:-CHECKSUM_SIZE - 2] + b"\0\0", data[-CHECKSUM_SIZE:]
+        if _checksum(data) != checksum:
+            raise CheckpointError(f"{path}: damaged, its checksum is not that of its content")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file; whatever it was, the file is not usable
         if code := re.search(r"GLOBAL (\S+)|unsupported (?:class|function) (\S+)", str(error), re.IGNORECASE):
             raise CheckpointError(f"{path}: refused, since loading it would run code ({code[1] or code[2]}); a"
@@ -93,6 +115,34 @@ def load_run(path: str | Path) -> dict:
         raise CheckpointError(f"{path}: not a checkpoint of train.py, it has no {missing[0]!r} (released weights are"
                               " loaded with vig_minimal.checkpoint.load_released)")
     return state
+
+
+def load_latest(folder: str | Path) -> tuple[dict | None, Path | None, str]:
+    """The run's last checkpoint or, if that cannot be used, the one before it; its path; and a sentence on what was
+    wrong with the last, or "". (None, None, "") where there is none yet. Raises CheckpointError if no one can be used.
+    """
+    wrong = []
+    for path in (Path(folder, "last.pt"), Path(folder, "previous.pt")):
+        if path.exists():
+            try:
+                return load_run(path), path, "; ".join(wrong)
+            except CheckpointError as error:
+                wrong.append(str(error))
+    if wrong:
+        raise CheckpointError("; ".join(wrong))
+    return None, None, ""
+
+
+def position(state: dict, path: str | Path, steps: int) -> tuple[int, int]:
+    """Where a run goes on: steps taken in all, and in the epoch that is open. steps: of an epoch, now.
+
+    Raises CheckpointError for a checkpoint from the middle of an epoch that had another number of steps.
+    """
+    in_epoch = state["step"] - state["epoch"] * state["steps"]
+    if in_epoch and steps != state["steps"]:
+        raise CheckpointError(f"{path}: from the middle of an epoch of {state['steps']} steps, and this run's have"
+                              f" {steps}; go on with the same data and batch size")
+    return state["epoch"] * steps + in_epoch, in_epoch
 
 
 def check_same(state: dict, path: str | Path, name: str, config: dict, classes: list[str]) -> None:

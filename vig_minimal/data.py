@@ -1,8 +1,4 @@
-"""Data sets: from a name and a folder to pictures of the model's size.
-
-    open_data   a name, a folder -> `Data`: sources of training and validation pictures, and the classes
-    Pictures    a source's pictures at the model's size, decoded when asked for, in a worker process if there are any
-    Stored      the same for a split that fits in memory: decoded once, all its pictures one uint8 tensor
+"""Data sets: from a name and a folder to sources of pictures and their classes; and reading a picture from a file.
 
 What is random is a function of (seed, epoch, step or picture) and of nothing else: `mixed_seed`. The order of images
 and what is done to each are therefore the same for any number of processes and workers, and a run that goes on from a
@@ -11,18 +7,17 @@ checkpoint needs no state of them.
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-import torchvision.transforms.functional as TF
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch.utils.data import Dataset, Subset
 from torchvision import datasets
-from torchvision.transforms import InterpolationMode
 
-from .augment import random_resized_box
 from .shapes import Shapes
 
 # Name to torchvision's class and what selects its training and validation split.
@@ -35,7 +30,6 @@ DOWNLOADS = {
 DATA_SETS = ("shapes", "imagefolder", *DOWNLOADS)
 SIZES = {"shapes": 64, "cifar10": 32, "cifar100": 32, "stl10": 96, "svhn": 32}  # their own; a folder takes the model's
 SHAPES_TRAIN, SHAPES_VAL = 10_000, 2_000
-MEMORY_LIMIT = 2 * 2**30  # bytes of decoded images that the processes of one machine keep together
 
 
 class DataError(ValueError):
@@ -50,6 +44,53 @@ def mixed_seed(*parts: int | str) -> int:
 def generator(*parts: int | str) -> torch.Generator:
     """A random generator on the CPU, seeded by all parts."""
     return torch.Generator().manual_seed(mixed_seed(*parts))
+
+
+# ---- a picture from a file -----------------------------------------------------------------------------------------
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """The RGB picture in a file, the right way up. `picture.info["was"]` says what it was where it was something else.
+
+    CMYK is converted, 16 bits are scaled to 8, what is transparent is laid on white, EXIF's rotation is carried out.
+    Raises DataError, without the path, for what is no picture, is cut short or has a decompression bomb's size (more
+    than Pillow's MAX_IMAGE_PIXELS), and OSError for what is not there or cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                upright = ImageOps.exif_transpose(file)
+                rotated = file.getexif().get(0x0112, 1) != 1  # the tag of the orientation
+                picture, was = _to_rgb(upright)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(f"as large as a decompression bomb: {str(error).split(',')[0]}") from None
+    except UnidentifiedImageError:
+        empty = os.path.getsize(path) == 0
+        raise DataError("an empty file" if empty else "not an image that Pillow can read") from None
+    except OSError as error:
+        if error.errno is not None:  # the machine's trouble, not the picture's
+            raise
+        raise DataError(" ".join(str(error).split())) from None
+    except Exception as error:  # decoders raise many kinds for a damaged file
+        raise DataError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+    if was := ", ".join(([was] if was else []) + (["rotated by EXIF"] if rotated else [])):
+        picture.info["was"] = was
+    return picture
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
+    """The picture in RGB with 8 bits a channel, and what it was, unless that is RGB, grey or an opaque palette."""
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB"), "partly transparent"
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, np.float64)
+        top = 65535 if image.mode.startswith("I") else max(1.0, values.max())
+        return Image.fromarray((values.clip(0, top) * 255 / top + 0.5).astype(np.uint8)).convert("RGB"), "16 bit"
+    return image.convert("RGB"), "CMYK" if image.mode == "CMYK" else ""
 
 
 # ---- sources: a sequence of (PIL image or uint8 tensor, label) -----------------------------------------------------
@@ -102,6 +143,19 @@ def picture_name(source: Sequence, index: int) -> str:
     return source.samples[index][0] if isinstance(source, datasets.ImageFolder) else f"image {index}"
 
 
+def label_counts(source: Sequence, classes: int) -> list[int] | None:
+    """Images of each class, where the source knows its labels without reading images; else None."""
+    indices = None
+    while isinstance(source, Subset):
+        indices = source.indices if indices is None else [source.indices[i] for i in indices]
+        source = source.dataset
+    labels = getattr(source, "targets", getattr(source, "labels", None))
+    if labels is None or len(labels) != len(source):
+        return None
+    labels = torch.as_tensor(labels)[indices] if indices is not None else torch.as_tensor(labels)
+    return torch.bincount(labels, minlength=classes).tolist()
+
+
 def _downloaded(name: str, folder: str, download: bool) -> tuple[Dataset, Dataset]:
     build, train, val = DOWNLOADS[name]
     try:
@@ -128,7 +182,7 @@ def _image_folders(folder: str | None) -> tuple[Dataset, Dataset]:
             found = f"one class only ({names[0]})" if names else "no class"
             raise DataError(f"{path}: {found}; it needs a folder of images for each of at least two classes")
         try:
-            splits.append(datasets.ImageFolder(str(path)))
+            splits.append(datasets.ImageFolder(str(path), loader=read_image))
         except FileNotFoundError as error:
             raise DataError(f"{path}: {' '.join(str(error).split())}") from None
     train, val = splits
@@ -138,99 +192,3 @@ def _image_folders(folder: str | None) -> tuple[Dataset, Dataset]:
                 for split, names in (("train", more), ("val", less)) if names]
         raise DataError(f"{folder}: train/ and val/ have different classes ({'; '.join(only)})")
     return train, val
-
-
-# ---- pictures of the model's size ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Broken:
-    """Takes the place of a picture that cannot be read: an error would leave a worker wrapped in its traceback."""
-
-    name: str
-    reason: str
-
-
-class Pictures(Dataset):
-    """A source's pictures as uint8 tensors (3, H, W) of the model's size. A key is (epoch, index).
-
-    random_crop: a random part at random scale, another one each epoch; else the middle, after a resize that makes the
-    model's size `eval_crop` of the picture. Resizing is bicubic.
-    """
-
-    def __init__(self, source: Sequence, size: tuple[int, int], eval_crop: float, random_crop: bool = False,
-                 seed: int = 0):
-        self.source, self.size, self.eval_crop, self.random_crop, self.seed = source, size, eval_crop, random_crop, seed
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor] | Broken:
-        """A batch: images (b, 3, H, W) and labels (b,) int64; or its first broken picture, if there is one."""
-        samples = [self._picture(*key) for key in keys]
-        for sample in samples:
-            if isinstance(sample, Broken):
-                return sample
-        images, labels = zip(*samples)
-        return torch.stack(images), torch.tensor(labels)
-
-    def _picture(self, epoch: int, index: int) -> tuple[Tensor, int] | Broken:
-        try:
-            image, label = self.source[index]
-        except Exception as error:  # decoders raise many kinds; whatever it was, this picture is not usable
-            return Broken(picture_name(self.source, index), " ".join(str(error).split()))
-        width, height = (image.shape[2], image.shape[1]) if isinstance(image, Tensor) else image.size
-        if self.random_crop:
-            box = random_resized_box(height, width, generator("crop", self.seed, epoch, index))
-            image = TF.resized_crop(image, *box, self.size, InterpolationMode.BICUBIC)
-        else:
-            image = self._middle(image, height, width)
-        image = image if isinstance(image, Tensor) else TF.pil_to_tensor(image)
-        return image.expand(3, -1, -1), int(label)
-
-    def _middle(self, image, height: int, width: int):
-        if self.eval_crop < 1 or (height, width) != self.size:
-            scale = max(self.size[0] / height, self.size[1] / width) / self.eval_crop
-            resized = [max(1, round(height * scale)), max(1, round(width * scale))]
-            image = TF.resize(image, resized, InterpolationMode.BICUBIC)
-        return TF.center_crop(image, self.size)
-
-
-class Stored(Dataset):
-    """A split in memory: images (n, 3, H, W) uint8 and labels (n,). Keys as for `Pictures`, whatever the epoch."""
-
-    def __init__(self, images: Tensor, labels: Tensor):
-        self.images, self.labels = images, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """A batch: images (b, 3, H, W) and labels (b,) int64."""
-        indices = torch.tensor([index for _, index in keys], device=self.labels.device)
-        return self.images[indices], self.labels[indices]
-
-
-def stored_if_it_fits(pictures: Pictures, workers: int, copies: int, device: torch.device) -> Pictures | Stored:
-    """All pictures decoded and kept on the device, if a machine can hold so many copies of them (one for each of its
-    processes) and they are the same every epoch; else as they are. Raises DataError for a broken one."""
-    height, width = pictures.size
-    if pictures.random_crop or len(pictures) * 3 * height * width * copies > MEMORY_LIMIT:
-        return pictures
-    keys = [[(0, i) for i in range(start, min(start + 128, len(pictures)))] for start in range(0, len(pictures), 128)]
-    workers = workers if len(pictures) > 1000 else 0  # starting a worker costs more than a few pictures
-    images, labels = zip(*sound(DataLoader(pictures, batch_sampler=keys, num_workers=workers, collate_fn=as_it_is)))
-    return Stored(torch.cat(images).to(device), torch.cat(labels).to(device))
-
-
-def as_it_is(batch):
-    """For a DataLoader whose data set makes whole batches."""
-    return batch
-
-
-def sound(batches: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of a loader. Raises DataError, naming the file, at a broken picture."""
-    for batch in batches:
-        if isinstance(batch, Broken):
-            raise DataError(f"{batch.name}: this image is broken ({batch.reason}); repair or remove it")
-        yield batch

@@ -1,7 +1,8 @@
 """One process or many: who this process is, what it computes on, and the few things that processes say to one another.
 
 torchrun, and anything else that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, starts one process for
-every GPU (or several on a CPU). Each holds the whole model and works on its share of every batch.
+every GPU (or several on a CPU). So does srun, whose own variables are read where MASTER_ADDR and MASTER_PORT are set.
+Each process holds the whole model and works on its share of every batch.
 """
 
 import os
@@ -37,6 +38,13 @@ class Processes:
         dist.all_reduce(values)
         return values.cpu()
 
+    def gather(self, value: object) -> list:
+        """The (plain) values of all processes in the order of their ranks. Every process must call this."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def first_alone(self, function: Callable[[], object]) -> object:
         """Call `function` on the first process only and hand its (plain) result to all, or raise its error in all."""
         if self.world == 1:
@@ -66,9 +74,18 @@ class Processes:
                 dist.broadcast(buffer, 0)
 
 
-def read_rank() -> int:
-    """The rank that the launcher gave this process; 0 where there is no launcher."""
-    return int(os.environ.get("RANK", 0))
+# what torchrun sets -> what srun sets
+SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID",
+         "LOCAL_WORLD_SIZE": "SLURM_NTASKS_PER_NODE"}
+
+
+def read_place() -> tuple[int, int, int, int]:
+    """rank, world, local rank and local world as the launcher gave them; one process alone where there is none."""
+    if "RANK" not in os.environ and {"SLURM_STEP_ID", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        # init_process_group reads torchrun's names
+        os.environ |= {name: os.environ[theirs] for name, theirs in SLURM.items() if theirs in os.environ}
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    return rank, world, int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", world))
 
 
 def start(device: str = "auto") -> Processes:
@@ -76,9 +93,7 @@ def start(device: str = "auto") -> Processes:
 
     Raises ValueError where the device or the port to meet at cannot be had.
     """
-    rank, world = read_rank(), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank = int(os.environ.get("LOCAL_RANK", rank))
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    rank, world, local_rank, local_world = read_place()
     processes = Processes(rank, world, local_rank, local_world, _device(device, world, local_rank))
     if world == 1:
         return processes

@@ -4,70 +4,68 @@ What differs between kinds of training (single label, multi-label, ...) is the t
 named losses, and a metric that streams. Nothing else here knows what a label is.
 """
 
+import contextlib
+import functools
 import math
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
 
 from .batches import TrainingBatches
 from .constructors import full_precision
 from .data import mixed_seed
 from .distributed import Processes
 from .metrics import TopK
+from .optim import RunningStatistics, create_optimiser, learning_rate, moving_average
 from .recipes import Recipe
+from .safety import Signals, Stopped
+
+BAD_STEPS = 10  # in a row, with a loss or gradient that is not finite, end a run
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Diverged(Exception):
+    """Training that cannot go on, said in one sentence."""
 
 
 class SingleLabel:
-    """The task of telling which one class an image shows: cross-entropy with label smoothing; top-1 decides."""
+    """The task of telling which one class an image shows: cross-entropy with label smoothing; top-1 decides.
+
+    teacher: normalised images to the logits of a trained network, for hard-label distillation (DeiT, section 4):
+    ½ CE(classifier, label) + ½ CE(distillation classifier, argmax of the teacher). A model with one classifier learns
+    both with it; without a teacher, the label stands in for its answer.
+    """
 
     key = "top1"
 
-    def __init__(self, label_smoothing: float):
-        self.label_smoothing = label_smoothing
+    def __init__(self, label_smoothing: float, teacher: Callable[[Tensor], Tensor] | None = None):
+        self.label_smoothing, self.teacher = label_smoothing, teacher
 
-    def losses(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """logits (B, classes) and labels (B,) to named losses, whose sum is trained on."""
-        return {"cross_entropy": F.cross_entropy(full_precision(logits), labels, label_smoothing=self.label_smoothing)}
+    def losses(self, outputs: Tensor | tuple[Tensor, Tensor], targets: Tensor, images: Tensor) -> dict[str, Tensor]:
+        """Named losses, whose sum is trained on.
+
+        outputs: logits (B, classes), or those of the classifier and of the distillation classifier. targets: labels
+        (B,), or shares of the classes (B, classes). images: what the model saw.
+        """
+        two = isinstance(outputs, tuple)
+        logits, distilled = outputs if two else (outputs, outputs)
+        truth = F.cross_entropy(full_precision(logits), targets, label_smoothing=self.label_smoothing)
+        if self.teacher is None and not two:
+            return {"cross_entropy": truth}
+        smoothing = self.label_smoothing if self.teacher is None else 0.0
+        answers = targets if self.teacher is None else self.teacher(images).argmax(1)
+        learnt = F.cross_entropy(full_precision(distilled), answers, label_smoothing=smoothing)
+        return {"cross_entropy": truth / 2, "distillation": learnt / 2}
 
     def metric(self) -> TopK:
         """A fresh metric of this task."""
         return TopK()
-
-
-def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
-    """The rate of a step, counted from 0: linear warm-up, cosine, cool-down. A function of the step alone."""
-    warm = recipe.warmup_epochs * steps_per_epoch
-    end = (recipe.epochs - recipe.cooldown_epochs) * steps_per_epoch
-    if step < warm:
-        return recipe.warmup_lr + (recipe.lr - recipe.warmup_lr) * step / warm
-    progress = min(1.0, (step - warm) / max(1.0, end - warm))
-    return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def adamw(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW without weight decay on biases, norms (one dimension) and LRGC's τ (none)."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.lr, fused=decayed[0].device.type in ("cpu", "cuda"))
-
-
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """The exponential moving average of a model's weights and running statistics.
-
-    After t updates the decay is min(decay, (1 + t) / (10 + t)), so that a short run's average is not its random start.
-    """
-
-    def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
-        t = int(updates)
-        get_ema_multi_avg_fn(min(decay, (1 + t) / (10 + t)))(averaged, current, updates)
-
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
 @dataclass
@@ -81,12 +79,17 @@ class Run:
     parallel: nn.Module
     average: AveragedModel | None
     optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
     task: SingleLabel
     recipe: Recipe
     processes: Processes
     seed: int
-    amp: bool
-    step: int = 0  # optimiser steps taken
+    amp: str | None
+    signals: Signals = field(default_factory=Signals)
+    step: int = 0           # steps taken, those that were skipped among them
+    loss_sum: float = 0.0   # over this epoch's steps and all processes; those that were skipped left out
+    skipped: int = 0        # steps of this epoch whose loss was not finite
+    bad_in_a_row: int = 0
 
     @property
     def evaluated(self) -> nn.Module:
@@ -94,75 +97,166 @@ class Run:
         return self.model if self.average is None else self.average.module
 
     def autocast(self) -> torch.autocast:
-        """bfloat16 where it is asked for."""
-        return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.amp)
+        """The half precision that is asked for, if any."""
+        return torch.autocast(self.processes.device.type, AMP.get(self.amp), enabled=self.amp is not None)
 
     def state(self) -> dict:
         """What is needed to go on, tensors and plain data. Order of images and random draws follow from the step."""
         average = None if self.average is None else self.average.state_dict()
-        return {"model": self.model.state_dict(), "average": average, "optimiser": self.optimiser.state_dict()}
+        return {"model": self.model.state_dict(), "average": average, "optimiser": self.optimiser.state_dict(),
+                "scaler": self.scaler.state_dict(), "loss_sum": self.loss_sum, "skipped": self.skipped,
+                "bad_in_a_row": self.bad_in_a_row}
 
     def restore(self, state: dict) -> None:
         """Take over what `state()` of a like run gave. Raises ValueError if only one has a moving average."""
         if (self.average is None) != (state["average"] is None):
             raise ValueError("the checkpoint's run and this one must both have a moving average (ema_decay) or none")
+        try:
+            self.optimiser.load_state_dict(state["optimiser"])
+        except (ValueError, KeyError):
+            raise ValueError("the checkpoint's run has another optimiser; give that one") from None
         self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.loss_sum, self.skipped, self.bad_in_a_row = (state[k] for k in ("loss_sum", "skipped", "bad_in_a_row"))
 
 
-def create_run(model: nn.Module, task: SingleLabel, recipe: Recipe, processes: Processes, seed: int, amp: bool = False,
-               compiled: bool = False) -> Run:
-    """A run at its start. The model must be on the device of `processes` and the same in all of them."""
+def create_run(model: nn.Module, task: SingleLabel, recipe: Recipe, processes: Processes, seed: int,
+               amp: str | None = None, compiled: bool = False, recompute: bool = False, sync_bn: bool = False) -> Run:
+    """A run at its start. The model must be on the device of `processes` and the same in all of them.
+
+    amp: bf16, fp16 or None. recompute: keep only what goes in and out of blocks, and compute them again for the
+    backward pass. sync_bn: batch norm over the batches of all processes; on GPUs only (ValueError).
+    """
+    if sync_bn:
+        if processes.device.type != "cuda":
+            raise ValueError("--sync-bn: torch has synchronised batch norm for GPUs only; leave it out on the CPU")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     average = moving_average(model, recipe.ema_decay) if recipe.ema_decay > 0 else None
+    if recompute:
+        recompute_blocks(model)
     if compiled:  # after the average has its copy, which is compiled for evaluation
         model.compile()
         if average is not None:
             average.module.compile()
-    return Run(model, processes.parallel(model), average, adamw(model, recipe), task, recipe, processes, seed, amp)
+    scaler = torch.amp.GradScaler(processes.device.type, enabled=amp == "fp16")
+    return Run(model, processes.parallel(model), average, create_optimiser(model, recipe), scaler, task, recipe,
+               processes, seed, amp)
 
 
-def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar) -> dict[str, float]:
-    """One pass over the training images; epochs count from 0. Returns the mean `loss`, `images_per_s` and last `lr`.
+def recompute_blocks(model: nn.Module) -> None:
+    """Activation checkpointing of every block (Chen et al., 2016): less memory for about a third more time."""
+    for block in model.blocks:
+        block.forward = functools.partial(
+            checkpoint, block.forward, use_reentrant=False,
+            context_fn=lambda block=block: (contextlib.nullcontext(), _without_statistics(block)))
 
-    bar: a tqdm bar, which counts images.
+
+@contextlib.contextmanager
+def _without_statistics(block: nn.Module):
+    # batch norm has seen this batch already; the second time must leave its running statistics alone
+    norms = [part for part in block.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_step: int = 0,
+                    last_step: int | None = None, after_step: Callable[[float], None] = lambda loss: None) -> dict:
+    """One pass over the training images, or its steps from first_step to last_step; epochs count from 0.
+
+    bar: a tqdm bar, which counts images. after_step: called with the loss of each step.
+    Returns the mean `loss`, `images_per_s`, last `lr` and the number of steps `skipped`.
+    Raises Stopped after the step in which a signal came, and Diverged after ten bad steps in a row.
     """
-    recipe, start = run.recipe, time.perf_counter()
-    total = torch.zeros((), device=run.processes.device)
+    recipe, statistics, start = run.recipe, RunningStatistics(run.model), time.perf_counter()
+    last_step = len(batches) if last_step is None else last_step
+    parts = batches.epoch(epoch, first_step)
     run.parallel.train()
-    for images, targets in batches.epoch(epoch):
-        # draws inside the model (drop path, stochastic dilation) follow from the step: nothing to save
-        torch.manual_seed(mixed_seed("step", run.seed, run.step, run.processes.rank))
+    for step in range(first_step, last_step):
+        statistics.keep()
         lr = learning_rate(run.step, len(batches), recipe)
+        loss, stops = _backward(run, parts)
         for group in run.optimiser.param_groups:
             group["lr"] = lr
-        with run.autocast():
-            loss = sum(run.task.losses(run.parallel(images), targets).values())
-        loss.backward()
-        if recipe.clip_grad > 0:
-            nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip_grad)
-        run.optimiser.step()
-        run.optimiser.zero_grad(set_to_none=True)
+        _update(run, statistics, loss, where=f"epoch {epoch + 1}, step {step + 1}, learning rate {lr:.2e}")
+        run.step += 1
+        bar.update(recipe.batch_size)
+        after_step(loss)
+        if stops:
+            raise Stopped
+    run.processes.share_buffers(run.evaluated)
+    done, taken = last_step - first_step, last_step - run.skipped
+    return {"loss": run.loss_sum / taken if taken else math.nan, "skipped": run.skipped,
+            "images_per_s": done * recipe.batch_size / (time.perf_counter() - start) if done else math.nan,
+            "lr": learning_rate(run.step - 1, len(batches), recipe)}
+
+
+def _backward(run: Run, parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, bool]:
+    """Gradients of the next step's batch, part by part; its mean loss, and whether any process was told to end."""
+    count = run.recipe.accumulation
+    total = torch.zeros((), device=run.processes.device)
+    for part in range(count):
+        images, targets = next(parts)
+        # draws inside the model (drop path, k-means, ...) follow from the step: nothing to save
+        torch.manual_seed(mixed_seed("step", run.seed, run.step, run.processes.rank, part))
+        last = part == count - 1  # only then are gradients summed over processes
+        with contextlib.nullcontext() if last or run.processes.world == 1 else run.parallel.no_sync():
+            with run.autocast():
+                loss = sum(run.task.losses(run.parallel(images), targets, images).values()) / count
+            run.scaler.scale(loss).backward()
+        total += loss.detach()
+    stop = torch.tensor(float(run.signals.received > 0), device=total.device)
+    loss, stops = run.processes.sum(torch.stack([total, stop])).tolist()
+    return loss / run.processes.world, stops > 0
+
+
+def _update(run: Run, statistics: RunningStatistics, loss: float, where: str) -> None:
+    """Move the weights; or skip the step, as if it had not been, if its loss or gradient is not finite."""
+    run.scaler.unscale_(run.optimiser)
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip_grad or math.inf)
+    # fp16 finds its scale by trying: there, the scaler skips what overflows
+    if math.isfinite(loss) and (math.isfinite(norm) or run.scaler.is_enabled()):
+        run.scaler.step(run.optimiser)
+        run.scaler.update()
         if run.average is not None:
             run.average.update_parameters(run.model)
-        run.step += 1
-        total += loss.detach()
-        bar.update(recipe.batch_size)
-    run.processes.share_buffers(run.evaluated)
-    loss = float(run.processes.sum(total)) / (len(batches) * run.processes.world)
-    return {"loss": loss, "images_per_s": len(batches) * recipe.batch_size / (time.perf_counter() - start), "lr": lr}
+        run.loss_sum += loss
+        run.bad_in_a_row = 0
+    else:
+        statistics.restore()
+        run.scaler.update()
+        run.skipped += 1
+        run.bad_in_a_row += 1
+        if run.bad_in_a_row >= BAD_STEPS:
+            what = f"loss {loss}" if not math.isfinite(loss) else f"norm of the gradient {float(norm)}"
+            raise Diverged(f"{BAD_STEPS} steps in a row were not finite ({what}), at {where}; try a lower learning rate"
+                           " or --clip-grad, and --detect-anomaly to find the operation")
+    run.optimiser.zero_grad(set_to_none=True)
 
 
 @torch.no_grad()
-def evaluate(run: Run, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """The task's metric of the evaluated network over the validation images of all processes."""
+def evaluate(run: Run, batches: Iterable[tuple[Tensor, Tensor]], bar=None) -> dict[str, float]:
+    """The task's metric of the evaluated network over the validation images of all processes. bar: counts images.
+
+    Raises Stopped if a signal comes.
+    """
     run.evaluated.eval()
     metric = run.task.metric()
     for images, targets in batches:
         with run.autocast():
             outputs = run.evaluated(images)
         metric.update(outputs, targets)
+        if bar is not None:
+            bar.update(len(images) * run.processes.world)
+        if run.signals.received:
+            raise Stopped
     return metric.compute(run.processes)
 
 
@@ -172,4 +266,3 @@ def mean_neighbours(model: nn.Module, images: Tensor) -> list[float]:
     model.eval()
     _, graphs = model.forward(images, return_graphs=True)  # past a compiled __call__, which knows no graphs
     return [float(graph.degree().float().mean()) for graph in graphs]
-

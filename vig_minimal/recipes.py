@@ -1,16 +1,16 @@
 """How each paper trains, as data: a recipe is one frozen dataclass, and every field of it is a flag of train.py.
 
-    demo    nano models on small images and a laptop; the default on the embedded data set and for nano models
-    vig     ViG and SViG on ImageNet
-    lrgc    ViG-LRGC on ImageNet: the same at batch 256 (LRGC Table 1)
-
-Of the papers' augmentations there are crop and flip; RandAugment, mixup, cutmix, erasing and repeated augmentation
-would be fields here, read in `batches.py`.
+    demo        nano models on small images and a laptop; the default on the embedded data set and for nano models
+    vig         ViG and SViG on ImageNet
+    lrgc        ViG-LRGC on ImageNet: the same at batch 256
+    cvig        ClusterViG on ImageNet: the same with distillation
+    gkgnet      GKGNet on COCO
+    cnn2graph   CNN2GNN and CNN2Transformer
 """
 
 from dataclasses import dataclass, field, fields, replace
 
-CROPS = ("pad", "resized")
+CHOICES = {"optimiser": ("adamw", "sgd"), "schedule": ("cosine", "step"), "crop": ("pad", "resized")}
 
 
 def _flag(default, text: str):
@@ -22,54 +22,80 @@ def _flag(default, text: str):
 class Recipe:
     """Everything about training that is neither model nor data nor machine. Raises ValueError for what cannot work.
 
-    The learning rate rises linearly from `warmup_lr` to `lr` over the warm-up, falls as a cosine to `min_lr`, and stays
-    there for the cool-down; together these are `epochs`. AdamW; no decay on biases, norms and LRGC's τ.
+    The learning rate rises linearly from `warmup_lr` to `lr` over the warm-up. Then, with schedule "cosine", it falls
+    as a cosine to `min_lr` and stays there for the cool-down; with "step" it is multiplied by 0.1 at `decay_epochs`.
     """
 
-    epochs: int = _flag(300, "epochs; warm-up and cool-down keep their share of them unless given too")
+    epochs: int = _flag(300, "epochs; warm-up, cool-down and decay_epochs keep their share of them unless given too")
     batch_size: int = _flag(256, "images a step over all processes together (the global batch)")
+    accumulation: int = _flag(1, "parts of a batch that are computed one after the other, to need less memory")
+    optimiser: str = _flag("adamw", "adamw or sgd (with momentum 0.9); no decay on biases, norms and τ")
     lr: float = _flag(2e-3, "highest learning rate")
+    schedule: str = _flag("cosine", "of the learning rate after warm-up: cosine or step")
     warmup_lr: float = _flag(1e-6, "learning rate of the first step")
-    min_lr: float = _flag(1e-5, "learning rate at the end")
+    min_lr: float = _flag(1e-5, "learning rate at the end of the cosine")
     warmup_epochs: float = _flag(20.0, "epochs of linear warm-up")
     cooldown_epochs: float = _flag(10.0, "epochs at the lowest learning rate, at the end")
-    weight_decay: float = _flag(0.05, "weight decay of AdamW")
+    decay_epochs: tuple = _flag((), "epochs at which the schedule 'step' multiplies the learning rate by 0.1")
+    weight_decay: float = _flag(0.05, "weight decay")
+    clip_grad: float = _flag(0.0, "largest norm of the gradient; 0 for no limit")
     label_smoothing: float = _flag(0.1, "share of a label that goes to all classes alike")
     drop_path: float = _flag(0.1, "stochastic depth of the last block, growing linearly from 0")
     ema_decay: float = _flag(0.99996, "decay of the weights' moving average, which is what is evaluated; 0 for none")
-    clip_grad: float = _flag(0.0, "largest norm of the gradient; 0 for no limit")
+    teacher: str = _flag("none", "torchvision model whose answers are learnt too (hard-label distillation), or none")
     crop: str = _flag("resized", "training crop: resized (random part and scale) or pad (shift by up to an eighth)")
     flip: bool = _flag(True, "mirror half of the training images")
+    color_jitter: float = _flag(0.0, "largest relative change of brightness, contrast and saturation; 0 for none")
+    rand_augment: float = _flag(0.0, "magnitude of RandAugment, 0 to 10; 0 for none")
+    mixup: float = _flag(0.0, "α of mixup: the share of an image in a mixture is drawn from Beta(α, α); 0 for none")
+    cutmix: float = _flag(0.0, "α of CutMix; with mixup, each batch takes one of the two at random; 0 for none")
+    erasing: float = _flag(0.0, "probability that a part of an image is erased, by noise; 0 for none")
+    repeats: int = _flag(1, "copies of an image in a batch, each augmented on its own (repeated augmentation)")
     eval_crop: float = _flag(0.9, "side of the evaluation crop as a share of the resized image")
     size: str = "ti"                               # of a model given by its family alone
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of RGB in [0, 1]: images are normalised by (x − mean) / std
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "accumulation", "repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("warmup_lr", "min_lr", "warmup_epochs", "cooldown_epochs", "weight_decay", "clip_grad"):
-            if not getattr(self, name) >= 0:
+        for name in ("warmup_lr", "min_lr", "warmup_epochs", "cooldown_epochs", "weight_decay", "clip_grad", "mixup",
+                     "cutmix"):
+            if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name):g}: must be at least 0")
-        for name in ("label_smoothing", "ema_decay", "drop_path"):
+        for name in ("label_smoothing", "ema_decay", "drop_path", "color_jitter"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name):g}: must be at least 0 and less than 1")
-        if not self.lr > 0:
+        if not 0 <= self.erasing <= 1:
+            raise ValueError(f"erasing={self.erasing:g}: a probability, from 0 to 1")
+        if not 0 <= self.rand_augment <= 10:
+            raise ValueError(f"rand_augment={self.rand_augment:g}: a magnitude from 0 to 10")
+        if not 0 < self.lr < float("inf"):
             raise ValueError(f"lr={self.lr:g}: must be more than 0")
         if not 0 < self.eval_crop <= 1:
             raise ValueError(f"eval_crop={self.eval_crop:g}: a share of the image, more than 0 and at most 1")
-        if self.crop not in CROPS:
-            raise ValueError(f"crop={self.crop!r}: choose one of {', '.join(CROPS)}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
         if self.warmup_epochs + self.cooldown_epochs > self.epochs:
             raise ValueError(f"warmup_epochs={self.warmup_epochs:g} and cooldown_epochs={self.cooldown_epochs:g} do not"
                              f" fit in epochs={self.epochs}; make them shorter")
+        if list(self.decay_epochs) != sorted(self.decay_epochs) or any(not e > 0 for e in self.decay_epochs):
+            raise ValueError(f"decay_epochs={self.decay_epochs}: positive numbers, each larger than the one before")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether batches are mixed, so that their targets are shares of classes."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
-# ViG section 4.1 and its released command: 300 epochs (20 warm-up, 10 cool-down), batch 1024, AdamW at 2e-3 with
-# cosine, weight decay 0.05, label smoothing 0.1, stochastic path 0.1, EMA 0.99996; warm-up from 1e-6, lowest rate 1e-5,
-# crop 0.9, mean = std = 0.5.
-VIG = Recipe(batch_size=1024)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# ViG section 4.1, Table 2 and the released command: 300 epochs (20 warm-up from 1e-6, 10 cool-down), batch 1024, AdamW
+# at 2e-3 with cosine to 1e-5, weight decay 0.05, label smoothing 0.1, stochastic path 0.1, EMA 0.99996, RandAugment
+# (m9, mstd 0.5, inc), mixup 0.8, CutMix 1.0, erasing 0.25, repeated augmentation ×3; crop 0.9, mean = std = 0.5.
+VIG = Recipe(batch_size=1024, rand_augment=9.0, mixup=0.8, cutmix=1.0, erasing=0.25, repeats=3)
 
 RECIPES = {
     # ours: chosen so that lrgc_nano passes 90 % on the embedded data set within 5 minutes on two CPU cores
@@ -78,7 +104,23 @@ RECIPES = {
     "vig": VIG,
     # LRGC Table 1 and section 4.2: ViG's own recipe at batch 256
     "lrgc": replace(VIG, batch_size=256),
+    # ClusterViG section V: batch 1024, AdamW at 2e-3, cosine, 300 epochs, distillation from RegNetY-16GF, augmentation
+    # as in ViG; mean and std are the released code's, and the teacher's own
+    "cvig": replace(VIG, teacher="regnet_y_16gf", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    # GKGNet section 4.2: AdamW at 1e-4, weight decay 0.05, 80 epochs, ×0.1 at epochs 10 and 50 (VOC: 5 and 50); the
+    # released configuration: batch 128, 5 epochs of warm-up from 1e-3 of the rate, clip 5, erasing 0.5, jitter 0.4
+    "gkgnet": Recipe(epochs=80, batch_size=128, lr=1e-4, schedule="step", warmup_lr=1e-7, warmup_epochs=5.0,
+                     cooldown_epochs=0.0, decay_epochs=(10.0, 50.0), clip_grad=5.0, label_smoothing=0.0, ema_decay=0.0,
+                     color_jitter=0.4, erasing=0.5, eval_crop=1.0, size="s", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    # CNN2GNN section 4: SGD with momentum 0.9 at 3e-4, 100 epochs, batch 256 (100 for CIFAR-100 and ImageNet), random
+    # crop and colour jitter; the paper names neither schedule nor decay
+    "cnn2graph": Recipe(epochs=100, batch_size=256, optimiser="sgd", lr=3e-4, schedule="step", warmup_epochs=0.0,
+                        cooldown_epochs=0.0, weight_decay=0.0, label_smoothing=0.0, drop_path=0.0, ema_decay=0.0,
+                        color_jitter=0.4, eval_crop=1.0, size="resnet18", mean=IMAGENET_MEAN, std=IMAGENET_STD),
 }
+# Family of a model to the paper's recipe.
+PAPERS = {"vig": "vig", "svig": "vig", "pvig": "vig", "lrgc": "lrgc", "cvig": "cvig", "gkgnet": "gkgnet",
+          "cnn2gnn": "cnn2graph", "cnn2transformer": "cnn2graph", "resnet": "cnn2graph"}
 
 
 def get_recipe(name: str) -> Recipe:
@@ -93,17 +135,25 @@ def kept_recipe(values: dict) -> Recipe:
     try:
         return Recipe(**values)
     except TypeError:
-        raise ValueError("the checkpoint's recipe is of another version of this project; name one with --recipe") from None
+        raise ValueError("the checkpoint's recipe is of another version of this project; name one with"
+                         " --recipe") from None
 
 
-def override(recipe: Recipe, changes: dict) -> Recipe:
-    """The recipe with some fields replaced. With `epochs` alone, warm-up and cool-down keep their share of them."""
-    epochs = changes.get("epochs", recipe.epochs)
-    if epochs != recipe.epochs:
-        share = epochs / recipe.epochs
-        phases = {"warmup_epochs": share * recipe.warmup_epochs, "cooldown_epochs": share * recipe.cooldown_epochs}
+def override(recipe: Recipe, changes: dict, scale_lr: bool = False) -> Recipe:
+    """The recipe with some fields replaced. With `epochs` alone, its phases keep their share of them.
+
+    scale_lr: the learning rates are for the recipe's own batch, and grow in proportion with the one of `changes`.
+    """
+    share = changes.get("epochs", recipe.epochs) / recipe.epochs
+    if share != 1:
+        phases = {"warmup_epochs": share * recipe.warmup_epochs, "cooldown_epochs": share * recipe.cooldown_epochs,
+                  "decay_epochs": tuple(share * epoch for epoch in recipe.decay_epochs)}
         changes = phases | changes
-    return replace(recipe, **changes)
+    changed = replace(recipe, **changes)
+    if scale_lr:
+        factor = changed.batch_size / recipe.batch_size
+        changed = replace(changed, lr=changed.lr * factor, min_lr=changed.min_lr * factor)
+    return changed
 
 
 def flags() -> dict[str, tuple[type, str]]:

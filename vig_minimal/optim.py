@@ -1,0 +1,69 @@
+"""What moves the weights: optimiser, learning rate, moving average, and a guard of what a bad step would spoil."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .recipes import Recipe
+
+
+def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
+    """The rate of a step, counted from 0: linear warm-up, then cosine and cool-down, or ×0.1 at every decay epoch.
+
+    A function of the step alone, so that a run which goes on needs no state of it.
+    """
+    warm = recipe.warmup_epochs * steps_per_epoch
+    if step < warm:
+        return recipe.warmup_lr + (recipe.lr - recipe.warmup_lr) * step / warm
+    if recipe.schedule == "step":
+        return recipe.lr * 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in recipe.decay_epochs)
+    end = (recipe.epochs - recipe.cooldown_epochs) * steps_per_epoch
+    progress = min(1.0, (step - warm) / max(1.0, end - warm))
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def create_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW, or SGD with momentum 0.9, without weight decay on biases, norms (one dimension) and LRGC's τ (none)."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    fused = decayed[0].device.type in ("cpu", "cuda")
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, fused=fused)
+    return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of a model's weights and running statistics.
+
+    After t updates the decay is min(decay, (1 + t) / (10 + t)), so that a short run's average is not its random start.
+    """
+
+    def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+        t = int(updates)
+        get_ema_multi_avg_fn(min(decay, (1 + t) / (10 + t)))(averaged, current, updates)
+
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+
+class RunningStatistics:
+    """Batch norm's running statistics as they were before a step, which a step that is skipped must not change."""
+
+    def __init__(self, model: nn.Module):
+        norms = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
+        self.buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+        self.kept = [buffer.clone() for buffer in self.buffers]
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remember them."""
+        for kept, buffer in zip(self.kept, self.buffers):
+            kept.copy_(buffer)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put back what was kept."""
+        for kept, buffer in zip(self.kept, self.buffers):
+            buffer.copy_(kept)

@@ -1,0 +1,170 @@
+"""The flags of train.py, and what they mean together: model, recipe, fields of the config, batch, output folder."""
+
+import argparse
+import ast
+import math
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from . import MODELS, create_model, distributed
+from .data import DATA_SETS, SIZES
+from .distributed import Processes
+from .engine import AMP
+from .recipes import PAPERS, RECIPES, Recipe, flags, get_recipe
+from .safety import EXIT_REFUSED
+
+FAMILIES = {name.rsplit("_", 1)[0] for name in MODELS}
+
+
+def fail(error: object, everywhere: bool = False, code: int = EXIT_REFUSED) -> NoReturn:
+    """Say in one sentence what is wrong and end with that code. Of many processes the first says it, or every one."""
+    if everywhere or distributed.read_place()[0] == 0:
+        print(f"train.py: error: {error}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line. What a flag of the recipe was not given stays None, and the recipe's own value holds."""
+    parser = argparse.ArgumentParser(prog="train.py", description="Train or evaluate a Vision GNN.",
+                                     epilog="example: torchrun train.py --model lrgc")
+    parser.error = fail
+    add = parser.add_argument
+    add("--model", help=f"a family ({', '.join(sorted(FAMILIES))}) or a full name, as lrgc_ti (default: lrgc)")
+    add("--data", help=f"one of {', '.join(DATA_SETS)}; by default imagefolder with --data-dir, else shapes")
+    add("--data-dir", metavar="DIR", help="holds train/CLASS/*.jpg and val/CLASS/*.jpg; or keeps downloads (./data)")
+    add("--img-size", type=int, nargs="+", metavar="N", help="side, or height and width (default: the data's)")
+    add("--limit", type=int, metavar="N", help="use only N training images, for trials")
+    add("--bad-images", choices=("skip", "error"), default="skip",
+        help="training images that cannot be read: replace and list them, at most 1 %% (skip), or end the run (error)")
+    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the model's config: k=6, conv=gin")
+    add("--output", metavar="DIR", help="where all is written (default runs/MODEL-DATA, numbered where a run is)")
+    add("--resume", metavar="PATH", help="go on from this checkpoint; auto: from the output folder's last.pt, if any")
+    add("--save-every", type=int, metavar="N", help="write last.pt every N steps too, not only after each epoch")
+    add("--eval-only", action="store_true", help="evaluate the checkpoint of --resume, and write nothing")
+    add("--dry-run", action="store_true", help="two steps and an evaluation, to say what the whole takes; write nothing")
+    add("--tensorboard", action="store_true", help="write event files too, if the package tensorboard is there")
+    recipe = parser.add_argument_group("the recipe, and its fields")
+    recipe.add_argument("--recipe", help=f"one of {', '.join(RECIPES)} (default: demo on shapes and for nano models,"
+                                         " else the paper's)")
+    for name, (kind, text) in flags().items():
+        how = {"type": kind, "metavar": kind.__name__.upper()}
+        if kind is bool:
+            how = {"action": argparse.BooleanOptionalAction}
+        if kind is tuple:
+            how = {"type": float, "nargs": "*", "metavar": "EPOCH"}
+        recipe.add_argument("--" + name.replace("_", "-"), help=text.replace("%", "%%"), **how)
+    recipe.add_argument("--no-ema", dest="ema_decay", action="store_const", const=0.0, help="same as --ema-decay 0")
+    recipe.add_argument("--scale-lr", action="store_true",
+                        help="learning rates in proportion to the batch: they are for the recipe's own batch size")
+    recipe.add_argument("--teacher-weights", metavar="FILE", help="the teacher's state dict (default: torchvision's)")
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto: cuda if there is one)")
+    machine.add_argument("--workers", type=int, metavar="N",
+                         help="processes that decode images (default: one for each core, at most 8)")
+    machine.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    machine.add_argument("--amp", nargs="?", const="bf16", choices=list(AMP),
+                         help="compute in bfloat16 (or fp16, with a scaled loss) where it is safe")
+    machine.add_argument("--compile", action="store_true", help="torch.compile the model: a slow start, then faster")
+    machine.add_argument("--grad-checkpoint", action="store_true",
+                         help="compute blocks again for the backward pass: less memory, about a third more time")
+    machine.add_argument("--sync-bn", action="store_true", help="batch norm over the batches of all GPUs together")
+    machine.add_argument("--detect-anomaly", action="store_true",
+                         help="name the operation whose gradient is not a number; slow")
+    args = parser.parse_args(argv)
+    args.decay_epochs = None if args.decay_epochs is None else tuple(args.decay_epochs)
+    return args
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises ValueError for flags that cannot work, alone or together."""
+    if args.eval_only and args.resume in (None, "auto"):
+        raise ValueError("--eval-only: name the checkpoint to evaluate with --resume PATH")
+    if (args.workers or 0) < 0:
+        raise ValueError(f"--workers {args.workers}: at least 0, which decodes in the training process itself")
+    if args.save_every is not None and args.save_every < 1:
+        raise ValueError(f"--save-every {args.save_every}: at least 1 step")
+    if args.dry_run and args.eval_only:
+        raise ValueError("--dry-run and --eval-only: one of them")
+
+
+def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tuple[str, str]:
+    """Full name of the model, and name of the recipe: demo for nano models and shapes, else the paper's. A family takes
+    the recipe's size."""
+    model = args.model or (state["name"] if state else "lrgc")
+    family = model if model in FAMILIES else model.rsplit("_", 1)[0]
+    recipe = args.recipe or ("demo" if data == "shapes" or model.endswith("_nano") else PAPERS.get(family, "vig"))
+    return (f"{model}_{get_recipe(recipe).size}" if model in FAMILIES else model), recipe
+
+
+def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recipe, state: dict | None) -> dict:
+    """The model's config fields from --set, --img-size and the recipe, or else from the checkpoint to go on from.
+
+    The patch is the one that keeps the grid nearest to the preset's own, unless it is set.
+    """
+    if model not in MODELS:
+        create_model(model)  # raises, naming the models there are
+    preset = MODELS[model][1]
+    fields = {"drop_path": recipe.drop_path}
+    if state and state["name"] == model:
+        fields = {name: value for name, value in state["config"].items()
+                  if name == "k" or value != getattr(preset, name, None)}
+        fields |= {} if args.drop_path is None else {"drop_path": args.drop_path}
+    for setting in args.set:
+        name, equals, value = setting.partition("=")
+        if not equals or name in ("num_classes", "img_size"):
+            raise ValueError(f"--set {setting}: it takes FIELD=VALUE; num_classes follows from the data, img_size from"
+                             " --img-size")
+        try:
+            fields[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            fields[name] = value
+    if args.img_size or "img_size" not in fields:
+        size = args.img_size or [SIZES.get(data, preset.img_size[0])]
+        if len(size) > 2 or min(size) < 1:
+            raise ValueError(f"--img-size {' '.join(map(str, size))}: one side, or height and width, in pixels")
+        fields["img_size"] = (size[0], size[-1])
+    if "patch" not in fields and hasattr(preset, "patch"):
+        height, width = fields["img_size"]
+        possible = [patch for patch in (2, 4, 8, 16) if height % patch == 0 and width % patch == 0] or [preset.patch]
+        fields["patch"] = min(possible, key=lambda patch: abs(math.log(height / patch / preset.grid[0])))
+    return fields
+
+
+def build_model(name: str, fields: dict):
+    """The model; a value of a wrong kind is an error in the user's words too."""
+    try:
+        return create_model(name, **fields)
+    except TypeError as error:
+        raise ValueError(f"--set: a value of the wrong kind ({error})") from None
+
+
+def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
+    """Raises ValueError for a batch that this data or these processes cannot make."""
+    size, parts = recipe.batch_size, processes.world * recipe.accumulation
+    if size > images:
+        raise ValueError(f"--batch-size {size}: larger than the data set of {images} training images")
+    share, rest = divmod(size, parts)
+    what = f"--batch-size {size}: the global batch, of which each of {processes.world} processes"
+    what += f" and {recipe.accumulation} parts (--accumulation)" if recipe.accumulation > 1 else ""
+    if rest or share < 2:
+        raise ValueError(f"{what} must get the same share, of at least 2 images for batch norm")
+    if recipe.mixes and share % 2:
+        raise ValueError(f"{what} gets {share} images; mixup and CutMix pair them, and need an even number")
+
+
+def output_folder(args: argparse.Namespace, name: str) -> Path:
+    """Where this run writes. Never where another run is: that is refused or, with no --output, another number taken."""
+    def holds_run(folder: Path) -> bool:
+        return any((folder / file).exists() for file in ("last.pt", "previous.pt", "best.pt", "metrics.csv"))
+
+    resumed = None if args.resume in (None, "auto") else Path(args.resume).parent
+    if args.output or resumed:
+        folder = Path(args.output or resumed)
+        if holds_run(folder) and args.resume != "auto" and folder != resumed and not args.dry_run:
+            raise ValueError(f"{folder} holds a run already: go on with it by --resume auto, or choose another folder")
+        return folder
+    number, folder = 1, Path("runs", name)
+    while holds_run(folder):
+        number, latest, folder = number + 1, folder, Path("runs", f"{name}-{number + 1}")
+    return latest if args.resume == "auto" and number > 1 else folder

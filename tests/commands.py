@@ -1,0 +1,90 @@
+"""train.py in processes of their own, which can be killed: what it said is in a file, its exit code in the process."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+TINY = ["--model", "vig_nano", "--set", "dim=16", "--set", "depth=2", "--set", "k=2", "--set", "epsilon=0.2",
+        "--img-size", "16", "--set", "patch=4", "--device", "cpu"]
+# every draw that there is: crops, RandAugment, mixtures, erasing, copies, drop path, stochastic dilation, parts
+RANDOM = ["--recipe", "lrgc", "--limit", "64", "--batch-size", "16", "--repeats", "2", "--accumulation", "2",
+          "--epochs", "3", "--save-every", "1", "--workers", "1"]
+SECONDS = 120  # no test waits longer, whatever hangs
+
+PROCESSES = multiprocessing.get_context("forkserver")  # they start from a clean one that has imported torch
+PROCESSES.set_forkserver_preload(["train"])
+
+
+def die() -> None:
+    """As a machine does when its power fails."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_call(number: int, function, action):
+    """`function`, with `action` before the call of that number, counted from 1."""
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == number:
+            action()
+        return function(*args, **kwargs)
+
+    return counted
+
+
+def _command(argv: list[str], folder: str, log: str, prepare) -> None:
+    import torch
+
+    import train
+
+    os.chdir(folder)
+    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    torch.set_num_threads(1)
+    try:
+        if prepare is not None:
+            prepare()
+        train.main(argv)
+    except SystemExit:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        sys.exit(99)
+
+
+def start(folder: Path, *argv, prepare=None, log: str = "log.txt") -> multiprocessing.Process:
+    """train.py in `folder`. prepare: a function of a module, called in the process first."""
+    process = PROCESSES.Process(target=_command, args=([str(arg) for arg in argv], str(folder), log, prepare))
+    process.start()
+    return process
+
+
+def finish(process: multiprocessing.Process) -> int:
+    """Its exit code, once it has ended; negative: the signal that killed it."""
+    process.join(SECONDS)
+    if process.is_alive():
+        process.kill()
+        raise AssertionError("the process hangs")
+    return process.exitcode
+
+
+def until(condition, process: multiprocessing.Process) -> None:
+    """Wait for a condition while the process runs."""
+    begun = time.monotonic()
+    while not condition():
+        assert process.is_alive() and time.monotonic() - begun < SECONDS, "it never came to that"
+        time.sleep(0.02)
+
+
+def said(folder: Path, log: str = "log.txt") -> str:
+    """All that it said so far."""
+    path = Path(folder, log)
+    return path.read_text() if path.exists() else ""

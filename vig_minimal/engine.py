@@ -158,13 +158,15 @@ def recompute_blocks(model: nn.Module) -> None:
 def _without_statistics(block: nn.Module):
     # batch norm has seen this batch already; the second time must leave its running statistics alone
     norms = [part for part in block.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
+    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, batches in before:
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
 
 
 def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_step: int = 0,

@@ -134,7 +134,7 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
     heading["output"] = f"{folder}" + (f", going on after {reached} of {resumed}" if state else "")
     if not writes:
         heading["output"] = "none: " + (f"evaluates {resumed}" if args.eval_only else "a dry run")
-    say(*(f"{name:8}{text}" for name, text in heading.items()), *report.warnings(data))
+    say(*map(report.paragraph, heading.keys(), heading.values()), *report.warnings(data))
     if damaged:
         say(f"warning: {damaged}; going on from {resumed}, the one before it")
 
@@ -189,7 +189,7 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
             say("  ".join(f"{name} {value:.3f}" for name, value in scores_of(val_batches).items()))
             return
         if args.dry_run:
-            say(dry_run(run, batches, val_batches))
+            say(dry_run(run, batches, val_batches, after_step))
             return
         if processes.is_first:
             probe = next(iter(val_batches))[0]  # the images whose graphs are counted
@@ -226,15 +226,19 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
         raise
     if processes.is_first:
         speed = f", {trained_images / training_seconds:.0f} images/s in training" if trained_images else ""
-        print(f"best top-1 {best[task.key]:.2f} % at epoch {best['epoch']}; {trained_images // (len(batches) * recipe.batch_size)}"
-              f" epochs in {report.duration(time.perf_counter() - begun)}{speed}; everything is in {folder}")
+        print(f"best top-1 {best[task.key]:.2f} % at epoch {best['epoch']} of {recipe.epochs}; this took"
+              f" {report.duration(time.perf_counter() - begun)}{speed}; everything is in {folder}")
 
 
-def dry_run(run: Run, batches: TrainingBatches, val_batches: ValidationBatches) -> str:
+def dry_run(run: Run, batches: TrainingBatches, val_batches: ValidationBatches, after_step) -> str:
     """Two steps and an evaluation of a few batches, and what they say about the whole run."""
     times = [time.perf_counter()]
-    train_one_epoch(run, batches, 0, tqdm(disable=True), last_step=min(DRY_STEPS, len(batches)),
-                    after_step=lambda loss: times.append(time.perf_counter()))
+
+    def clock(loss: float) -> None:
+        times.append(time.perf_counter())
+        after_step(loss)
+
+    train_one_epoch(run, batches, 0, tqdm(disable=True), last_step=min(DRY_STEPS, len(batches)), after_step=clock)
     begun, some = time.perf_counter(), min(DRY_BATCHES, len(val_batches))
     evaluate(run, itertools.islice(val_batches, some))
     evaluation = (time.perf_counter() - begun) * len(val_batches) / max(1, some)

@@ -88,3 +88,9 @@ def said(folder: Path, log: str = "log.txt") -> str:
     """All that it said so far."""
     path = Path(folder, log)
     return path.read_text() if path.exists() else ""
+
+
+def children(pid: int) -> list[int]:
+    """Processes that this one started."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]

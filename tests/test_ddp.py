@@ -5,20 +5,29 @@ import csv
 import io
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.multiprocessing as mp
+from commands import PROCESSES, SECONDS, children, finish
 from test_data import image_folder
+from test_train import same_tensors
 from torch import nn
 
 import train
 from vig_minimal import checkpoint, create_model, distributed
+from vig_minimal.batches import TrainingBatches
 from vig_minimal.distributed import Processes
 from vig_minimal.engine import SingleLabel, create_run, evaluate, train_one_epoch
-from vig_minimal.recipes import Recipe
+from vig_minimal.pictures import Stored
+from vig_minimal.recipes import Recipe, get_recipe
 
 STEPS, BATCH, CLASSES = 3, 8, 3
 VALIDATION = 7  # odd: one process has an image more
@@ -59,13 +68,18 @@ class NoBar:
         pass
 
 
-def train_three_steps(processes):
-    """Weights, average, mean loss and validation figures after three steps."""
-    torch.manual_seed(0)
+def frozen_model():
     model = create_model("lrgc_nano", dim=16, depth=2, img_size=16, patch=4, num_classes=CLASSES).double().eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.train = lambda mode=True, module=module: module  # statistics stay fixed: they would couple a batch
+    return model
+
+
+def train_three_steps(processes):
+    """Weights, average, mean loss and validation figures after three steps."""
+    torch.manual_seed(0)
+    model = frozen_model()
     recipe = Recipe(epochs=1, batch_size=BATCH, warmup_epochs=0.0, cooldown_epochs=0.0, lr=1e-3, clip_grad=1.0,
                     ema_decay=0.9)
     run = create_run(model, SingleLabel(0.1), recipe, processes, seed=0)
@@ -103,6 +117,96 @@ def test_two_processes_give_the_weights_of_one_on_the_joined_batch(tmp_path):
                 torch.testing.assert_close(shared[part][name], value, rtol=1e-9, atol=1e-11, msg=f"{part} {name}")
         assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-6)
         assert shared["scores"] == pytest.approx(alone["scores"], rel=1e-6)
+
+
+class Doubled:
+    """Real training batches, in float64."""
+
+    def __init__(self, processes, parts):
+        source = torch.Generator().manual_seed(1)
+        images = torch.randint(256, (60, 3, 16, 16), generator=source, dtype=torch.uint8)
+        stored = Stored(images, torch.randint(CLASSES, (60,), generator=source))
+        self.recipe = replace(get_recipe("lrgc"), epochs=2, warmup_epochs=0.5, cooldown_epochs=0.0, batch_size=16,
+                              crop="pad", drop_path=0.0, ema_decay=0.9, accumulation=parts)
+        self.batches = TrainingBatches(stored, CLASSES, self.recipe, 0, processes, 0)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def epoch(self, epoch, first_step=0):
+        for images, targets in self.batches.epoch(epoch, first_step):
+            yield images.double(), targets.double()
+
+
+def loss_curve(processes, parts=1):
+    """The loss of every step of two epochs with mixtures, erasing and repeated augmentation."""
+    torch.manual_seed(0)
+    batches, losses = Doubled(processes, parts), []
+    run = create_run(frozen_model(), SingleLabel(0.1), batches.recipe, processes, seed=0)
+    for epoch in range(2):
+        train_one_epoch(run, batches, epoch, NoBar(), after_step=losses.append)
+    return losses
+
+
+def curve_of_one(rank, world, parts, port, folder):
+    join(rank, world, port)
+    losses = loss_curve(distributed.start("cpu"), parts)
+    distributed.stop()
+    with open(f"{folder}/{world}x{parts}-{rank}.json", "w") as file:
+        json.dump(losses, file)
+
+
+@pytest.mark.parametrize(("world", "parts"), [(2, 1), (4, 1), (2, 2)])
+def test_any_number_of_processes_has_the_loss_curve_of_one(tmp_path, world, parts):
+    context, port = PROCESSES, free_port()
+    started = [context.Process(target=curve_of_one, args=(rank, world, parts, port, str(tmp_path)))
+               for rank in range(world)]
+    for process in started:
+        process.start()
+    assert [finish(process) for process in started] == [0] * world
+    alone = loss_curve(Processes(0, 1, 0, 1, torch.device("cpu")))
+    assert len(alone) == 6 and len(set(alone)) == 6
+    for rank in range(world):
+        curve = json.loads((tmp_path / f"{world}x{parts}-{rank}.json").read_text())
+        assert curve == pytest.approx(alone, rel=1e-6)  # losses are added up in float32
+
+
+@pytest.mark.parametrize("given", ["torchrun", "srun", "a batch script", "nothing"])
+def test_launchers_say_who_a_process_is(monkeypatch, given):
+    names = {"torchrun": distributed.SLURM.keys(), "nothing": ()}.get(given, distributed.SLURM.values())
+    place = dict(zip(names, ("5", "8", "1", "4")))
+    if given == "srun":
+        place |= {"SLURM_STEP_ID": "0", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+    monkeypatch.setattr(os, "environ", place)
+    assert distributed.read_place() == ((5, 8, 1, 4) if given in ("torchrun", "srun") else (0, 1, 0, 1))
+
+
+def test_torchrun_starts_again_after_a_worker_died_and_ends_bit_identical(tmp_path):
+    argv = [*TINY, "--limit", "64", "--batch-size", "8", "--epochs", "3", "--save-every", "1", "--drop-path", "0.1",
+            "--output", "out", "--resume", "auto"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--max-restarts", "2",
+               "--master_port", str(free_port()), os.path.abspath(train.__file__), *argv]
+
+    def launch(folder):
+        folder.mkdir()
+        log = open(folder / "log.txt", "w")
+        with log:
+            return subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT,
+                                    env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert launch(straight).wait(SECONDS) == 0
+    launcher = launch(broken)
+    for moment in ("first step", "epoch 2/3"):
+        deadline = time.monotonic() + SECONDS
+        while moment not in (broken / "log.txt").read_text():
+            assert launcher.poll() is None and time.monotonic() < deadline, (broken / "log.txt").read_text()
+            time.sleep(0.02)
+        os.kill(children(launcher.pid)[0], signal.SIGKILL)
+    assert launcher.wait(SECONDS) == 0, (broken / "log.txt").read_text()
+    assert (broken / "log.txt").read_text().count("going on after epoch") == 2
+    states = [checkpoint.load(folder / "out" / "last.pt") for folder in (straight, broken)]
+    assert states[0]["step"] == 24 and same_tensors(*states)
 
 
 TINY = ["--model", "lrgc_nano", "--set", "dim=16", "--set", "depth=2", "--img-size", "16", "--set", "patch=4",

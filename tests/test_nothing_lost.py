@@ -5,11 +5,10 @@ import os
 import resource
 import signal
 import threading
-from pathlib import Path
 
 import pytest
 import torch
-from commands import RANDOM, SECONDS, TINY, at_call, die, finish, said, start, until
+from commands import RANDOM, SECONDS, TINY, at_call, children, die, finish, said, start, until
 from test_data import image_folder
 from test_train import same_tensors
 
@@ -177,11 +176,6 @@ def test_two_runs_never_write_into_one_folder(tmp_path):
 # ---- processes and data that go away -------------------------------------------------------------------------------
 
 FOLDER = ["--data-dir", "data", "--crop", "resized", "--batch-size", "4", "--epochs", "100", "--workers", "2", *OUT]
-
-
-def children(pid):
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def test_a_worker_that_dies_is_a_sentence(tmp_path):

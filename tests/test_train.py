@@ -6,15 +6,19 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from test_data import image_folder
+from torch.utils.data import Subset
+from torchvision import models
 
 import train
-from vig_minimal import checkpoint, create_model, list_models, options
+from vig_minimal import checkpoint, create_model, list_models, options, report
 from vig_minimal.checkpoint import load_released
+from vig_minimal.data import open_data
 from vig_minimal.recipes import get_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,6 +145,44 @@ def test_bfloat16_and_no_average(capsys):
     assert same_tensors(state["model"], state["training"]["model"])
 
 
+def test_a_dry_run_says_what_the_whole_takes_and_writes_nothing(capsys):
+    run("--dry-run", "--limit", "128", "--epochs", "7")
+    out = capsys.readouterr().out
+    assert "7 epochs of 8 steps would take about" in out and "MiB of memory a process" in out and "first step" in out
+    assert "epoch 1/" not in out and not os.listdir(".")
+
+
+def test_the_papers_recipe_runs_with_everything_on(capsys):
+    run("--recipe", "lrgc", "--epochs", 2, "--accumulation", 2, "--grad-checkpoint", "--amp", "fp16", "--tensorboard",
+        "--color-jitter", 0.2, "--save-every", 1, "--set", "drop_path=0.1", "--output", "out", "--optimiser", "sgd",
+        "--schedule", "step", "--decay-epochs", 0.5, 1, "--scale-lr", "--detect-anomaly", "--workers", 1)
+    out = capsys.readouterr().out
+    assert "8 a process × 1 processes × 2 parts" in out and "rand_augment 9" in out and "decay_epochs 0.5 1" in out
+    assert "learning rate 0.000125" in out and "float16" in out and len(rows("out")) == 3  # 2e-3 · 16 / 256
+    config = json.loads(Path("out/config.json").read_text())
+    assert config["recipe"]["mixup"] == 0.8 and config["recipe"]["repeats"] == 3
+
+
+def test_a_teacher_of_the_same_classes_can_be_learnt_from(capsys):
+    torch.save(models.squeezenet1_1(num_classes=10).state_dict(), "teacher.pt")
+    argv = ["--teacher", "squeezenet1_1", "--epochs", 1, "--img-size", 32, "--set", "patch=8"]
+    run(*argv, "--teacher-weights", "teacher.pt")
+    assert "teacher squeezenet1_1" in capsys.readouterr().out
+    assert "ImageNet's 1000 classes" in refused(capsys, *map(str, argv), "--recipe", "demo")
+
+
+def test_what_looks_wrong_is_said(tmp_path):
+    data = open_data("imagefolder", str(image_folder(tmp_path / "data")), (16, 16), None)
+    assert report.warnings(data) == []
+    dogs = replace(data, train=Subset(data.train, [3, 4, 5]))
+    assert report.warnings(dogs) == ["warning: no training image of 1 classes: cat"]
+    assert report.warnings(replace(data, val=Subset(Subset(data.val, [0, 5, 1]), [0, 2]))) == [
+        "warning: no validation image of 1 classes: dog"]
+    assert "exactly 100 %" in report.suspicious({"top1": 100.0}, 1) and report.suspicious({"top1": 50.0}, 1) is None
+    assert report.suspicious({"top1": 0.0}, 0) is None  # before training
+    assert "far from it" in report.first_loss(9.0, 10) and "far" not in report.first_loss(2.4, 10)
+
+
 @pytest.mark.slow
 def test_a_compiled_model_trains_and_its_checkpoint_is_like_any_other(capsys):
     run("--epochs", 1, "--output", "out", "--compile")
@@ -220,6 +262,15 @@ def test_set_takes_numbers_and_words():
     (["--epochs", "0"], "epochs=0"),
     (["--lr", "-1"], "lr=-1"),
     (["--limit", "0"], "limit=0"),
+    (["--save-every", "0"], "--save-every 0: at least 1 step"),
+    (["--accumulation", "3"], "and 3 parts (--accumulation) must get the same share"),
+    (["--mixup", "0.8", "--batch-size", "9", "--limit", "90"], "pair them, and need an even number"),
+    (["--sync-bn"], "--sync-bn: torch has synchronised batch norm for GPUs only"),
+    (["--teacher", "oracle"], "--teacher oracle: torchvision has no such classifier"),
+    (["--amp", "int8"], "invalid choice: 'int8'"),
+    (["--decay-epochs", "50", "10"], "decay_epochs=(50.0, 10.0): positive numbers"),
+    (["--rand-augment", "99"], "rand_augment=99: a magnitude from 0 to 10"),
+    (["--dry-run", "--eval-only", "--resume", "x.pt"], "one of them"),
     (["--workers", "-1"], "--workers -1"),
     (["--device", "tpu7"], "--device tpu7"),
     (["--data", "imagefolder"], "--data-dir"),

@@ -101,7 +101,11 @@ def start(device: str = "auto") -> Processes:
     if on_gpu:
         torch.cuda.set_device(processes.device)
     try:
-        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=processes.device if on_gpu else None)
+        # torchrun may start the processes again: they must not find what those before them left in its store
+        store, _, _ = next(dist.rendezvous("env://", rank, world))
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=world,
+                                device_id=processes.device if on_gpu else None)
     except (RuntimeError, ValueError) as error:
         address, port = (os.environ.get(name, f"(no {name})") for name in ("MASTER_ADDR", "MASTER_PORT"))
         if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import sys
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 
@@ -55,6 +56,11 @@ def describe(run: Run, model: str, recipe_name: str, data: Data, splits: dict, s
                   f" gradients and averages, {kept / 2**20:.1f} for each image of the backward pass",
         "device": f"{processes.device}{threads}, {AMP_NAMES[run.amp]}, torch {torch.__version__}",
     }
+
+
+def paragraph(heading: str, text: str) -> str:
+    """A heading and its text beside it, in lines that fit a terminal."""
+    return textwrap.fill(f"{heading:8}{text}", 120, subsequent_indent=" " * 8, break_long_words=False)
 
 
 def _short(value: object) -> str:
@@ -192,7 +198,7 @@ def duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def append_row(path: Path, row: dict) -> None:

@@ -5,15 +5,17 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from . import lrgc, svig, vig
+from . import clustervig, lrgc, svig, vig
 from .graph import Graph
 
 __all__ = ["Graph", "create_model", "list_constructors", "list_models"]
 
 MODELS = {name: (vig.ViG, config) for paper in (vig, svig, lrgc) for name, config in paper.PRESETS.items()}
+MODELS |= {name: (clustervig.ClusterViG, config) for name, config in clustervig.PRESETS.items()}
 # fields that one constructor alone reads: given with another one they would be silently ignored
-READ_BY = {"epsilon": "knn", "threshold": "threshold", "decrement": "threshold"}
-CONSTRUCTORS = {"knn": vig.knn_constructors, "threshold": svig.threshold_constructors, "lrgc": lrgc.lrgc_constructors}
+READ_BY = {"epsilon": "knn", "threshold": "threshold", "decrement": "threshold", "clusters": "cluster_knn"}
+CONSTRUCTORS = {"knn": vig.knn_constructors, "threshold": svig.threshold_constructors, "lrgc": lrgc.lrgc_constructors,
+                "cluster_knn": clustervig.cluster_constructors}
 
 
 def list_models() -> list[str]:

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .constructors import full_precision
+from .distance import full_precision
 
 PLAIN = (bool, int, float, str, type(None), Tensor)
 CHECKSUM_SIZE = 32  # bytes

@@ -1,6 +1,7 @@
 """Every graph constructor: node features in, `Graph` out.
 
     k-NN, dilated, stochastic dilated   `KNN`                   ViG (Han et al., 2022), after DeepGCNs (Li et al., 2019)
+    k-NN inside partitions              `ClusterKNN`            ClusterViG (Parikh et al., 2025)
     similarity threshold                `SimilarityThreshold`   SViG (Elsharkawi et al., 2025)
     learnable reparameterised           `LRGC`                  ViG-LRGC, Eqs. 2-4
 
@@ -14,27 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .distance import full_precision, squared_distance, unit_distance
 from .graph import Graph
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """x in float32, or in float64 if it is float64 already."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    """‖x_i − y_j‖² = ‖x_i‖² − 2 x_i·y_j + ‖y_j‖²: nodes (B, N, C), (B, M, C) to (B, N, M), never in half precision."""
-    with torch.autocast(x.device.type, enabled=False):
-        x, y = full_precision(x), full_precision(y)
-        x2 = x.square().sum(-1)  # (B, N)
-        y2 = x2 if y is x else y.square().sum(-1)  # (B, M)
-        return torch.baddbmm(y2[:, None, :], x, y.mT, alpha=-2) + x2[:, :, None]
-
-
-def unit_distance(x: Tensor) -> Tensor:
-    """Squared distances ‖x̂_i − x̂_j‖² = 2 − 2 cos(x_i, x_j) of L2-normalised nodes: (B, N, C) to (B, N, N)."""
-    x = F.normalize(full_precision(x), dim=-1)
-    return squared_distance(x, x)
+from .kmeans import fixed_start, kmeans
 
 
 class KNN(nn.Module):
@@ -71,6 +54,48 @@ class KNN(nn.Module):
 
     def extra_repr(self) -> str:
         return f"k={self.k}, dilation={self.dilation}, epsilon={self.epsilon}"
+
+
+class ClusterKNN(nn.Module):
+    """k nearest neighbours inside the node's own partition, the node itself among them; partitions by k-means.
+
+    A partition of fewer than k nodes uses them all. In training k-means starts from random nodes, drawn from torch's
+    global generator; in evaluation always from the same ones, so that an image's graph does not depend on the call.
+    ClusterViG section IV-A. Picking carries no gradient.
+
+    nodes (B, N, C) -> Graph with index (B, N, min(k, N)). Raises ValueError for k < 1 or clusters < 1, and if N is less
+    than the number of clusters.
+    """
+
+    def __init__(self, k: int, clusters: int, iters: int = 20):
+        super().__init__()
+        if k < 1 or clusters < 1:
+            raise ValueError(f"k={k}, clusters={clusters}: both must be at least 1")
+        self.k, self.clusters, self.iters = k, clusters, iters
+
+    def forward(self, x: Tensor) -> Graph:
+        return cluster_graph(x, self.partition(x), self.clusters, self.k)
+
+    @torch.no_grad()
+    def partition(self, x: Tensor) -> Tensor:
+        """The partition of every node: (B, N, C) to labels (B, N), 0 to clusters − 1, each of which occurs."""
+        start = "random" if self.training else x[:, fixed_start(x.shape[1], self.clusters)]
+        return kmeans(x, self.clusters, self.iters, start)[0]
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, clusters={self.clusters}"
+
+
+@torch.no_grad()
+def cluster_graph(x: Tensor, labels: Tensor, clusters: int, k: int) -> Graph:
+    """The k nearest nodes of the same label, nearest first: nodes (B, N, C) and labels (B, N), 0 to clusters − 1."""
+    unit = F.normalize(full_precision(x), dim=-1)
+    # ‖x̂_i − x̂_j‖² is at most 4; another partition is 8 farther, since its place in a one-hot vector is another
+    placed = torch.cat([unit, 2 * F.one_hot(labels, clusters).to(unit)], -1)  # (B, N, C + κ)
+    nearest = squared_distance(placed, placed).topk(min(k, x.shape[1]), largest=False)  # (B, N, k)
+    # in a partition that is too small the nearest comes again, which is no further edge
+    index = torch.where(nearest.values < 6, nearest.indices, nearest.indices[..., :1])
+    return Graph(x.shape[1], index=index)
 
 
 class SimilarityThreshold(nn.Module):

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
 from .batches import TrainingBatches
-from .constructors import full_precision
+from .distance import full_precision
 from .data import mixed_seed
 from .distributed import Processes
 from .metrics import TopK

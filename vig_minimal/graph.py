@@ -19,7 +19,8 @@ class Graph:
     """A batch of directed graphs, given by neighbour indices or by a dense adjacency.
 
     num_sources: M.
-    index: (B, N, k) int64, the k sources of each target, all different; its edges have weight 1. Or None.
+    index: (B, N, k) int64, the sources of each target; edges have weight 1, and a source that comes again is no further
+    edge. Or None.
     weights: (B, N, M), bool or float, the dense adjacency; 0 (False) is no edge. Or None.
 
     Raises ValueError unless exactly one of `index` and `weights` is given.
@@ -47,9 +48,7 @@ class Graph:
 
     def degree(self) -> Tensor:
         """The number of sources of each target: (B, N) int64."""
-        if self.index is None:
-            return (self.weights != 0).sum(-1)
-        return torch.full_like(self.index[..., 0], self.index.shape[-1])
+        return (self.adj() != 0).sum(-1)
 
     def edges(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The edge list: image, target, source (int64) and weight of each of the E edges, four tensors (E,)."""

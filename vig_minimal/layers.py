@@ -29,13 +29,16 @@ class Stem(nn.Module):
     """Image to patches: log2(patch) 3×3 convolutions of stride 2, each twice as wide as the last, then one of stride 1.
 
     Patch 16 (ViG): widths C/8, C/4, C/2, C, C. Patch 4 (Pyramid ViG): C/2, C, C. BN after each, GELU between.
+    widenings: so many convolutions before the last one, those past log2(patch) with stride 1 (ClusterViG: always 4).
+    narrowest: the least width, as far as dim allows (ClusterViG: 64).
     (B, 3, H, W) -> (B, dim, H/patch, W/patch).
     """
 
-    def __init__(self, dim: int, patch: int):
+    def __init__(self, dim: int, patch: int, widenings: int | None = None, narrowest: int = 1):
         super().__init__()
         halvings = int(math.log2(patch))
-        widths = [dim // 2**i for i in reversed(range(halvings))] + [dim]
+        widenings = halvings if widenings is None else widenings
+        widths = [min(dim, max(dim // 2**i, narrowest)) for i in reversed(range(widenings))] + [dim]
         layers, in_dim = [], 3
         for i, width in enumerate(widths):
             stride = 2 if i < halvings else 1
@@ -45,6 +48,12 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
+
+
+def position_encoding(dim: int) -> nn.Conv2d:
+    """Conditional positional encoding (Chu et al., 2021): what a node sees of its surroundings, and of the image's
+    padded edge, by a 7×7 depthwise convolution. (B, C, H, W) -> (B, C, H, W)."""
+    return nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
 
 
 class FFN(nn.Module):

@@ -48,9 +48,10 @@ class ViGConfig:
     epsilon: float = 0.0                # graph="knn": probability of stochastic dilation (DeepGCNs: 0.2)
     threshold: float = 0.89             # graph="threshold": quantile q_0 of the first block
     decrement: float = 0.03             # graph="threshold": δ, from one block to the next
+    clusters: int = 4                   # graph="cluster_knn": partitions κ
 
     def __post_init__(self):
-        _check_numbers(self, whole=("dim", "depth", "num_classes", "patch", "k"),
+        _check_numbers(self, whole=("dim", "depth", "num_classes", "patch", "k", "clusters"),
                        real=("drop_path", "dropout", "epsilon", "threshold", "decrement"))
         height, width = _pair(self.img_size)
         object.__setattr__(self, "img_size", (height, width))

@@ -1,0 +1,25 @@
+"""Squared distances between nodes, never in half precision: there a neighbour is decided by the third digit."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it is float64 already."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def squared_distance(x: Tensor, y: Tensor) -> Tensor:
+    """‖x_i − y_j‖² = ‖x_i‖² − 2 x_i·y_j + ‖y_j‖²: nodes (B, N, C), (B, M, C) to (B, N, M), never in half precision."""
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = full_precision(x), full_precision(y)
+        x2 = x.square().sum(-1)  # (B, N)
+        y2 = x2 if y is x else y.square().sum(-1)  # (B, M)
+        return torch.baddbmm(y2[:, None, :], x, y.mT, alpha=-2) + x2[:, :, None]
+
+
+def unit_distance(x: Tensor) -> Tensor:
+    """Squared distances ‖x̂_i − x̂_j‖² = 2 − 2 cos(x_i, x_j) of L2-normalised nodes: (B, N, C) to (B, N, N)."""
+    x = F.normalize(full_precision(x), dim=-1)
+    return squared_distance(x, x)

@@ -1,0 +1,62 @@
+"""GATv2, attention over a graph (Brody, Alon, Yahav, 2022), dense: ClusterViG Eqs. 2 and 3; CNN2GNN Eq. 3.
+
+    z'_i = Σ_j α_ji LIN_L(z_j),   α_ji = softmax_j a·LeakyReLU(LIN_R(z_i) + LIN_L(z_j))
+
+    symbol    variable     shape
+    z         x, sources   (B, N, C) targets, (B, M, C) sources, the targets themselves by default
+    LIN_L     lin_l        C → C', with bias: of the source j
+    LIN_R     lin_r        C → C', with bias: of the target i
+    a         att          (1, heads, C'/heads)
+    α_ji      attention    (B, N, M, heads): rows are targets i, columns are sources j
+
+Differs from the print: with heads, each has its slice of C'; and there is a bias after the sum. Both as in PyG's
+GATv2Conv, whose parameters have these names and shapes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .distance import full_precision
+
+
+class GATv2(nn.Module):
+    """Attention of every target over its sources: (B, N, C) to (B, N, out_dim). Without a mask all M are its sources.
+
+    Memory is B·N·M·C', which is meant for tens of nodes: centroids, anchors, proxies. Raises ValueError unless heads
+    divide out_dim.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, heads: int = 1, slope: float = 0.2):
+        super().__init__()
+        if heads < 1 or out_dim % heads:
+            raise ValueError(f"heads={heads}: must divide out_dim={out_dim}")
+        self.heads, self.slope = heads, slope
+        self.lin_l = nn.Linear(in_dim, out_dim)
+        self.lin_r = nn.Linear(in_dim, out_dim)
+        self.att = nn.Parameter(torch.empty(1, heads, out_dim // heads))
+        self.bias = nn.Parameter(torch.zeros(out_dim))
+        for weight in (self.lin_l.weight, self.lin_r.weight, self.att):
+            nn.init.xavier_uniform_(weight)
+        for linear in (self.lin_l, self.lin_r):
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, sources: Tensor | None = None, mask: Tensor | None = None,
+                return_attention: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Updated targets (B, N, out_dim); with `return_attention` also α (B, N, M, heads).
+
+        mask: (B, N, M) bool, True is an edge; a target without one gets the bias alone.
+        """
+        left = self.lin_l(x if sources is None else sources).unflatten(-1, (self.heads, -1))  # (B, M, heads, C'/heads)
+        right = self.lin_r(x).unflatten(-1, (self.heads, -1))  # (B, N, heads, C'/heads)
+        # ClusterViG Eq. 3
+        both = F.leaky_relu(right[:, :, None] + left[:, None], self.slope)  # (B, N, M, heads, C'/heads)
+        score = full_precision(both * self.att).sum(-1)  # (B, N, M, heads)
+        if mask is not None:
+            score = score.masked_fill(~mask[..., None], torch.finfo(score.dtype).min)  # −∞ would make NaNs of a row
+        attention = score.softmax(2)
+        if mask is not None:
+            attention = attention * mask[..., None]
+        # ClusterViG Eq. 2
+        updated = torch.einsum("bnmh,bmhc->bnhc", attention.to(left.dtype), left).flatten(2) + self.bias
+        return (updated, attention) if return_attention else updated

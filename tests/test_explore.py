@@ -5,9 +5,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 from vig_minimal import Graph, checkpoint, create_model, explore
-from vig_minimal.drawing import patch_box, picture, sheet, tint
+from vig_minimal.drawing import colours, patch_box, picture, sheet, tint
 from vig_minimal.shapes import CLASSES, Shapes
 
 NANO = {"img_size": 32, "patch": 8, "dim": 16, "depth": 2}  # a grid of 4 × 4
@@ -151,3 +151,37 @@ def test_a_checkpoint_of_another_model_is_refused(saved, capsys):
     with pytest.raises(SystemExit):
         explore.main(["shapes:0", "--model", "vig_nano", "--checkpoint", str(saved)])
     assert "a checkpoint of lrgc_nano, not of vig_nano" in capsys.readouterr().err
+
+
+# ---- partitions
+
+
+def test_partitions_keep_their_names_from_layer_to_layer():
+    before = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])
+    assert explore.follow(torch.tensor([2, 2, 2, 0, 0, 1, 1, 1]), before, 3).tolist() == before.tolist()
+    assert explore.follow(torch.tensor([2, 2, 0, 0, 0, 1, 1, 1]), before, 3).tolist() == [0, 0, 1, 1, 1, 2, 2, 2]
+    assert explore.follow(before, None, 3) is before
+
+
+def test_every_partition_has_its_colour(tmp_path, capsys):
+    model = create_model("cvig_nano", img_size=32, patch=8, dim=16, depth=2, clusters=3).eval()
+    image, _ = Shapes(32, 1)[0]
+    graphs = explore.graphs_of(model, image, (0.5,) * 3, (0.5,) * 3)
+    page = explore.explore_partitions(image, graphs, [0], (4, 4))
+    panel = page.crop((8 + 264, 8, 8 + 264 + 256, 8 + 256))  # the second panel; the first is the image
+    plain = picture(image, 256)
+    labels = graphs[0].labels[0].reshape(4, 4)
+    for row in range(4):
+        for column in range(4):
+            tone = patch_mean(panel, (4, 4), row, column) - 0.4 * patch_mean(plain, (4, 4), row, column)
+            expected = 0.6 * np.array(ImageColor.getrgb(colours(3)[labels[row, column]]))
+            np.testing.assert_allclose(tone, expected, atol=1)
+
+
+def test_partitions_are_drawn_by_the_command_or_refused(tmp_path, capsys):
+    out = tmp_path / "parts.png"
+    explore.main(["shapes:3", "--model", "cvig_nano", "--partitions", "--layers", "0,5", "--out", str(out)])
+    assert Image.open(out).width > 3 * 256
+    with pytest.raises(SystemExit) as end:
+        explore.main(["shapes:3", "--model", "vig_nano", "--partitions", "--out", str(out)])
+    assert end.value.code == 2 and "choose one of ClusterViG's" in capsys.readouterr().err

@@ -2,10 +2,12 @@
 
     python -m vig_minimal.explore shapes:7 --checkpoint runs/lrgc_nano-shapes/best.pt --out graph.png
     python -m vig_minimal.explore photo.jpg --model vig_ti --node 3,10 --layers 0,5,11
+    python -m vig_minimal.explore photo.jpg --checkpoint runs/cvig_nano-shapes/best.pt --partitions
 
 The chosen patch, a target of the graph, has a red frame. Its sources have an orange tint, which is the deeper the
-heavier the edge is compared with the target's heaviest one; every other patch is dark. Without a checkpoint the weights
-are random, which shows what a model starts from.
+heavier the edge is compared with the target's heaviest one; every other patch is dark. With --partitions, each of
+ClusterViG's κ partitions has a colour of its own. Without a checkpoint the weights are random, which shows what a model
+starts from.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 
 from . import create_model
 from .checkpoint import CheckpointError, load, load_released
-from .drawing import outline, patch_box, picture, sheet, tint
+from .drawing import colours, outline, patch_box, picture, sheet, tint
 from .graph import Graph
 from .shapes import Shapes
 
@@ -103,6 +105,40 @@ def explore(image: Tensor, graphs: list[Graph], layers: list[int], grid: tuple[i
     return sheet(panels, captions, columns=4, title=title)
 
 
+def explore_partitions(image: Tensor, graphs: list[Graph], layers: list[int], grid: tuple[int, int],
+                       title: str = "") -> Image.Image:
+    """The image, and one panel a layer: ClusterViG's partitions of its patches, a colour each, the same in all layers
+    as far as they hold the same patches. Raises ValueError for graphs without partitions."""
+    if not hasattr(graphs[0], "labels"):
+        raise ValueError("--partitions: this model's nodes have none; choose one of ClusterViG's, as cvig_nano")
+    panels, captions, before = [picture(image, PANEL)], ["the image"], None
+    for layer in layers:
+        count = graphs[layer].centroids.shape[1]
+        labels = follow(graphs[layer].labels[0], before, count).reshape(grid)
+        panel = panels[0]
+        for label, colour in enumerate(colours(count)):
+            panel = tint(panel, 0.6 * (labels == label).numpy(), colour)
+        panels.append(panel)
+        sizes = labels.flatten().bincount(minlength=count)
+        captions.append(f"layer {layer}: {count} partitions\nof {' '.join(str(int(size)) for size in sizes)} patches")
+        before = labels.flatten()
+    return sheet(panels, captions, columns=4, title=title)
+
+
+def follow(labels: Tensor, before: Tensor | None, count: int) -> Tensor:
+    """The labels (N,) renamed so that partitions keep the names of those `before` that they share most patches with:
+    the pair that shares most first. K-means numbers them at random."""
+    if before is None:
+        return labels
+    shared = torch.zeros(count, count, dtype=torch.int64).index_put_((labels, before), torch.ones_like(labels), True)
+    names = torch.empty(count, dtype=torch.int64)
+    for _ in range(count):
+        now, then = divmod(int(shared.argmax()), count)
+        names[now] = then
+        shared[now], shared[:, then] = -1, -1
+    return names[labels]
+
+
 def parse_numbers(text: str, flag: str) -> list[int]:
     """Whole numbers with commas between them. Raises ValueError."""
     parts = text.split(",")
@@ -139,6 +175,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--model", metavar="NAME", help="a name of list_models() (default: the checkpoint's, else lrgc_nano)")
     add("--checkpoint", metavar="PATH", help="best.pt or last.pt of train.py (default: random weights)")
     add("--node", metavar="ROW,COLUMN", help="the target patch, counted from 0 (default: the one in the middle)")
+    add("--partitions", action="store_true", help="draw ClusterViG's partitions instead of a patch's sources")
     add("--layers", metavar="L,L,…", help="the layers to draw, counted from 0 (default: all)")
     add("--out", metavar="FILE", default="graph.png", help="the picture to write (default graph.png)")
     args = parser.parse_args(argv)
@@ -148,9 +185,15 @@ def main(argv: list[str] | None = None) -> None:
         node, layers = choose_node(args.node, grid), choose_layers(args.layers, model.config.depth)
         image = open_image(args.image, model.config.img_size)
         graphs = graphs_of(model, image, mean, std)
-        title = (f"{name}, {args.checkpoint or 'random weights'}, {args.image}\nred frame: patch {node[0]},{node[1]} of"
-                 f" {grid[0]} by {grid[1]}; orange: its sources, the deeper the heavier the edge; dark: not read")
-        explore(image, graphs, layers, grid, node, title).save(args.out)
+        weights = args.checkpoint or "random weights"
+        if args.partitions:
+            title = f"{name}, {weights}, {args.image}"
+            drawn = explore_partitions(image, graphs, layers, grid, title)
+        else:
+            title = (f"{name}, {weights}, {args.image}\nred frame: patch {node[0]},{node[1]} of"
+                     f" {grid[0]} by {grid[1]}; orange: its sources, the deeper the heavier the edge; dark: not read")
+            drawn = explore(image, graphs, layers, grid, node, title)
+        drawn.save(args.out)
     except (ValueError, OSError) as error:
         fail(str(error))
     print(f"{name}, {args.checkpoint or 'random weights'}: neighbours of the {grid[0] * grid[1]} nodes, by layer\n"

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from vig_minimal import augment, augment_sheet
 from vig_minimal.augment import (OPERATIONS, beta, color_jitter, cutmix, cutmix_box, draw_mix, draw_operations, erase,
-                                 erasing_box, mixup, rand_augment, soften)
+                                 erasing_box, mixup, rand_augment)
 from vig_minimal.shapes import Shapes
 
 WITHOUT_SEVERITY = ["AutoContrast", "Equalize", "Invert"]
@@ -359,17 +359,6 @@ def test_colour_jitter_on_a_picture():
 def batch(count: int = 6, height: int = 5, width: int = 7, classes: int = 4):
     """Float64 images (B, 3, H, W) and targets (B, classes) whose rows sum to 1."""
     return torch.randn(count, 3, height, width).double(), torch.rand(count, classes).double().softmax(1)
-
-
-def test_soften():
-    labels = torch.tensor([2, 0, 2])
-    targets = soften(labels, 4, 0.1)
-    for i in range(3):
-        for c in range(4):
-            assert float(targets[i, c]) == pytest.approx((1 - 0.1 + 0.1 / 4) if c == labels[i] else 0.1 / 4)
-    assert torch.equal(soften(labels, 4, 0.0), F.one_hot(labels, 4).float())
-    logits = torch.randn(3, 4)  # torch's own label smoothing is the same loss
-    torch.testing.assert_close(F.cross_entropy(logits, targets), F.cross_entropy(logits, labels, label_smoothing=0.1))
 
 
 def test_mixup():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -161,6 +162,24 @@ def test_the_papers_recipe_runs_with_everything_on(capsys):
     assert "learning rate 0.000125" in out and "float16" in out and len(rows("out")) == 3  # 2e-3 · 16 / 256
     config = json.loads(Path("out/config.json").read_text())
     assert config["recipe"]["mixup"] == 0.8 and config["recipe"]["repeats"] == 3
+
+
+def test_event_files_are_written_where_the_package_is_there(monkeypatch, tmp_path):
+    written = []
+
+    class Writer:
+        def __init__(self, folder):
+            assert folder == "out"
+
+        def add_scalar(self, name, value, epoch):
+            written.append((name, epoch))
+
+        def flush(self):
+            pass
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    run("--epochs", 1, "--output", "out", "--tensorboard")
+    assert {("val_top1", 0), ("val_top1", 1), ("train_loss", 1), ("neighbours_0", 1)} <= set(written)
 
 
 def test_a_teacher_of_the_same_classes_can_be_learnt_from(capsys):

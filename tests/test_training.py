@@ -153,6 +153,16 @@ def test_synchronised_batch_norm_is_refused_on_the_cpu():
         create_run(tiny(), SingleLabel(0.0), PLAIN, ONE, seed=0, sync_bn=True)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 1, reason="synchronised batch norm runs on GPUs only, and there is none")
+def test_synchronised_batch_norm_is_batch_norm_where_there_is_one_process():
+    device = torch.device("cuda", 0)
+    place, images = Processes(0, 1, 0, 1, device), torch.randn(8, 3, 16, 16, device=device)
+    plain = create_run(tiny().to(device), SingleLabel(0.0), PLAIN, place, seed=0)
+    synchronised = create_run(tiny().to(device), SingleLabel(0.0), PLAIN, place, seed=0, sync_bn=True)
+    assert any(isinstance(part, nn.SyncBatchNorm) for part in synchronised.model.modules())
+    torch.testing.assert_close(synchronised.model.train()(images), plain.model.train()(images))
+
+
 def test_sgd_moves_with_momentum():
     recipe = replace(PLAIN, optimiser="sgd", weight_decay=0.0, lr=0.1, schedule="step", ema_decay=0.0)
     run = create_run(tiny(), SingleLabel(0.0), recipe, ONE, seed=0)
@@ -252,7 +262,8 @@ def test_an_epoch_from_its_middle_has_the_same_batches():
 
 def test_mixed_targets_are_shares_and_both_kinds_come_up():
     batches = list(TrainingBatches(stored(400), CLASSES, replace(FULL, erasing=0.0, flip=False), 0, ONE, 0).epoch(0))
-    assert all(targets.shape == (8, CLASSES) and torch.allclose(targets.sum(1), torch.ones(8)) for _, targets in batches)
+    assert all(targets.shape == (8, CLASSES) for _, targets in batches)
+    assert all(torch.allclose(targets.sum(1), torch.ones(8)) for _, targets in batches)
     plain = list(TrainingBatches(stored(400), CLASSES, replace(FULL, mixup=0.0, cutmix=0.0, erasing=0.0, flip=False), 0,
                                  ONE, 0).epoch(0))
     kinds = Counter()
@@ -283,7 +294,8 @@ def test_distillation_is_half_labels_half_the_teachers_answers():
     one_classifier = SingleLabel(0.1, teacher).losses(logits, labels, images)["distillation"]
     torch.testing.assert_close(one_classifier, F.cross_entropy(logits, answers.argmax(1)) / 2)
     alone = SingleLabel(0.1).losses((logits, distilled), labels, images)
-    torch.testing.assert_close(sum(alone.values()), (truth + F.cross_entropy(distilled, labels, label_smoothing=0.1)) / 2)
+    both = truth + F.cross_entropy(distilled, labels, label_smoothing=0.1)
+    torch.testing.assert_close(sum(alone.values()), both / 2)
 
 
 def test_a_teacher_sees_its_own_normalisation_and_learns_nothing(tmp_path):

@@ -2,7 +2,7 @@
 
     on one PIL image          `rand_augment`, `color_jitter`, and `random_resized_box` says which part to cut out
     on uint8 batches          `flip_and_shift`, `normalise`
-    on normalised batches     `mixup`, `cutmix`, with soft targets from `soften`; `draw_mix` draws which one and how
+    on normalised batches     `mixup`, `cutmix`, which mix targets too; `draw_mix` draws which one and how
     on one normalised image   `erase`, where `erasing_box` says
 
     python -m vig_minimal.augment shapes:7 --out sheet.png     draws them all, see augment_sheet.py
@@ -158,12 +158,6 @@ def color_jitter(image: Image.Image, generator: torch.Generator, strength: float
 
 
 # ---- mixing pairs of images and their labels -----------------------------------------------------------------------
-
-
-def soften(labels: Tensor, classes: int, smoothing: float) -> Tensor:
-    """Label smoothing (Szegedy et al., 2016): 1 − s + s/K on the label, s/K elsewhere. (B,) int64 to (B, K) float32."""
-    targets = torch.full((len(labels), classes), smoothing / classes, device=labels.device)
-    return targets.scatter_(1, labels[:, None], 1 - smoothing + smoothing / classes)
 
 
 def _partner(images: Tensor) -> Tensor:

@@ -68,8 +68,8 @@ class NoBar:
         pass
 
 
-def frozen_model():
-    model = create_model("lrgc_nano", dim=16, depth=2, img_size=16, patch=4, num_classes=CLASSES).double().eval()
+def frozen_model(name="lrgc_nano", **fields):
+    model = create_model(name, dim=16, depth=2, img_size=16, patch=4, num_classes=CLASSES, **fields).double().eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.train = lambda mode=True, module=module: module  # statistics stay fixed: they would couple a batch
@@ -127,7 +127,7 @@ class Doubled:
         images = torch.randint(256, (60, 3, 16, 16), generator=source, dtype=torch.uint8)
         stored = Stored(images, torch.randint(CLASSES, (60,), generator=source))
         self.recipe = replace(get_recipe("lrgc"), epochs=2, warmup_epochs=0.5, cooldown_epochs=0.0, batch_size=16,
-                              crop="pad", drop_path=0.0, ema_decay=0.9, accumulation=parts)
+                              crop="pad", ema_decay=0.9, accumulation=parts)
         self.batches = TrainingBatches(stored, CLASSES, self.recipe, 0, processes, 0)
 
     def __len__(self):
@@ -139,10 +139,11 @@ class Doubled:
 
 
 def loss_curve(processes, parts=1):
-    """The loss of every step of two epochs with mixtures, erasing and repeated augmentation."""
+    """The loss of every step of two epochs with mixtures, erasing, repeated augmentation and draws in the model."""
     torch.manual_seed(0)
     batches, losses = Doubled(processes, parts), []
-    run = create_run(frozen_model(), SingleLabel(0.1), batches.recipe, processes, seed=0)
+    model = frozen_model("vig_nano", drop_path=0.3, epsilon=0.5, k=2)
+    run = create_run(model, SingleLabel(0.1), batches.recipe, processes, seed=0)
     for epoch in range(2):
         train_one_epoch(run, batches, epoch, NoBar(), after_step=losses.append)
     return losses

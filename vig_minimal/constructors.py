@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .distance import full_precision, squared_distance, unit_distance
-from .graph import Graph
+from .graph import Graph, draw
 from .kmeans import fixed_start, kmeans
 
 
@@ -33,6 +33,7 @@ class KNN(nn.Module):
     def __init__(self, k: int, dilation: int = 1, epsilon: float = 0.0):
         super().__init__()
         self.k, self.dilation, self.epsilon = k, dilation, epsilon
+        self.place: tuple[int, int] | None = None  # of this process's images in the global batch, see `draw`
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Graph:
@@ -48,8 +49,9 @@ class KNN(nn.Module):
         """Which of the k·d nearest to keep, (B, N, k): every d-th, or with probability ε a random k."""
         batch, num_nodes, reach = nearest.shape
         regular = torch.arange(0, reach, self.dilation, device=nearest.device)  # (k,)
-        drawn = torch.rand(batch, reach, device=nearest.device).topk(self.k).indices.sort().values  # (B, k)
-        stochastic = torch.rand(batch, 1, device=nearest.device) < self.epsilon  # (B, 1)
+        chances = draw(self.place, batch, reach, device=nearest.device)
+        drawn = chances.topk(self.k).indices.sort().values  # (B, k)
+        stochastic = draw(self.place, batch, 1, device=nearest.device) < self.epsilon  # (B, 1)
         return torch.where(stochastic, drawn, regular)[:, None].expand(batch, num_nodes, self.k)
 
     def extra_repr(self) -> str:

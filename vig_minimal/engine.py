@@ -202,12 +202,14 @@ def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_s
 
 def _backward(run: Run, parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, bool]:
     """Gradients of the next step's batch, part by part; its mean loss, and whether any process was told to end."""
-    count = run.recipe.accumulation
+    count, drawing = run.recipe.accumulation, [part for part in run.model.modules() if hasattr(part, "place")]
     total = torch.zeros((), device=run.processes.device)
     for part in range(count):
         images, targets = next(parts)
-        # draws inside the model (drop path, k-means, ...) follow from the step: nothing to save
-        torch.manual_seed(mixed_seed("step", run.seed, run.step, run.processes.rank, part))
+        # draws inside the model (drop path, k-means, ...) follow from the step, and from an image's place in the batch
+        torch.manual_seed(mixed_seed("step", run.seed, run.step))
+        for module in drawing:
+            module.place = ((part * run.processes.world + run.processes.rank) * len(images), run.recipe.batch_size)
         last = part == count - 1  # only then are gradients summed over processes
         with contextlib.nullcontext() if last or run.processes.world == 1 else run.parallel.no_sync():
             with run.autocast():

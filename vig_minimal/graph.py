@@ -70,3 +70,13 @@ class Graph:
             stats["self_loops"] = edge.diagonal(dim1=-2, dim2=-1).float().mean()
             stats["reciprocity"] = (edge & edge.mT).sum() / edge.sum().clamp(min=1)
         return {name: float(value) for name, value in stats.items()}
+
+
+def draw(place: tuple[int, int] | None, batch: int, *shape: int, device: torch.device) -> Tensor:
+    """Uniform random numbers for each image of a batch: (batch, *shape).
+
+    place: (first, total), where the batch is this process's part of a global batch of `total` images. Drawn are the
+    numbers of all of them, so that an image's are the same in however many parts the batch is computed.
+    """
+    first, total = place or (0, batch)
+    return torch.rand(total, *shape, device=device)[first:first + batch]

@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .graph import draw
+
 
 def to_nodes(image: Tensor) -> Tensor:
     """(B, C, H, W) to (B, H·W, C), row by row: a view if the image is channels_last."""
@@ -75,16 +77,20 @@ class FFN(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al., 2016): in training a branch is 0 with probability p, else times 1/(1 − p)."""
+    """Stochastic depth (Huang et al., 2016): in training a branch is 0 with probability p, else times 1/(1 − p).
+
+    place: which images of a global batch this process sees, see `draw`.
+    """
 
     def __init__(self, p: float):
         super().__init__()
         self.p = p
+        self.place: tuple[int, int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        keep = torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= self.p  # (B, 1, 1, 1), True is keep
+        keep = draw(self.place, x.shape[0], 1, 1, 1, device=x.device) >= self.p  # (B, 1, 1, 1), True is keep
         return x * (keep / (1 - self.p)).to(x.dtype)
 
     def extra_repr(self) -> str:

@@ -112,6 +112,9 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
                 run.restore(state["training"])
                 epoch, best = state["epoch"], state["best"]
                 run.step, first_step = checkpoint.position(state, resumed, len(batches))
+        if len(set(processes.gather((run.step, len(data.train), len(data.val))))) > 1:
+            raise ValueError("the processes read different checkpoints or data; --output and --data-dir must be folders"
+                             " that all machines share, or alike on all of them")
         writes = not (args.eval_only or args.dry_run)
         if writes:
             processes.first_alone(lambda: meanwhile.enter_context(lock(folder)) and None)

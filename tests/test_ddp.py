@@ -215,6 +215,7 @@ TINY = ["--model", "lrgc_nano", "--set", "dim=16", "--set", "depth=2", "--img-si
 COMMANDS = {
     "sound": ["--limit", "33", "--batch-size", "8", "--epochs", "1", "--output", "out"],
     "indivisible": ["--limit", "33", "--batch-size", "9"],
+    "apart": ["--limit", "33", "--batch-size", "8", "--epochs", "2", "--output", "out", "--resume", "auto"],
     "broken": ["--data-dir", "data", "--batch-size", "8", "--epochs", "1", "--crop", "resized",  # read as needed
                "--bad-images", "error"],
 }
@@ -222,16 +223,16 @@ COMMANDS = {
 
 def commands_of_two(rank, ports, folder):
     """Run every command as one of two processes; leaves what it said and its exit code in files."""
-    os.chdir(folder)
     for (name, argv), port in zip(COMMANDS.items(), ports):
         join(rank, 2, port)
+        os.chdir(f"{folder}/elsewhere" if name == "apart" and rank == 1 else folder)  # two machines, two disks
         out, err, code = io.StringIO(), io.StringIO(), 0
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 train.main([*TINY, *argv])
             except SystemExit as end:
                 code = end.code
-        with open(f"{name}{rank}.json", "w") as file:
+        with open(f"{folder}/{name}{rank}.json", "w") as file:
             json.dump({"out": out.getvalue(), "err": err.getvalue(), "code": code}, file)
 
 
@@ -239,6 +240,7 @@ def commands_of_two(rank, ports, folder):
 def finished(tmp_path_factory):
     """The folder in which two processes ran all commands, and what each of them said, by command."""
     folder = tmp_path_factory.mktemp("two")
+    (folder / "elsewhere").mkdir()
     (image_folder(folder / "data", count=4) / "train" / "dog" / "2.png").write_bytes(b"not an image")
     mp.spawn(commands_of_two, ([free_port() for _ in COMMANDS], str(folder)), nprocs=2)
     said = {name: [json.loads((folder / f"{name}{rank}.json").read_text()) for rank in range(2)] for name in COMMANDS}
@@ -264,6 +266,12 @@ def test_what_is_wrong_is_said_once_and_ends_both(finished):
     first, second = finished[1]["indivisible"]
     assert (first["code"], second["code"]) == (2, 2) and first["out"] == second["out"] == second["err"] == ""
     assert first["err"].startswith("train.py: error: --batch-size 9: the global batch, of which each of 2 processes")
+
+
+def test_machines_that_do_not_share_the_output_folder_do_not_go_on_from_different_steps(finished):
+    first, second = finished[1]["apart"]
+    assert (first["code"], second["code"]) == (2, 2) and "read different checkpoints or data" in first["err"]
+    assert checkpoint.load(finished[0] / "out" / "last.pt")["step"] == 4  # as it was
 
 
 def test_an_image_that_breaks_one_process_ends_both_with_its_name(finished):

@@ -10,7 +10,7 @@ import torch
 from helpers import TINY, as_nodes, assert_same, dense_of, image_by_image, nodes, random_index, randomise
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from vig_minimal import Graph, create_model, list_constructors
+from vig_minimal import Graph, constructors, create_model, list_constructors
 from vig_minimal.clustervig import DEGC, Block, ClusterGraph, ClusterViGConfig, Grapher
 from vig_minimal.constructors import ClusterKNN
 from vig_minimal.convs import CONVS, GLOBAL_CONVS
@@ -314,9 +314,56 @@ def test_multiply_adds_of_one_image(name, giga):
 
 
 def test_multiply_adds_of_the_whole_have_graph_construction_in_them():
-    model, images = create_model("cvig_nano"), torch.randn(1, 3, 64, 64)
-    distances = 6 * 64 * 64 * 96  # one k-NN a block: N² C
-    assert count_macs(model, images) >= layer_macs(model, images) + distances
+    model, images = create_model("cvig_nano").eval(), torch.randn(1, 3, 64, 64)
+    _, graphs = model(images, return_graphs=True)
+    sizes = [graph.labels[0].bincount() for graph in graphs]
+    inside = sum(int((size**2).sum()) * 96 for size in sizes)  # a distance for each pair in a partition
+    assert count_macs(model, images) >= layer_macs(model, images) + inside
+
+
+def sources_by_loops(x: Tensor, labels: Tensor, k: int) -> Tensor:
+    """The adjacency (B, N, N) of k-NN inside partitions, node by node."""
+    adj = torch.zeros(*labels.shape, labels.shape[1], dtype=torch.bool)
+    unit = x / x.norm(dim=-1, keepdim=True)
+    for b in range(len(x)):
+        for i in range(x.shape[1]):
+            alike = [j for j in range(x.shape[1]) if labels[b, j] == labels[b, i]]
+            alike.sort(key=lambda j: float((unit[b, i] - unit[b, j]).square().sum()))
+            adj[b, i, alike[:k]] = True
+    return adj
+
+
+@pytest.mark.parametrize("k", [1, 4, 30])
+@pytest.mark.parametrize("clusters", [1, 3, 7, 20])
+def test_neighbours_inside_partitions_by_both_ways(k, clusters):
+    x = torch.randn(3, 20, 6, dtype=torch.float64)
+    labels = torch.stack([torch.cat([torch.arange(clusters), torch.randint(clusters, (20 - clusters,))])[
+        torch.randperm(20)] for _ in range(3)])  # every label occurs, sizes differ
+    expected = sources_by_loops(x, labels, k)
+    graph = constructors.cluster_graph(x, labels, clusters, k)
+    assert graph.index.shape == (3, 20, min(k, 20)) and torch.equal(graph.adj(), expected)
+    assert torch.equal(graph.degree(), expected.sum(-1))
+    unit = torch.nn.functional.normalize(x, dim=-1)
+    dense = constructors._nearest_alike(unit, labels, clusters, min(k, 20))
+    assert torch.equal(Graph(20, index=dense).adj(), expected)
+    torch.testing.assert_close(dense[..., 0], torch.arange(20).expand(3, 20))  # nearest first: the node itself
+    assert torch.equal(graph.index[..., 0], dense[..., 0])
+
+
+def test_the_constructor_partitions_anew_in_training_and_alike_in_evaluation():
+    x, constructor = torch.randn(2, 40, 8), ClusterKNN(5, 4)
+    assert torch.equal(constructor.eval().partition(x), constructor.partition(x))
+    assert torch.equal(constructor(x).index, constructors.cluster_graph(x, constructor.partition(x), 4, 5).index)
+    constructor.train()
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(constructor.partition(x))
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    with pytest.raises(ValueError, match="k=0, clusters=4"):
+        ClusterKNN(0, 4)
+    with pytest.raises(ValueError, match="4 partitions of 3 nodes"):
+        constructor.eval()(torch.randn(1, 3, 8))
 
 
 @pytest.mark.slow

@@ -47,7 +47,9 @@ def forward_only(model: nn.Module, images: Tensor) -> None:
 def forward_backward(model: nn.Module, images: Tensor) -> None:
     """One training step's forward and backward pass, without the optimiser."""
     model.zero_grad()
-    model(images).square().mean().backward()
+    outputs = model(images)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)  # ClusterViG has two classifiers
+    sum(logits.square().mean() for logits in outputs).backward()
 
 
 def best_times(models: Sequence[nn.Module], images: Tensor, step: Callable, rounds: int) -> list[float]:

@@ -20,6 +20,9 @@ from .graph import Graph, draw
 from .kmeans import fixed_start, kmeans
 
 
+SIZES = 4  # groups of partitions, each padded to its largest
+
+
 class KNN(nn.Module):
     """k nearest neighbours of L2-normalised features, dilated: of the k·d nearest, every d-th.
 
@@ -90,14 +93,47 @@ class ClusterKNN(nn.Module):
 
 @torch.no_grad()
 def cluster_graph(x: Tensor, labels: Tensor, clusters: int, k: int) -> Graph:
-    """The k nearest nodes of the same label, nearest first: nodes (B, N, C) and labels (B, N), 0 to clusters − 1."""
-    unit = F.normalize(full_precision(x), dim=-1)
-    # ‖x̂_i − x̂_j‖² is at most 4; another partition is 8 farther, since its place in a one-hot vector is another
+    """The k nearest nodes of the same label, nearest first: nodes (B, N, C) and labels (B, N), 0 to clusters − 1.
+
+    In a partition of fewer than k nodes the nearest comes again, which is no further edge.
+    """
+    unit, k = F.normalize(full_precision(x), dim=-1), min(k, x.shape[1])
+    if torch.compiler.is_compiling() or x.is_cuda:  # there, shapes that depend on the data cost more than they save
+        return Graph(x.shape[1], index=_nearest_alike(unit, labels, clusters, k))
+    return Graph(x.shape[1], index=_nearest_by_size(unit, labels, clusters, k))
+
+
+def _nearest_alike(unit: Tensor, labels: Tensor, clusters: int, k: int) -> Tensor:
+    """(B, N, k) from all N² distances. ‖x̂_i − x̂_j‖² is at most 4; another partition is 8 farther, since its place in a
+    one-hot vector is another."""
     placed = torch.cat([unit, 2 * F.one_hot(labels, clusters).to(unit)], -1)  # (B, N, C + κ)
-    nearest = squared_distance(placed, placed).topk(min(k, x.shape[1]), largest=False)  # (B, N, k)
-    # in a partition that is too small the nearest comes again, which is no further edge
-    index = torch.where(nearest.values < 6, nearest.indices, nearest.indices[..., :1])
-    return Graph(x.shape[1], index=index)
+    nearest = squared_distance(placed, placed).topk(k, largest=False)
+    return torch.where(nearest.values < 6, nearest.indices, nearest.indices[..., :1])
+
+
+def _nearest_by_size(unit: Tensor, labels: Tensor, clusters: int, k: int) -> Tensor:
+    """(B, N, k) from the distances inside partitions only: all partitions of the batch, those of like size together."""
+    (batch, num_nodes, channels), device = unit.shape, unit.device
+    offset = num_nodes * torch.arange(batch, device=device)[:, None]  # (B, 1)
+    node = (labels.argsort(dim=1, stable=True) + offset).flatten()  # (B·N,), partition after partition
+    size = F.one_hot(labels, clusters).sum(1).flatten()  # (B·κ,)
+    start = size.cumsum(0) - size
+    unit, index = unit.reshape(-1, channels), torch.empty(batch * num_nodes, k, dtype=torch.int64, device=device)
+    for alike in size.argsort().tensor_split(SIZES):  # (p,) partitions
+        width = int(size[alike].max()) if len(alike) else 0
+        if width == 0:
+            continue
+        place = torch.arange(width, device=device)
+        inside = place < size[alike, None]  # (p, S), S the largest size
+        member = node[(start[alike, None] + place).clamp(max=len(node) - 1)]  # (p, S)
+        piece = unit[member]  # (p, S, C)
+        distance = squared_distance(piece, piece).masked_fill_(~inside[:, None], torch.inf)  # (p, S, S)
+        nearest = distance[inside].topk(min(k, width), largest=False)  # (n, ·) for each node of these partitions
+        row = inside.nonzero()[:, :1] * width  # (n, 1)
+        found = member.flatten()[row + nearest.indices]
+        found = torch.where(nearest.values < torch.inf, found, found[:, :1])
+        index[member[inside]] = torch.cat([found, found[:, :1].expand(-1, k - found.shape[1])], 1)
+    return index.view(batch, num_nodes, k) - offset[..., None]
 
 
 class SimilarityThreshold(nn.Module):

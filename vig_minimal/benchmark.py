@@ -2,6 +2,8 @@
 
     python -m vig_minimal.benchmark vig_ti svig_ti lrgc_ti          # Markdown table: time, floor, memory
     python -m vig_minimal.benchmark lrgc_ti --compile               # the same through torch.compile
+    python -m vig_minimal.benchmark --graphs                        # building the graphs of vig_ti and cvig_ti, N grows
+    python -m vig_minimal.benchmark --throughput cvig_ti vig_ti --batches 1 8 16 32 64 --out throughput.png
 
 The *floor* of a model is its own stem, linear layers, norms, activations and head with nothing between them: no
 constructor, and the aggregate replaced by the features themselves. Model and floor take turns in one run and the best
@@ -12,13 +14,19 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from . import create_model, list_models
+from .checkpoint import replacing
+from .clustervig import PRESETS as CLUSTERVIG
+from .clustervig import cluster_constructors
 from .measure import count_macs, count_parameters, saved_bytes
-from .vig import ViG
+from .throughput import chart, table, throughput
+from .vig import PRESETS as VIG
+from .vig import ViG, knn_constructors
 
 
 class Floor(nn.Module):
@@ -87,21 +95,71 @@ def measure(name: str, batch: int, rounds: int, device: str, compiled: bool, fie
     return " | ".join([name + (" (compiled)" if compiled else ""), *cost, cost_of_backward])
 
 
+def graph_times(grid: int, batch: int, rounds: int) -> tuple[float, float, float]:
+    """Milliseconds an image for all 12 graphs of vig_ti on grid² nodes, for all of cvig_ti, and its k-means alone.
+
+    Features are random with 8 groups in them; κ is 4, and 6 from 784 nodes on, as in the paper.
+    """
+    images = 16 * grid
+    plain = knn_constructors(replace(VIG["vig_ti"], img_size=images, k=9))
+    inside = cluster_constructors(replace(CLUSTERVIG["cvig_ti"], img_size=images, k=9, clusters=4 if grid < 28 else 6))
+    group = torch.randint(8, (batch, grid * grid, 1)).expand(-1, -1, 192)
+    nodes = torch.randn(batch, grid * grid, 192) + torch.randn(batch, 8, 192).gather(1, group)
+    steps = (lambda: [constructor.eval()(nodes) for constructor in plain],
+             lambda: [constructor.eval()(nodes) for constructor in inside],
+             lambda: [constructor.eval().partition(nodes) for constructor in inside])
+    times = [float("inf")] * len(steps)
+    for _ in range(rounds):
+        for i, step in enumerate(steps):
+            start = time.perf_counter()
+            step()
+            times[i] = min(times[i], (time.perf_counter() - start) * 1e3 / batch)
+    return tuple(times)
+
+
+def print_graph_times(grids: Sequence[int], batch: int, rounds: int) -> None:
+    """The table of --graphs."""
+    print("| nodes | vig_ti: k-NN, ms/image | cvig_ti: k-means and k-NN inside partitions | of it k-means | ratio |")
+    print("|---:|" + "---:|" * 4)
+    for grid in grids:
+        plain, inside, k_means = graph_times(grid, batch, rounds)
+        print(f"| {grid * grid} | {plain:.1f} | {inside:.1f} | {k_means:.1f} | {inside / plain:.2f} |", flush=True)
+
+
+def print_throughput(args: argparse.Namespace, fields: dict) -> None:
+    """The tables of --throughput, and its picture."""
+    batches = sorted(set(args.batches))
+    with replacing(args.out) as file:  # what cannot be written is found before anything is measured
+        results = throughput(args.throughput, batches, args.rounds, args.device, args.threads, args.amp, fields)
+        title = f"{args.device}, {'bfloat16' if args.amp else 'float32'}, best of {args.rounds} rounds"
+        chart(results, batches, title).save(file, "png")
+    whole = "" if args.device.startswith("cuda") else " of the process, Python and torch among it"
+    print(f"images per second\n\n{table(results, batches, 0)}\n\npeak memory in MiB{whole}\n\n"
+          f"{table(results, batches, 1)}\n\nwrote {args.out}")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, measure, print a Markdown table."""
     parser = argparse.ArgumentParser(prog="python -m vig_minimal.benchmark", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=["vig_ti", "svig_ti", "lrgc_ti"], help="names from list_models()")
-    parser.add_argument("--batch", type=int, default=8, metavar="N", help="images a batch (default 8)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="timed rounds; the best counts (default 5)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default 2)")
-    parser.add_argument("--img-size", type=int, metavar="PX", help="instead of each model's own")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    parser.add_argument("--compile", action="store_true", help="run the model, not the floor, through torch.compile")
+    add = parser.add_argument
+    add("models", nargs="*", default=["vig_ti", "svig_ti", "lrgc_ti", "cvig_ti"], help="names from list_models()")
+    add("--throughput", nargs="+", metavar="MODEL", help="images/s and memory of these for each of --batches instead")
+    add("--batches", type=int, nargs="+", default=[1, 8, 16, 32, 64], metavar="N", help="for --throughput")
+    add("--out", default="throughput.png", metavar="FILE", help="the picture of --throughput")
+    add("--amp", action="store_true", help="--throughput in bfloat16")
+    add("--graphs", action="store_true", help="time of building graphs against the number of nodes instead")
+    add("--grids", type=int, nargs="+", default=[14, 28, 42], metavar="G", help="for --graphs: G² nodes")
+    add("--batch", type=int, default=8, metavar="N", help="images a batch (default 8)")
+    add("--rounds", type=int, default=5, metavar="N", help="timed rounds; the best counts (default 5)")
+    add("--threads", type=int, default=2, metavar="N", help="CPU threads (default 2)")
+    add("--img-size", type=int, metavar="PX", help="instead of each model's own")
+    add("--device", default="cpu", help="cpu (default) or cuda")
+    add("--compile", action="store_true", help="run the model, not the floor, through torch.compile")
     args = parser.parse_args(argv)
-    if min(args.batch, args.rounds, args.threads) < 1:
-        parser.error("--batch, --rounds and --threads must be at least 1")
-    if unknown := [name for name in args.models if name not in list_models()]:
+    if min(args.batch, args.rounds, args.threads, *args.batches, *args.grids) < 1:
+        parser.error("--batch, --batches, --grids, --rounds and --threads must be at least 1")
+    if unknown := [name for name in [*args.models, *(args.throughput or [])] if name not in list_models()]:
         parser.error(f"unknown model {unknown[0]!r}; there are {', '.join(list_models())}")
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("--device cuda: this torch sees no GPU; use --device cpu")
@@ -109,14 +167,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     fields = {"img_size": args.img_size} if args.img_size else {}
     print(f"batch {args.batch}, float32, {args.device}, {args.threads} threads, torch {torch.__version__};"
           f" best of {args.rounds} rounds\n")
-    print("| model | parameters | GMACs | eval ms/image | eval / floor | train ms/image | train / floor |"
-          " MB kept/image |")
-    print("|---|" + "---:|" * 7)
-    for name in args.models:
-        try:
+    try:
+        if args.graphs:
+            return print_graph_times(args.grids, args.batch, args.rounds)
+        if args.throughput:
+            for name in args.throughput:
+                create_model(name, **fields)  # what cannot work is found before anything is measured
+            return print_throughput(args, fields)
+        print("| model | parameters | GMACs | eval ms/image | eval / floor | train ms/image | train / floor |"
+              " MB kept/image |")
+        print("|---|" + "---:|" * 7)
+        for name in args.models:
             print(f"| {measure(name, args.batch, args.rounds, args.device, args.compile, fields)} |", flush=True)
-        except ValueError as error:
-            parser.error(f"{name}: {error}")
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -94,3 +94,8 @@ def children(pid: int) -> list[int]:
     """Processes that this one started."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def fell(folder: Path, log: str = "log.txt") -> bool:
+    """Whether train.py itself ended with a traceback. (A process that reads images may leave one when it is orphaned.)"""
+    return 'train.py", line' in said(folder, log)

@@ -97,5 +97,5 @@ def children(pid: int) -> list[int]:
 
 
 def fell(folder: Path, log: str = "log.txt") -> bool:
-    """Whether train.py itself ended with a traceback. (A process that reads images may leave one when it is orphaned.)"""
+    """Whether train.py itself ended with a traceback. (An orphaned process that reads images may leave one.)"""
     return 'train.py", line' in said(folder, log)

@@ -87,7 +87,8 @@ def test_a_picture_without_any_figure_is_still_drawn():
 
 @pytest.mark.parametrize(("argv", "message"), [
     (["vig_nan"], "unknown model 'vig_nan'"), (["--throughput", "resnet"], "unknown model 'resnet'"),
-    (["--throughput", "vig_nano", "--batches", "0"], "must be at least 1"), (["--grids", "0", "--graphs"], "at least 1"),
+    (["--throughput", "vig_nano", "--batches", "0"], "must be at least 1"),
+    (["--grids", "0", "--graphs"], "must be at least 1"),
     (["--throughput", "vig_nano", "--out", "nowhere/x.png"], "nowhere/x.png"),
     (["vig_nano", "--img-size", "63"], "img_size=63"),
 ])

@@ -153,7 +153,7 @@ def test_synchronised_batch_norm_is_refused_on_the_cpu():
         create_run(tiny(), SingleLabel(0.0), PLAIN, ONE, seed=0, sync_bn=True)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 1, reason="synchronised batch norm runs on GPUs only, and there is none")
+@pytest.mark.skipif(torch.cuda.device_count() < 1, reason="synchronised batch norm runs on GPUs only")
 def test_synchronised_batch_norm_is_batch_norm_where_there_is_one_process():
     device = torch.device("cuda", 0)
     place, images = Processes(0, 1, 0, 1, device), torch.randn(8, 3, 16, 16, device=device)

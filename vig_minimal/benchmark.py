@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -60,8 +61,8 @@ def forward_backward(model: nn.Module, images: Tensor) -> None:
     sum(logits.square().mean() for logits in outputs).backward()
 
 
-def best_times(models: Sequence[nn.Module], images: Tensor, step: Callable, rounds: int) -> list[float]:
-    """Milliseconds an image of each model, the best of `rounds`, models taking turns after one round to warm up."""
+def best_times(models: Sequence, images: Tensor, step: Callable, rounds: int) -> list[float]:
+    """Milliseconds an image of `step(model, images)`, the best of `rounds`, taking turns after one round to warm up."""
     times = [float("inf")] * len(models)
     for model in models:
         step(model, images)
@@ -95,46 +96,43 @@ def measure(name: str, batch: int, rounds: int, device: str, compiled: bool, fie
     return " | ".join([name + (" (compiled)" if compiled else ""), *cost, cost_of_backward])
 
 
-def graph_times(grid: int, batch: int, rounds: int) -> tuple[float, float, float]:
+def graph_times(grid: int, batch: int, rounds: int, device: str) -> list[float]:
     """Milliseconds an image for all 12 graphs of vig_ti on grid² nodes, for all of cvig_ti, and its k-means alone.
 
-    Features are random with 8 groups in them; κ is 4, and 6 from 784 nodes on, as in the paper.
+    Features are random, the same in every run, with 8 groups in them; κ is 4, and 6 from 784 nodes on, as in the paper.
     """
     images = 16 * grid
     plain = knn_constructors(replace(VIG["vig_ti"], img_size=images, k=9))
     inside = cluster_constructors(replace(CLUSTERVIG["cvig_ti"], img_size=images, k=9, clusters=4 if grid < 28 else 6))
-    group = torch.randint(8, (batch, grid * grid, 1)).expand(-1, -1, 192)
-    nodes = torch.randn(batch, grid * grid, 192) + torch.randn(batch, 8, 192).gather(1, group)
-    steps = (lambda: [constructor.eval()(nodes) for constructor in plain],
-             lambda: [constructor.eval()(nodes) for constructor in inside],
-             lambda: [constructor.eval().partition(nodes) for constructor in inside])
-    times = [float("inf")] * len(steps)
-    for _ in range(rounds):
-        for i, step in enumerate(steps):
-            start = time.perf_counter()
-            step()
-            times[i] = min(times[i], (time.perf_counter() - start) * 1e3 / batch)
-    return tuple(times)
+    draw = torch.Generator().manual_seed(0)
+    group = torch.randint(8, (batch, grid * grid, 1), generator=draw).expand(-1, -1, 192)
+    centres = torch.randn(batch, 8, 192, generator=draw)
+    nodes = (torch.randn(batch, grid * grid, 192, generator=draw) + centres.gather(1, group)).to(device)
+    builders = [[constructor.eval() for constructor in plain], [constructor.eval() for constructor in inside],
+                [constructor.eval().partition for constructor in inside]]
+    return best_times(builders, nodes, lambda builder, x: [build(x) for build in builder], rounds)
 
 
-def print_graph_times(grids: Sequence[int], batch: int, rounds: int) -> None:
+def print_graph_times(grids: Sequence[int], batch: int, rounds: int, device: str) -> None:
     """The table of --graphs."""
     print("| nodes | vig_ti: k-NN, ms/image | cvig_ti: k-means and k-NN inside partitions | of it k-means | ratio |")
     print("|---:|" + "---:|" * 4)
     for grid in grids:
-        plain, inside, k_means = graph_times(grid, batch, rounds)
+        plain, inside, k_means = graph_times(grid, batch, rounds, device)
         print(f"| {grid * grid} | {plain:.1f} | {inside:.1f} | {k_means:.1f} | {inside / plain:.2f} |", flush=True)
 
 
 def print_throughput(args: argparse.Namespace, fields: dict) -> None:
     """The tables of --throughput, and its picture."""
+    if Path(args.out).suffix.lower() != ".png":
+        raise ValueError(f"--out {args.out}: the picture is a PNG; give a name that ends in .png")
     batches = sorted(set(args.batches))
     with replacing(args.out) as file:  # what cannot be written is found before anything is measured
         results = throughput(args.throughput, batches, args.rounds, args.device, args.threads, args.amp, fields)
         title = f"{args.device}, {'bfloat16' if args.amp else 'float32'}, best of {args.rounds} rounds"
         chart(results, batches, title).save(file, "png")
-    whole = "" if args.device.startswith("cuda") else " of the process, Python and torch among it"
-    print(f"images per second\n\n{table(results, batches, 0)}\n\npeak memory in MiB{whole}\n\n"
+    what = "in tensors, weights among them" if args.device == "cuda" else "beyond that of the process before the model"
+    print(f"images per second\n\n{table(results, batches, 0)}\n\npeak memory in MiB, {what}\n\n"
           f"{table(results, batches, 1)}\n\nwrote {args.out}")
 
 
@@ -154,22 +152,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--rounds", type=int, default=5, metavar="N", help="timed rounds; the best counts (default 5)")
     add("--threads", type=int, default=2, metavar="N", help="CPU threads (default 2)")
     add("--img-size", type=int, metavar="PX", help="instead of each model's own")
-    add("--device", default="cpu", help="cpu (default) or cuda")
+    add("--device", default="cpu", choices=("cpu", "cuda"), help="cpu (default) or cuda")
     add("--compile", action="store_true", help="run the model, not the floor, through torch.compile")
     args = parser.parse_args(argv)
     if min(args.batch, args.rounds, args.threads, *args.batches, *args.grids) < 1:
         parser.error("--batch, --batches, --grids, --rounds and --threads must be at least 1")
     if unknown := [name for name in [*args.models, *(args.throughput or [])] if name not in list_models()]:
         parser.error(f"unknown model {unknown[0]!r}; there are {', '.join(list_models())}")
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
+    if args.throughput and (args.graphs or args.compile) or args.amp and not args.throughput:
+        parser.error("--throughput goes without --graphs and --compile, and --amp with --throughput alone")
+    if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: this torch sees no GPU; use --device cpu")
     torch.set_num_threads(args.threads)
-    fields = {"img_size": args.img_size} if args.img_size else {}
-    print(f"batch {args.batch}, float32, {args.device}, {args.threads} threads, torch {torch.__version__};"
-          f" best of {args.rounds} rounds\n")
+    fields = {} if args.img_size is None else {"img_size": args.img_size}
+    work = "evaluation" if args.throughput else f"batch {args.batch}"
+    print(f"{work}, {'bfloat16' if args.amp else 'float32'}, {args.device}, {args.threads} threads,"
+          f" torch {torch.__version__}; best of {args.rounds} rounds\n")
     try:
         if args.graphs:
-            return print_graph_times(args.grids, args.batch, args.rounds)
+            return print_graph_times(args.grids, args.batch, args.rounds, args.device)
         if args.throughput:
             for name in args.throughput:
                 create_model(name, **fields)  # what cannot work is found before anything is measured
@@ -179,7 +180,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("|---|" + "---:|" * 7)
         for name in args.models:
             print(f"| {measure(name, args.batch, args.rounds, args.device, args.compile, fields)} |", flush=True)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        parser.error(f"{args.out}: cannot be written ({error.strerror or error})")
+    except ValueError as error:
         parser.error(str(error))
 
 

@@ -191,7 +191,7 @@ def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_s
         run.step += 1
         bar.update(recipe.batch_size)
         after_step(loss)
-        if stops:
+        if stops or (run.processes.world == 1 and run.signals.received):  # many end together, in the next step
             raise Stopped
     run.processes.share_buffers(run.evaluated)
     done, taken = last_step - first_step, last_step - run.skipped

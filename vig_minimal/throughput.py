@@ -4,13 +4,17 @@
 
 Each model runs in a process of its own, from the smallest batch on, so that its memory is its own, and so that a
 process which the system ends for want of memory is an out-of-memory like any other: `-`, for all larger batches too.
+Whatever else goes wrong in it is an error.
 """
 
 import math
 import multiprocessing
+import re
+import signal
 import sys
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw
@@ -24,11 +28,15 @@ Figure = tuple[float, float] | None  # images a second and MiB; None for out of 
 
 def throughput(names: list[str], batches: list[int], rounds: int, device: str, threads: int, amp: bool,
                fields: dict) -> dict[str, list[Figure]]:
-    """Model to a figure for each batch (ascending). Evaluation, channels_last; best of `rounds` after one to warm up."""
+    """Model to a figure for each batch (ascending). Evaluation, channels_last; best of `rounds` after one to warm up.
+
+    Raises ValueError where a model fails for another reason than memory.
+    """
     context, results = multiprocessing.get_context("spawn"), {}
     for name in names:
         ours, theirs = context.Pipe(duplex=False)
-        child = context.Process(target=_measure, args=(theirs, name, batches, rounds, device, threads, amp, fields))
+        child = context.Process(target=_measure, args=(theirs, name, batches, rounds, device, threads, amp, fields),
+                                daemon=True)  # it ends when this process does
         child.start()
         theirs.close()
         results[name] = []
@@ -37,7 +45,11 @@ def throughput(names: list[str], batches: list[int], rounds: int, device: str, t
             try:
                 figure = ours.recv()
             except EOFError:  # the process is gone
-                figure = None
+                child.join()
+                figure = None if child.exitcode == -signal.SIGKILL else f"its process ended with code {child.exitcode}"
+            if isinstance(figure, str):
+                _progress("")
+                raise ValueError(f"{name}, batch {batch}: {figure}")
             results[name] += [figure] if figure else [None] * (len(batches) - len(results[name]))
             if figure is None:
                 break
@@ -48,17 +60,18 @@ def throughput(names: list[str], batches: list[int], rounds: int, device: str, t
 
 def _measure(pipe: Connection, name: str, batches: list[int], rounds: int, device: str, threads: int, amp: bool,
              fields: dict) -> None:
-    """In the model's own process: send a figure for each batch, None and no more when memory is out."""
+    """In the model's own process: send a figure for each batch; None when memory is out, or what else is wrong, ends it."""
     torch.set_num_threads(threads)
-    model = create_model(name, **fields).to(device, memory_format=torch.channels_last).eval()
-    for batch in batches:
-        try:
-            pipe.send((evaluate(model, batch, rounds, amp), _memory(device) / 2**20))
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            pipe.send(None)
-            break
+    before = _peak(device)
+    try:
+        model = create_model(name, **fields).to(device, memory_format=torch.channels_last).eval()
+        for batch in batches:
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            speed = evaluate(model, batch, rounds, amp)
+            pipe.send((speed, (_peak(device) - before) / 2**20))
+    except Exception as error:  # the other process must not wait for, nor take for want of memory, what is neither
+        pipe.send(None if out_of_memory(error) else f"{type(error).__name__}: {error}")
 
 
 def evaluate(model: torch.nn.Module, batch: int, rounds: int, amp: bool) -> float:
@@ -77,21 +90,20 @@ def evaluate(model: torch.nn.Module, batch: int, rounds: int, amp: bool) -> floa
     return batch / best
 
 
-def out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: Exception) -> bool:
     """Whether that is what the error says: torch has a kind of its own for GPUs, but not for CPUs."""
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in text or "can't allocate memory" in text
+    said = isinstance(error, RuntimeError) and re.search("not enough memory|can't allocate memory|out of memory", str(error))
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or bool(said)
 
 
-def _memory(device: str) -> float:
-    """Most bytes that this process had so far: on a GPU what torch took, else all, Python and torch itself among it."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return math.nan
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _peak(device: str) -> float:
+    """Most bytes so far: on a GPU in torch's tensors, else in memory for this process. NaN where no one tells."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    # not getrusage's ru_maxrss, which on Linux a new process takes over from the one that started it
+    status = Path("/proc/self/status")
+    peak = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return int(peak[1]) * 1024 if peak else math.nan
 
 
 def _progress(text: str) -> None:
@@ -103,7 +115,7 @@ def table(results: dict[str, list[Figure]], batches: list[int], which: int) -> s
     """Markdown: a row for each model, a column for each batch. which: 0 for images a second, 1 for MiB."""
     lines = ["| model | " + " | ".join(f"b = {batch}" for batch in batches) + " |", "|---|" + "---:|" * len(batches)]
     for name, figures in results.items():
-        cells = ["-" if figure is None else f"{figure[which]:.0f}" if which else f"{figure[0]:.1f}" for figure in figures]
+        cells = ["-" if figure is None else f"{figure[which]:.{1 - which}f}" for figure in figures]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -116,7 +128,7 @@ def chart(results: dict[str, list[Figure]], batches: list[int], title: str) -> I
     speeds = [figure[0] for figures in results.values() for figure in figures if figure] or [1.0]
     x = Axis(min(batches) / 1.2, max(batches) * 1.2, [float(batch) for batch in batches], log=True)
     low, high = min(speeds) / 1.2, max(speeds) * 1.2
-    y = Axis(low, high, [mark for mark in ticks(low, high, 8) if mark > 0], log=True)
+    y = Axis(low, high, speed_ticks(low, high), log=True)
     for mark, text in zip(y.ticks, labels(y.ticks), strict=True):
         row = bottom - round(y.pixel(mark, HEIGHT))
         draw.line((left, row, right, row), GRID)
@@ -135,5 +147,13 @@ def chart(results: dict[str, list[Figure]], batches: list[int], title: str) -> I
     for line in lines:
         if line.points:
             curve(page, (left, top, WIDTH, HEIGHT), line.points, line.colour)
-    draw_legend(page, left, bottom + BOTTOM, lines)
-    return page
+    height = draw_legend(page, left, bottom + BOTTOM, lines)
+    return page.crop((0, 0, page.width, bottom + BOTTOM + height + 8))
+
+
+def speed_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten, or where these are fewer than three, evenly spaced numbers."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    marks = [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
+    marks = [mark for mark in marks if low <= mark <= high]
+    return marks if len(marks) >= 3 else [mark for mark in ticks(low, high, 8) if mark > 0]

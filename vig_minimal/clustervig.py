@@ -42,7 +42,7 @@ from .gatv2 import GATv2
 from .graph import Graph
 from .kmeans import partition_mean
 from .layers import FFN, DropPath, Stem, conv_bn, head, init_weights, position_encoding, to_nodes
-from .vig import ViGConfig
+from .vig import ViGConfig, encode
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class ClusterViG(nn.Module):
         With distillation, training gives two: what learns from the labels, and what learns from the teacher; evaluation
         gives their mean.
         """
-        x, graphs = self._encode(images, return_graphs)
+        x, graphs = encode(self, images, return_graphs)
         *layers, classifier = self.head
         pooled = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
         for layer in layers:
@@ -201,17 +201,4 @@ class ClusterViG(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The last block's features, (B, C, H/patch, W/patch)."""
-        return self._encode(images, keep_graphs=False)[0]
-
-    def _encode(self, images: Tensor, keep_graphs: bool) -> tuple[Tensor, list[ClusterGraph]]:
-        if images.ndim != 4 or images.shape[1] != 3 or tuple(images.shape[2:]) != self.config.img_size:
-            height, width = self.config.img_size
-            raise ValueError(f"images of shape {tuple(images.shape)}: this model takes (B, 3, {height}, {width});"
-                             " resize them, or create the model with img_size=(height, width)")
-        x = self.stem(images.contiguous(memory_format=torch.channels_last)) + self.position  # (B, C, H/patch, W/patch)
-        graphs = []
-        for block in self.blocks:
-            x, graph = block(x)
-            if keep_graphs:
-                graphs.append(graph)
-        return x, graphs
+        return encode(self, images, keep_graphs=False)[0]

@@ -10,7 +10,6 @@ Whatever else goes wrong in it is an error.
 import math
 import multiprocessing
 import re
-import signal
 import sys
 import time
 from multiprocessing.connection import Connection
@@ -46,7 +45,8 @@ def throughput(names: list[str], batches: list[int], rounds: int, device: str, t
                 figure = ours.recv()
             except EOFError:  # the process is gone
                 child.join()
-                figure = None if child.exitcode == -signal.SIGKILL else f"its process ended with code {child.exitcode}"
+                killed = child.exitcode == -9  # SIGKILL, as Linux does where memory is out
+                figure = None if killed else f"its process ended with code {child.exitcode}"
             if isinstance(figure, str):
                 _progress("")
                 raise ValueError(f"{name}, batch {batch}: {figure}")
@@ -60,7 +60,8 @@ def throughput(names: list[str], batches: list[int], rounds: int, device: str, t
 
 def _measure(pipe: Connection, name: str, batches: list[int], rounds: int, device: str, threads: int, amp: bool,
              fields: dict) -> None:
-    """In the model's own process: send a figure for each batch; None when memory is out, or what else is wrong, ends it."""
+    """In the model's own process: send a figure for each batch, and at the first that fails None for want of memory,
+    or else a sentence."""
     torch.set_num_threads(threads)
     before = _peak(device)
     try:
@@ -92,8 +93,8 @@ def evaluate(model: torch.nn.Module, batch: int, rounds: int, amp: bool) -> floa
 
 def out_of_memory(error: Exception) -> bool:
     """Whether that is what the error says: torch has a kind of its own for GPUs, but not for CPUs."""
-    said = isinstance(error, RuntimeError) and re.search("not enough memory|can't allocate memory|out of memory", str(error))
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or bool(said)
+    said = re.search("not enough memory|can't allocate memory|out of memory", str(error))
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or isinstance(error, RuntimeError) and bool(said)
 
 
 def _peak(device: str) -> float:

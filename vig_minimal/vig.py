@@ -182,23 +182,28 @@ class ViG(nn.Module):
 
     def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
         """Logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the Graph of every block."""
-        x, graphs = self._encode(images, return_graphs)
+        x, graphs = encode(self, images, return_graphs)
         logits = self.head(x.mean((2, 3), keepdim=True)).flatten(1)
         return (logits, graphs) if return_graphs else logits
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The last block's features, (B, C, H/patch, W/patch)."""
-        return self._encode(images, keep_graphs=False)[0]
+        return encode(self, images, keep_graphs=False)[0]
 
-    def _encode(self, images: Tensor, keep_graphs: bool) -> tuple[Tensor, list[Graph]]:
-        if images.ndim != 4 or images.shape[1] != 3 or tuple(images.shape[2:]) != self.config.img_size:
-            height, width = self.config.img_size
-            raise ValueError(f"images of shape {tuple(images.shape)}: this model takes (B, 3, {height}, {width});"
-                             " resize them, or create the model with img_size=(height, width)")
-        x = self.stem(images.contiguous(memory_format=torch.channels_last)) + self.position  # (B, C, H/patch, W/patch)
-        graphs = []
-        for block in self.blocks:
-            x, graph = block(x)
-            if keep_graphs:
-                graphs.append(graph)
-        return x, graphs
+
+def encode(model: nn.Module, images: Tensor, keep_graphs: bool) -> tuple[Tensor, list[Graph]]:
+    """Stem, position and blocks of an isotropic model: features (B, C, H/patch, W/patch), and every block's Graph.
+
+    Raises ValueError for images of another size than the model's.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or tuple(images.shape[2:]) != model.config.img_size:
+        height, width = model.config.img_size
+        raise ValueError(f"images of shape {tuple(images.shape)}: this model takes (B, 3, {height}, {width});"
+                         " resize them, or create the model with img_size=(height, width)")
+    x = model.stem(images.contiguous(memory_format=torch.channels_last)) + model.position  # (B, C, H/patch, W/patch)
+    graphs = []
+    for block in model.blocks:
+        x, graph = block(x)
+        if keep_graphs:
+            graphs.append(graph)
+    return x, graphs

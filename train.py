@@ -92,7 +92,8 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
 
         # model, and where it goes on from
         torch.manual_seed(mixed_seed("model", args.seed))
-        model = options.build_model(model_name, fields | {"num_classes": len(data.classes)}).to(processes.device)
+        model = options.build_model(model_name, fields | {"num_classes": len(data.classes)})
+        model = model.to(processes.device, memory_format=torch.channels_last)  # as images and gradients are
         teacher = None
         if recipe.teacher != "none" and not args.eval_only:
             about = recipe.teacher, args.teacher_weights, len(data.classes), recipe, processes.device

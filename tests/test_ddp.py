@@ -214,6 +214,8 @@ TINY = ["--model", "lrgc_nano", "--set", "dim=16", "--set", "depth=2", "--img-si
         "--device", "cpu", "--workers", "0"]
 COMMANDS = {
     "sound": ["--limit", "33", "--batch-size", "8", "--epochs", "1", "--output", "out"],
+    "partitions": ["--model", "cvig_nano", "--limit", "33", "--batch-size", "8", "--epochs", "1", "--output", "cvig",
+                   "--set", "distillation=True"],
     "indivisible": ["--limit", "33", "--batch-size", "9"],
     "apart": ["--limit", "33", "--batch-size", "8", "--epochs", "2", "--output", "out", "--resume", "auto"],
     "broken": ["--data-dir", "data", "--batch-size", "8", "--epochs", "1", "--crop", "resized",  # read as needed
@@ -260,6 +262,11 @@ def test_the_command_under_two_processes_and_going_on_with_one(finished, monkeyp
     assert f"top1 {float(trained['val_top1']):.3f}" in capsys.readouterr().out
     right = float(trained["val_top1"]) * 33 / 100
     assert right == pytest.approx(round(right), abs=1e-3)
+
+
+def test_two_classifiers_and_depthwise_convolutions_train_without_a_warning(finished):
+    assert [process["code"] for process in finished[1]["partitions"]] == [0, 0]
+    assert all(process["err"] == "" for process in finished[1]["partitions"])
 
 
 def test_what_is_wrong_is_said_once_and_ends_both(finished):

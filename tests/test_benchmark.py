@@ -44,14 +44,14 @@ def test_the_table_of_graphs(capsys):
 def test_graphs_are_built_of_the_same_features_in_every_run(monkeypatch):
     seen = []
     monkeypatch.setattr(benchmark, "best_times", lambda builders, nodes, *_: seen.append((builders, nodes)))
-    for grid in (4, 4, 28):
+    for grid in (6, 6, 28):
         torch.rand(1)  # a state that differs
         benchmark.graph_times(grid, 1, 1, "cpu")
     (builders, nodes), (_, again), (of_784, _) = seen
-    assert torch.equal(nodes, again) and nodes.shape == (1, 16, 192) and [len(b) for b in builders] == [12, 12, 12]
+    assert torch.equal(nodes, again) and nodes.shape == (1, 36, 192) and [len(b) for b in builders] == [12, 12, 12]
     assert builders[1][0].clusters == 4 and of_784[1][0].clusters == 6
     plain, inside = builders[0][0](nodes), builders[1][0](nodes)
-    assert plain.adj().shape == inside.adj().shape == (1, 16, 16)
+    assert plain.adj().shape == inside.adj().shape == (1, 36, 36)
 
 
 def test_throughput_is_a_table_and_a_picture(capsys, tmp_path):
@@ -128,7 +128,8 @@ def test_a_picture_without_any_figure_is_still_drawn():
 
 
 @pytest.mark.parametrize(("low", "high", "marks"), [
-    (40, 420, [50, 100, 200]), (11, 2000, [20, 50, 100, 200, 500, 1000, 2000]), (0.9, 6, [1, 2, 5]), (24, 31, range(24, 32)),
+    (40, 420, [50, 100, 200]), (11, 2000, [20, 50, 100, 200, 500, 1000, 2000]), (0.9, 6, [1, 2, 5]),
+    (24, 31, range(24, 32)),
 ])
 def test_marks_of_a_logarithmic_axis(low, high, marks):
     assert throughput.speed_ticks(low, high) == list(marks)

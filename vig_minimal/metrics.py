@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .distance import full_precision
 from .distributed import Processes
 
 SIZES = ("small", "medium", "large")  # of objects, see `size_class`
@@ -49,7 +50,7 @@ class TopK:
 def average_precision(scores: Tensor, targets: Tensor) -> list[float | None]:
     """AP of each class in percent, None for a class without positives. scores, targets: (images, classes).
 
-    AP_c = mean over the positives i of c of N(y = 1 and s >= s_i) / N(s >= s_i): the precision at each positive's own
+    AP_c = mean over the positives i of N(y = 1 and s ≥ s_i) / N(s ≥ s_i): the precision at each positive's own
     score, so that the order of equal scores does not matter. A score that is not a number is below all others.
     """
     scores = torch.where(scores.isnan(), -torch.inf, scores)
@@ -66,20 +67,25 @@ def average_precision(scores: Tensor, targets: Tensor) -> list[float | None]:
 def precision_and_recall(predicted: Tensor, targets: Tensor) -> dict[str, float]:
     """CP, CR, CF1, OP, OR, OF1 in percent of predictions (images, classes) bool; 0 where nothing is predicted.
 
-    CP = 1/C sum_c N_c^t / N_c^p,   CR = 1/C sum_c N_c^t / N_c^g,   OP = sum N^t / sum N^p,   OR = sum N^t / sum N^g,
-    F1 = 2 P R / (P + R), of CP and CR and of OP and OR. A class that is shown but never predicted has precision 0.
+    CP = 1/C Σ_c N_c^t / N_c^p,   CR = 1/C Σ_c N_c^t / N_c^g,   OP = Σ N_c^t / Σ N_c^p,   OR = Σ N_c^t / Σ N_c^g,
+    CF1 = 2 CP CR / (CP + CR),   OF1 = 2 OP OR / (OP + OR). A class that is shown and never predicted has precision 0.
+    Source: GKGNet section 4; where every class has a positive, equal to the released evaluation.
     """
     right = (predicted & (targets == 1)).sum(0).double()  # (classes,), as the next two
     chosen = (predicted & (targets >= 0)).sum(0).double()
     positives = (targets == 1).sum(0).double()
     shown = positives > 0
-    result = {}
-    for letter, over in (("C", lambda a, b: _share(a[shown], b[shown]).sum() / shown.sum().clamp(min=1)),
-                         ("O", lambda a, b: _share(a.sum(), b.sum()))):
-        precision, recall = over(right, chosen), over(right, positives)
-        f1 = _share(2 * precision * recall, precision + recall)
-        result |= {f"{letter}P": precision, f"{letter}R": recall, f"{letter}F1": f1}
-    return {name: 100 * value.item() for name, value in result.items()}
+    # GKGNet section 4: CP, CR
+    cp = _share(right[shown], chosen[shown]).sum() / max(shown.sum(), 1)
+    cr = _share(right[shown], positives[shown]).sum() / max(shown.sum(), 1)
+    # GKGNet section 4: OP, OR
+    overall_precision, overall_recall = _share(right.sum(), chosen.sum()), _share(right.sum(), positives.sum())
+    # GKGNet section 4: CF1, OF1
+    cf1 = _share(2 * cp * cr, cp + cr)
+    of1 = _share(2 * overall_precision * overall_recall, overall_precision + overall_recall)
+    values = cp, cr, cf1, overall_precision, overall_recall, of1
+    names = "CP", "CR", "CF1", "OP", "OR", "OF1"
+    return {name: 100 * value.item() for name, value in zip(names, values, strict=True)}
 
 
 def multilabel_metrics(scores: Tensor, targets: Tensor, threshold: float = 0.5,
@@ -100,7 +106,7 @@ def multilabel_metrics(scores: Tensor, targets: Tensor, threshold: float = 0.5,
 
 
 def size_class(area: Tensor) -> Tensor:
-    """0 small, 1 medium, 2 large, of areas in pixels: below 32^2, below 96^2, and the others (GKGNet, Table 6)."""
+    """0 small, 1 medium, 2 large, of areas in pixels: below 32², below 96², and the others (GKGNet, Table 6)."""
     return (area >= 32**2).long() + (area >= 96**2).long()
 
 
@@ -136,6 +142,8 @@ class MultiLabel:
     def update(self, logits: Tensor, targets: Tensor, sizes: Tensor | None = None) -> None:
         """logits, targets, sizes: (B, classes); sizes, if any, with every batch: see `map_by_size`."""
         logits, targets = _checked(logits, targets)
+        if self.classes is not None and len(self.classes) != logits.shape[1]:
+            raise ValueError(f"scores of {logits.shape[1]} classes, names of {len(self.classes)}")
         batch = (logits, targets) if sizes is None else (logits, targets, sizes)
         self.batches.append(tuple(part.detach().cpu() for part in batch))
 
@@ -165,7 +173,7 @@ def _checked(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
                          " (images, classes) of both")
     if not ((targets == 0) | (targets == 1) | (targets == -1)).all():
         raise ValueError("multi-label targets other than 1, 0, and -1 where unknown")
-    return scores, targets.to(torch.int8)
+    return full_precision(scores), targets.to(torch.int8)
 
 
 def _summary(aps: list[float | None], scores: Tensor, targets: Tensor, threshold: float,
@@ -180,7 +188,7 @@ def _summary(aps: list[float | None], scores: Tensor, targets: Tensor, threshold
 def _three_highest(scores: Tensor, targets: Tensor) -> Tensor:
     """(images, classes) bool: the three highest scores of every image, of those whose target is known."""
     eligible = (targets >= 0) & ~scores.isnan()
-    order = scores.masked_fill(~eligible, -torch.inf).argsort(1, descending=True, stable=True)[:, :3]
+    order = scores.masked_fill(~eligible, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :3]
     return torch.zeros_like(eligible).scatter(1, order, True) & eligible
 
 

@@ -1,0 +1,87 @@
+"""Losses of multi-label training: every class is a question of its own, answered by yes (1), no (0) or unknown (−1).
+
+    L = L_smooth + w L_asy        (GKGNet section 3.4; the paper's w is 1, the released code's is 10)
+
+    symbol   variable          shape
+    x        logits            (B, classes)
+    p        σ(x)              (B, classes): the probability that the image shows the class
+    y        targets           (B, classes): 1, 0, −1 is unknown; anything between 0 and 1 is a share of both
+    γ⁺ γ⁻    gamma_pos/_neg
+    m        clip
+    ε        eps
+
+`reduction` says how a loss (B, classes) becomes a number. "none": it does not, and is 0 where the target is unknown.
+"sum": over all. "mean": summed over classes and averaged over images, as GKGNet trains; that is the number of classes
+times the mean over all entries, which other libraries call "mean". Float32 or better throughout, also under autocast.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .distance import full_precision
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def asymmetric_loss(logits: Tensor, targets: Tensor, gamma_pos: float = 0.0, gamma_neg: float = 2.0,
+                    clip: float = 0.05, reduction: str = "mean") -> Tensor:
+    """−y (1 − p)^γ⁺ log p − (1 − y) p_m^γ⁻ log(1 − p_m), p_m = max(p − m, 0): easy negatives weigh less.
+
+    logits, targets: (B, classes), see the top of this file. Negatives with p ≤ m weigh nothing. The weights carry
+    gradient, as in the released code, whose logarithms end at log 1e-8; these here do not end.
+    Raises ValueError for targets of another shape, a negative gamma, a clip outside [0, 1), an unknown reduction.
+    Source: Ridnik et al., Asymmetric loss for multi-label classification, 2021, the equations for L₊, L₋ and p_m.
+    """
+    if min(gamma_pos, gamma_neg) < 0 or not 0 <= clip < 1:
+        raise ValueError(f"asymmetric loss with gamma_pos={gamma_pos}, gamma_neg={gamma_neg}, clip={clip}: gammas must"
+                         " not be negative, clip must be at least 0 and below 1")
+    x, y, known = _checked(logits, targets, reduction)
+    # log p and log(1 − p) from the logits: p itself rounds to 0 or 1
+    # Asymmetric loss, L₊ = (1 − p)^γ⁺ log p
+    positive = -_power(torch.sigmoid(-x), gamma_pos) * F.logsigmoid(x)
+    # Asymmetric loss, p_m = max(p − m, 0)
+    shifted = (torch.sigmoid(x) - clip).clamp(min=0)  # (B, classes)
+    log_rest = F.logsigmoid(-x) if clip == 0 else torch.log1p(-shifted)  # log(1 − p_m); p_m ≤ 1 − m keeps it finite
+    # Asymmetric loss, L₋ = p_m^γ⁻ log(1 − p_m)
+    negative = -_power(shifted, gamma_neg) * log_rest
+    return _reduced(y * positive + (1 - y) * negative, known, reduction)
+
+
+def smooth_bce(logits: Tensor, targets: Tensor, eps: float = 0.1, reduction: str = "mean") -> Tensor:
+    """−y′ log p − (1 − y′) log(1 − p), y′ = (1 − ε) y + ε (1 − y): a yes is worth 1 − ε, a no is worth ε.
+
+    logits, targets: (B, classes), see the top of this file. Its least value is not 0 but that at p = y′.
+    Raises ValueError for targets of another shape, an eps outside [0, 0.5], an unknown reduction.
+    Source: GKGNet section 3.4 («label smooth loss», ε of the released code); label smoothing: Szegedy et al., 2016.
+    """
+    if not 0 <= eps <= 0.5:
+        raise ValueError(f"label smoothing eps={eps}: must be between 0 and 0.5")
+    x, y, known = _checked(logits, targets, reduction)
+    # GKGNet section 3.4, label smoothing: 1 → 1 − ε, 0 → ε
+    smooth = (1 - eps) * y + eps * (1 - y)  # (B, classes)
+    return _reduced(F.binary_cross_entropy_with_logits(x, smooth, reduction="none"), known, reduction)
+
+
+def _checked(logits: Tensor, targets: Tensor, reduction: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits in full precision, targets of their type, and where targets are known: (B, classes) each."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction={reduction!r}: choose {', '.join(REDUCTIONS)}")
+    if logits.ndim != 2 or targets.shape != logits.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} with targets {tuple(targets.shape)}: a multi-label loss takes"
+                         " (images, classes) of both, a target being 1, 0, or -1 where it is unknown")
+    logits = full_precision(logits)
+    targets = targets.to(logits.dtype)
+    return logits, targets, targets >= 0
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    """base^exponent of what is not negative, with a finite gradient at 0 also for exponents below 1."""
+    return base.clamp(min=torch.finfo(base.dtype).tiny) ** exponent
+
+
+def _reduced(loss: Tensor, known: Tensor, reduction: str) -> Tensor:
+    loss = torch.where(known, loss, 0)  # (B, classes)
+    if reduction == "none":
+        return loss
+    return loss.sum() if reduction == "sum" else loss.sum() / len(loss)

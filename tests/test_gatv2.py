@@ -67,6 +67,26 @@ def test_targets_are_their_own_sources_by_default():
     assert torch.equal(gat(x), gat(x, x)) and torch.equal(gat(x, return_attention=True)[0], gat(x))
 
 
+@pytest.mark.equation("clustervig", 2)
+@pytest.mark.equation("clustervig", 3)
+@pytest.mark.parametrize("masked", [False, True])
+def test_without_self_loops_a_target_does_not_read_from_itself(masked):
+    gat, x = layer(4, 6, 2, self_loops=False), nodes(2, 5, 4)
+    mask = torch.rand(2, 5, 5) < 0.6 if masked else torch.ones(2, 5, 5, dtype=torch.bool)
+    updated, attention = gat(x, mask=mask if masked else None, return_attention=True)
+    others = mask & ~torch.eye(5, dtype=torch.bool)
+    oracle = [loops(gat, x[b], x[b], others[b]) for b in range(2)]
+    assert (attention.diagonal(dim1=1, dim2=2) == 0).all() and mask.diagonal(dim1=1, dim2=2).any()
+    torch.testing.assert_close(attention, torch.stack([part[1] for part in oracle]))
+    assert_same(updated, torch.stack([part[0] for part in oracle]), [x, *gat.parameters()])
+
+
+def test_self_loops_are_of_targets_that_are_their_own_sources():
+    gat, x, sources = layer(4, 4, self_loops=False), nodes(1, 1, 4), nodes(1, 3, 4)
+    torch.testing.assert_close(gat(x)[0, 0], gat.bias)  # alone, with nothing to read from
+    assert (gat(x, sources, return_attention=True)[1] > 0).all()  # of other nodes none is left out
+
+
 def test_a_target_without_sources_gives_no_gradient_that_is_not_a_number():
     gat, x = layer(3, 3), nodes(1, 2, 3)
     gat(x, mask=torch.tensor([[[False, False], [True, False]]])).sum().backward()

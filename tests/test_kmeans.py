@@ -84,9 +84,11 @@ def test_every_partition_has_a_node_and_centroids_are_means(init, k):
             torch.testing.assert_close(centroids[b, j], x[b, labels[b] == j].mean(0))
 
 
-@pytest.mark.parametrize("kind", ["constant", "two values", "one stands out", "duplicates", "huge", "not numbers"])
+@pytest.mark.parametrize("kind", ["constant", "two values", "one stands out", "duplicates", "huge", "squares overflow",
+                                  "not numbers"])
 @pytest.mark.parametrize("init", ["random", "k-means++"])
-def test_difficult_data_ends_with_every_label(kind, init):
+@pytest.mark.parametrize("iters", [1, 2, 20])
+def test_difficult_data_ends_with_every_label(kind, init, iters):
     x = torch.zeros(3, 20, 4)
     if kind == "two values":
         x[:, ::3] = 1
@@ -96,10 +98,12 @@ def test_difficult_data_ends_with_every_label(kind, init):
         x = torch.randn(3, 5, 4).repeat(1, 4, 1)
     elif kind == "huge":
         x = 1e18 * torch.randn(3, 20, 4)
+    elif kind == "squares overflow":
+        x = 1e30 * torch.randn(3, 20, 4)
     elif kind == "not numbers":
         x[1, 3] = math.nan
         x[2, :, 1] = math.inf
-    labels, _ = kmeans(x, 6, init=init, generator=generator())
+    labels, _ = kmeans(x, 6, iters, init, generator())
     assert ((labels >= 0) & (labels < 6)).all()
     assert all(len(set(image.tolist())) == 6 for image in labels)
 
@@ -109,6 +113,13 @@ def test_an_empty_partition_is_founded_by_the_farthest_node():
     start = torch.tensor([1.0, 500.0, 600.0]).view(1, 3, 1)  # nobody goes to the last two
     labels, _ = kmeans(x, 3, 1, start)
     assert labels.tolist() == [[0, 0, 0, 2, 1]]  # the farthest takes the first empty one, the next the second
+
+
+def test_a_partition_of_one_node_that_is_not_a_number_stays():
+    x = torch.tensor([0.0, math.nan, 1.0, 2.0]).view(1, 4, 1)
+    start = torch.tensor([500.0, 0.0, 600.0]).view(1, 3, 1)  # of the first only the NaN is a node, the last has none
+    labels, _ = kmeans(x, 3, 1, start)
+    assert labels[0, 1] == 0 and sorted(set(labels[0].tolist())) == [0, 1, 2]
 
 
 def test_an_image_does_not_depend_on_its_batch_and_the_seed_decides():

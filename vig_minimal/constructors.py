@@ -95,9 +95,10 @@ class ClusterKNN(nn.Module):
 def cluster_graph(x: Tensor, labels: Tensor, clusters: int, k: int) -> Graph:
     """The k nearest nodes of the same label, nearest first: nodes (B, N, C) and labels (B, N), 0 to clusters − 1.
 
-    In a partition of fewer than k nodes the nearest comes again, which is no further edge.
+    In a partition of fewer than k nodes the nearest comes again, which is no further edge. Features that are not
+    numbers have neighbours of their own partition too: the NaNs go on to the loss, where training says what they are.
     """
-    unit, k = F.normalize(full_precision(x), dim=-1), min(k, x.shape[1])
+    unit, k = F.normalize(full_precision(x), dim=-1).nan_to_num(0), min(k, x.shape[1])
     if torch.compiler.is_compiling() or x.is_cuda:  # there, shapes that depend on the data cost more than they save
         return Graph(x.shape[1], index=_nearest_alike(unit, labels, clusters, k))
     return Graph(x.shape[1], index=_nearest_by_size(unit, labels, clusters, k))

@@ -23,15 +23,17 @@ from .distance import full_precision
 class GATv2(nn.Module):
     """Attention of every target over its sources: (B, N, C) to (B, N, out_dim). Without a mask all M are its sources.
 
+    self_loops: without them a target does not read from itself, where the targets are their own sources.
+
     Memory is B·N·M·C', which is meant for tens of nodes: centroids, anchors, proxies. Raises ValueError unless heads
     divide out_dim.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, heads: int = 1, slope: float = 0.2):
+    def __init__(self, in_dim: int, out_dim: int, heads: int = 1, slope: float = 0.2, self_loops: bool = True):
         super().__init__()
         if heads < 1 or out_dim % heads:
             raise ValueError(f"heads={heads}: must divide out_dim={out_dim}")
-        self.heads, self.slope = heads, slope
+        self.heads, self.slope, self.self_loops = heads, slope, self_loops
         self.lin_l = nn.Linear(in_dim, out_dim)
         self.lin_r = nn.Linear(in_dim, out_dim)
         self.att = nn.Parameter(torch.empty(1, heads, out_dim // heads))
@@ -47,6 +49,9 @@ class GATv2(nn.Module):
 
         mask: (B, N, M) bool, True is an edge; a target without one gets the bias alone.
         """
+        if sources is None and not self.self_loops:
+            others = ~torch.eye(x.shape[1], dtype=torch.bool, device=x.device)  # (N, N)
+            mask = others if mask is None else mask & others
         left = self.lin_l(x if sources is None else sources).unflatten(-1, (self.heads, -1))  # (B, M, heads, C'/heads)
         right = self.lin_r(x).unflatten(-1, (self.heads, -1))  # (B, N, heads, C'/heads)
         # ClusterViG Eq. 3

@@ -30,7 +30,7 @@ def kmeans(x: Tensor, k: int, iters: int = 20, init: str | Tensor = "random",
     centroids to start from, (k, C) or (B, k, C). generator: on the CPU; the same seed gives the same result, and what
     is drawn is the same for all images, so that an image's result does not depend on what else is in the batch.
     At most `iters` rounds; it ends when no label changes. No partition is ever empty: the node farthest from its
-    centroid founds it anew. Features that are not numbers give some labels in range, and end.
+    centroid founds it anew. Features that are not numbers give some partition like that, and end.
 
     Raises ValueError for k < 1, iters < 1, fewer nodes than k, or an unknown init.
     """
@@ -48,9 +48,10 @@ def kmeans(x: Tensor, k: int, iters: int = 20, init: str | Tensor = "random",
             centroids = _plus_plus(x, k, generator)
         else:
             raise ValueError(f"init={init!r}: choose random, k-means++, or give the centroids")
-        labels = None
+        labels, x2 = None, x.square().sum(-1, keepdim=True)  # ‖x_v‖², once for all rounds
         for _ in range(iters):
-            distance = squared_distance(x, centroids)  # (B, N, k)
+            # ‖x_v − μ_i‖² = ‖x_v‖² − 2 x_v·μ_i + ‖μ_i‖²
+            distance = torch.baddbmm(centroids.square().sum(-1)[:, None], x, centroids.mT, alpha=-2) + x2  # (B, N, k)
             new = _without_empty(distance.argmin(-1), distance)
             # a compiler sees all rounds; an image that has converged does not change in them
             if labels is not None and not torch.compiler.is_compiling() and torch.equal(new, labels):
@@ -76,6 +77,7 @@ def _without_empty(labels: Tensor, distance: Tensor) -> Tensor:
     empty = ~member.any(1)  # (B, k)
     if k == 1 or (not torch.compiler.is_compiling() and not empty.any()):
         return labels
+    distance = distance.nan_to_num(torch.finfo(distance.dtype).max)  # below the ∞ of those that are no members
     own = distance.gather(2, labels[..., None])[..., 0]  # (B, N): to the node's own centroid
     nearest = distance.masked_fill(~member, torch.inf).argmin(1)  # (B, k)
     stays = torch.where(empty, torch.inf, -torch.inf).to(own)

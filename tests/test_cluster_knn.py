@@ -81,5 +81,5 @@ def test_picked_in_float32_and_without_gradient():
     assert not expected.requires_grad
     rounded = x.detach().bfloat16()
     assert not torch.equal(constructor(rounded).adj(), expected), "these nodes do not tell the two precisions apart"
-    spread = torch.randn(2, 30, 6).bfloat16()
-    assert torch.equal(constructor(spread).index, constructor(spread.float()).index)
+    many = torch.randn(2, 200, 24).bfloat16()  # enough that rounding their directions would swap some neighbours
+    assert torch.equal(constructor(many).index, constructor(many.float()).index)

@@ -98,15 +98,15 @@ def cluster_graph(x: Tensor, labels: Tensor, clusters: int, k: int) -> Graph:
     In a partition of fewer than k nodes the nearest comes again, which is no further edge. Features that are not
     numbers have neighbours of their own partition too: the NaNs go on to the loss, where training says what they are.
     """
-    unit, k = F.normalize(full_precision(x), dim=-1).nan_to_num(0), min(k, x.shape[1])
+    unit, k = F.normalize(full_precision(x), dim=-1).nan_to_num_(0), min(k, x.shape[1])
     if torch.compiler.is_compiling() or x.is_cuda:  # there, shapes that depend on the data cost more than they save
         return Graph(x.shape[1], index=_nearest_alike(unit, labels, clusters, k))
     return Graph(x.shape[1], index=_nearest_by_size(unit, labels, clusters, k))
 
 
 def _nearest_alike(unit: Tensor, labels: Tensor, clusters: int, k: int) -> Tensor:
-    """(B, N, k) from all N² distances. ‖x̂_i − x̂_j‖² is at most 4; another partition is 8 farther, since its place in a
-    one-hot vector is another."""
+    """(B, N, k) from all N² distances. ‖x̂_i − x̂_j‖² is at most 4; another partition is 8 farther, since its place in
+    a one-hot vector is another."""
     placed = torch.cat([unit, 2 * F.one_hot(labels, clusters).to(unit)], -1)  # (B, N, C + κ)
     nearest = squared_distance(placed, placed).topk(k, largest=False)
     return torch.where(nearest.values < 6, nearest.indices, nearest.indices[..., :1])

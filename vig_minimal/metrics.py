@@ -52,7 +52,9 @@ def average_precision(scores: Tensor, targets: Tensor) -> list[float | None]:
 
     AP_c = mean over the positives i of N(y = 1 and s ≥ s_i) / N(s ≥ s_i): the precision at each positive's own
     score, so that the order of equal scores does not matter. A score that is not a number is below all others.
+    Raises ValueError as `multilabel_metrics`.
     """
+    scores, targets = _checked(scores, targets)
     scores = torch.where(scores.isnan(), -torch.inf, scores)
     result = []
     for s, y in zip(scores.T, targets.T, strict=True):

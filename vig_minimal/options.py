@@ -42,7 +42,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--resume", metavar="PATH", help="go on from this checkpoint; auto: from the output folder's last.pt, if any")
     add("--save-every", type=int, metavar="N", help="write last.pt every N steps too, not only after each epoch")
     add("--eval-only", action="store_true", help="evaluate the checkpoint of --resume, and write nothing")
-    add("--dry-run", action="store_true", help="two steps and an evaluation, to say what the whole takes; write nothing")
+    add("--dry-run", action="store_true", help="two steps and an evaluation: what the whole would take; write nothing")
     add("--tensorboard", action="store_true", help="write event files too, if the package tensorboard is there")
     recipe = parser.add_argument_group("the recipe, and its fields")
     recipe.add_argument("--recipe", help=f"one of {', '.join(RECIPES)} (default: demo on shapes and for nano models,"

@@ -84,7 +84,8 @@ def metrics_row(epoch: int, run: Run, trained: dict[str, float], scores: dict[st
     """A row of metrics.csv. Before training (epoch 0) what only training gives is empty."""
     trained = {name: "" if math.isnan(value) else value for name, value in trained.items()}
     return {"epoch": epoch, "step": run.step, "lr": trained.get("lr", ""), "train_loss": trained.get("loss", ""),
-            "skipped": trained.get("skipped", ""), **{f"val_{name}": value for name, value in scores.items()}, "images_per_s": trained.get("images_per_s", ""),
+            "skipped": trained.get("skipped", ""), **{f"val_{name}": value for name, value in scores.items()},
+            "images_per_s": trained.get("images_per_s", ""),
             **{f"neighbours_{layer}": value for layer, value in enumerate(neighbours)}}
 
 
@@ -180,8 +181,8 @@ def estimate(step_seconds: float, steps: int, evaluation_seconds: float, recipe:
     else:
         peak, what = _peak_memory(), "memory"
     return (f"dry run: a step takes {step_seconds:.3g} s ({recipe.batch_size / step_seconds:.0f} images/s), an"
-            f" evaluation about {duration(evaluation_seconds)}; {recipe.epochs} epochs of {steps} steps would take about"
-            f" {duration(training + evaluation)}, with {peak / 2**20:,.0f} MiB of {what} a process")
+            f" evaluation about {duration(evaluation_seconds)}; {recipe.epochs} epochs of {steps} steps would take"
+            f" about {duration(training + evaluation)}, with {peak / 2**20:,.0f} MiB of {what} a process")
 
 
 def _peak_memory() -> int:

@@ -253,7 +253,7 @@ def test_a_graph_of_degc_also_says_what_made_it():
 @pytest.mark.equation("clustervig", 5)
 @GROUPS
 def test_grapher(groups):
-    config = ClusterViGConfig(dim=DIM, patch=2, img_size=8, groups=groups, clusters=CLUSTERS)
+    config = ClusterViGConfig(dim=DIM, patch=2, img_size=8, update_groups=groups, clusters=CLUSTERS)
     module = randomise(Grapher(config, ClusterKNN(K, CLUSTERS)))
     image = nodes(BATCH, DIM, *GRID)
     out, graph = module(image)
@@ -508,7 +508,7 @@ def test_more_partitions_than_nodes_is_an_error_at_construction(name):
 
 @pytest.mark.parametrize("field, value, says", [
     ("clusters", 0, "clusters"), ("clusters", 65, "64 nodes"), ("clusters", 2.5, "whole number"),
-    ("graph", "knn", "cluster_knn"), ("groups", 3, "1, 2 or 4"), ("groups", "all", "1, 2 or 4"),
+    ("graph", "knn", "cluster_knn"), ("update_groups", 3, "1, 2 or 4"), ("update_groups", "all", "1, 2 or 4"),
     ("distillation", "yes", "True or False"), ("k", 0, "k=0"), ("conv", "gat", "mr, edge, sage"),
     ("threshold", 0.5, "threshold"), ("img_size", 100, "multiple"),
 ])

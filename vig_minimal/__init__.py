@@ -5,16 +5,20 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from . import clustervig, lrgc, svig, vig
+from . import clustervig, gkgnet, lrgc, pyramid, svig, vig
 from .graph import Graph
 
 __all__ = ["Graph", "create_model", "list_constructors", "list_models"]
 
 MODELS = {name: (vig.ViG, config) for paper in (vig, svig, lrgc) for name, config in paper.PRESETS.items()}
 MODELS |= {name: (clustervig.ClusterViG, config) for name, config in clustervig.PRESETS.items()}
-# fields that one constructor alone reads: given with another one they would be silently ignored
-READ_BY = {"epsilon": "knn", "threshold": "threshold", "decrement": "threshold", "clusters": "cluster_knn"}
-CONSTRUCTORS = {"knn": vig.knn_constructors, "threshold": svig.threshold_constructors, "lrgc": lrgc.lrgc_constructors,
+MODELS |= {name: (pyramid.PyramidViG, config) for name, config in pyramid.PRESETS.items()}
+MODELS |= {name: (gkgnet.GKGNet, config) for name, config in gkgnet.PRESETS.items()}
+# fields that some constructors alone read: given with another one they would be silently ignored
+READ_BY = {"epsilon": ("knn", "group_knn"), "threshold": ("threshold",), "decrement": ("threshold",),
+           "clusters": ("cluster_knn",), "groups": ("group_knn",)}
+CONSTRUCTORS = {"knn": vig.knn_constructors, "group_knn": vig.group_constructors,
+                "threshold": svig.threshold_constructors, "lrgc": lrgc.lrgc_constructors,
                 "cluster_knn": clustervig.cluster_constructors}
 
 
@@ -24,7 +28,8 @@ def list_models() -> list[str]:
 
 
 def list_constructors() -> list[str]:
-    """The graph constructors that the field `graph` of a model's config takes."""
+    """The graph constructors that the field `graph` of a model's config takes; a pyramid takes those of pooled sources,
+    knn and group_knn."""
     return list(CONSTRUCTORS)
 
 
@@ -47,9 +52,12 @@ def create_model(name: str, **overrides) -> nn.Module:
     if config.graph not in CONSTRUCTORS:
         raise ValueError(f"unknown graph {config.graph!r}{_near(config.graph, list_constructors())}")
     for field, value in overrides.items():
-        if READ_BY.get(field, config.graph) != config.graph and value != getattr(MODELS[name][1], field):
-            raise ValueError(f"{field} is read by graph={READ_BY[field]!r} alone, and here graph={config.graph!r}")
-    return build(config, CONSTRUCTORS[config.graph](config))
+        readers = READ_BY.get(field, (config.graph,))
+        if config.graph not in readers and value != getattr(MODELS[name][1], field):
+            graphs = " and ".join(f"graph={reader!r}" for reader in readers)
+            raise ValueError(f"{field} is read by {graphs} alone, and here graph={config.graph!r}")
+    # a pyramid makes its own constructors, of the nodes that each stage has
+    return build(config, CONSTRUCTORS[config.graph](config)) if isinstance(config, vig.ViGConfig) else build(config)
 
 
 def _near(word: str, known: list[str]) -> str:

@@ -1,7 +1,7 @@
 """Aggregation of sources over a graph: max-relative, max, sum, mean, in memory that grows with B·N·C.
 
 All take nodes, (B, N, C) targets and (B, M, C) sources, and give (B, N, C). An edge's weight a_ij multiplies what it
-carries. A target with no edge gets 0, with zero gradient.
+carries. A target with no edge gets 0, with zero gradient. Over a GroupGraph each group of channels has its own edges.
 
 The maxima are the hard part. Written plainly, max_j a_ij (y_j − x_i) is a (B, N, M, C) tensor that autograd keeps:
 3.5 GiB a layer at batch 128 of ViG-Ti. Instead the winning source j* of each (target, channel) is searched without
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .graph import Graph
+from .graph import Graph, GroupGraph
 
 # of the searched tensor, held at a time: 8 MiB, which stay in a CPU's cache; 256 MiB on a GPU
 BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
@@ -39,16 +39,26 @@ def aggregate_max(sources: Tensor, graph: Graph) -> Tensor:
 
 def aggregate_sum(sources: Tensor, graph: Graph) -> Tensor:
     """m_i = Σ_j a_ij y_j: (B, M, C) to (B, N, C)."""
+    if isinstance(graph, GroupGraph):
+        pieces = sources.unflatten(-1, (graph.index.shape[1], -1)).transpose(1, 2)  # (B, G, M, C/G)
+        return (graph.adj().to(sources.dtype) @ pieces).transpose(1, 2).flatten(2)
     return graph.adj().to(sources.dtype) @ sources
 
 
 def aggregate_mean(sources: Tensor, graph: Graph) -> Tensor:
-    """m_i = Σ_j a_ij y_j / |{j: a_ij ≠ 0}|: (B, M, C) to (B, N, C)."""
-    return aggregate_sum(sources, graph) / graph.degree().clamp(min=1)[..., None]
+    """m_i = Σ_j a_ij y_j / |{j: a_ij ≠ 0}|: (B, M, C) to (B, N, C). In a GroupGraph each group counts its own edges."""
+    total = aggregate_sum(sources, graph)
+    if isinstance(graph, GroupGraph):
+        count = (graph.adj() != 0).sum(-1).transpose(1, 2)[..., None]  # (B, N, G, 1)
+        return (total.unflatten(-1, (count.shape[2], -1)) / count.clamp(min=1)).flatten(2)
+    return total / graph.degree().clamp(min=1)[..., None]
 
 
 def _maximum(x: Tensor | None, sources: Tensor, graph: Graph) -> Tensor:
     """max_j a_ij (y_j − x_i), or max_j a_ij y_j where x is None: (B, N, C)."""
+    if isinstance(graph, GroupGraph):
+        x, sources = (None if t is None else subnodes(t, graph) for t in (x, sources))  # (B, N·G, C/G)
+        return _maximum(x, sources, graph.subnodes()).unflatten(1, (graph.num_targets, -1)).flatten(2)
     inputs = (x, sources, graph.weights)
     if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)):
         return _search(x, sources, graph, want_index=False)
@@ -58,6 +68,11 @@ def _maximum(x: Tensor | None, sources: Tensor, graph: Graph) -> Tensor:
     weights = None if graph.weights.dtype == torch.bool else graph.weights
     message = _Winners.apply(x, sources, weights, winner)
     return message.masked_fill((graph.weights == 0).all(-1, keepdim=True), 0)  # no edge: 0, and no gradient
+
+
+def subnodes(x: Tensor, graph: GroupGraph) -> Tensor:
+    """The groups of every node one after the other, without a copy: (B, N, C) to (B, N·G, C/G)."""
+    return x.unflatten(-1, (graph.index.shape[1], -1)).flatten(1, 2)
 
 
 class _Winners(torch.autograd.Function):

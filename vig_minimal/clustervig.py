@@ -64,21 +64,21 @@ class ClusterViGConfig(ViGConfig):
     cannot work."""
 
     graph: str = "cluster_knn"          # and no other: the global update needs partitions
-    groups: int = 4                     # heads of DEGC's MLP: 1, 2 or 4
+    update_groups: int = 4              # heads of DEGC's MLP: 1, 2 or 4
     distillation: bool = False          # a second classifier, which learns from a teacher
 
     def __post_init__(self):
         super().__post_init__()
         if self.graph != "cluster_knn":
             raise ValueError(f"graph={self.graph!r}: ClusterViG reads its partitions, which graph='cluster_knn' makes")
-        if not isinstance(self.groups, int) or self.groups not in (1, 2, 4):
-            raise ValueError(f"groups={self.groups!r}: the update has 1, 2 or 4 groups")
+        if not isinstance(self.update_groups, int) or self.update_groups not in (1, 2, 4):
+            raise ValueError(f"update_groups={self.update_groups!r}: the update has 1, 2 or 4 groups")
         if not isinstance(self.distillation, bool):
             raise ValueError(f"distillation={self.distillation!r}: True or False")
 
 
-_TI = ClusterViGConfig(dim=192, depth=12, groups=1, distillation=True)
-_S = replace(_TI, dim=320, depth=16, groups=4)
+_TI = ClusterViGConfig(dim=192, depth=12, update_groups=1, distillation=True)
+_S = replace(_TI, dim=320, depth=16, update_groups=4)
 _B = replace(_S, dim=640)
 # ClusterViG, Table III; parameters are exact, second classifier included. Nano is ours, as vig_nano, without a teacher.
 PRESETS = {
@@ -138,7 +138,7 @@ class Grapher(nn.Module):
         super().__init__()
         self.cpe = position_encoding(config.dim)
         self.fc1 = conv_bn(config.dim, config.dim)
-        self.degc = DEGC(config.dim, 2 * config.dim, constructor, config.conv, config.groups)
+        self.degc = DEGC(config.dim, 2 * config.dim, constructor, config.conv, config.update_groups)
         self.fc2 = conv_bn(2 * config.dim, config.dim)
         self.drop_path = DropPath(drop_path)
 

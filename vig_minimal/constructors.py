@@ -1,12 +1,14 @@
 """Every graph constructor: node features in, `Graph` out.
 
     k-NN, dilated, stochastic dilated   `KNN`                   ViG (Han et al., 2022), after DeepGCNs (Li et al., 2019)
+    group k-NN                          `GroupKNN`              GKGNet (Yao et al., 2024)
     k-NN inside partitions              `ClusterKNN`            ClusterViG (Parikh et al., 2025)
     similarity threshold                `SimilarityThreshold`   SViG (Elsharkawi et al., 2025)
     learnable reparameterised           `LRGC`                  ViG-LRGC, Eqs. 2-4
 
-A constructor is a module that takes nodes (B, N, C) and returns a graph of N targets and N sources. What picks an edge
-is computed in float32 or better, also under autocast: in bfloat16 a neighbour is decided by the third digit.
+A constructor is a module that takes nodes (B, N, C) and returns a graph of N targets and N sources; the first two also
+take other nodes as sources. What picks an edge is computed in float32 or better, also under autocast: in bfloat16 a
+neighbour is decided by the third digit.
 """
 
 from statistics import NormalDist
@@ -16,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .distance import full_precision, squared_distance, unit_distance
-from .graph import Graph, draw
+from .graph import Graph, GroupGraph, draw
 from .kmeans import fixed_start, kmeans
 
 
@@ -30,7 +32,8 @@ class KNN(nn.Module):
     With `epsilon` > 0, in training and for each image with that probability, a random k of the k·d nearest take their
     place (stochastic dilation, DeepGCNs). Picking carries no gradient.
 
-    nodes (B, N, C) -> Graph with index (B, N, k). Raises ValueError if k·d > N.
+    nodes (B, N, C) -> Graph with index (B, N, k). sources: (B, M, C), the nodes themselves by default. relative:
+    (N, M), added to the squared distances (Pyramid ViG). Raises ValueError if k·d > M.
     """
 
     def __init__(self, k: int, dilation: int = 1, epsilon: float = 0.0):
@@ -39,26 +42,71 @@ class KNN(nn.Module):
         self.place: tuple[int, int] | None = None  # of this process's images in the global batch, see `draw`
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Graph:
-        num_nodes, reach = x.shape[1], self.k * self.dilation
-        if reach > num_nodes:
-            raise ValueError(f"k·dilation = {self.k}·{self.dilation}: more neighbours than the {num_nodes} nodes")
-        nearest = unit_distance(x).topk(reach, largest=False).indices  # (B, N, k·d), nearest first
-        if self.training and self.epsilon > 0:
-            return Graph(num_nodes, index=nearest.gather(2, self._random_ranks(nearest)))
-        return Graph(num_nodes, index=nearest[:, :, ::self.dilation])  # (B, N, k)
-
-    def _random_ranks(self, nearest: Tensor) -> Tensor:
-        """Which of the k·d nearest to keep, (B, N, k): every d-th, or with probability ε a random k."""
-        batch, num_nodes, reach = nearest.shape
-        regular = torch.arange(0, reach, self.dilation, device=nearest.device)  # (k,)
-        chances = draw(self.place, batch, reach, device=nearest.device)
-        drawn = chances.topk(self.k).indices.sort().values  # (B, k)
-        stochastic = draw(self.place, batch, 1, device=nearest.device) < self.epsilon  # (B, 1)
-        return torch.where(stochastic, drawn, regular)[:, None].expand(batch, num_nodes, self.k)
+    def forward(self, x: Tensor, sources: Tensor | None = None, relative: Tensor | None = None) -> Graph:
+        nearest = nearest_sources(x, sources, relative, self.k, self.dilation)  # (B, N, k·d)
+        return Graph(x.shape[1] if sources is None else sources.shape[1], index=dilated(self, nearest))
 
     def extra_repr(self) -> str:
         return f"k={self.k}, dilation={self.dilation}, epsilon={self.epsilon}"
+
+
+class GroupKNN(nn.Module):
+    """Group k-NN: channels are split into G groups, and a node has k nearest neighbours of its own in each of them.
+
+    Cosine similarity of the group's slices ranks them, as squared distance of slices that are L2-normalised each. A node
+    reads from k to G·k different sources. GKGNet section 3.2. All else as for `KNN`, which it is for G = 1.
+
+    nodes (B, N, C) -> GroupGraph with index (B, G, N, k). sources and relative, the same for all groups, as for `KNN`.
+    Raises ValueError if k·d > M, or if C is no multiple of G.
+    """
+
+    def __init__(self, k: int, groups: int = 2, dilation: int = 1, epsilon: float = 0.0):
+        super().__init__()
+        self.k, self.groups, self.dilation, self.epsilon = k, groups, dilation, epsilon
+        self.place: tuple[int, int] | None = None  # see `KNN`
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, sources: Tensor | None = None, relative: Tensor | None = None) -> GroupGraph:
+        if x.shape[2] % self.groups:
+            raise ValueError(f"groups={self.groups}: {x.shape[2]} channels cannot be split into so many equal groups")
+        # GKGNet section 3.2, group k-NN: D_ig searches among S_g only
+        pieces = [None if t is None else self._split(t) for t in (x, sources)]  # (B·G, N or M, C/G)
+        nearest = nearest_sources(*pieces, relative, self.k, self.dilation)
+        nearest = nearest.unflatten(0, (-1, self.groups))  # (B, G, N, k·d)
+        return GroupGraph(x.shape[1] if sources is None else sources.shape[1], index=dilated(self, nearest))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, N, C) to (B·G, N, C/G)."""
+        return x.unflatten(-1, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, groups={self.groups}, dilation={self.dilation}, epsilon={self.epsilon}"
+
+
+def nearest_sources(x: Tensor, sources: Tensor | None, relative: Tensor | None, k: int, dilation: int) -> Tensor:
+    """The k·d sources of each node that are nearest by ‖x̂_i − ŷ_j‖² + relative_ij, nearest first: (B, N, k·d).
+
+    x: (B, N, C). sources: (B, M, C), or None for the nodes themselves. relative: (N, M), or None.
+    """
+    distance = unit_distance(x, sources)  # (B, N, M)
+    if k * dilation > distance.shape[2]:
+        raise ValueError(f"k·dilation = {k}·{dilation}: more neighbours than the {distance.shape[2]} nodes")
+    if relative is not None:
+        distance += relative
+    return distance.topk(k * dilation, largest=False).indices
+
+
+def dilated(constructor: KNN | GroupKNN, nearest: Tensor) -> Tensor:
+    """Every d-th of the k·d nearest sources, or in an image with probability ε a random k: (B, ..., k·d) to (B, ..., k)."""
+    k, place, device = constructor.k, constructor.place, nearest.device
+    if not (constructor.training and constructor.epsilon > 0):
+        return nearest[..., ::constructor.dilation]
+    regular = torch.arange(0, nearest.shape[-1], constructor.dilation, device=device)  # (k,)
+    chances = draw(place, len(nearest), nearest.shape[-1], device=device)
+    drawn = chances.topk(k).indices.sort().values  # (B, k)
+    stochastic = draw(place, len(nearest), 1, device=device) < constructor.epsilon  # (B, 1)
+    ranks = torch.where(stochastic, drawn, regular)
+    return nearest.gather(-1, ranks.view(-1, *[1] * (nearest.ndim - 2), k).expand(*nearest.shape[:-1], k))
 
 
 class ClusterKNN(nn.Module):

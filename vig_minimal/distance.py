@@ -19,7 +19,8 @@ def squared_distance(x: Tensor, y: Tensor) -> Tensor:
         return torch.baddbmm(y2[:, None, :], x, y.mT, alpha=-2) + x2[:, :, None]
 
 
-def unit_distance(x: Tensor) -> Tensor:
-    """Squared distances ‖x̂_i − x̂_j‖² = 2 − 2 cos(x_i, x_j) of L2-normalised nodes: (B, N, C) to (B, N, N)."""
-    x = F.normalize(full_precision(x), dim=-1)
-    return squared_distance(x, x)
+def unit_distance(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Squared distances ‖x̂_i − ŷ_j‖² = 2 − 2 cos(x_i, y_j) of L2-normalised nodes: (B, N, C) to (B, N, N), or with
+    others (B, M, C) to (B, N, M)."""
+    unit = F.normalize(full_precision(x), dim=-1)
+    return squared_distance(unit, unit if y is None else F.normalize(full_precision(y), dim=-1))

@@ -72,6 +72,41 @@ class Graph:
         return {name: float(value) for name, value in stats.items()}
 
 
+@dataclass(frozen=True)
+class GroupGraph(Graph):
+    """G graphs over the same nodes, one for each group of channels, as group k-NN makes them (GKGNet).
+
+    index: (B, G, N, k) int64, the sources of each target in each group. `adj()` is (B, G, N, M), bool. A target reads
+    from k to G·k different sources, which `degree()`, `edges()` and `statistics()` count once.
+    """
+
+    def union(self) -> Graph:
+        """The graph that has an edge wherever a group has one: weights (B, N, M), bool."""
+        return Graph(self.num_sources, weights=self.adj().any(1))
+
+    def degree(self) -> Tensor:
+        """The number of different sources of each target over all groups: (B, N) int64."""
+        return self.union().degree()
+
+    def edges(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The edge list of the union, as `Graph.edges`."""
+        return self.union().edges()
+
+    def statistics(self) -> dict[str, float]:
+        """Of the union, as `Graph.statistics`."""
+        return self.union().statistics()
+
+    def subnodes(self) -> Graph:
+        """The same edges between sub-nodes: N·G targets and M·G sources, sub-node i·G + g being group g of node i.
+
+        Nodes (B, N, C) viewed as (B, N·G, C/G) are their sub-nodes, so that what works on a graph works in groups.
+        """
+        groups = self.index.shape[1]
+        group = torch.arange(groups, device=self.index.device)[:, None]  # (G, 1)
+        index = self.index.transpose(1, 2) * groups + group  # (B, N, G, k)
+        return Graph(self.num_sources * groups, index=index.flatten(1, 2))
+
+
 def draw(place: tuple[int, int] | None, batch: int, *shape: int, device: torch.device) -> Tensor:
     """Uniform random numbers for each image of a batch: (batch, *shape).
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .constructors import KNN
+from .constructors import KNN, GroupKNN
 from .convs import CONVS
 from .graph import Graph
 from .layers import FFN, DropPath, Stem, conv_bn, head, init_weights, to_nodes
@@ -43,17 +43,18 @@ class ViGConfig:
     conv: str = "mr"                    # graph convolution: mr, edge, sage or gin
     drop_path: float = 0.0              # stochastic depth of the last block; grows linearly from 0
     dropout: float = 0.0                # in the head
-    k: int | None = None                # graph="knn": neighbours in the first block, growing linearly to 2k at the end;
-                                        # None is the papers' 9, or half of the nodes where that is less
-    epsilon: float = 0.0                # graph="knn": probability of stochastic dilation (DeepGCNs: 0.2)
+    k: int | None = None                # neighbours in the first block, growing linearly to 2k at the end; None is the
+                                        # papers' 9, or half of the nodes where that is less
+    epsilon: float = 0.0                # graph="knn", "group_knn": probability of stochastic dilation (DeepGCNs: 0.2)
     threshold: float = 0.89             # graph="threshold": quantile q_0 of the first block
     decrement: float = 0.03             # graph="threshold": δ, from one block to the next
     clusters: int = 4                   # graph="cluster_knn": partitions κ
+    groups: int = 2                     # graph="group_knn": groups G of channels, each with neighbours of its own
 
     def __post_init__(self):
-        _check_numbers(self, whole=("dim", "depth", "num_classes", "patch", "k", "clusters"),
+        check_numbers(self, whole=("dim", "depth", "num_classes", "patch", "k", "clusters", "groups"),
                        real=("drop_path", "dropout", "epsilon", "threshold", "decrement"))
-        height, width = _pair(self.img_size)
+        height, width = size_pair(self.img_size)
         object.__setattr__(self, "img_size", (height, width))
         if self.patch not in (2, 4, 8, 16):
             raise ValueError(f"patch={self.patch}: the stem's total stride is 2, 4, 8 or 16")
@@ -71,9 +72,11 @@ class ViGConfig:
         for name in ("drop_path", "dropout", "epsilon"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name):g}: a probability, at least 0 and less than 1")
+        if self.graph == "group_knn":
+            check_groups(self.groups, [self.dim], self.conv)
         if self.k is None:
             object.__setattr__(self, "k", max(1, min(9, self.num_nodes // 2)))
-        elif self.k < 1 or (self.graph == "knn" and 2 * self.k > self.num_nodes):
+        elif self.k < 1 or (self.graph in ("knn", "group_knn") and 2 * self.k > self.num_nodes):
             raise ValueError(f"k={self.k}: neighbours grow from k to 2k, and a {self.grid[0]}×{self.grid[1]} grid has"
                              f" {self.num_nodes} nodes; choose k from 1 to {max(1, self.num_nodes // 2)}, a larger"
                              " image or a smaller patch")
@@ -89,7 +92,8 @@ class ViGConfig:
         return self.grid[0] * self.grid[1]
 
 
-def _check_numbers(config: ViGConfig, whole: Sequence[str], real: Sequence[str]) -> None:
+def check_numbers(config: object, whole: Sequence[str], real: Sequence[str]) -> None:
+    """Raises ValueError if a field is not a whole number, or not a number; None is one."""
     for names, kinds, what in ((whole, int, "a whole number"), (real, (int, float), "a number")):
         for name in names:
             value = getattr(config, name)
@@ -97,7 +101,16 @@ def _check_numbers(config: ViGConfig, whole: Sequence[str], real: Sequence[str])
                 raise ValueError(f"{name}={value!r}: must be {what}")
 
 
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+def check_groups(groups: int, dims: Sequence[int], conv: str) -> None:
+    """Raises ValueError for groups of channels that cannot be made, or that the convolution could not keep apart."""
+    if groups < 1 or any(dim % groups for dim in dims):
+        raise ValueError(f"groups={groups}: all widths ({', '.join(map(str, dims))}) must be multiples of it")
+    if conv == "edge" and groups > 1:
+        raise ValueError("conv='edge' with graph='group_knn': the MLP of an edge mixes all channels, and group k-NN gives"
+                         " each group edges of its own; choose mr, sage or gin")
+
+
+def size_pair(size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) of a size that is one number for a square, or two."""
     pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (tuple, list)) else ()
     if len(pair) != 2 or not all(isinstance(side, int) for side in pair):
@@ -116,12 +129,22 @@ PRESETS = {
 
 def knn_constructors(config: ViGConfig) -> list[KNN]:
     """ViG's constructor of each block: k grows linearly to 2k, dilation by one every four blocks."""
+    return [KNN(k, dilation, config.epsilon) for k, dilation in neighbours_and_dilation(config)]
+
+
+def group_constructors(config: ViGConfig) -> list[GroupKNN]:
+    """The same with group k-NN: each group has ViG's k and dilation (GKGNet, Table 5)."""
+    return [GroupKNN(k, config.groups, dilation, config.epsilon) for k, dilation in neighbours_and_dilation(config)]
+
+
+def neighbours_and_dilation(config: ViGConfig) -> list[tuple[int, int]]:
+    """k and d of each block."""
     n, k = config.num_nodes, config.k
     # ViG: k_l = int(linspace(k, 2k, depth))
     neighbours = [min(k + k * l // max(1, config.depth - 1), n) for l in range(config.depth)]
     # ViG: d_l = min(l // 4 + 1, N // 2k)
     limit = max(1, n // max(neighbours))
-    return [KNN(k_l, min(l // 4 + 1, limit), config.epsilon) for l, k_l in enumerate(neighbours)]
+    return [(k_l, min(l // 4 + 1, limit)) for l, k_l in enumerate(neighbours)]
 
 
 class Grapher(nn.Module):

@@ -29,12 +29,13 @@ from tqdm import tqdm
 
 from vig_minimal import checkpoint, distributed, options, report
 from vig_minimal.batches import TrainingBatches, ValidationBatches
-from vig_minimal.data import DataError, fetch, mixed_seed, open_data
-from vig_minimal.engine import Diverged, Run, SingleLabel, create_run, evaluate, mean_neighbours, train_one_epoch
+from vig_minimal.data import DataError, fetch, mixed_seed, open_data, oversampled
+from vig_minimal.engine import Diverged, Run, create_run, evaluate, mean_neighbours, train_one_epoch
 from vig_minimal.options import fail
 from vig_minimal.pictures import Pictures, stored_if_it_fits
 from vig_minimal.recipes import flags, get_recipe, kept_recipe, override
 from vig_minimal.safety import EXIT_FAILED, Stopped, lock
+from vig_minimal.tasks import MultiLabelTask, SingleLabel
 from vig_minimal.teacher import create_teacher
 
 DRY_STEPS, DRY_BATCHES = 2, 4  # of training and of evaluation
@@ -61,13 +62,13 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
         options.check(args)
         processes = distributed.start(args.device)
         torch.autograd.set_detect_anomaly(args.detect_anomaly)
-        data_name = args.data or ("imagefolder" if args.data_dir else "shapes")
 
         # names, recipe and folder; a checkpoint to go on from knows what is not given
         resumed, state, damaged = None, None, ""
         if args.resume not in (None, "auto"):
             resumed = Path(args.resume)
             state = checkpoint.load_run(resumed)
+        data_name = options.choose_data(args, state)
         model_name, recipe_name = options.choose_names(args, data_name, state)
         folder = Path(processes.first_alone(lambda: str(options.output_folder(args, f"{model_name}-{data_name}"))))
         if args.resume == "auto":
@@ -76,6 +77,7 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
         given = {name: getattr(args, name) for name in flags() if getattr(args, name) is not None}
         recipe = override(recipe, given, args.scale_lr)
         fields = options.choose_fields(args, data_name, model_name, recipe, state)
+        multi_label = options.check_task(data_name, model_name, recipe, fields, args, state)
         options.build_model(model_name, fields)  # what cannot work is found before any data is fetched
 
         # data: one process downloads, all open
@@ -83,23 +85,27 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
         workers = min(8, max(1, cores // processes.local_world)) if args.workers is None else args.workers
         processes.first_alone(lambda: fetch(data_name, args.data_dir))
         data = open_data(data_name, args.data_dir, size, args.limit)
+        data = oversampled(data, recipe.oversample) if recipe.oversample > 0 else data
         options.check_batch(recipe, len(data.train), processes)
         training = Pictures(data.train, size, recipe.eval_crop, recipe, args.seed, skip=args.bad_images == "skip")
+        evaluated = data.train if args.eval_split == "train" else data.val
         splits = {name: stored_if_it_fits(pictures, workers, processes.local_world, processes.device) for name, pictures
-                  in (("training", training), ("validation", Pictures(data.val, size, recipe.eval_crop)))}
+                  in (("training", training), ("validation", Pictures(evaluated, size, recipe.eval_crop)))}
         batches = TrainingBatches(splits["training"], len(data.classes), recipe, args.seed, processes, workers)
         val_batches = ValidationBatches(splits["validation"], recipe, processes, workers)
 
         # model, and where it goes on from
         torch.manual_seed(mixed_seed("model", args.seed))
         model = options.build_model(model_name, fields | {"num_classes": len(data.classes)})
+        new_parts = checkpoint.init_from(model, args.init_from) if args.init_from and not state else []
         model = model.to(processes.device, memory_format=torch.channels_last)  # as images and gradients are
         teacher = None
         if recipe.teacher != "none" and not args.eval_only:
             about = recipe.teacher, args.teacher_weights, len(data.classes), recipe, processes.device
             processes.first_alone(lambda: create_teacher(*about) and None)  # one process downloads
             teacher = create_teacher(*about)
-        task = SingleLabel(recipe.label_smoothing, teacher)
+        task = (MultiLabelTask(data.classes, recipe.label_smoothing, recipe.asymmetric) if multi_label
+                else SingleLabel(recipe.label_smoothing, teacher))
         run = create_run(model, task, recipe, processes, args.seed, args.amp, args.compile, args.grad_checkpoint,
                          args.sync_bn)
         epoch, first_step, best = 0, 0, {"epoch": 0, task.key: 0.0}
@@ -136,6 +142,8 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
                               len(batches))
     reached = f"epoch {epoch}" + (f" and {first_step} steps" if first_step else "")
     heading["output"] = f"{folder}" + (f", going on after {reached} of {resumed}" if state else "")
+    if args.init_from and not state:
+        heading["start"] = f"from {args.init_from}; new are: {', '.join(new_parts) or 'none'}"
     if not writes:
         heading["output"] = "none: " + (f"evaluates {resumed}" if args.eval_only else "a dry run")
     say(*map(report.paragraph, heading.keys(), heading.values()), *report.warnings(data))
@@ -147,13 +155,13 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
                     disable=not processes.is_first or not sys.stderr.isatty())
 
     def scores_of(batches) -> dict[str, float]:
-        with progress("evaluation", len(data.val)) as bar:
+        with progress("evaluation", len(evaluated)) as bar:
             return evaluate(run, batches, bar)
 
     def save(name: str, with_training: bool) -> None:
         state = {"name": model_name, "config": asdict(model.config), "classes": data.classes, "mean": recipe.mean,
                  "std": recipe.std, "recipe": asdict(recipe), "epoch": epoch, "step": run.step, "steps": len(batches),
-                 "best": best, "model": run.evaluated.state_dict()}
+                 "best": best, "multi_label": multi_label, "model": run.evaluated.state_dict()}
         if with_training:
             checkpoint.save(folder / name, state | {"training": run.state()}, keep="previous.pt")
         else:
@@ -161,13 +169,13 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
 
     def after_step(loss: float) -> None:
         if run.step == 1:
-            say(report.first_loss(loss, len(data.classes)))
+            say(report.first_loss(loss, *task.chance(len(data.classes))))
         if writes and processes.is_first and args.save_every and run.step % args.save_every == 0:
             save("last.pt", with_training=True)
 
     def close_epoch(trained: dict[str, float], scores: dict[str, float]) -> None:
         """The first process writes the row of metrics.csv, then the checkpoints, and says how it went."""
-        run.loss_sum, run.skipped = 0.0, 0
+        run.losses, run.skipped = {}, 0
         notes = {note.name: note for part in processes.gather(list(batches.notes.values())) for note in part}
         batches.notes.clear()
         if not processes.is_first:
@@ -178,8 +186,10 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
         if epoch > 0 and scores[task.key] > best[task.key]:
             best.update({"epoch": epoch, task.key: scores[task.key]})
             save("best.pt", with_training=False)
+            if multi_label:
+                report.write_per_class(folder / "per_class_ap.csv", task.last.scores.per_class)
         save("last.pt", with_training=True)
-        say(report.line(row, recipe.epochs))
+        say(report.line(row, recipe.epochs, task.lines))
         if new := [note for name, note in notes.items() if name not in told]:
             told.update(note.name for note in new)
             say(*report.file_notes(new, folder / "bad_images.tsv"))
@@ -191,6 +201,8 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
     try:
         if args.eval_only:
             say("  ".join(f"{name} {value:.3f}" for name, value in scores_of(val_batches).items()))
+            if multi_label:
+                say(*report.per_class(task.last.scores.per_class))
             return
         if args.dry_run:
             say(dry_run(run, batches, val_batches, after_step))
@@ -230,7 +242,9 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
         raise
     if processes.is_first:
         speed = f", {trained_images / training_seconds:.0f} images/s in training" if trained_images else ""
-        print(f"best top-1 {best[task.key]:.2f} % at epoch {best['epoch']} of {recipe.epochs}; this took"
+        if multi_label:
+            say(*report.per_class(task.last.scores.per_class))
+        print(f"best {task.key_name} {best[task.key]:.2f} % at epoch {best['epoch']} of {recipe.epochs}; this took"
               f" {report.duration(time.perf_counter() - begun)}{speed}; everything is in {folder}")
 
 

@@ -21,6 +21,7 @@ from vig_minimal import checkpoint, create_model, list_models, options, report
 from vig_minimal.checkpoint import load_released
 from vig_minimal.data import open_data
 from vig_minimal.recipes import get_recipe
+from vig_minimal.tasks import SingleLabel
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--set", "dim=16", "--set", "depth=2", "--img-size", "16", "--set", "patch=4", "--limit", "32",
@@ -199,7 +200,8 @@ def test_what_looks_wrong_is_said(tmp_path):
         "warning: no validation image of 1 classes: dog"]
     assert "exactly 100 %" in report.suspicious({"top1": 100.0}, 1) and report.suspicious({"top1": 50.0}, 1) is None
     assert report.suspicious({"top1": 0.0}, 0) is None  # before training
-    assert "far from it" in report.first_loss(9.0, 10) and "far" not in report.first_loss(2.4, 10)
+    chance = SingleLabel.chance(10)
+    assert "far from it" in report.first_loss(9.0, *chance) and "far" not in report.first_loss(2.4, *chance)
 
 
 @pytest.mark.slow
@@ -228,6 +230,10 @@ def test_no_run_is_ever_overwritten(capsys):
     (["--model", "lrgc"], "cifar10", ("lrgc_ti", "lrgc")),
     (["--model", "lrgc_nano"], "cifar10", ("lrgc_nano", "demo")),
     (["--model", "vig_ti"], "shapes", ("vig_ti", "demo")),
+    (["--model", "gkgnet"], "shapes-multi", ("gkgnet_nano", "demo")),
+    (["--model", "gkgnet"], "coco", ("gkgnet_s", "gkgnet")),
+    (["--model", "gkgnet"], "voc2007", ("gkgnet_s", "gkgnet_voc")),
+    (["--model", "pvig"], "imagefolder", ("pvig_ti", "vig")),
 ])
 def test_model_and_recipe_decide_about_each_other(argv, data, names):
     assert options.choose_names(options.parse(argv), data, None) == names

@@ -71,7 +71,8 @@ def _loader(pictures: Pictures | Stored, order: TrainingOrder | ValidationOrder,
 class TrainingBatches:
     """Augmented, normalised images (b, 3, H, W) and their targets: `epoch(n)` iterates over an epoch.
 
-    Targets are labels (b,) or, where the recipe mixes images, the shares of the classes (b, classes).
+    Targets are labels (b,) or, where the recipe mixes images, the shares of the classes (b, classes); of multi-label
+    data they are what the source gives.
     notes: what is to be said of files, by their name; whoever says it may clear it.
     """
 
@@ -129,7 +130,7 @@ class TrainingBatches:
 
 
 class ValidationBatches:
-    """Normalised images (b, 3, H, W) and labels (b,): this process's share of all validation images, every time."""
+    """Normalised images (b, 3, H, W) and labels (b,) or targets (b, ...): this process's share of all validation images, every time."""
 
     def __init__(self, pictures: Pictures | Stored, recipe: Recipe, processes: Processes, workers: int):
         self.recipe, self.device = recipe, processes.device

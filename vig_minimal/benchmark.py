@@ -25,22 +25,29 @@ from .checkpoint import replacing
 from .clustervig import PRESETS as CLUSTERVIG
 from .clustervig import cluster_constructors
 from .measure import count_macs, count_parameters, saved_bytes
+from .pyramid import PyramidConfig
 from .throughput import chart, table, throughput
 from .vig import PRESETS as VIG
-from .vig import ViG, knn_constructors
+from .vig import knn_constructors
 
 
 class Floor(nn.Module):
-    """An isotropic model's convolutions, norms and activations, no graph: (B, 3, H, W) -> (B, num_classes)."""
+    """A model's convolutions, norms and activations, no graph: (B, 3, H, W) -> (B, num_classes)."""
 
-    def __init__(self, model: ViG):
+    def __init__(self, model: nn.Module):
         super().__init__()
-        self.model = create_model("vig_ti", dim=model.config.dim, depth=model.config.depth, patch=model.config.patch,
-                                  img_size=model.config.img_size, num_classes=model.config.num_classes)
+        config = model.config
+        same = {"dim": config.dim, "depth": config.depth, "patch": config.patch, "img_size": config.img_size}
+        name = "pvig_ti" if isinstance(config, PyramidConfig) else "vig_ti"
+        self.model = create_model(name, num_classes=config.num_classes, **same)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.model.stem(images)
+        downsampling = {}
+        if hasattr(self.model, "stages"):
+            downsampling = {stage.blocks[0]: stage.downsample for stage in self.model.stages}
         for block in self.model.blocks:
+            x = downsampling[block](x) if block in downsampling else x
             h = block.grapher.fc1(x)
             x = block.grapher.fc2(block.grapher.conv.update(torch.cat((h, h), dim=1))) + x
             x = block.ffn(x)
@@ -141,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m vig_minimal.benchmark", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("models", nargs="*", default=["vig_ti", "svig_ti", "lrgc_ti", "cvig_ti"], help="names from list_models()")
+    add("models", nargs="*", default=["vig_ti", "svig_ti", "lrgc_ti", "cvig_ti", "pvig_ti", "gkgnet_s"], help="names from list_models()")
     add("--throughput", nargs="+", metavar="MODEL", help="images/s and memory of these for each of --batches instead")
     add("--batches", type=int, nargs="+", default=[1, 8, 16, 32, 64], metavar="N", help="for --throughput")
     add("--out", default="throughput.png", metavar="FILE", help="the picture of --throughput")

@@ -9,7 +9,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,9 @@ DOWNLOADS = {
     "stl10": (datasets.STL10, {"split": "train"}, {"split": "test"}),
     "svhn": (datasets.SVHN, {"split": "train"}, {"split": "test"}),
 }
-DATA_SETS = ("shapes", "imagefolder", *DOWNLOADS)
-SIZES = {"shapes": 64, "cifar10": 32, "cifar100": 32, "stl10": 96, "svhn": 32}  # their own; a folder takes the model's
+MULTI_LABEL = ("shapes-multi", "coco", "voc2007")  # an image may show several classes
+DATA_SETS = ("shapes", "imagefolder", *DOWNLOADS, *MULTI_LABEL)
+SIZES = {"shapes": 64, "shapes-multi": 64, "cifar10": 32, "cifar100": 32, "stl10": 96, "svhn": 32}  # their own; a folder takes the model's
 SHAPES_TRAIN, SHAPES_VAL = 10_000, 2_000
 
 
@@ -93,23 +94,31 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
     return image.convert("RGB"), "CMYK" if image.mode == "CMYK" else ""
 
 
-# ---- sources: a sequence of (PIL image or uint8 tensor, label) -----------------------------------------------------
+# ---- sources: a sequence of (PIL image or uint8 tensor, target) ----------------------------------------------------
+# A target is a label, or of multi-label data a tensor (classes,) of 1, 0 and −1 for unknown; as (2, classes) it has the
+# size class of each object in the second row.
 
 
 @dataclass(frozen=True)
 class Data:
-    """Training and validation sources, as far as `--limit` allows, and the names of the classes by label."""
+    """Training and validation sources, as far as `--limit` allows, and the names of the classes by label.
+
+    multi_label: whether an image may show several classes, or none.
+    """
 
     name: str
     train: Sequence
     val: Sequence
     classes: list[str]
+    multi_label: bool = False
 
 
 def fetch(name: str, folder: str | None) -> None:
     """Download a data set that can be downloaded and is not there yet. Raises DataError where that fails."""
     if name in DOWNLOADS:
         _downloaded(name, folder or "data", download=True)
+    if name == "voc2007":
+        annotations.fetch_voc2007(folder or "data")
 
 
 def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int | None) -> Data:
@@ -120,12 +129,17 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit}: at least 1 training image")
-    if name == "shapes":
-        train = Shapes(size, limit or SHAPES_TRAIN, "train")
-        val = Shapes(size, min(SHAPES_VAL, limit or SHAPES_VAL), "val")
-        return Data(name, train, val, list(train.classes))
+    if name in ("shapes", "shapes-multi"):
+        view = "single" if name == "shapes" else "multi"
+        train = Shapes(size, limit or SHAPES_TRAIN, "train", view)
+        val = Shapes(size, min(SHAPES_VAL, limit or SHAPES_VAL), "val", view)
+        return Data(name, train, val, list(train.classes), view == "multi")
     if name == "imagefolder":
         train, val = _image_folders(folder)
+    elif name == "coco":
+        train, val = annotations.coco(folder)
+    elif name == "voc2007":
+        train, val = annotations.voc2007(folder or "data")
     elif name in DOWNLOADS:
         train, val = _downloaded(name, folder or "data", download=False)
     else:
@@ -133,18 +147,38 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
     classes = list(getattr(train, "classes", range(10)))  # torchvision gives SVHN's digits no names
     if limit is not None and limit < len(train):
         train = Subset(train, torch.randperm(len(train), generator=generator("limit"))[:limit].tolist())
-    return Data(name, train, val, [str(c) for c in classes])
+    return Data(name, train, val, [str(c) for c in classes], name in MULTI_LABEL)
+
+
+def oversampled(data: Data, threshold: float) -> Data:
+    """The data with training images of rare classes repeated, see `annotations.repeats`. Raises DataError for data that
+    has no annotations to count."""
+    targets = _targets(data.train)
+    if targets is None or targets.ndim != 2:
+        raise DataError(f"--oversample counts the images of each class in annotations, and {data.name} has none; leave it"
+                        " 0, or use coco or voc2007")
+    return replace(data, train=Subset(data.train, annotations.repeats(targets, threshold)))
 
 
 def picture_name(source: Sequence, index: int) -> str:
     """What a person would look for: the file of a picture, or its number where it has no file of its own."""
     while isinstance(source, Subset):
         source, index = source.dataset, source.indices[index]
-    return source.samples[index][0] if isinstance(source, datasets.ImageFolder) else f"image {index}"
+    if isinstance(source, datasets.ImageFolder):
+        return source.samples[index][0]
+    return source.paths[index] if hasattr(source, "paths") else f"image {index}"
 
 
 def label_counts(source: Sequence, classes: int) -> list[int] | None:
     """Images of each class, where the source knows its labels without reading images; else None."""
+    labels = _targets(source)
+    if labels is None:
+        return None
+    return ((labels == 1).sum(0) if labels.ndim == 2 else torch.bincount(labels, minlength=classes)).tolist()
+
+
+def _targets(source: Sequence) -> torch.Tensor | None:
+    """The labels (n,) or (n, classes) of a source that knows them without reading images; else None."""
     indices = None
     while isinstance(source, Subset):
         indices = source.indices if indices is None else [source.indices[i] for i in indices]
@@ -152,8 +186,7 @@ def label_counts(source: Sequence, classes: int) -> list[int] | None:
     labels = getattr(source, "targets", getattr(source, "labels", None))
     if labels is None or len(labels) != len(source):
         return None
-    labels = torch.as_tensor(labels)[indices] if indices is not None else torch.as_tensor(labels)
-    return torch.bincount(labels, minlength=classes).tolist()
+    return torch.as_tensor(labels)[indices] if indices is not None else torch.as_tensor(labels)
 
 
 def _downloaded(name: str, folder: str, download: bool) -> tuple[Dataset, Dataset]:

@@ -1,7 +1,7 @@
 """One training run: its parts, one epoch of it, evaluation, and the state that a checkpoint keeps.
 
-What differs between kinds of training (single label, multi-label, ...) is the task: outputs and targets to a dict of
-named losses, and a metric that streams. Nothing else here knows what a label is.
+What differs between kinds of training (single label, multi-label, ...) is the task, see tasks.py: outputs and targets to
+a dict of named losses, and a metric that streams. Nothing here knows what a label is.
 """
 
 import contextlib
@@ -12,19 +12,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
 from .batches import TrainingBatches
-from .distance import full_precision
 from .data import mixed_seed
 from .distributed import Processes
-from .metrics import TopK
 from .optim import RunningStatistics, create_optimiser, learning_rate, moving_average
 from .recipes import Recipe
 from .safety import Signals, Stopped
+from .tasks import MultiLabelTask, SingleLabel
 
 BAD_STEPS = 10  # in a row, with a loss or gradient that is not finite, end a run
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -32,40 +30,6 @@ AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 class Diverged(Exception):
     """Training that cannot go on, said in one sentence."""
-
-
-class SingleLabel:
-    """The task of telling which one class an image shows: cross-entropy with label smoothing; top-1 decides.
-
-    teacher: normalised images to the logits of a trained network, for hard-label distillation (DeiT, section 4):
-    ½ CE(classifier, label) + ½ CE(distillation classifier, argmax of the teacher). A model with one classifier learns
-    both with it; without a teacher, the label stands in for its answer.
-    """
-
-    key = "top1"
-
-    def __init__(self, label_smoothing: float, teacher: Callable[[Tensor], Tensor] | None = None):
-        self.label_smoothing, self.teacher = label_smoothing, teacher
-
-    def losses(self, outputs: Tensor | tuple[Tensor, Tensor], targets: Tensor, images: Tensor) -> dict[str, Tensor]:
-        """Named losses, whose sum is trained on.
-
-        outputs: logits (B, classes), or those of the classifier and of the distillation classifier. targets: labels
-        (B,), or shares of the classes (B, classes). images: what the model saw.
-        """
-        two = isinstance(outputs, tuple)
-        logits, distilled = outputs if two else (outputs, outputs)
-        truth = F.cross_entropy(full_precision(logits), targets, label_smoothing=self.label_smoothing)
-        if self.teacher is None and not two:
-            return {"cross_entropy": truth}
-        smoothing = self.label_smoothing if self.teacher is None else 0.0
-        answers = targets if self.teacher is None else self.teacher(images).argmax(1)
-        learnt = F.cross_entropy(full_precision(distilled), answers, label_smoothing=smoothing)
-        return {"cross_entropy": truth / 2, "distillation": learnt / 2}
-
-    def metric(self) -> TopK:
-        """A fresh metric of this task."""
-        return TopK()
 
 
 @dataclass
@@ -80,14 +44,15 @@ class Run:
     average: AveragedModel | None
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    task: SingleLabel
+    task: SingleLabel | MultiLabelTask
     recipe: Recipe
     processes: Processes
     seed: int
     amp: str | None
     signals: Signals = field(default_factory=Signals)
     step: int = 0           # steps taken, those that were skipped among them
-    loss_sum: float = 0.0   # over this epoch's steps and all processes; those that were skipped left out
+    losses: dict[str, float] = field(default_factory=dict)  # by name, summed over this epoch's steps that were not
+                                                            # skipped, each the mean over all processes
     skipped: int = 0        # steps of this epoch whose loss was not finite
     bad_in_a_row: int = 0
 
@@ -104,7 +69,7 @@ class Run:
         """What is needed to go on, tensors and plain data. Order of images and random draws follow from the step."""
         average = None if self.average is None else self.average.state_dict()
         return {"model": self.model.state_dict(), "average": average, "optimiser": self.optimiser.state_dict(),
-                "scaler": self.scaler.state_dict(), "loss_sum": self.loss_sum, "skipped": self.skipped,
+                "scaler": self.scaler.state_dict(), "losses": dict(self.losses), "skipped": self.skipped,
                 "bad_in_a_row": self.bad_in_a_row}
 
     def restore(self, state: dict) -> None:
@@ -120,10 +85,10 @@ class Run:
             self.average.load_state_dict(state["average"])
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-        self.loss_sum, self.skipped, self.bad_in_a_row = (state[k] for k in ("loss_sum", "skipped", "bad_in_a_row"))
+        self.losses, self.skipped, self.bad_in_a_row = (state[k] for k in ("losses", "skipped", "bad_in_a_row"))
 
 
-def create_run(model: nn.Module, task: SingleLabel, recipe: Recipe, processes: Processes, seed: int,
+def create_run(model: nn.Module, task: SingleLabel | MultiLabelTask, recipe: Recipe, processes: Processes, seed: int,
                amp: str | None = None, compiled: bool = False, recompute: bool = False, sync_bn: bool = False) -> Run:
     """A run at its start. The model must be on the device of `processes` and the same in all of them.
 
@@ -174,7 +139,7 @@ def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_s
     """One pass over the training images, or its steps from first_step to last_step; epochs count from 0.
 
     bar: a tqdm bar, which counts images. after_step: called with the loss of each step.
-    Returns the mean `loss`, `images_per_s`, last `lr` and the number of steps `skipped`.
+    Returns the mean `loss`, those it is the sum of as `loss_NAME`, `images_per_s`, last `lr` and the steps `skipped`.
     Raises Stopped after the step in which a signal came, and Diverged after ten bad steps in a row.
     """
     recipe, statistics, start = run.recipe, RunningStatistics(run.model), time.perf_counter()
@@ -184,10 +149,11 @@ def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_s
     for step in range(first_step, last_step):
         statistics.keep()
         lr = learning_rate(run.step, len(batches), recipe)
-        loss, stops = _backward(run, parts)
+        losses, stops = _backward(run, parts)
+        loss = sum(losses.values())
         for group in run.optimiser.param_groups:
             group["lr"] = lr
-        _update(run, statistics, loss, where=f"epoch {epoch + 1}, step {step + 1}, learning rate {lr:.2e}")
+        _update(run, statistics, losses, where=f"epoch {epoch + 1}, step {step + 1}, learning rate {lr:.2e}")
         run.step += 1
         bar.update(recipe.batch_size)
         after_step(loss)
@@ -195,15 +161,16 @@ def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_s
             raise Stopped
     run.processes.share_buffers(run.evaluated)
     done, taken = last_step - first_step, last_step - run.skipped
-    return {"loss": run.loss_sum / taken if taken else math.nan, "skipped": run.skipped,
+    means = {f"loss_{name}": total / taken for name, total in run.losses.items()}
+    return {"loss": sum(means.values()) if taken else math.nan, **means, "skipped": run.skipped,
             "images_per_s": done * recipe.batch_size / (time.perf_counter() - start) if done else math.nan,
             "lr": learning_rate(run.step - 1, len(batches), recipe)}
 
 
-def _backward(run: Run, parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, bool]:
-    """Gradients of the next step's batch, part by part; its mean loss, and whether any process was told to end."""
+def _backward(run: Run, parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[dict[str, float], bool]:
+    """Gradients of the next step's batch, part by part; its mean losses, and whether any process was told to end."""
     count, drawing = run.recipe.accumulation, [part for part in run.model.modules() if hasattr(part, "place")]
-    total = torch.zeros((), device=run.processes.device)
+    total = 0.0
     for part in range(count):
         images, targets = next(parts)
         # draws inside the model (drop path, k-means, ...) follow from the step, and from an image's place in the batch
@@ -213,16 +180,18 @@ def _backward(run: Run, parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, 
         last = part == count - 1  # only then are gradients summed over processes
         with contextlib.nullcontext() if last or run.processes.world == 1 else run.parallel.no_sync():
             with run.autocast():
-                loss = sum(run.task.losses(run.parallel(images), targets, images).values()) / count
+                losses = run.task.losses(run.parallel(images), targets, images)
+                loss = sum(losses.values()) / count
             run.scaler.scale(loss).backward()
-        total += loss.detach()
-    stop = torch.tensor(float(run.signals.received > 0), device=total.device)
-    loss, stops = run.processes.sum(torch.stack([total, stop])).tolist()
-    return loss / run.processes.world, stops > 0
+        total = total + torch.stack([value.detach() for value in losses.values()]) / count
+    stop = torch.tensor([float(run.signals.received > 0)], device=total.device)
+    *sums, stops = run.processes.sum(torch.cat([total, stop])).tolist()
+    return {name: value / run.processes.world for name, value in zip(losses, sums, strict=True)}, stops > 0
 
 
-def _update(run: Run, statistics: RunningStatistics, loss: float, where: str) -> None:
+def _update(run: Run, statistics: RunningStatistics, losses: dict[str, float], where: str) -> None:
     """Move the weights; or skip the step, as if it had not been, if its loss or gradient is not finite."""
+    loss = sum(losses.values())
     run.scaler.unscale_(run.optimiser)
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip_grad or math.inf)
     # fp16 finds its scale by trying: there, the scaler skips what overflows
@@ -231,7 +200,7 @@ def _update(run: Run, statistics: RunningStatistics, loss: float, where: str) ->
         run.scaler.update()
         if run.average is not None:
             run.average.update_parameters(run.model)
-        run.loss_sum += loss
+        run.losses = {name: run.losses.get(name, 0.0) + value for name, value in losses.items()}
         run.bad_in_a_row = 0
     else:
         statistics.restore()

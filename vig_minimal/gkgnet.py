@@ -109,6 +109,9 @@ class GKGNet(nn.Module):
         self.of_labels = nn.Linear(config.dim[-1], config.num_classes)
         self.of_patches = nn.Linear(config.dim[-1], config.num_classes)
         init_weights(self)
+        for classifier in (self.of_labels, self.of_patches):  # every probability starts near ½, however deep the network
+            nn.init.normal_(classifier.weight, std=0.01)
+            nn.init.zeros_(classifier.bias)
 
     @property
     def blocks(self) -> list[nn.Module]:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import MODELS, create_model, distributed
-from .data import DATA_SETS, SIZES
+from .data import DATA_SETS, MULTI_LABEL, SIZES
 from .distributed import Processes
 from .engine import AMP
+from .pyramid import PyramidConfig
 from .recipes import PAPERS, RECIPES, Recipe, flags, get_recipe
 from .safety import EXIT_REFUSED
 
 FAMILIES = {name.rsplit("_", 1)[0] for name in MODELS}
+MULTI_LABEL_FAMILY = "gkgnet"
 
 
 def fail(error: object, everywhere: bool = False, code: int = EXIT_REFUSED) -> NoReturn:
@@ -31,8 +33,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.error = fail
     add = parser.add_argument
     add("--model", help=f"a family ({', '.join(sorted(FAMILIES))}) or a full name, as lrgc_ti (default: lrgc)")
-    add("--data", help=f"one of {', '.join(DATA_SETS)}; by default imagefolder with --data-dir, else shapes")
+    add("--data", help=f"one of {', '.join(DATA_SETS)}; by default imagefolder with --data-dir, else shapes, or"
+                       " shapes-multi for GKGNet and --multi-label")
     add("--data-dir", metavar="DIR", help="holds train/CLASS/*.jpg and val/CLASS/*.jpg; or keeps downloads (./data)")
+    add("--multi-label", action="store_true",
+        help="train a model of one class an image on multi-label data: yes or no for each class; GKGNet always does")
+    add("--init-from", metavar="FILE", help="start from these weights (Pyramid ViG's for GKGNet, other classes' for any)")
     add("--img-size", type=int, nargs="+", metavar="N", help="side, or height and width (default: the data's)")
     add("--limit", type=int, metavar="N", help="use only N training images, for trials")
     add("--bad-images", choices=("skip", "error"), default="skip",
@@ -42,6 +48,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--resume", metavar="PATH", help="go on from this checkpoint; auto: from the output folder's last.pt, if any")
     add("--save-every", type=int, metavar="N", help="write last.pt every N steps too, not only after each epoch")
     add("--eval-only", action="store_true", help="evaluate the checkpoint of --resume, and write nothing")
+    add("--eval-split", choices=("val", "train"), default="val", help="images that --eval-only evaluates (default val)")
     add("--dry-run", action="store_true", help="two steps and an evaluation: what the whole would take; write nothing")
     add("--tensorboard", action="store_true", help="write event files too, if the package tensorboard is there")
     recipe = parser.add_argument_group("the recipe, and its fields")
@@ -86,6 +93,36 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--save-every {args.save_every}: at least 1 step")
     if args.dry_run and args.eval_only:
         raise ValueError("--dry-run and --eval-only: one of them")
+    if args.eval_split == "train" and not args.eval_only:
+        raise ValueError("--eval-split: goes with --eval-only, and training evaluates the validation images")
+
+
+def choose_data(args: argparse.Namespace, state: dict | None) -> str:
+    """The name of the data set: as given, else image folders, or the embedded pictures in the view of the model."""
+    model = args.model or (state["name"] if state else "")
+    several = args.multi_label or (state or {}).get("multi_label") or model.startswith(MULTI_LABEL_FAMILY)
+    return args.data or ("imagefolder" if args.data_dir else "shapes-multi" if several else "shapes")
+
+
+def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argparse.Namespace, state: dict | None) -> bool:
+    """Whether training is multi-label. Raises ValueError for a model or recipe that cannot learn from such data."""
+    several, made_for = data in MULTI_LABEL, model.startswith(MULTI_LABEL_FAMILY)
+    there_are = f"{', '.join(MULTI_LABEL[:-1])} and {MULTI_LABEL[-1]}"
+    if not several and (made_for or args.multi_label):
+        who = f"{model} answers" if made_for else "--multi-label: the model would answer"
+        raise ValueError(f"{who} yes or no for every class, and an image of {data} has exactly one; multi-label data are"
+                         f" {there_are}" + (", or choose another model" if made_for else ""))
+    if not several:
+        return False
+    if not (made_for or args.multi_label or (state or {}).get("multi_label")):
+        raise ValueError(f"{model} tells the one class of an image, and an image of {data} shows several or none; choose"
+                         " gkgnet, or give --multi-label to train yes or no for every class")
+    if recipe.mixes:
+        raise ValueError("mixup and CutMix mix images of one class each; for multi-label data give --mixup 0 --cutmix 0")
+    if recipe.teacher != "none" or getattr(MODELS[model][1], "distillation", False) and fields.get("distillation", True):
+        raise ValueError("a teacher tells one class an image; for multi-label data give --teacher none and, with ClusterViG,"
+                         " --set distillation=False")
+    return True
 
 
 def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tuple[str, str]:
@@ -93,7 +130,9 @@ def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tup
     the recipe's size."""
     model = args.model or (state["name"] if state else "lrgc")
     family = model if model in FAMILIES else model.rsplit("_", 1)[0]
-    recipe = args.recipe or ("demo" if data == "shapes" or model.endswith("_nano") else PAPERS.get(family, "vig"))
+    recipe = args.recipe or ("demo" if data.startswith("shapes") or model.endswith("_nano") else PAPERS.get(family, "vig"))
+    if recipe == "gkgnet" and data == "voc2007" and not args.recipe:
+        recipe = "gkgnet_voc"
     return (f"{model}_{get_recipe(recipe).size}" if model in FAMILIES else model), recipe
 
 
@@ -126,7 +165,8 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
         fields["img_size"] = (size[0], size[-1])
     if "patch" not in fields and hasattr(preset, "patch"):
         height, width = fields["img_size"]
-        possible = [patch for patch in (2, 4, 8, 16) if height % patch == 0 and width % patch == 0] or [preset.patch]
+        strides = (2, 4, 8) if isinstance(preset, PyramidConfig) else (2, 4, 8, 16)
+        possible = [patch for patch in strides if height % patch == 0 and width % patch == 0] or [preset.patch]
         fields["patch"] = min(possible, key=lambda patch: abs(math.log(height / patch / preset.grid[0])))
     return fields
 

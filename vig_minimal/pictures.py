@@ -45,7 +45,7 @@ class Broken(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """images (b, 3, H, W) uint8, labels (b,) int64, and notes on the files they came from."""
+    """images (b, 3, H, W) uint8, labels (b,) int64 or targets (b, ...), and notes on the files they came from."""
 
     images: Tensor
     labels: Tensor
@@ -84,9 +84,9 @@ class Pictures(Dataset):
                 return Broken(str(error))
             images.append(image)
             labels.append(label)
-        return Batch(torch.stack(images), torch.tensor(labels), notes)
+        return Batch(torch.stack(images), torch.stack(labels), notes)
 
-    def _picture(self, key: Key, notes: list[Note]) -> tuple[Tensor, int]:
+    def _picture(self, key: Key, notes: list[Note]) -> tuple[Tensor, Tensor]:
         image, label = self._readable(key, notes)
         recipe = self.recipe
         width, height = (image.shape[2], image.shape[1]) if isinstance(image, Tensor) else image.size
@@ -98,9 +98,9 @@ class Pictures(Dataset):
         if recipe and (recipe.rand_augment > 0 or recipe.color_jitter > 0):
             image = self._augment(image, generator("colours", self.seed, *key))
         image = image if isinstance(image, Tensor) else TF.pil_to_tensor(image)
-        return image.expand(3, -1, -1), int(label)
+        return image.expand(3, -1, -1), torch.as_tensor(label)
 
-    def _readable(self, key: Key, notes: list[Note]) -> tuple[Image.Image | Tensor, int]:
+    def _readable(self, key: Key, notes: list[Note]) -> tuple[Image.Image | Tensor, int | Tensor]:
         """The picture and label of that key, or of the first one in its place that can be read."""
         index = key[1]
         for trial in range(REPLACEMENTS):

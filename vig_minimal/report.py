@@ -82,19 +82,23 @@ def write_config(path: Path, run: Run, model_name: str, recipe_name: str, data: 
 def metrics_row(epoch: int, run: Run, trained: dict[str, float], scores: dict[str, float],
                 neighbours: list[float]) -> dict:
     """A row of metrics.csv. Before training (epoch 0) what only training gives is empty."""
+    # what a loss is the sum of, if it is one
+    names = run.task.loss_names if len(run.task.loss_names) > 1 else ()
+    parts = {f"train_{name}": trained.get(f"loss_{name}", "") for name in names}
     trained = {name: "" if math.isnan(value) else value for name, value in trained.items()}
     return {"epoch": epoch, "step": run.step, "lr": trained.get("lr", ""), "train_loss": trained.get("loss", ""),
-            "skipped": trained.get("skipped", ""), **{f"val_{name}": value for name, value in scores.items()},
+            **parts, "skipped": trained.get("skipped", ""), **{f"val_{name}": value for name, value in scores.items()},
             "images_per_s": trained.get("images_per_s", ""),
             **{f"neighbours_{layer}": value for layer, value in enumerate(neighbours)}}
 
 
-def line(row: dict, epochs: int) -> str:
-    """The line of an epoch."""
+def line(row: dict, epochs: int, scores: dict[str, str]) -> str:
+    """The line of an epoch. scores: the columns of the task's metric that it says, and how."""
     parts = [f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"]
-    for name, text in (("train_loss", "loss {:.3f}"), ("val_loss", "val loss {:.3f}"), ("val_top1", "top-1 {:5.2f} %"),
-                       ("val_top5", "top-5 {:5.2f} %"), ("images_per_s", "{:.0f} images/s"), ("lr", "lr {:.1e}")):
-        if row[name] != "":
+    texts = {"train_loss": "loss {:.3f}", "val_loss": "val loss {:.3f}", **scores, "images_per_s": "{:.0f} images/s",
+             "lr": "lr {:.1e}"}
+    for name, text in texts.items():
+        if row.get(name, "") != "":
             parts.append(text.format(row[name]))
     if row["skipped"]:
         parts.append(f"{row['skipped']} steps skipped, whose loss was not finite")
@@ -102,11 +106,29 @@ def line(row: dict, epochs: int) -> str:
     return "  ".join([*parts, "neighbours " + " ".join(neighbours)])
 
 
-def first_loss(loss: float, classes: int) -> str:
+def first_loss(loss: float, chance: float, guess: str) -> str:
     """The loss of the first step beside that of a guess: far from it, something is wrong before it begins."""
-    chance = math.log(classes)
     wrong = "" if chance / 2 < loss < 2 * chance else "; far from it: check labels, learning rate and normalisation"
-    return f"first step: loss {loss:.3f}, and a guess among {classes} classes has ln {classes} = {chance:.3f}{wrong}"
+    return f"first step: loss {loss:.3f}, and {guess} = {chance:.3f}{wrong}"
+
+
+def per_class(aps: dict[str, float | None]) -> list[str]:
+    """Lines about the average precision of each class: all of them if there are few, else the lowest and the highest."""
+    known = sorted((ap, name) for name, ap in aps.items() if ap is not None)
+    said = [f"{name} {ap:.1f}" for ap, name in known]
+    if len(said) > 2 * FEW:
+        said = [*said[:FEW], "…", *said[-FEW:]]
+    lines = [f"AP of classes in percent: {', '.join(said)}"]
+    if missing := [name for name, ap in aps.items() if ap is None]:
+        lines.append(f"{len(missing)} classes that no image shows have no AP and are in no mean: {', '.join(missing)}")
+    return lines
+
+
+def write_per_class(path: Path, aps: dict[str, float | None]) -> None:
+    """A CSV file of the average precision of each class in percent, empty where no image shows it."""
+    with replacing(path, "w") as file:
+        csv.writer(file).writerows([("class", "AP"), *((name, "" if ap is None else f"{ap:.4f}")
+                                                       for name, ap in aps.items())])
 
 
 def warnings(data: Data) -> list[str]:

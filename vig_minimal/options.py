@@ -119,7 +119,8 @@ def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argpar
                          " gkgnet, or give --multi-label to train yes or no for every class")
     if recipe.mixes:
         raise ValueError("mixup and CutMix mix images of one class each; for multi-label data give --mixup 0 --cutmix 0")
-    if recipe.teacher != "none" or getattr(MODELS[model][1], "distillation", False) and fields.get("distillation", True):
+    distillation = fields.get("distillation", getattr(MODELS[model][1], "distillation", False))
+    if recipe.teacher != "none" or distillation:
         raise ValueError("a teacher tells one class an image; for multi-label data give --teacher none and, with ClusterViG,"
                          " --set distillation=False")
     return True

@@ -405,3 +405,16 @@ def test_help_shows_an_example(capsys):
     with pytest.raises(SystemExit) as exit:
         plot.main(["--help"])
     assert exit.value.code == 0 and "example: python -m vig_minimal.plot runs/" in capsys.readouterr().out
+
+
+def test_terms_of_a_loss_have_a_panel_of_their_own_in_a_single_run(tmp_path):
+    rows = [row | {"train_smooth": 6 - row["epoch"] if row["epoch"] else "", "train_asymmetric": 9.0}
+            for row in epochs(3.0, 2.0, 1.0)]
+    run = plot.read_run(write_run(tmp_path / "a", rows))
+    heading = {panel.heading: panel for panel in plot.panels_of({"a": run})}
+    terms = heading["terms of the training loss"]
+    assert [(s.name, s.points[1:]) for s in terms.series] == [("smooth", [(1.0, 5.0), (2.0, 4.0)]),
+                                                             ("asymmetric", [(1.0, 9.0), (2.0, 9.0)])]
+    assert terms.legend == terms.series
+    alone = {panel.heading for panel in plot.panels_of({"a": run, "b": run})}
+    assert "terms of the training loss" not in alone

@@ -148,7 +148,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m vig_minimal.benchmark", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("models", nargs="*", default=["vig_ti", "svig_ti", "lrgc_ti", "cvig_ti", "pvig_ti", "gkgnet_s"], help="names from list_models()")
+    add("models", nargs="*", default=["vig_ti", "svig_ti", "lrgc_ti", "cvig_ti", "pvig_ti", "gkgnet_s"],
+        help="names from list_models()")
     add("--throughput", nargs="+", metavar="MODEL", help="images/s and memory of these for each of --batches instead")
     add("--batches", type=int, nargs="+", default=[1, 8, 16, 32, 64], metavar="N", help="for --throughput")
     add("--out", default="throughput.png", metavar="FILE", help="the picture of --throughput")

@@ -138,11 +138,14 @@ def panels_of(runs: dict[str, Rows]) -> list[Panel]:
     if len(runs) == 1:
         neighbours = [Series(f"layer {layer.removeprefix('neighbours_')}", points(rows, [layer]), colour)
                       for layer, colour in zip(layers, colours(len(layers)), strict=True)]
+    terms = [c for c in columns if c.startswith("train_") and c != "train_loss"] if len(runs) == 1 else []
+    parts = [Series(c.removeprefix("train_"), points(rows, [c]), colour)
+             for c, colour in zip(terms, colours(len(terms)), strict=True)]
     kinds = loss if len(runs) == 1 else [Series(s.name, [], FAINT, s.dashed) for s in loss[:2]]
     of_layers = " per node" + (", mean of all layers" if len(runs) > 1 else "")
     panels = [Panel("loss", loss, kinds, "loss"), Panel(f"validation {' / '.join(scores)} (%)", score, []),
               Panel("mean neighbours" + of_layers, neighbours, neighbours if len(runs) == 1 else []),
-              Panel("learning rate", rate, [], "rate")]
+              Panel("learning rate", rate, [], "rate"), Panel("terms of the training loss", parts, parts, "loss")]
     return [panel for panel in panels if any(math.isfinite(value) for s in panel.series for _, value in s.points)]
 
 

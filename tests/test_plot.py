@@ -408,7 +408,8 @@ def test_help_shows_an_example(capsys):
 
 
 def test_terms_of_a_loss_have_a_panel_of_their_own_in_a_single_run(tmp_path):
-    rows = [row | {"train_smooth": 6 - row["epoch"] if row["epoch"] else "", "train_asymmetric": 9.0}
+    rows = [row | {"train_smooth": 6 - row["epoch"] if row["epoch"] else "",
+                   "train_asymmetric": 9.0 if row["epoch"] else ""}
             for row in epochs(3.0, 2.0, 1.0)]
     run = plot.read_run(write_run(tmp_path / "a", rows))
     heading = {panel.heading: panel for panel in plot.panels_of({"a": run})}

@@ -9,8 +9,8 @@ The chosen patch, a target of the graph, has a red frame. Its sources have an or
 heavier the edge is compared with the target's heaviest one; every other patch is dark. In a pyramid the patch that
 covers the same place in each stage is drawn. Where every group of channels has neighbours of its own (GKGNet), each
 group has a panel and a colour; with --label the target is a label, and the patches that it reads from in every stage
-are drawn. With --partitions, each of ClusterViG's κ partitions has a colour of its own. Without a checkpoint the weights
-are random, which shows what a model starts from.
+are drawn. With --partitions, each of ClusterViG's κ partitions has a colour of its own. Without a checkpoint the
+weights are random, which shows what a model starts from.
 """
 
 import argparse
@@ -136,19 +136,11 @@ def explore(image: Tensor, layers: list[Layer], whole: tuple[int, int], node: tu
         panels.append(draw_sources(panels[0], layer.spread(weights, whole)))
         captions.append(f"{layer.name}: {int((weights != 0).sum())} neighbours\n"
                         f"mean of all nodes: {layer.graph.statistics()['mean_degree']:.1f}"
-                        + ("" if layer.grid == layer.source_grid == whole else f"\n{sizes(layer)}"))
+                        + ("" if layer.grid == layer.source_grid == whole else f"\n{layer.sizes}"))
     frame(panels[0], area(panels[0], whole, *node, 1))
     for panel, layer in zip(panels[1:], layers, strict=True):
         frame(panel, area(panel, whole, *layer.patch_at(node), layer.scale))
     return sheet(panels, captions, columns=4, title=title)
-
-
-def sizes(layer: Layer) -> str:
-    """How many targets and sources a layer has."""
-    patches, sources = (f"{rows} × {columns}" for rows, columns in (layer.grid, layer.source_grid))
-    if layer.of_labels:
-        return f"{layer.graph.num_targets} labels, {patches} patches"
-    return f"{patches} patches" + (f", {sources} sources" if layer.pool > 1 else "")
 
 
 def explore_partitions(image: Tensor, layers: list[Layer], title: str = "") -> Image.Image:
@@ -219,11 +211,11 @@ def main(argv: list[str] | None = None) -> None:
     add("image", help="a file, or shapes:INDEX for a validation scene of the embedded data set")
     add("--model", metavar="NAME", help="a name of list_models() (default: the checkpoint's, else lrgc_nano)")
     add("--checkpoint", metavar="PATH", help="best.pt or last.pt of train.py (default: random weights)")
-    add("--node", metavar="ROW,COLUMN", help="the target patch, counted from 0 in the first stage (default: the one in the middle)")
+    add("--node", metavar="ROW,COLUMN", help="the target patch, counted from 0 (default: the one in the middle); in a"
+                                           " pyramid, one of the first stage")
     add("--partitions", action="store_true", help="draw ClusterViG's partitions instead of a patch's sources")
     add("--label", metavar="NAME", help="draw the patches that this label reads from, by name or number (GKGNet)")
-    add("--layers", metavar="L,L,…", help="the layers to draw, or with --label the cross levels, counted from 0 over all"
-                                          " stages (default: all)")
+    add("--layers", metavar="L,L,…", help="the layers, or with --label the cross levels, counted from 0 (default: all)")
     add("--out", metavar="FILE", default="graph.png", help="the picture to write (default graph.png)")
     args = parser.parse_args(argv)
     try:
@@ -252,7 +244,8 @@ def draw(args: argparse.Namespace, opened: Opened, image: Tensor, layers: list[L
             raise ValueError("--label: the label is the target, so leave --node and --partitions out")
         cross = [layer for layer in layers if layer.of_labels]
         if not cross:
-            raise ValueError(f"--label: in {opened.name}'s graphs no label is a node; choose one of GKGNet's, as gkgnet_nano")
+            raise ValueError(f"--label: in {opened.name}'s graphs no label is a node; choose one of GKGNet's, as"
+                             " gkgnet_nano")
         label = choose_label(args.label, opened.classes)
         name = opened.classes[label]
         truth = shows(args.image, opened.model.config.img_size, name)
@@ -270,7 +263,8 @@ def draw(args: argparse.Namespace, opened: Opened, image: Tensor, layers: list[L
     if isinstance(chosen[0].graph, GroupGraph):
         title += "\na colour a group: its sources, red lines lead to them; striped: in several groups"
         return explore_groups(image, chosen, whole, node, title)
-    return explore(image, chosen, whole, node, f"{title}; orange: its sources, the deeper the heavier the edge; dark: not read")
+    title += "; orange: its sources, the deeper the heavier the edge; dark: not read"
+    return explore(image, chosen, whole, node, title)
 
 
 def table(layers: list[Layer]) -> str:
@@ -283,7 +277,7 @@ def table(layers: list[Layer]) -> str:
     for name, layer in zip(names, layers, strict=True):
         degree = layer.graph.degree().float()
         lines.append(f"{name:>{width}}  {degree.mean():5.1f} {degree.min():5.0f} {degree.max():5.0f}"
-                     + ("" if alike else f"   {sizes(layer)}"))
+                     + ("" if alike else f"   {layer.sizes}"))
     return "\n".join(lines)
 
 

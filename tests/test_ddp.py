@@ -216,6 +216,8 @@ COMMANDS = {
     "sound": ["--limit", "33", "--batch-size", "8", "--epochs", "1", "--output", "out"],
     "partitions": ["--model", "cvig_nano", "--limit", "33", "--batch-size", "8", "--epochs", "1", "--output", "cvig",
                    "--set", "distillation=True"],
+    "several": ["--model", "gkgnet_nano", "--set", "dim=(8,16)", "--set", "depth=(1,1)", "--set", "pool=(2,1)",
+                "--limit", "33", "--batch-size", "8", "--epochs", "1", "--output", "several"],
     "indivisible": ["--limit", "33", "--batch-size", "9"],
     "apart": ["--limit", "33", "--batch-size", "8", "--epochs", "2", "--output", "out", "--resume", "auto"],
     "broken": ["--data-dir", "data", "--batch-size", "8", "--epochs", "1", "--crop", "resized",  # read as needed
@@ -267,6 +269,19 @@ def test_the_command_under_two_processes_and_going_on_with_one(finished, monkeyp
 def test_two_classifiers_and_depthwise_convolutions_train_without_a_warning(finished):
     assert [process["code"] for process in finished[1]["partitions"]] == [0, 0]
     assert all(process["err"] == "" for process in finished[1]["partitions"])
+
+
+def test_average_precision_is_that_of_all_images_and_labels_and_patches_train_together(finished, monkeypatch, capsys):
+    folder, said = finished
+    assert [(process["code"], process["err"]) for process in said["several"]] == [(0, "")] * 2
+    with open(folder / "several" / "metrics.csv", newline="") as file:
+        trained = list(csv.DictReader(file))[-1]
+    monkeypatch.chdir(folder)
+    train.main(["--resume", "several/last.pt", "--eval-only", "--limit", "33", "--batch-size", "8", "--device", "cpu"])
+    said = capsys.readouterr().out.split("\n")
+    alone = dict(pair.split() for pair in next(line for line in said if line.startswith("loss ")).split("  "))
+    for name in ("mAP", "CF1", "OF1_top3", "loss"):
+        assert float(alone[name]) == pytest.approx(float(trained[f"val_{name}"]), rel=1e-4)
 
 
 def test_what_is_wrong_is_said_once_and_ends_both(finished):

@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageColor
 from vig_minimal import Graph, checkpoint, create_model, explore
 from vig_minimal.drawing import colours, patch_box, picture, sheet, tint
+from vig_minimal.explore_groups import Layer
 from vig_minimal.shapes import CLASSES, Shapes
 
 NANO = {"img_size": 32, "patch": 8, "dim": 16, "depth": 2}  # a grid of 4 × 4
@@ -70,7 +71,7 @@ def test_the_sources_of_the_target_are_tinted_by_weight():
     weights = torch.zeros(1, 12, 12)
     weights[0, 5, 2], weights[0, 5, 7], weights[0, 9, 5], weights[0, 9, 0] = 0.8, 0.2, 0.5, 0.5
     panel, grid = Image.new("RGB", (40, 30), (60, 60, 60)), (3, 4)
-    drawn = explore.draw_sources(panel, weights[0, 5], grid)
+    drawn = explore.draw_sources(panel, weights[0, 5].view(grid))
     redness = np.array([[patch_mean(drawn, grid, row, column)[0] for column in range(4)] for row in range(3)]).ravel()
     assert redness[2] > redness[7] + 20 > 60 + 20
     assert set(np.delete(redness, [2, 7])) == {15.0}  # dark
@@ -79,7 +80,7 @@ def test_the_sources_of_the_target_are_tinted_by_weight():
 def test_a_target_without_sources_is_drawn_dark():
     graph = Graph(4, weights=torch.zeros(1, 4, 4))
     image = torch.full((3, 16, 16), 200, dtype=torch.uint8)
-    page = np.asarray(explore.explore(image, [graph], [0], (2, 2), (0, 0)))
+    page = np.asarray(explore.explore(image, [Layer("layer 0", graph, (2, 2))], (2, 2), (0, 0)))
     assert (page == 50).all(-1).sum() > 256 * 256 * 0.7
 
 
@@ -88,7 +89,8 @@ def test_boolean_and_indexed_graphs_are_drawn_alike():
     indexed = Graph(4, index=index)
     boolean = Graph(4, weights=indexed.adj())
     image, _ = Shapes(16, 1)[0]
-    pages = [np.asarray(explore.explore(image, [graph], [0], (2, 2), (0, 1))) for graph in (indexed, boolean)]
+    layers = [Layer("layer 0", graph, (2, 2)) for graph in (indexed, boolean)]
+    pages = [np.asarray(explore.explore(image, [layer], (2, 2), (0, 1))) for layer in layers]
     assert (pages[0] == pages[1]).all()
 
 
@@ -106,11 +108,11 @@ def test_a_scene_with_a_checkpoint(saved, tmp_path, capsys):
 
 
 def test_a_checkpoint_is_used(saved):
-    model, name, mean, std = explore.open_model(None, str(saved))
+    opened = explore.open_model(None, str(saved))
     state = checkpoint.load(saved)["model"]
-    assert name == "lrgc_nano" and not model.training
-    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    assert list(mean) == list(std) == [0.5, 0.5, 0.5]
+    assert opened.name == "lrgc_nano" and not opened.model.training and not opened.multi_label
+    assert all(torch.equal(value, state[key]) for key, value in opened.model.state_dict().items())
+    assert list(opened.mean) == list(opened.std) == [0.5, 0.5, 0.5] and opened.classes == list(CLASSES)
 
 
 def test_a_photo_is_cut_to_the_models_size(tmp_path):
@@ -131,6 +133,8 @@ def test_a_photo_is_cut_to_the_models_size(tmp_path):
     (["shapes:0", "--node", "3"], "--node 3: takes ROW,COLUMN"),
     (["shapes:0", "--layers", "0,6"], "--layers 0,6: this model's layers are 0 to 5"),
     (["shapes:0", "--layers", "a"], "--layers a: takes whole numbers"),
+    (["shapes:0", "--label", "star"], "--label: in lrgc_nano's graphs no label is a node; choose one of GKGNet's"),
+    (["shapes:0", "--partitions"], "--partitions: this model's nodes have none"),
     (["shapes:0", "--checkpoint", "missing.pt"], "missing.pt: no such checkpoint"),
     (["shapes:0", "--checkpoint", "other.pt"], "other.pt: not a checkpoint of train.py, it has no 'name'"),
     (["shapes:0", "--out", "nowhere/graph.png"], "nowhere/graph.png"),
@@ -166,8 +170,9 @@ def test_partitions_keep_their_names_from_layer_to_layer():
 def test_every_partition_has_its_colour(tmp_path, capsys):
     model = create_model("cvig_nano", img_size=32, patch=8, dim=16, depth=2, clusters=3).eval()
     image, _ = Shapes(32, 1)[0]
-    graphs = explore.graphs_of(model, image, (0.5,) * 3, (0.5,) * 3)
-    page = explore.explore_partitions(image, graphs, [0], (4, 4))
+    opened = explore.Opened(model, "cvig_nano", list(CLASSES), False, (0.5,) * 3, (0.5,) * 3)
+    graphs = explore.apply(opened, image)[1]
+    page = explore.explore_partitions(image, [Layer("layer 0", graphs[0], (4, 4))])
     panel = page.crop((8 + 264, 8, 8 + 264 + 256, 8 + 256))  # the second panel; the first is the image
     plain = picture(image, 256)
     labels = graphs[0].labels[0].reshape(4, 4)

@@ -204,7 +204,7 @@ def choose_layers(text: str | None, layers: list[Layer], what: str = "layers") -
 def main(argv: list[str] | None = None) -> None:
     """The command; see `python -m vig_minimal.explore --help`."""
     parser = argparse.ArgumentParser(
-        prog="python -m vig_minimal.explore", description="Draw the patches that one patch reads from, layer by layer.",
+        prog="python -m vig_minimal.explore", description="Draw the patches that a patch, or a label, reads from.",
         epilog="example: python -m vig_minimal.explore shapes:7 --model lrgc_nano --node 3,4 --out graph.png")
     parser.error = fail
     add = parser.add_argument

@@ -7,6 +7,7 @@ A training picture that cannot be read is replaced by another one or ends the ru
 that cannot be read always ends it.
 """
 
+import functools
 import os
 import signal
 import threading
@@ -170,7 +171,7 @@ def stored_if_it_fits(pictures: Pictures, workers: int, copies: int, device: tor
 def loader(pictures: Pictures | Stored, order: Iterable[list[Key]], workers: int, pin: bool = False) -> DataLoader:
     """The batches of that order, read by `workers` processes, or by this one where there are none."""
     return DataLoader(pictures, batch_sampler=order, num_workers=workers, collate_fn=_as_it_is, pin_memory=pin,
-                      persistent_workers=workers > 0, worker_init_fn=_start_worker)
+                      persistent_workers=workers > 0, worker_init_fn=functools.partial(_start_worker, os.getpid()))
 
 
 def sound(batches: DataLoader) -> Iterator[Batch]:
@@ -186,19 +187,22 @@ def _as_it_is(batch):
     return batch
 
 
-def _start_worker(_) -> None:
+def _start_worker(trainer: int, _) -> None:
     """One thread each. Signals that end the run are for the training process, which ends its workers itself; yet
-    they come to every process of a terminal or a cluster's job."""
+    they come to every process of a terminal or a cluster's job.
+
+    trainer: the number of the training process, which is not a worker's parent where a fork server starts workers.
+    """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # Linux tells who sent a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_at_parents_word, daemon=True).start()
+        threading.Thread(target=_end_at_trainers_word, args=(trainer,), daemon=True).start()
     else:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _end_at_parents_word() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+def _end_at_trainers_word(trainer: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
         pass
     os._exit(0)

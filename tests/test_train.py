@@ -230,7 +230,7 @@ def test_no_run_is_ever_overwritten(capsys):
     (["--model", "lrgc"], "cifar10", ("lrgc_ti", "lrgc")),
     (["--model", "lrgc_nano"], "cifar10", ("lrgc_nano", "demo")),
     (["--model", "vig_ti"], "shapes", ("vig_ti", "demo")),
-    (["--model", "gkgnet"], "shapes-multi", ("gkgnet_nano", "demo")),
+    (["--model", "gkgnet"], "shapes-multi", ("gkgnet_nano", "demo_multi")),
     (["--model", "gkgnet"], "coco", ("gkgnet_s", "gkgnet")),
     (["--model", "gkgnet"], "voc2007", ("gkgnet_s", "gkgnet_voc")),
     (["--model", "pvig"], "imagefolder", ("pvig_ti", "vig")),

@@ -131,9 +131,9 @@ def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tup
     the recipe's size."""
     model = args.model or (state["name"] if state else "lrgc")
     family = model if model in FAMILIES else model.rsplit("_", 1)[0]
-    recipe = args.recipe or ("demo" if data.startswith("shapes") or model.endswith("_nano") else PAPERS.get(family, "vig"))
-    if recipe == "gkgnet" and data == "voc2007" and not args.recipe:
-        recipe = "gkgnet_voc"
+    paper = "gkgnet_voc" if family == "gkgnet" and data == "voc2007" else PAPERS.get(family, "vig")
+    demo = "demo_multi" if data in MULTI_LABEL else "demo"
+    recipe = args.recipe or (demo if data.startswith("shapes") or model.endswith("_nano") else paper)
     return (f"{model}_{get_recipe(recipe).size}" if model in FAMILIES else model), recipe
 
 

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 from torchvision import datasets
 
+from . import annotations
 from .reading import DataError, read_image
 from .shapes import Shapes
 
@@ -27,7 +28,8 @@ DOWNLOADS = {
 }
 MULTI_LABEL = ("shapes-multi", "coco", "voc2007")  # an image may show several classes
 DATA_SETS = ("shapes", "imagefolder", *DOWNLOADS, *MULTI_LABEL)
-SIZES = {"shapes": 64, "shapes-multi": 64, "cifar10": 32, "cifar100": 32, "stl10": 96, "svhn": 32}  # their own; a folder takes the model's
+# their own; photos in folders take the model's
+SIZES = {"shapes": 64, "shapes-multi": 64, "cifar10": 32, "cifar100": 32, "stl10": 96, "svhn": 32}
 SHAPES_TRAIN, SHAPES_VAL = 10_000, 2_000
 
 

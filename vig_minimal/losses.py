@@ -1,4 +1,6 @@
-"""Losses of multi-label training: every class is a question of its own, answered by yes (1), no (0) or unknown (−1).
+"""Losses: of multi-label training (GKGNet), and of embeddings and what stands for their classes (CNN2GNN).
+
+Multi-label: every class is a question of its own, answered by yes (1), no (0) or unknown (−1).
 
     L = L_smooth + w L_asy        (GKGNet section 3.4; the paper's w is 1, the released code's is 10)
 
@@ -13,13 +15,22 @@
 `reduction` says how a loss (B, classes) becomes a number. "none": it does not, and is 0 where the target is unknown.
 "sum": over all. "mean": summed over classes and averaged over images, as GKGNet trains; that is the number of classes
 times the mean over all entries, which other libraries call "mean". Float32 or better throughout, also under autocast.
+
+Embeddings, all L2-normalised, so that squared distances are at most 4. "mean" is over all valid triplets or pairs:
+
+    symbol   variable          shape
+    S, G, N                    (·, F): sources, what positives and what negatives are taken from; sets, with their labels
+    X        x                 (B, F): images of a batch
+    L        anchors           (A, F): images that stand for their class
+    P        proxies           (P, F): parameters that stand for their class
+    α        margin
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .distance import full_precision
+from .distance import full_precision, squared_distance
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -85,3 +96,90 @@ def _reduced(loss: Tensor, known: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return loss
     return loss.sum() if reduction == "sum" else loss.sum() / len(loss)
+
+
+# ---- embeddings ----------------------------------------------------------------------------------------------------
+
+
+def triplet_loss(sources: Tensor, source_labels: Tensor, positives: Tensor, positive_labels: Tensor, negatives: Tensor,
+                 negative_labels: Tensor, margin: float = 0.2, reduction: str = "mean") -> Tensor:
+    """max(‖s − g‖² − ‖s − n‖² + α, 0) for every source s, positive g of its class and negative n of another one.
+
+    Three sets of embeddings (·, F) with their labels (·,). Without a valid triplet it is 0, with zero gradient. Memory
+    grows with the pairs (source, positive) times the negatives. "none": one value a triplet.
+    Raises ValueError for a negative margin and an unknown reduction.
+    Source: CNN2GNN Eq. 8.
+    """
+    _check_margin(margin, reduction)
+    source, positive = (source_labels[:, None] == positive_labels).nonzero().T  # (V,) pairs of one class
+    with torch.autocast(sources.device.type, enabled=False):
+        sources, positives, negatives = full_precision(sources), full_precision(positives), full_precision(negatives)
+        to_positive = (sources[source] - positives[positive]).square().sum(-1)  # (V,)
+        to_negative = squared_distance(sources[None], negatives[None])[0]  # (S, N)
+    # CNN2GNN Eq. 8
+    loss = F.relu(to_positive[:, None] - to_negative[source] + margin)  # (V, N)
+    valid = source_labels[source, None] != negative_labels  # (V, N)
+    return _over_valid(loss, valid, reduction)
+
+
+def contrastive_loss(x: Tensor, labels: Tensor, margin: float = 1.0, reduction: str = "mean") -> Tensor:
+    """½ D² for every pair of one class, ½ max(0, α − D)² for every pair of two classes; D the distance.
+
+    The print has 1 − Y and Y the other way round, Y being «of the same class»: then classes would be pulled together.
+    x: (n, F) with labels (n,). "none": one value a pair. Without a pair it is 0, with zero gradient.
+    Raises ValueError for a negative margin and an unknown reduction.
+    Source: CNN2GNN Eqs. 9 and 10, after Hadsell et al., 2006.
+    """
+    _check_margin(margin, reduction)
+    with torch.autocast(x.device.type, enabled=False):
+        square = squared_distance(full_precision(x)[None], full_precision(x)[None])[0].clamp(min=0)  # D²: (n, n)
+    # CNN2GNN Eq. 9; the root of 0 has no gradient, and two equal proxies get none
+    distance = torch.where(square > 1e-12, square, 1.0).sqrt() * (square > 1e-12)  # (n, n)
+    same = labels[:, None] == labels
+    # CNN2GNN Eq. 10
+    loss = torch.where(same, square / 2, F.relu(margin - distance).square() / 2)
+    return _over_valid(loss, torch.ones_like(same).triu(1), reduction)
+
+
+def bipartite_losses(x: Tensor, labels: Tensor, anchors: Tensor, anchor_labels: Tensor, proxies: Tensor,
+                     proxy_labels: Tensor, margin: float = 0.2, proxy_margin: float = 1.0) -> dict[str, Tensor]:
+    """The four terms that keep proxies from collapsing, whose sum is L_total_contrastive (CNN2GNN Eq. 15).
+
+    Embeddings (·, F), L2-normalised, of images, anchors and proxies, with their labels.
+    """
+    images, stable, learnt = (x, labels), (anchors, anchor_labels), (proxies, proxy_labels)
+    return {
+        # CNN2GNN Eq. 11
+        "anchor_triplet": triplet_loss(*stable, *images, *images, margin),
+        # CNN2GNN Eq. 12
+        "proxy_triplet": triplet_loss(*learnt, *images, *images, margin),
+        # CNN2GNN Eq. 13
+        "anchor_proxy_triplet": triplet_loss(*stable, *learnt, *learnt, margin),
+        # CNN2GNN Eq. 14
+        "proxy_contrastive": contrastive_loss(*learnt, proxy_margin),
+    }
+
+
+def classification_losses(logits: Tensor, labels: Tensor, anchor_logits: Tensor, anchor_labels: Tensor,
+                          proxy_logits: Tensor, proxy_labels: Tensor, label_smoothing: float = 0.0) -> dict[str, Tensor]:
+    """Cross-entropy of images, anchors and proxies, whose sum is L_classification. Logits (·, classes), labels (·,)."""
+    def cross_entropy(scores: Tensor, truth: Tensor) -> Tensor:
+        return F.cross_entropy(full_precision(scores), truth, label_smoothing=label_smoothing)
+
+    # CNN2GNN Eq. 16
+    return {"images": cross_entropy(logits, labels), "anchors": cross_entropy(anchor_logits, anchor_labels),
+            "proxies": cross_entropy(proxy_logits, proxy_labels)}
+
+
+def _check_margin(margin: float, reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction={reduction!r}: choose {', '.join(REDUCTIONS)}")
+    if not margin >= 0:
+        raise ValueError(f"margin={margin}: must be at least 0")
+
+
+def _over_valid(loss: Tensor, valid: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return loss[valid]
+    total = torch.where(valid, loss, 0).sum()
+    return total if reduction == "sum" else total / valid.sum().clamp(min=1)

@@ -35,7 +35,7 @@ from vig_minimal.options import fail
 from vig_minimal.pictures import Pictures, stored_if_it_fits
 from vig_minimal.recipes import flags, get_recipe, kept_recipe, override
 from vig_minimal.safety import EXIT_FAILED, Stopped, lock
-from vig_minimal.tasks import MultiLabelTask, SingleLabel
+from vig_minimal.tasks import choose_task
 from vig_minimal.teacher import create_teacher
 
 DRY_STEPS, DRY_BATCHES = 2, 4  # of training and of evaluation
@@ -77,7 +77,7 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
         given = {name: getattr(args, name) for name in flags() if getattr(args, name) is not None}
         recipe = override(recipe, given, args.scale_lr)
         fields = options.choose_fields(args, data_name, model_name, recipe, state)
-        multi_label = options.check_task(data_name, model_name, recipe, fields, args, state)
+        options.check_task(data_name, model_name, recipe, fields, args, state)
         options.build_model(model_name, fields)  # what cannot work is found before any data is fetched
 
         # data: one process downloads, all open
@@ -104,13 +104,16 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
             about = recipe.teacher, args.teacher_weights, len(data.classes), recipe, processes.device
             processes.first_alone(lambda: create_teacher(*about) and None)  # one process downloads
             teacher = create_teacher(*about)
-        task = (MultiLabelTask(data.classes, recipe.label_smoothing, recipe.asymmetric) if multi_label
-                else SingleLabel(recipe.label_smoothing, teacher))
+        task = choose_task(model.config, data, recipe, teacher, processes, args.seed, trains=not args.eval_only)
+        if args.backbone_weights and not state:
+            options.load_backbone(model, args.backbone_weights)
         run = create_run(model, task, recipe, processes, args.seed, args.amp, args.compile, args.grad_checkpoint,
                          args.sync_bn)
         epoch, first_step, best = 0, 0, {"epoch": 0, task.key: 0.0}
         if state:
             checkpoint.check_same(state, resumed, model_name, asdict(model.config), data.classes)
+            if not args.eval_only and state.get("anchors", []) != task.anchor_names:
+                raise ValueError(f"{resumed}: its anchors are other images; go on with the same data and seed")
             if args.eval_only:
                 run.evaluated.load_state_dict(state["model"])
             elif "training" not in state:
@@ -161,7 +164,8 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
     def save(name: str, with_training: bool) -> None:
         state = {"name": model_name, "config": asdict(model.config), "classes": data.classes, "mean": recipe.mean,
                  "std": recipe.std, "recipe": asdict(recipe), "epoch": epoch, "step": run.step, "steps": len(batches),
-                 "best": best, "multi_label": multi_label, "model": run.evaluated.state_dict()}
+                 "best": best, "multi_label": data.multi_label, "anchors": task.anchor_names,
+                 "model": run.evaluated.state_dict()}
         if with_training:
             checkpoint.save(folder / name, state | {"training": run.state()}, keep="previous.pt")
         else:
@@ -186,7 +190,7 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
         if epoch > 0 and scores[task.key] > best[task.key]:
             best.update({"epoch": epoch, task.key: scores[task.key]})
             save("best.pt", with_training=False)
-            if multi_label:
+            if data.multi_label:
                 report.write_per_class(folder / "per_class_ap.csv", task.last.scores.per_class)
         save("last.pt", with_training=True)
         say(report.line(row, recipe.epochs, task.lines))
@@ -201,7 +205,7 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
     try:
         if args.eval_only:
             say("  ".join(f"{name} {value:.3f}" for name, value in scores_of(val_batches).items()))
-            if multi_label:
+            if data.multi_label:
                 say(*report.per_class(task.last.scores.per_class))
             return
         if args.dry_run:
@@ -242,7 +246,7 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
         raise
     if processes.is_first:
         speed = f", {trained_images / training_seconds:.0f} images/s in training" if trained_images else ""
-        if multi_label:
+        if data.multi_label:
             say(*report.per_class(task.last.scores.per_class))
         print(f"best {task.key_name} {best[task.key]:.2f} % at epoch {best['epoch']} of {recipe.epochs}; this took"
               f" {report.duration(time.perf_counter() - begun)}{speed}; everything is in {folder}")

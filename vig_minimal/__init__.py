@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from . import clustervig, gkgnet, lrgc, pyramid, svig, vig
+from . import clustervig, cnn2graph, gkgnet, lrgc, pyramid, svig, vig
 from .graph import Graph
 
 __all__ = ["Graph", "create_model", "list_constructors", "list_models"]
@@ -14,6 +14,7 @@ MODELS = {name: (vig.ViG, config) for paper in (vig, svig, lrgc) for name, confi
 MODELS |= {name: (clustervig.ClusterViG, config) for name, config in clustervig.PRESETS.items()}
 MODELS |= {name: (pyramid.PyramidViG, config) for name, config in pyramid.PRESETS.items()}
 MODELS |= {name: (gkgnet.GKGNet, config) for name, config in gkgnet.PRESETS.items()}
+MODELS |= {name: (cnn2graph.CNN2Graph, config) for name, config in cnn2graph.PRESETS.items()}
 # fields that some constructors alone read: given with another one they would be silently ignored
 READ_BY = {"epsilon": ("knn", "group_knn"), "threshold": ("threshold",), "decrement": ("threshold",),
            "clusters": ("cluster_knn",), "groups": ("group_knn",)}
@@ -47,8 +48,11 @@ def create_model(name: str, **overrides) -> nn.Module:
     for field in overrides:
         if field not in known:
             raise ValueError(f"{name} has no field {field!r}{_near(field, known)}")
-    # k is what the grid allows: a preset's own is worked out again for another grid
-    config = replace(config, **{"k": None, **overrides})
+    # what follows from the image's size is worked out again for another one
+    derived = {name: None for name in ("k", "stem") if name in known}
+    config = replace(config, **{**derived, **overrides})
+    if not hasattr(config, "graph"):
+        return build(config)
     if config.graph not in CONSTRUCTORS:
         raise ValueError(f"unknown graph {config.graph!r}{_near(config.graph, list_constructors())}")
     for field, value in overrides.items():

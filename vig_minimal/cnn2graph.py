@@ -49,7 +49,7 @@ class CNN2GraphConfig:
     aggregation: str = "transformer"  # none is the plain ResNet; mean, max, gnn (CNN2GNN), transformer
     num_classes: int = 1000
     img_size: int | tuple[int, int] = 224
-    stem: str | None = None           # cifar (for small images) or imagenet; None is cifar up to 64 pixels
+    stem: str | None = None           # cifar (for small images) or imagenet; None is cifar up to 48 pixels
     heads: int = 4                    # H of the attention
     omega: str = "cat"                # aggregation="transformer": ω of Eq. 7, cat or max
     aggregate_self: bool = True       # whether an image reads from itself too (Table 3: not)
@@ -60,7 +60,7 @@ class CNN2GraphConfig:
         check_numbers(self, ("num_classes", "heads", "anchors_per_class", "proxies_per_class"), ())
         object.__setattr__(self, "img_size", size_pair(self.img_size))
         if self.stem is None:
-            object.__setattr__(self, "stem", "cifar" if max(self.img_size) <= 64 else "imagenet")
+            object.__setattr__(self, "stem", "cifar" if max(self.img_size) <= 48 else "imagenet")
         for name, choices in (("backbone", tuple(BACKBONES)), ("aggregation", AGGREGATIONS),
                               ("stem", ("cifar", "imagenet")), ("omega", ("cat", "max")), ("aggregate_self", (True, False))):
             if getattr(self, name) not in choices:

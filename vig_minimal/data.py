@@ -102,7 +102,7 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
 def oversampled(data: Data, threshold: float) -> Data:
     """The data with training images of rare classes repeated, see `annotations.repeats`. Raises DataError for data that
     has no annotations to count."""
-    targets = _targets(data.train)
+    targets = targets_of(data.train)
     if targets is None or targets.ndim != 2:
         raise DataError(f"--oversample counts the images of each class in annotations, and {data.name} has none; leave it"
                         " 0, or use coco or voc2007")
@@ -120,13 +120,13 @@ def picture_name(source: Sequence, index: int) -> str:
 
 def label_counts(source: Sequence, classes: int) -> list[int] | None:
     """Images of each class, where the source knows its labels without reading images; else None."""
-    labels = _targets(source)
+    labels = targets_of(source)
     if labels is None:
         return None
     return ((labels == 1).sum(0) if labels.ndim == 2 else torch.bincount(labels, minlength=classes)).tolist()
 
 
-def _targets(source: Sequence) -> torch.Tensor | None:
+def targets_of(source: Sequence) -> torch.Tensor | None:
     """The labels (n,) or (n, classes) of a source that knows them without reading images; else None."""
     indices = None
     while isinstance(source, Subset):

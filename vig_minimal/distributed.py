@@ -45,6 +45,10 @@ class Processes:
             dist.all_gather_object(values, value)
         return values
 
+    def joined(self, values: Tensor) -> Tensor:
+        """The rows of all processes, one after the other, with gradient. Every process must call this with as many."""
+        return values if self.world == 1 else _Joined.apply(values, self.rank, self.world)
+
     def first_alone(self, function: Callable[[], object]) -> object:
         """Call `function` on the first process only and hand its (plain) result to all, or raise its error in all."""
         if self.world == 1:
@@ -72,6 +76,24 @@ class Processes:
         if self.world > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
+
+
+class _Joined(torch.autograd.Function):
+    """All processes' rows. Each process computes the whole loss from them, so the gradient of its own rows is the sum of
+    what all of them found; the mean over processes, which DistributedDataParallel takes, makes it right."""
+
+    @staticmethod
+    def forward(ctx, values, rank, world):
+        ctx.place = slice(rank * len(values), (rank + 1) * len(values))
+        parts = [torch.empty_like(values) for _ in range(world)]
+        dist.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad[ctx.place], None, None
 
 
 # what torchrun sets -> what srun sets

@@ -22,7 +22,7 @@ from .distributed import Processes
 from .optim import RunningStatistics, create_optimiser, learning_rate, moving_average
 from .recipes import Recipe
 from .safety import Signals, Stopped
-from .tasks import MultiLabelTask, SingleLabel
+from .tasks import Task
 
 BAD_STEPS = 10  # in a row, with a loss or gradient that is not finite, end a run
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,7 +44,7 @@ class Run:
     average: AveragedModel | None
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    task: SingleLabel | MultiLabelTask
+    task: Task
     recipe: Recipe
     processes: Processes
     seed: int
@@ -88,7 +88,7 @@ class Run:
         self.losses, self.skipped, self.bad_in_a_row = (state[k] for k in ("losses", "skipped", "bad_in_a_row"))
 
 
-def create_run(model: nn.Module, task: SingleLabel | MultiLabelTask, recipe: Recipe, processes: Processes, seed: int,
+def create_run(model: nn.Module, task: Task, recipe: Recipe, processes: Processes, seed: int,
                amp: str | None = None, compiled: bool = False, recompute: bool = False, sync_bn: bool = False) -> Run:
     """A run at its start. The model must be on the device of `processes` and the same in all of them.
 
@@ -145,6 +145,7 @@ def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_s
     recipe, statistics, start = run.recipe, RunningStatistics(run.model), time.perf_counter()
     last_step = len(batches) if last_step is None else last_step
     parts = batches.epoch(epoch, first_step)
+    run.task.begin_epoch(run.model, epoch)
     run.parallel.train()
     for step in range(first_step, last_step):
         statistics.keep()
@@ -221,10 +222,11 @@ def evaluate(run: Run, batches: Iterable[tuple[Tensor, Tensor]], bar=None) -> di
     Raises Stopped if a signal comes.
     """
     run.evaluated.eval()
+    run.task.begin_evaluation(run.evaluated)
     metric = run.task.metric()
     for images, targets in batches:
         with run.autocast():
-            outputs = run.evaluated(images)
+            outputs = run.task.predict(run.evaluated, images)
         metric.update(outputs, targets)
         if bar is not None:
             bar.update(len(images) * run.processes.world)
@@ -237,5 +239,7 @@ def evaluate(run: Run, batches: Iterable[tuple[Tensor, Tensor]], bar=None) -> di
 def mean_neighbours(model: nn.Module, images: Tensor) -> list[float]:
     """The mean number of neighbours per node in every layer's graph of these images (LRGC Figure 5)."""
     model.eval()
+    if not hasattr(model.config, "graph") and model.config.aggregation == "none":
+        return []
     _, graphs = model.forward(images, return_graphs=True)  # past a compiled __call__, which knows no graphs
     return [float(graph.degree().float().mean()) for graph in graphs]

@@ -13,6 +13,7 @@ from .distributed import Processes
 from .engine import AMP
 from .pyramid import PyramidConfig
 from .recipes import PAPERS, RECIPES, Recipe, flags, get_recipe
+from .resnet import load_backbone as load_backbone_weights
 from .safety import EXIT_REFUSED
 
 FAMILIES = {name.rsplit("_", 1)[0] for name in MODELS}
@@ -38,6 +39,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--data-dir", metavar="DIR", help="holds train/CLASS/*.jpg and val/CLASS/*.jpg; or keeps downloads (./data)")
     add("--multi-label", action="store_true",
         help="train a model of one class an image on multi-label data: yes or no for each class; GKGNet always does")
+    add("--backbone-weights", metavar="FILE", help="of CNN2GNN's ResNet: a state dict, or «torchvision» to download")
     add("--init-from", metavar="FILE", help="start from these weights (Pyramid ViG's for GKGNet, other classes' for any)")
     add("--img-size", type=int, nargs="+", metavar="N", help="side, or height and width (default: the data's)")
     add("--limit", type=int, metavar="N", help="use only N training images, for trials")
@@ -104,16 +106,21 @@ def choose_data(args: argparse.Namespace, state: dict | None) -> str:
     return args.data or ("imagefolder" if args.data_dir else "shapes-multi" if several else "shapes")
 
 
-def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argparse.Namespace, state: dict | None) -> bool:
-    """Whether training is multi-label. Raises ValueError for a model or recipe that cannot learn from such data."""
+def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argparse.Namespace, state: dict | None) -> None:
+    """Raises ValueError for a model or recipe that cannot learn from data of one class an image, or of several."""
     several, made_for = data in MULTI_LABEL, model.startswith(MULTI_LABEL_FAMILY)
     there_are = f"{', '.join(MULTI_LABEL[:-1])} and {MULTI_LABEL[-1]}"
     if not several and (made_for or args.multi_label):
         who = f"{model} answers" if made_for else "--multi-label: the model would answer"
         raise ValueError(f"{who} yes or no for every class, and an image of {data} has exactly one; multi-label data are"
                          f" {there_are}" + (", or choose another model" if made_for else ""))
+    if not several and recipe.mixes and hasattr(MODELS[model][1], "aggregation"):
+        raise ValueError("mixup and CutMix give an image shares of two classes, and triplets need one; give --mixup 0"
+                         " --cutmix 0")
+    if args.backbone_weights and not hasattr(MODELS[model][1], "backbone"):
+        raise ValueError(f"--backbone-weights: {model} has no ResNet; give --init-from its own weights")
     if not several:
-        return False
+        return
     if not (made_for or args.multi_label or (state or {}).get("multi_label")):
         raise ValueError(f"{model} tells the one class of an image, and an image of {data} shows several or none; choose"
                          " gkgnet, or give --multi-label to train yes or no for every class")
@@ -123,7 +130,13 @@ def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argpar
     if recipe.teacher != "none" or distillation:
         raise ValueError("a teacher tells one class an image; for multi-label data give --teacher none and, with ClusterViG,"
                          " --set distillation=False")
-    return True
+    if getattr(MODELS[model][1], "aggregation", "none") != "none":
+        raise ValueError(f"{model}: its anchors stand for one class each; choose resnet, or another model")
+
+
+def load_backbone(model, weights: str) -> None:
+    """Weights of torchvision's ResNet into the backbone of a CNN2GNN. Raises ValueError for what does not fit."""
+    load_backbone_weights(model.backbone, model.config.backbone, weights)
 
 
 def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tuple[str, str]:
@@ -134,7 +147,8 @@ def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tup
     paper = "gkgnet_voc" if family == "gkgnet" and data == "voc2007" else PAPERS.get(family, "vig")
     demo = "demo_multi" if data in MULTI_LABEL else "demo"
     recipe = args.recipe or (demo if data.startswith("shapes") or model.endswith("_nano") else paper)
-    return (f"{model}_{get_recipe(recipe).size}" if model in FAMILIES else model), recipe
+    size = get_recipe(recipe).size.removeprefix("resnet" if family == "resnet" else "")  # resnet_18, cnn2gnn_resnet18
+    return (f"{model}_{size}" if model in FAMILIES else model), recipe
 
 
 def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recipe, state: dict | None) -> dict:
@@ -145,11 +159,13 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
     if model not in MODELS:
         create_model(model)  # raises, naming the models there are
     preset = MODELS[model][1]
-    fields = {"drop_path": recipe.drop_path}
+    fields = {"drop_path": recipe.drop_path} if hasattr(preset, "drop_path") else {}
     if state and state["name"] == model:
         fields = {name: value for name, value in state["config"].items()
-                  if name == "k" or value != getattr(preset, name, None)}
+                  if name in ("k", "stem") or value != getattr(preset, name, None)}
         fields |= {} if args.drop_path is None else {"drop_path": args.drop_path}
+    if args.drop_path and not hasattr(preset, "drop_path"):
+        raise ValueError(f"--drop-path {args.drop_path:g}: {model} has no stochastic depth; leave it out")
     for setting in args.set:
         name, equals, value = setting.partition("=")
         if not equals or name in ("num_classes", "img_size"):

@@ -174,7 +174,7 @@ def loader(pictures: Pictures | Stored, order: Iterable[list[Key]], workers: int
                       persistent_workers=workers > 0, worker_init_fn=functools.partial(_start_worker, os.getpid()))
 
 
-def sound(batches: DataLoader) -> Iterator[Batch]:
+def sound(batches: Iterable[Batch | Broken]) -> Iterator[Batch]:
     """The batches of a loader. Raises DataError, naming the file, at a picture that cannot be read."""
     for batch in batches:
         if isinstance(batch, Broken):

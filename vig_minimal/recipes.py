@@ -43,6 +43,7 @@ class Recipe:
     label_smoothing: float = _flag(0.1, "share of a label that goes to all classes alike; of several labels a yes is"
                                         " worth 1 − ε and a no ε")
     asymmetric: float = _flag(10.0, "weight w of the asymmetric loss, where an image has several labels")
+    contrastive: float = _flag(1.0, "weight of the triplet and contrastive losses of CNN2GNN; 0 for cross-entropy alone")
     oversample: float = _flag(0.0, "t of class-balanced oversampling: images of classes that a share f < t of all images"
                                    " show come √(t/f) times, rounded up; 0 for none")
     drop_path: float = _flag(0.1, "stochastic depth of the last block, growing linearly from 0")
@@ -66,7 +67,7 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         for name in ("warmup_lr", "min_lr", "warmup_epochs", "cooldown_epochs", "weight_decay", "clip_grad", "mixup",
-                     "cutmix", "asymmetric"):
+                     "cutmix", "asymmetric", "contrastive"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name):g}: must be at least 0")
         for name in ("label_smoothing", "ema_decay", "drop_path", "color_jitter", "oversample"):
@@ -132,7 +133,7 @@ RECIPES = {
 }
 # Family of a model to the paper's recipe.
 PAPERS = {"vig": "vig", "svig": "vig", "pvig": "vig", "lrgc": "lrgc", "cvig": "cvig", "gkgnet": "gkgnet",
-          "cnn2gnn": "cnn2graph", "cnn2transformer": "cnn2graph", "resnet": "cnn2graph"}
+          **dict.fromkeys(("cnn2gnn", "cnn2transformer", "cnn2mean", "cnn2max", "resnet"), "cnn2graph")}
 
 
 def get_recipe(name: str) -> Recipe:

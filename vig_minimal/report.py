@@ -29,12 +29,17 @@ def describe(run: Run, model: str, recipe_name: str, data: Data, splits: dict, s
     model: its name and how it was chosen. splits: training and validation pictures. steps: of an epoch.
     """
     recipe, processes, config = run.recipe, run.processes, run.model.config
-    spare = copy.deepcopy(run.model)  # measuring moves running statistics
+    spare = copy.deepcopy(run.evaluated)  # measuring moves running statistics
+    run.task.begin_evaluation(spare)
+    run.task.begin_epoch(spare, 0)
     share = recipe.batch_size // (processes.world * recipe.accumulation)
     images = torch.rand(2, 3, *config.img_size, device=processes.device)
     parameters, macs = count_parameters(spare), count_macs(spare, images)
     with run.autocast():
         kept = saved_bytes(spare.train(), images)
+        if run.task.anchor_names:  # they go through the backbone once a step, however many images there are
+            more = saved_bytes(spare, images.repeat(2, 1, 1, 1))
+            kept = max(0.0, 2 * more - kept)
     copies = 4 if run.average is None else 5  # weights, gradients, AdamW's two moments, moving average
     memory = 4 * copies * parameters + kept * share
     where = {name: "in memory" if isinstance(part, Stored) else "read as needed" for name, part in splits.items()}

@@ -66,6 +66,11 @@ class Shapes(Dataset):
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def targets(self) -> Tensor | None:
+        """The labels (count,) of the single view, in which classes take turns; None in the others."""
+        return torch.arange(self.count) % len(CLASSES) if self.view == "single" else None
+
     def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor | dict[str, Tensor]]:
         index = operator.index(index)
         if not 0 <= index < self.count:

@@ -55,6 +55,7 @@ def smooth_loop(logits, targets, eps):
 
 @pytest.mark.parametrize(("gamma_pos", "gamma_neg", "clip"),
                          [(0.0, 2.0, 0.05), (0.0, 4.0, 0.05), (1.0, 4.0, 0.0), (2.0, 0.5, 0.2), (0.0, 0.0, 0.2)])
+@pytest.mark.equation("gkgnet", "asymmetric loss")
 def test_asymmetric_loss_is_the_loop(gamma_pos, gamma_neg, clip):
     logits, targets = nodes(7, 6), targets_with_unknown(7, 6)
     oracle = asymmetric_loop(3 * logits, targets, gamma_pos, gamma_neg, clip)
@@ -63,6 +64,7 @@ def test_asymmetric_loss_is_the_loop(gamma_pos, gamma_neg, clip):
 
 
 @pytest.mark.parametrize("eps", [0.1, 0.0, 0.3])
+@pytest.mark.equation("gkgnet", "label smoothing")
 def test_smooth_bce_is_the_loop(eps):
     logits, targets = nodes(7, 6), targets_with_unknown(7, 6)
     assert_same(smooth_bce(3 * logits, targets, eps, reduction="none"), smooth_loop(3 * logits, targets, eps), [logits])

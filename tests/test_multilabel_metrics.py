@@ -89,6 +89,7 @@ def metrics_loop(scores, targets, threshold=0.5, top3_threshold=-math.inf):
 @pytest.mark.parametrize("levels", [None, 6])
 @pytest.mark.parametrize("threshold", [0.5, 0.9, 0.0, 1.1])
 @pytest.mark.parametrize("top3_threshold", [None, 0.5, 0.9])
+@pytest.mark.equation("gkgnet", "metrics")
 def test_every_metric_is_its_loop(levels, threshold, top3_threshold):
     scores, targets = example(levels=levels)
     result = multilabel_metrics(scores, targets, threshold, top3_threshold)

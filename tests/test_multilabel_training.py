@@ -95,6 +95,7 @@ def test_a_plain_model_learns_several_labels_if_asked(capsys):
     assert checkpoint.load_run(Path("out/last.pt"))["multi_label"] is True
 
 
+@pytest.mark.equation("gkgnet", "loss")
 def test_losses_are_those_of_the_recipe_and_ignore_sizes():
     logits, targets = torch.randn(4, 3), torch.tensor([[1, 0, -1], [0, 0, 1], [1, 1, 0], [0, 0, 0]])
     task = MultiLabelTask(["a", "b", "c"], label_smoothing=0.2, asymmetric=3.0)

@@ -1,0 +1,184 @@
+"""Group k-NN and everything over a GroupGraph: which edges, the aggregates of groups, the interleaved update."""
+
+import pytest
+import torch
+from helpers import assert_same, dense_of, image_by_image, nodes, random_index, randomise
+from reference import interleave, mlp
+from reference_gkgnet import group_knn, group_max_relative, group_sum
+from vig_minimal import Graph, create_model
+from vig_minimal.aggregate import aggregate_max, aggregate_mean, aggregate_sum, max_relative, subnodes
+from vig_minimal.constructors import KNN, GroupKNN
+from vig_minimal.convs import CONVS, MRConv
+from vig_minimal.graph import GroupGraph
+from vig_minimal.layers import to_image
+
+B, N, M, C = 2, 7, 5, 12
+
+
+def directed(groups: int, num_targets: int = N, num_sources: int = M, k: int = 3) -> GroupGraph:
+    """Other random neighbours in every group."""
+    parts = [random_index(B, num_targets, num_sources, k) for _ in range(groups)]
+    return GroupGraph(num_sources, index=torch.stack(parts, 1))
+
+
+def lists(graph: GroupGraph, b: int) -> list:
+    return graph.index[b].tolist()
+
+
+@pytest.mark.equation("gkgnet", "group k-NN")
+@pytest.mark.parametrize("k, groups, dilation", [(3, 1, 1), (3, 2, 1), (2, 3, 2), (5, 4, 1), (1, 6, 5)])
+@pytest.mark.parametrize("with_relative", [False, True])
+def test_group_knn_is_the_loop_over_all_pairs_of_a_group(k, groups, dilation, with_relative):
+    x, sources = torch.randn(B, N, C, dtype=torch.float64), torch.randn(B, M, C, dtype=torch.float64)
+    relative = torch.randn(N, M, dtype=torch.float64) if with_relative else None
+    constructor = GroupKNN(k, groups, dilation)
+    graph = constructor(x, sources, relative)
+    assert graph.index.tolist() == [group_knn(a, b, k, groups, dilation, relative) for a, b in zip(x, sources)]
+    assert (graph.num_targets, graph.num_sources) == (N, M)
+    adj = graph.adj()
+    assert adj.shape == (B, groups, N, M) and adj.dtype == torch.bool and (adj.sum(-1) == k).all()
+    assert all(adj[b, g, i, j] for b in range(B) for g in range(groups) for i in range(N)
+               for j in graph.index[b, g, i])
+    own = GroupKNN(k, groups)(x)
+    assert own.index.tolist() == [group_knn(a, a, k, groups) for a in x] and own.num_sources == N
+
+
+def test_a_node_has_between_k_and_g_k_sources():
+    half = torch.randn(1, N, 6)
+    alike = GroupKNN(3, 2)(torch.cat([half, 2 * half], 2))  # both groups see the same directions
+    assert (alike.degree() == 3).all() and alike.degree().shape == (1, N)
+    x = torch.zeros(1, 6, 4)  # pairs (0, 1), (2, 3), (4, 5) in one group; (0, 5), (1, 2), (3, 4) in the other
+    for i in range(6):
+        for g, angle in ((0, i // 2), (1, (i + 1) // 2 % 3)):
+            x[0, i, 2 * g], x[0, i, 2 * g + 1] = torch.cos(torch.tensor(2.0 * angle)), torch.sin(torch.tensor(2.0 * angle))
+    apart = GroupKNN(2, 2)(x)
+    assert (apart.degree() == 3).all()  # the node itself in both, another neighbour in each
+    graph = directed(3, num_sources=20)
+    assert 3 <= graph.degree().min() <= graph.degree().max() <= 9
+    union = graph.adj().any(1)
+    assert torch.equal(graph.degree(), union.sum(-1)) and torch.equal(graph.union().adj(), union)
+    assert len(graph.edges()[0]) == union.sum()
+    assert graph.statistics()["mean_degree"] == pytest.approx(union.sum(-1).float().mean().item())
+
+
+def test_one_group_is_plain_k_nn():
+    x, sources, relative = torch.randn(B, N, C), torch.randn(B, M, C), torch.randn(N, M)
+    for arguments in ((x,), (x, sources), (x, sources, relative)):
+        one, plain = GroupKNN(2, 1, 2)(*arguments), KNN(2, 2)(*arguments)
+        assert torch.equal(one.index[:, 0], plain.index) and torch.equal(one.adj()[:, 0], plain.adj())
+
+
+def test_stochastic_dilation_is_drawn_for_an_image_and_follows_its_place():
+    x = torch.randn(4, N, C)
+    constructor = GroupKNN(2, 2, 2, epsilon=0.5).train()
+    torch.manual_seed(3)
+    whole = constructor(x).index
+    torch.manual_seed(3)
+    constructor.place = (2, 4)
+    part = constructor(x[2:]).index
+    assert torch.equal(part, whole[2:])
+    assert torch.equal(constructor.eval()(x[2:]).index, GroupKNN(2, 2, 2)(x[2:]).index)
+
+
+@pytest.mark.parametrize("constructor, says", [(GroupKNN(3, 5), "groups=5: 12 channels"), (GroupKNN(4, 2, 2), "4·2")])
+def test_what_cannot_be_grouped_is_an_error(constructor, says):
+    with pytest.raises(ValueError, match=says):
+        constructor(torch.randn(B, N, C))
+
+
+def test_features_that_are_not_numbers_have_neighbours_in_range():
+    x = torch.full((1, N, C), torch.nan)
+    assert ((0 <= GroupKNN(3)(x).index) & (GroupKNN(3)(x).index < N)).all()
+
+
+# ---- over groups ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.equation("gkgnet", 1)
+@pytest.mark.parametrize("groups", [1, 2, 3, 12])
+def test_group_max_relative(groups):
+    graph, x, sources = directed(groups), nodes(B, N, C), nodes(B, M, C)
+    expected = torch.stack([group_max_relative(x[b], sources[b], lists(graph, b)) for b in range(B)])
+    assert_same(max_relative(x, graph, sources), expected, [x, sources])
+    with torch.no_grad():
+        torch.testing.assert_close(max_relative(x, graph, sources), expected)
+
+
+@pytest.mark.equation("gkgnet", 1)
+def test_patches_read_from_themselves_in_groups():
+    graph, x = directed(2, N, N), nodes(B, N, C)
+    expected = torch.stack([group_max_relative(x[b], x[b], lists(graph, b)) for b in range(B)])
+    assert_same(max_relative(x, graph), expected, [x])
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_other_aggregates_of_groups(groups):
+    graph, sources, zeros = directed(groups), nodes(B, M, C), torch.zeros(N, C, dtype=torch.float64)
+    largest = torch.stack([group_max_relative(zeros, sources[b], lists(graph, b)) for b in range(B)])
+    assert_same(aggregate_max(sources, graph), largest, [sources])
+    total = torch.stack([group_sum(sources[b], lists(graph, b)) for b in range(B)])
+    assert_same(aggregate_sum(sources, graph), total, [sources])
+    assert_same(aggregate_mean(sources, graph), total / 3, [sources])
+
+
+def test_subnodes_are_nodes_without_a_copy():
+    graph, x = directed(3), torch.randn(B, N, C)
+    view = subnodes(x, graph)
+    assert view.shape == (B, N * 3, C // 3) and view.data_ptr() == x.data_ptr()
+    small = graph.subnodes()
+    assert type(small) is Graph and (small.num_targets, small.num_sources) == (N * 3, M * 3)
+    for i in range(N):
+        for g in range(3):
+            assert (small.index[0, i * 3 + g] - g).tolist() == [3 * j for j in graph.index[0, g, i]]
+    assert torch.equal(view[1, 5 * 3 + 2], x[1, 5, 8:])
+
+
+@pytest.mark.equation("gkgnet", 2)
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_the_update_is_interleaved_over_all_channels_and_has_four_heads(groups):
+    conv, graph = randomise(MRConv(C, 2 * C)), directed(groups)
+    x, sources = nodes(B, N, C), nodes(B, M, C)
+    out = conv(to_image(x, (N, 1)), graph, sources)
+    layer = dense_of(conv.update)
+    assert layer.groups == 4
+
+    def oracle(b):
+        m = group_max_relative(x[b], sources[b], lists(graph, b))
+        return torch.stack([mlp(interleave(a, d), layer) for a, d in zip(x[b], m)])
+
+    expected = torch.stack([oracle(b) for b in range(B)])
+    assert_same(out.flatten(2).mT, expected, [x, sources, *conv.parameters()])
+
+
+@pytest.mark.parametrize("name", ["mr", "sage", "gin"])
+def test_every_convolution_that_keeps_groups_apart_runs_over_them(name):
+    conv, graph, x = randomise(CONVS[name](C, 2 * C)), directed(2), torch.randn(B, C, N, 1, dtype=torch.float64)
+    assert conv(x, graph, torch.randn(B, M, C, dtype=torch.float64)).shape == (B, 2 * C, N, 1)
+
+
+def test_group_k_nn_in_the_isotropic_skeleton():
+    tiny = {"dim": 16, "depth": 2, "img_size": 16, "patch": 4}
+    plain = create_model("vig_nano", **tiny).eval()
+    grouped = create_model("vig_nano", **tiny, graph="group_knn", groups=1).eval()
+    grouped.load_state_dict(plain.state_dict())  # the same parameters
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(grouped(images), plain(images))
+        two = create_model("vig_nano", **tiny, graph="group_knn", groups=2).eval()
+        two.load_state_dict(plain.state_dict())
+        logits, graphs = two(images, return_graphs=True)
+        assert graphs[0].adj().shape == (2, 2, 16, 16) and not torch.allclose(logits, plain(images))
+    for fields, says in (({"groups": 3}, "groups=3"), ({"conv": "edge"}, "mixes all channels"), ({"groups": 0}, "groups=0")):
+        with pytest.raises(ValueError, match=says):
+            create_model("vig_nano", **tiny, graph="group_knn", **fields)
+    with pytest.raises(ValueError, match="graph='group_knn' alone"):
+        create_model("vig_nano", **tiny, groups=4)
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    x, sources = torch.randn(4, N, C), torch.randn(4, M, C)
+    whole = GroupKNN(2)(x, sources).index
+    assert all(torch.equal(GroupKNN(2)(x[i:i + 1], sources[i:i + 1]).index[0], whole[i]) for i in range(4))
+    graph = GroupGraph(M, index=whole)
+    alone = image_by_image(lambda a, b, i: max_relative(a[None], GroupGraph(M, index=i[None]), b[None])[0], x, sources, whole)
+    torch.testing.assert_close(max_relative(x, graph, sources), alone)

@@ -25,9 +25,10 @@ import train
 from vig_minimal import checkpoint, create_model, distributed
 from vig_minimal.batches import TrainingBatches
 from vig_minimal.distributed import Processes
-from vig_minimal.engine import SingleLabel, create_run, evaluate, train_one_epoch
+from vig_minimal.engine import create_run, evaluate, train_one_epoch
 from vig_minimal.pictures import Stored
 from vig_minimal.recipes import Recipe, get_recipe
+from vig_minimal.tasks import SingleLabel
 
 STEPS, BATCH, CLASSES = 3, 8, 3
 VALIDATION = 7  # odd: one process has an image more

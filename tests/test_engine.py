@@ -9,10 +9,11 @@ from torch import nn
 
 from vig_minimal import create_model
 from vig_minimal.distributed import Processes
-from vig_minimal.engine import SingleLabel, create_run, evaluate, mean_neighbours
+from vig_minimal.engine import create_run, evaluate, mean_neighbours
 from vig_minimal.metrics import TopK
 from vig_minimal.optim import create_optimiser, learning_rate, moving_average
 from vig_minimal.recipes import RECIPES, Recipe, flags, get_recipe, kept_recipe, override
+from vig_minimal.tasks import SingleLabel
 
 ONE = Processes(0, 1, 0, 1, torch.device("cpu"))
 

@@ -15,10 +15,11 @@ from vig_minimal import create_model
 from vig_minimal.augment import normalise
 from vig_minimal.batches import TrainingBatches, TrainingOrder
 from vig_minimal.distributed import Processes
-from vig_minimal.engine import Diverged, SingleLabel, create_run, train_one_epoch
+from vig_minimal.engine import Diverged, create_run, train_one_epoch
 from vig_minimal.optim import learning_rate
 from vig_minimal.pictures import Stored
 from vig_minimal.recipes import Recipe, get_recipe, override
+from vig_minimal.tasks import SingleLabel
 from vig_minimal.teacher import create_teacher
 
 CPU = torch.device("cpu")

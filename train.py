@@ -193,6 +193,8 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
             if data.multi_label:
                 report.write_per_class(folder / "per_class_ap.csv", task.last.scores.per_class)
         save("last.pt", with_training=True)
+        if args.keep_every and epoch % args.keep_every == 0:
+            save(f"epoch-{epoch:03d}.pt", with_training=False)
         say(report.line(row, recipe.epochs, task.lines))
         if new := [note for name, note in notes.items() if name not in told]:
             told.update(note.name for note in new)

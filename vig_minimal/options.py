@@ -49,6 +49,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--output", metavar="DIR", help="where all is written (default runs/MODEL-DATA, numbered where a run is)")
     add("--resume", metavar="PATH", help="go on from this checkpoint; auto: from the output folder's last.pt, if any")
     add("--save-every", type=int, metavar="N", help="write last.pt every N steps too, not only after each epoch")
+    add("--keep-every", type=int, metavar="N", help="keep the weights of epochs 0, N, 2N, ... as epoch-NNN.pt")
     add("--eval-only", action="store_true", help="evaluate the checkpoint of --resume, and write nothing")
     add("--eval-split", choices=("val", "train"), default="val", help="images that --eval-only evaluates (default val)")
     add("--dry-run", action="store_true", help="two steps and an evaluation: what the whole would take; write nothing")
@@ -93,6 +94,8 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--workers {args.workers}: at least 0, which decodes in the training process itself")
     if args.save_every is not None and args.save_every < 1:
         raise ValueError(f"--save-every {args.save_every}: at least 1 step")
+    if args.keep_every is not None and args.keep_every < 1:
+        raise ValueError(f"--keep-every {args.keep_every}: at least 1 epoch")
     if args.dry_run and args.eval_only:
         raise ValueError("--dry-run and --eval-only: one of them")
     if args.eval_split == "train" and not args.eval_only:

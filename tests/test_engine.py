@@ -116,7 +116,7 @@ def test_recipes_hold_the_papers_values():
     assert (lrgc.label_smoothing, lrgc.drop_path, lrgc.ema_decay, lrgc.size) == (0.1, 0.1, 0.99996, "ti")
     assert (lrgc.repeats, lrgc.rand_augment, lrgc.mixup, lrgc.cutmix, lrgc.erasing) == (3, 9, 0.8, 1.0, 0.25)
     assert get_recipe("vig") == replace(lrgc, batch_size=1024) and get_recipe("demo").size == "nano"
-    with pytest.raises(ValueError, match="demo, vig, lrgc"):
+    with pytest.raises(ValueError, match="demo, demo_multi, vig, lrgc"):
         get_recipe("none")
     assert set(flags()) <= set(vars(RECIPES["demo"]))
 

@@ -13,7 +13,7 @@ from commands import RANDOM, SECONDS, TINY, at_call, children, die, fell, finish
 from test_data import image_folder
 from test_train import same_tensors
 
-from vig_minimal import checkpoint, engine, safety
+from vig_minimal import checkpoint, engine, metrics, safety
 
 OUT = ["--output", "out", "--resume", "auto"]
 
@@ -60,7 +60,7 @@ def between_two_renames():
 
 
 def in_an_evaluation():
-    engine.TopK.update = at_call(6, engine.TopK.update, die)
+    metrics.TopK.update = at_call(6, metrics.TopK.update, die)
 
 
 def test_killed_at_any_moment_and_resumed_it_ends_bit_identical(tmp_path, straight):

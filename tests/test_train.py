@@ -267,7 +267,7 @@ def test_set_takes_numbers_and_words():
 
 @pytest.mark.parametrize(("argv", "message"), [
     (["--model", "lrgc_nan"], "unknown model 'lrgc_nan'; did you mean lrgc_nano"),
-    (["--model", "resnet"], "unknown model 'resnet'"),
+    (["--model", "vit"], "unknown model 'vit'"),
     (["--data", "mnist"], "unknown data set 'mnist': there are shapes, imagefolder, cifar10"),
     (["--recipe", "best"], "unknown recipe 'best': there are demo"),
     (["--set", "depht=3"], "no field 'depht'; did you mean depth"),

@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 from PIL import Image
-from vig_minimal import benchmark, throughput
+from vig_minimal import benchmark, create_model, throughput
 
 TINY = ["--rounds", "1", "--threads", "1"]
 
@@ -149,3 +149,11 @@ def test_bad_input_is_a_sentence(capsys, argv, message):
         benchmark.main(argv)
     error = capsys.readouterr().err
     assert end.value.code == 2 and re.search(re.escape(message), error) and "Traceback" not in error
+
+
+def test_a_model_without_patches_has_no_floor(capsys):
+    with pytest.raises(SystemExit) as end:
+        benchmark.main(["cnn2gnn_nano"])
+    assert end.value.code == 2 and "no floor to compare with" in capsys.readouterr().err
+    floor = benchmark.Floor(create_model("gkgnet_nano", num_classes=4))
+    assert floor(torch.randn(2, 3, 64, 64)).shape == (2, 4)

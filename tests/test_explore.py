@@ -190,3 +190,9 @@ def test_partitions_are_drawn_by_the_command_or_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         explore.main(["shapes:3", "--model", "vig_nano", "--partitions", "--out", str(out)])
     assert end.value.code == 2 and "choose one of ClusterViG's" in capsys.readouterr().err
+
+
+def test_models_without_patches_are_told_where_to_look(capsys):
+    with pytest.raises(SystemExit) as end:
+        explore.main(["shapes:1", "--model", "cnn2gnn_nano"])
+    assert end.value.code == 2 and "python -m vig_minimal.relations" in capsys.readouterr().err

@@ -234,6 +234,9 @@ def test_no_run_is_ever_overwritten(capsys):
     (["--model", "gkgnet"], "coco", ("gkgnet_s", "gkgnet")),
     (["--model", "gkgnet"], "voc2007", ("gkgnet_s", "gkgnet_voc")),
     (["--model", "pvig"], "imagefolder", ("pvig_ti", "vig")),
+    (["--model", "cnn2gnn"], "cifar10", ("cnn2gnn_resnet18", "cnn2graph")),
+    (["--model", "resnet"], "cifar100", ("resnet_18", "cnn2graph_100")),
+    (["--model", "cnn2mean"], "shapes", ("cnn2mean_nano", "demo")),
 ])
 def test_model_and_recipe_decide_about_each_other(argv, data, names):
     assert options.choose_names(options.parse(argv), data, None) == names

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import create_model, list_models
+from . import MODELS, create_model, list_models
 from .checkpoint import replacing
 from .clustervig import PRESETS as CLUSTERVIG
 from .clustervig import cluster_constructors
@@ -167,6 +167,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--batch, --batches, --grids, --rounds and --threads must be at least 1")
     if unknown := [name for name in [*args.models, *(args.throughput or [])] if name not in list_models()]:
         parser.error(f"unknown model {unknown[0]!r}; there are {', '.join(list_models())}")
+    if others := [name for name in args.models if not hasattr(MODELS[name][1], "patch")]:
+        parser.error(f"{others[0]} has no patches, and no floor to compare with; its plain ResNet is resnet_…, to be compared"
+                     " with --throughput")
     if args.throughput and (args.graphs or args.compile) or args.amp and not args.throughput:
         parser.error("--throughput goes without --graphs and --compile, and --amp with --throughput alone")
     if args.device == "cuda" and not torch.cuda.is_available():

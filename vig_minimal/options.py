@@ -147,7 +147,9 @@ def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tup
     the recipe's size."""
     model = args.model or (state["name"] if state else "lrgc")
     family = model if model in FAMILIES else model.rsplit("_", 1)[0]
-    paper = "gkgnet_voc" if family == "gkgnet" and data == "voc2007" else PAPERS.get(family, "vig")
+    paper = PAPERS.get(family, "vig")
+    paper = {("gkgnet", "voc2007"): "gkgnet_voc", ("cnn2graph", "cifar100"): "cnn2graph_100",
+             ("cnn2graph", "imagefolder"): "cnn2graph_100"}.get((paper, data), paper)
     demo = "demo_multi" if data in MULTI_LABEL else "demo"
     recipe = args.recipe or (demo if data.startswith("shapes") or model.endswith("_nano") else paper)
     size = get_recipe(recipe).size.removeprefix("resnet" if family == "resnet" else "")  # resnet_18, cnn2gnn_resnet18

@@ -5,10 +5,11 @@ import torch
 from helpers import assert_same, dense_of, image_by_image, nodes, random_index, randomise
 from reference import interleave, mlp
 from reference_gkgnet import group_knn, group_max_relative, group_sum
-from vig_minimal import Graph, create_model
+from vig_minimal import Graph, constructors, create_model
 from vig_minimal.aggregate import aggregate_max, aggregate_mean, aggregate_sum, max_relative, subnodes
 from vig_minimal.constructors import KNN, GroupKNN
 from vig_minimal.convs import CONVS, MRConv
+from vig_minimal.distance import unit_distance
 from vig_minimal.graph import GroupGraph
 from vig_minimal.layers import to_image
 
@@ -84,6 +85,16 @@ def test_stochastic_dilation_is_drawn_for_an_image_and_follows_its_place():
 def test_what_cannot_be_grouped_is_an_error(constructor, says):
     with pytest.raises(ValueError, match=says):
         constructor(torch.randn(B, N, C))
+
+
+def test_pairs_of_large_images_are_never_all_in_memory(monkeypatch):
+    x, sources, relative = torch.randn(B, N, C).double(), torch.randn(B, M, C).double(), torch.randn(N, M).double()
+    whole = GroupKNN(3, 2)(x, sources, relative).index
+    seen = []
+    monkeypatch.setattr(constructors, "unit_distance", lambda *t: seen.append(t[0].shape) or unit_distance(*t))
+    monkeypatch.setattr(constructors, "DISTANCES", 2 * B * M * 3)  # three targets of both groups
+    assert torch.equal(GroupKNN(3, 2)(x, sources, relative).index, whole)
+    assert [shape[1] for shape in seen] == [3, 3, 1]
 
 
 def test_features_that_are_not_numbers_have_neighbours_in_range():

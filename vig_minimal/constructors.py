@@ -23,6 +23,7 @@ from .kmeans import fixed_start, kmeans
 
 
 SIZES = 4  # groups of partitions, each padded to its largest
+DISTANCES = 2**25  # between nodes and sources, held at a time by k-NN: 128 MiB
 
 
 class KNN(nn.Module):
@@ -88,12 +89,18 @@ def nearest_sources(x: Tensor, sources: Tensor | None, relative: Tensor | None, 
 
     x: (B, N, C). sources: (B, M, C), or None for the nodes themselves. relative: (N, M), or None.
     """
-    distance = unit_distance(x, sources)  # (B, N, M)
-    if k * dilation > distance.shape[2]:
-        raise ValueError(f"k·dilation = {k}·{dilation}: more neighbours than the {distance.shape[2]} nodes")
-    if relative is not None:
-        distance += relative
-    return distance.topk(k * dilation, largest=False).indices
+    sources = x if sources is None else sources
+    num_sources, reach = sources.shape[1], k * dilation
+    if reach > num_sources:
+        raise ValueError(f"k·dilation = {k}·{dilation}: more neighbours than the {num_sources} nodes")
+    rows = max(1, DISTANCES // (len(x) * num_sources))  # targets at a time: large images have more pairs than memory
+    nearest = []
+    for start in range(0, x.shape[1], rows):
+        distance = unit_distance(x[:, start:start + rows], sources)  # (B, rows, M)
+        if relative is not None:
+            distance += relative[start:start + rows]
+        nearest.append(distance.topk(reach, largest=False).indices)
+    return torch.cat(nearest, 1) if len(nearest) > 1 else nearest[0]
 
 
 def dilated(constructor: KNN | GroupKNN, nearest: Tensor) -> Tensor:

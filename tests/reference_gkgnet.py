@@ -38,7 +38,7 @@ def group_knn(targets: Tensor, sources: Tensor, k: int, groups: int, dilation: i
 
 
 def group_max_relative(targets: Tensor, sources: Tensor, edges: list) -> Tensor:
-    """GKGNet Eq. 1 with the sign of the released code: D'_ig = max_k (S_kg - D_ig), groups put together again: (N, C)."""
+    """GKGNet Eq. 1 with the sign of the released code: D'_ig = max_k (S_kg - D_ig), all groups together: (N, C)."""
     parts = []
     for rows, d, s in zip(edges, groups_of(targets, len(edges)), groups_of(sources, len(edges))):
         parts.append(torch.stack([torch.stack([max((s[j, c] - d[i, c] for j in rows[i]), key=lambda value: value.item())
@@ -53,7 +53,7 @@ def group_sum(sources: Tensor, edges: list) -> Tensor:
 
 
 def pooled(image: Tensor, r: int) -> Tensor:
-    """Pyramid ViG's sources: the mean of every r x r patches of (C, H, W), row by row; what is left over is left out."""
+    """Pyramid ViG's sources: the mean of every r x r patches of (C, H, W), row by row; the rest is left out."""
     channels, height, width = image.shape
     rows = []
     for y in range(height // r):
@@ -96,7 +96,7 @@ def cross_level(labels: Tensor, patches: Tensor, k: int, groups: int, w_in: Dens
 
 def logits(labels: Tensor, patches: Tensor, w_labels: Tensor, b_labels: Tensor, w_patches: Tensor,
            b_patches: Tensor) -> Tensor:
-    """GKGNet Eq. 3 before the sigmoid: (L,). The released code takes the diagonal of W_labels applied to every label."""
+    """GKGNet Eq. 3 before the sigmoid: (L,). The released code takes a diagonal: W_labels applied to every label."""
     mean = sum(patches) / len(patches)
     whole = linear(mean, w_patches, b_patches)
     return torch.stack([linear(labels[n], w_labels, b_labels)[n] + whole[n] for n in range(len(labels))])

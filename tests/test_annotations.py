@@ -27,7 +27,7 @@ def thing(image, category, box=(1, 2, 10, 8), **fields):
 
 
 def coco_folder(folder, objects=None, images=3, categories=CATEGORIES, change=lambda content: content):
-    """A data set of `images` photos of 32 × 24 pixels a split, ids 10, 11, ...; `change` may spoil the training JSON."""
+    """A data set of `images` photos of 32 × 24 pixels a split, ids 10, 11, ...; `change` may spoil the JSON."""
     objects = [thing(10, 90), thing(10, 1), thing(12, 1)] if objects is None else objects
     (folder / "annotations").mkdir(parents=True)
     for split in ("train2017", "val2017"):

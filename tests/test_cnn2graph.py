@@ -62,7 +62,8 @@ def test_the_printed_mean_is_the_mean_where_every_degree_is_the_same():
     x, anchors, proxies = nodes(1 + A + P, DIM), nodes(A, DIM), nodes(P, DIM)  # B = 1 + A + P
     torch.testing.assert_close(module(Mean)(x, anchors, proxies)[0], oracle.printed_mean(x, anchors, proxies))
     with pytest.raises(AssertionError):  # else an image depends on how many others there are
-        torch.testing.assert_close(module(Mean)(x[:2], anchors, proxies)[0], oracle.printed_mean(x[:2], anchors, proxies))
+        two = x[:2]
+        torch.testing.assert_close(module(Mean)(two, anchors, proxies)[0], oracle.printed_mean(two, anchors, proxies))
 
 
 @pytest.mark.equation("cnn2graph", "max")
@@ -108,7 +109,8 @@ def test_cross_attention_over_anchors_and_over_proxies(omega, with_self):
     rows, weights = [], []
     for one in x:
         parts, found = [one] if with_self else [], []
-        for members, key, value in ((anchors, attention.key1, attention.value1), (proxies, attention.key2, attention.value2)):
+        for members, key, value in ((anchors, attention.key1, attention.value1),
+                                    (proxies, attention.key2, attention.value2)):
             made, alphas = oracle.cross_attention(one, members, attention.query.weight, key.weight, value.weight, 2)
             parts.append(made)
             found.append(alphas)
@@ -242,7 +244,8 @@ def test_backbone_weights_load_from_a_file_or_say_why_not(tmp_path):
     ({"heads": 3}, "must divide the embedding's 256"), ({"omega": "sum"}, "choose one of cat, max"),
     ({"anchors_per_class": 0}, "at least 1"), ({"proxies_per_class": 1.5}, "whole number"),
     ({"stem": "vgg"}, "choose one of cifar, imagenet"), ({"backbone": "resnet50"}, "nano, resnet18, resnet34"),
-    ({"aggregate_self": "no"}, "True, False"), ({"depth": 3}, "no field 'depth'"), ({"img_size": 0}, "at least 1 pixel"),
+    ({"aggregate_self": "no"}, "True, False"), ({"depth": 3}, "no field 'depth'"),
+    ({"img_size": 0}, "at least 1 pixel"),
 ])
 def test_what_cannot_be_built_is_one_sentence(fields, says):
     with pytest.raises(ValueError, match=says) as error:

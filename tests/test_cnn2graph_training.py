@@ -1,4 +1,4 @@
-"""Training CNN2GNN: named losses, anchors that the seed chooses, going on, evaluation without training images, ranks."""
+"""Training CNN2GNN: named losses, anchors by the seed, going on, evaluation without training images, ranks."""
 
 import os
 from dataclasses import replace
@@ -24,7 +24,8 @@ from vig_minimal.tasks import BipartiteTask, BipartiteScores, proxy_distance
 
 ONE = Processes(0, 1, 0, 1, torch.device("cpu"))
 TINY = ["--img-size", "16", "--limit", "40", "--batch-size", "10", "--device", "cpu", "--workers", "0"]
-LOSSES = ("images", "anchors", "proxies", "anchor_triplet", "proxy_triplet", "anchor_proxy_triplet", "proxy_contrastive")
+LOSSES = ("images", "anchors", "proxies", "anchor_triplet", "proxy_triplet", "anchor_proxy_triplet",
+          "proxy_contrastive")
 
 
 def run(*argv, model="cnn2transformer"):
@@ -83,7 +84,8 @@ def test_a_run_goes_on_to_the_same_weights_and_evaluates_without_its_anchors(cap
     capsys.readouterr()
     for name in whole["anchors"]:
         os.remove(name)  # exporting a model needs no training images
-    train.main(["--resume", "whole/last.pt", "--eval-only", "--data-dir", "data", "--batch-size", "4", "--device", "cpu"])
+    train.main(["--resume", "whole/last.pt", "--eval-only", "--data-dir", "data", "--batch-size", "4", "--device",
+                "cpu"])
     assert f"top1 {float(rows('whole')[-1]['val_top1']):.3f}" in capsys.readouterr().out
     message = refused(capsys, "--resume", "whole/last.pt", "--data-dir", "data", "--batch-size", "4", "--epochs", "3")
     assert "its anchors are other images" in message
@@ -109,8 +111,8 @@ def test_classes_need_as_many_images_as_anchors(capsys, tmp_path):
     with pytest.raises(DataError, match="class disc has 4 training images, and 5 of them are to be its anchors"):
         anchors(per_class=5)
     image_folder(tmp_path / "data", count=3)
-    message = refused(capsys, "--model", "cnn2gnn_nano", *TINY, "--data-dir", "data", "--limit", "6", "--batch-size", "2",
-                      "--set", "anchors_per_class=4")
+    message = refused(capsys, "--model", "cnn2gnn_nano", *TINY, "--data-dir", "data", "--limit", "6", "--batch-size",
+                      "2", "--set", "anchors_per_class=4")
     assert "class cat has 3 training images, and 4 of them are to be its anchors; add images, or use fewer" in message
 
 
@@ -142,7 +144,7 @@ def test_a_checkpoint_of_another_number_of_classes_is_refused(capsys, tmp_path):
 
 
 def gradients(processes):
-    """Of one step on this process's share of eight images, batch norm with fixed statistics, averaged over processes."""
+    """Of one step on this process's share of eight images, batch norm with fixed statistics, mean over processes."""
     torch.manual_seed(0)
     model = create_model("cnn2transformer_nano", num_classes=3, img_size=16, proxies_per_class=2).double()
     for norm in model.modules():
@@ -202,7 +204,8 @@ def test_attention_by_class_is_the_mean_over_images_of_a_class():
     model = create_model("cnn2gnn_nano", num_classes=3, img_size=16, anchors_per_class=2, proxies_per_class=3).eval()
     model.store_anchors(torch.randn(6, 3, 16, 16))
     images, labels = torch.randn(7, 3, 16, 16), torch.tensor([0, 2, 2, 0, 0, 2, 0])  # none of class 1
-    proxies, anchor_share = relations.attention_by_class(model, iter([(images[:4], labels[:4]), (images[4:], labels[4:])]))
+    batches = iter([(images[:4], labels[:4]), (images[4:], labels[4:])])
+    proxies, anchor_share = relations.attention_by_class(model, batches)
     weights = model(images, return_graphs=True)[1][0].weights[0]  # (7, 6 + 9)
     for i in range(3):
         for j in range(3):

@@ -1,4 +1,4 @@
-"""Triplet, contrastive and classification losses of CNN2GNN, Eqs. 8 to 17, against loops over every triplet and pair."""
+"""Triplet, contrastive and classification losses of CNN2GNN, Eqs. 8 to 17, against loops over triplets and pairs."""
 
 import pytest
 import reference_cnn2graph as oracle
@@ -47,8 +47,9 @@ def test_pairs_of_one_class_are_pulled_and_of_two_are_pushed(margin, reduction):
     expected = {"mean": oracle.mean(found), "sum": sum(found), "none": torch.stack(found)}[reduction]
     assert_same(contrastive_loss(x, P_LABELS, margin, reduction), expected, [x])
     near, far = torch.zeros(2, DIM), torch.tensor([[0.0] * DIM, [9.0] * DIM])
-    assert contrastive_loss(near, torch.tensor([0, 1]), 1.0) == 0.5 and contrastive_loss(near, torch.tensor([0, 0])) == 0
-    assert contrastive_loss(far, torch.tensor([0, 1]), 1.0) == 0 and contrastive_loss(far, torch.tensor([0, 0])) > 100
+    two, one = torch.tensor([0, 1]), torch.tensor([0, 0])
+    assert contrastive_loss(near, two, 1.0) == 0.5 and contrastive_loss(near, one) == 0
+    assert contrastive_loss(far, two, 1.0) == 0 and contrastive_loss(far, one) > 100
 
 
 def sets():
@@ -152,7 +153,8 @@ def test_renaming_classes_changes_nothing():
     _, images, anchors, proxies = sets()
     order = torch.tensor([2, 0, 1])
     renamed = [(x, order[labels]) for x, labels in (images, anchors, proxies)]
-    before, after = bipartite_losses(*images, *anchors, *proxies), bipartite_losses(*renamed[0], *renamed[1], *renamed[2])
+    before = bipartite_losses(*images, *anchors, *proxies)
+    after = bipartite_losses(*renamed[0], *renamed[1], *renamed[2])
     assert all(torch.allclose(before[name], after[name]) for name in before)
 
 
@@ -160,7 +162,8 @@ def test_a_thousand_classes_need_no_thousand_cubed():
     anchors, proxies = (F.normalize(torch.randn(1000, 8), dim=-1).requires_grad_() for _ in range(2))
     x, labels, classes = F.normalize(torch.randn(100, 8), dim=-1), torch.randint(1000, (100,)), torch.arange(1000)
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.untyped_storage().nbytes()) or t, lambda t: t):
+    pack = lambda t: kept.append(t.untyped_storage().nbytes()) or t  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         sum(bipartite_losses(x, labels, anchors, classes, proxies, classes).values()).backward()
     assert sum(kept) < 200e6 and anchors.grad.isfinite().all()
 

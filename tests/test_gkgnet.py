@@ -76,7 +76,7 @@ def test_what_a_forward_pass_returns():
         torch.testing.assert_close(model(images), logits)
     assert logits.shape == (B, L) and len(graphs) == 5  # 1 block, cross level, 2 blocks, cross level
     assert [graph.num_targets for graph in graphs] == [64, L, 16, 16, L]
-    assert [graph.num_sources for graph in graphs] == [16, 64, 16, 16, 16]  # labels read from patches that are not pooled
+    assert [graph.num_sources for graph in graphs] == [16, 64, 16, 16, 16]  # labels read from all patches
     assert all(3 <= graph.degree().min() and graph.degree().max() <= 6 for graph in graphs)
     with torch.no_grad():
         alone, together = model(images[:1]), logits[:1]

@@ -1,5 +1,7 @@
 """Group k-NN and everything over a GroupGraph: which edges, the aggregates of groups, the interleaved update."""
 
+import math
+
 import pytest
 import torch
 from helpers import assert_same, dense_of, image_by_image, nodes, random_index, randomise
@@ -51,7 +53,7 @@ def test_a_node_has_between_k_and_g_k_sources():
     x = torch.zeros(1, 6, 4)  # pairs (0, 1), (2, 3), (4, 5) in one group; (0, 5), (1, 2), (3, 4) in the other
     for i in range(6):
         for g, angle in ((0, i // 2), (1, (i + 1) // 2 % 3)):
-            x[0, i, 2 * g], x[0, i, 2 * g + 1] = torch.cos(torch.tensor(2.0 * angle)), torch.sin(torch.tensor(2.0 * angle))
+            x[0, i, 2 * g:2 * g + 2] = torch.tensor([math.cos(2.0 * angle), math.sin(2.0 * angle)])
     apart = GroupKNN(2, 2)(x)
     assert (apart.degree() == 3).all()  # the node itself in both, another neighbour in each
     graph = directed(3, num_sources=20)
@@ -179,7 +181,8 @@ def test_group_k_nn_in_the_isotropic_skeleton():
         two.load_state_dict(plain.state_dict())
         logits, graphs = two(images, return_graphs=True)
         assert graphs[0].adj().shape == (2, 2, 16, 16) and not torch.allclose(logits, plain(images))
-    for fields, says in (({"groups": 3}, "groups=3"), ({"conv": "edge"}, "mixes all channels"), ({"groups": 0}, "groups=0")):
+    for fields, says in (({"groups": 3}, "groups=3"), ({"conv": "edge"}, "mixes all channels"),
+                         ({"groups": 0}, "groups=0")):
         with pytest.raises(ValueError, match=says):
             create_model("vig_nano", **tiny, graph="group_knn", **fields)
     with pytest.raises(ValueError, match="graph='group_knn' alone"):
@@ -191,5 +194,6 @@ def test_an_image_does_not_depend_on_its_batch():
     whole = GroupKNN(2)(x, sources).index
     assert all(torch.equal(GroupKNN(2)(x[i:i + 1], sources[i:i + 1]).index[0], whole[i]) for i in range(4))
     graph = GroupGraph(M, index=whole)
-    alone = image_by_image(lambda a, b, i: max_relative(a[None], GroupGraph(M, index=i[None]), b[None])[0], x, sources, whole)
+    alone = image_by_image(lambda a, b, i: max_relative(a[None], GroupGraph(M, index=i[None]), b[None])[0],
+                           x, sources, whole)
     torch.testing.assert_close(max_relative(x, graph, sources), alone)

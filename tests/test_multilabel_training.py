@@ -117,8 +117,8 @@ def test_losses_are_those_of_the_recipe_and_ignore_sizes():
 def test_weights_of_a_pyramid_start_gkgnet(capsys, tmp_path):
     run("--epochs", "1", "--output", "pyramid", "--data", "shapes", "--no-ema", model="pvig_nano")
     capsys.readouterr()
-    run("--epochs", "1", "--output", "out", "--init-from", "pyramid/last.pt", "--lr", "1e-30", "--warmup-lr", "0", "--min-lr", "0",
-        "--weight-decay", "0")
+    run("--epochs", "1", "--output", "out", "--init-from", "pyramid/last.pt", "--lr", "1e-30",
+        "--warmup-lr", "0", "--min-lr", "0", "--weight-decay", "0")
     said = capsys.readouterr().out
     assert "start   from pyramid/last.pt; new are: labels, cross, widen, of_labels, of_patches" in said
     theirs, ours = (checkpoint.load_run(tmp_path / folder / "last.pt")["model"] for folder in ("pyramid", "out"))
@@ -133,10 +133,10 @@ def test_weights_of_a_pyramid_start_gkgnet(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(("argv", "says"), [
-    (["--model", "gkgnet", "--data", "shapes"], "an image of shapes has exactly one; multi-label data are shapes-multi"),
+    (["--model", "gkgnet", "--data", "shapes"], "of shapes has exactly one; multi-label data are shapes-multi"),
     (["--model", "gkgnet", "--data-dir", "photos"], "an image of imagefolder has exactly one"),
     (["--model", "pvig_nano", "--multi-label", "--data", "shapes"], "--multi-label: the model would answer yes or no"),
-    (["--model", "pvig_nano", "--data", "shapes-multi"], "tells the one class of an image, and an image of shapes-multi"),
+    (["--model", "pvig_nano", "--data", "shapes-multi"], "tells the one class of an image, and an image of shapes"),
     (["--model", "gkgnet", "--mixup", "0.8"], "give --mixup 0 --cutmix 0"),
     (["--model", "gkgnet", "--teacher", "resnet18"], "give --teacher none"),
     (["--model", "cvig_nano", "--multi-label", "--set", "distillation=True"], "--set distillation=False"),

@@ -132,7 +132,8 @@ def test_tables_of_positions_are_neither_learnt_nor_saved():
 # ---- the model -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size, grids", [(16, [(8, 8), (4, 4)]), ((18, 20), [(9, 10), (5, 5)]), ((4, 30), [(2, 15), (1, 8)])])
+@pytest.mark.parametrize("size, grids", [(16, [(8, 8), (4, 4)]), ((18, 20), [(9, 10), (5, 5)]),
+                                         ((4, 30), [(2, 15), (1, 8)])])
 @pytest.mark.parametrize("graph", ["knn", "group_knn"])
 def test_any_image_size(size, grids, graph):
     model = tiny(img_size=size, graph=graph).eval()
@@ -180,8 +181,9 @@ def test_compiled_it_computes_the_same():
 
 
 @pytest.mark.parametrize("fields, says", [
-    ({"dim": (8, 18)}, "multiples of 4"), ({"dim": 8}, "one a stage"), ({"depth": (1,)}, "each needs one number a stage"),
-    ({"depth": (1, 0)}, "at least 1"), ({"pool": (16, 1)}, "too few to pool"), ({"patch": 16}, "2, 4 or 8"),
+    ({"dim": (8, 18)}, "multiples of 4"), ({"dim": 8}, "one a stage"),
+    ({"depth": (1,)}, "each needs one number a stage"), ({"depth": (1, 0)}, "at least 1"), ({"pool": (16, 1)}, "too few to pool"),
+    ({"patch": 16}, "2, 4 or 8"),
     ({"img_size": 17}, "multiples of patch"), ({"graph": "lrgc"}, "knn and group_knn"), ({"conv": "gat"}, "mr, edge"),
     ({"graph": "group_knn", "groups": 3}, "multiples of it"), ({"graph": "group_knn", "conv": "edge"}, "mixes all"),
     ({"drop_path": 1.0}, "a probability"), ({"k": 0}, "at least 1 neighbour"), ({"num_classes": 0}, "at least 1"),

@@ -1,4 +1,4 @@
-"""CNN2GNN's anchors: training images that stand for their classes, chosen once by the seed (Trivedy and Latecki, Eq. 1).
+"""CNN2GNN's anchors: training images that stand for their classes, chosen once, by the seed (Eq. 1).
 
 In training an anchor has one augmentation an epoch, the same in every step and process of that epoch; in evaluation it
 is as it is. A trained model keeps their embeddings and needs the images no more.
@@ -31,8 +31,8 @@ class Anchors:
             raise DataError("anchors: this data does not know the one class of an image without reading it")
         for name, count in zip(classes, label_counts(source, len(classes)), strict=True):
             if count < per_class:
-                raise DataError(f"anchors: class {name} has {count} training images, and {per_class} of them are to be its"
-                                " anchors; add images, or use fewer anchors with --set anchors_per_class=N")
+                raise DataError(f"anchors: class {name} has {count} training images, and {per_class} of them are to be"
+                                " its anchors; add images, or use fewer anchors with --set anchors_per_class=N")
         self.indices = draw_anchors(labels, len(classes), per_class, generator("anchors", seed)).tolist()
         self.names = [picture_name(source, index) for index in self.indices]
         self.labels = labels[self.indices].to(device)

@@ -23,8 +23,8 @@ from torchvision import datasets
 from .metrics import size_class
 from .reading import DataError, read_image
 
-VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-               "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
+VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+               "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 
 
 class Annotated(Dataset):
@@ -171,7 +171,7 @@ def voc2007(folder: str) -> tuple[Annotated, Annotated]:
 
 
 def _voc_root(folder: str) -> Path | None:
-    """VOC2007's own folder in `folder`, whether that holds VOCdevkit, is it, or is VOC2007; None if no split is there."""
+    """VOC2007's own folder in `folder`, which may hold VOCdevkit, be it, or be VOC2007; None if no split is there."""
     for root in (Path(folder, "VOCdevkit", "VOC2007"), Path(folder, "VOC2007"), Path(folder)):
         if all((root / "ImageSets" / "Main" / f"{split}.txt").is_file() for split in ("trainval", "test")):
             return root
@@ -211,11 +211,12 @@ def _voc_split(root: Path, split: str) -> Annotated:
                 targets[row, column] = 1 if targets[row, column] == 1 or not difficult else -1
                 areas[row, column] = max(areas[row, column].item(), box[2] * box[3])
     wrong.say("annotations")
-    return Annotated(_existing(root / "JPEGImages", [f"{name}.jpg" for name in names], listed), VOC_CLASSES, targets, areas)
+    paths = _existing(root / "JPEGImages", [f"{name}.jpg" for name in names], listed)
+    return Annotated(paths, VOC_CLASSES, targets, areas)
 
 
 def _voc_box(corners: list[str]) -> list[float] | None:
-    """[left, top, width, height] of the corners, which VOC counts from 1, last pixel included; None if they are none."""
+    """[left, top, width, height] of corners, which VOC counts from 1, last pixel included; None if they are none."""
     try:
         left, top, right, bottom = map(float, corners)
     except ValueError:

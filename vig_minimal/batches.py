@@ -130,8 +130,8 @@ class TrainingBatches:
 
 
 class ValidationBatches:
-    """Normalised images (b, 3, H, W) and labels (b,) or targets (b, ...): this process's share of all validation images,
-    every time."""
+    """Normalised images (b, 3, H, W) and labels (b,) or targets (b, ...): this process's share of all validation
+    images, every time."""
 
     def __init__(self, pictures: Pictures | Stored, recipe: Recipe, processes: Processes, workers: int):
         self.recipe, self.device = recipe, processes.device

@@ -168,8 +168,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := [name for name in [*args.models, *(args.throughput or [])] if name not in list_models()]:
         parser.error(f"unknown model {unknown[0]!r}; there are {', '.join(list_models())}")
     if others := [name for name in args.models if not hasattr(MODELS[name][1], "patch")]:
-        parser.error(f"{others[0]} has no patches, and no floor to compare with; its plain ResNet is resnet_…, to be compared"
-                     " with --throughput")
+        parser.error(f"{others[0]} has no patches, and no floor to compare with; compare it with its plain"
+                     " ResNet by --throughput")
     if args.throughput and (args.graphs or args.compile) or args.amp and not args.throughput:
         parser.error("--throughput goes without --graphs and --compile, and --amp with --throughput alone")
     if args.device == "cuda" and not torch.cuda.is_available():

@@ -1,7 +1,7 @@
-"""CNN2GNN and CNN2Transformer: a graph between images, and what stands for the classes (Trivedy and Latecki, WACV 2023).
+"""CNN2GNN and CNN2Transformer: a graph between images and what stands for classes (Trivedy and Latecki, 2023).
 
-Every image of a batch reads from the same proxy set: learnable proxies and a few training images, the anchors. The graph
-is bipartite and complete; only images are targets. In the paper's order:
+Every image of a batch reads from the same proxy set: learnable proxies and a few training images, the anchors. The
+graph is bipartite and complete; only images are targets. In the paper's order:
 
     equation       says                                                           is
     Eq. 1          L: anchors, drawn uniformly, one (or more) a class             `draw_anchors`, `anchors.Anchors`
@@ -20,10 +20,10 @@ is bipartite and complete; only images are targets. In the paper's order:
     α         attention               (B, H, A + P): anchors first; sums to 1 over anchors, and over proxies
     z_out     z                       (B, F)
 
-Differs from the print: Eq. 2's D^{-1/2} A D^{-1/2} is D^{-1} A, a plain mean: in the graph of a mini-batch every proxy has
-the degree B, and an image's answer would depend on how many others are in its batch (for B = 1 + A + P the two are the
-same). ω = cat is followed by a linear layer 3F → F, so that images, anchors and proxies can share one classifier, as
-section 3.4 has it. Eq. 6 prints W_k1 for W_k2. The image's own edge in CNN2GNN is normalised by itself: its weight is 1.
+Differs from the print: Eq. 2's D^{-1/2} A D^{-1/2} is D^{-1} A, a plain mean: in the graph of a mini-batch every proxy
+has the degree B, and an image's answer would depend on how many others are in its batch (for B = 1 + A + P the two are
+the same). ω = cat is followed by a linear layer 3F → F, so that images, anchors and proxies can share one classifier,
+as section 3.4 has it. Eq. 6 prints W_k1 for W_k2. An image's own edge in CNN2GNN is normalised alone: its weight is 1.
 """
 
 from dataclasses import dataclass
@@ -62,7 +62,8 @@ class CNN2GraphConfig:
         if self.stem is None:
             object.__setattr__(self, "stem", "cifar" if max(self.img_size) <= 48 else "imagenet")
         for name, choices in (("backbone", tuple(BACKBONES)), ("aggregation", AGGREGATIONS),
-                              ("stem", ("cifar", "imagenet")), ("omega", ("cat", "max")), ("aggregate_self", (True, False))):
+                              ("stem", ("cifar", "imagenet")), ("omega", ("cat", "max")),
+                              ("aggregate_self", (True, False))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(str, choices))}")
         for name in ("num_classes", "heads", "anchors_per_class", "proxies_per_class"):
@@ -70,8 +71,9 @@ class CNN2GraphConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         if min(self.img_size) < 1:
             raise ValueError(f"img_size={self.img_size[0]}×{self.img_size[1]}: at least 1 pixel")
-        if BACKBONES[self.backbone][0][-1] % self.heads:
-            raise ValueError(f"heads={self.heads}: must divide the embedding's {BACKBONES[self.backbone][0][-1]} numbers")
+        dim = BACKBONES[self.backbone][0][-1]
+        if dim % self.heads:
+            raise ValueError(f"heads={self.heads}: must divide the embedding's {dim} numbers")
 
 
 def _sizes(family: str, aggregation: str) -> dict[str, CNN2GraphConfig]:
@@ -104,7 +106,7 @@ def draw_anchors(labels: Tensor, classes: int, per_class: int, generator: torch.
 
 
 class Mean(nn.Module):
-    """z_i = mean of the image and the proxy set (Eq. 2 with D^{-1} A). x (B, F), members (A, F) and (P, F) -> (B, F)."""
+    """z_i = mean of the image and the proxy set (Eq. 2 with D^{-1} A): x (B, F), (A, F) and (P, F) -> (B, F)."""
 
     def __init__(self, config: CNN2GraphConfig, dim: int):
         super().__init__()
@@ -268,7 +270,8 @@ class CNN2Graph(nn.Module):
         if self.anchor_images is None:
             raise ValueError("training needs the anchors' images: set model.anchor_images, (A, 3, H, W)")
         # CNN2GNN Eq. 4, in one pass: batch norm sees images and anchors together
-        x, anchors = self.backbone(torch.cat([images, self.anchor_images])).split((len(images), len(self.anchor_images)))
+        sizes = len(images), len(self.anchor_images)
+        x, anchors = self.backbone(torch.cat([images, self.anchor_images])).split(sizes)
         z, _ = self.aggregate(x, anchors, self.proxies)
         config, unit = self.config, [F.normalize(full_precision(t), dim=-1) for t in (x, anchors, self.proxies)]
         logits = self.classifier(z), self.classifier(anchors), self.classifier(self.proxies)

@@ -54,8 +54,8 @@ class KNN(nn.Module):
 class GroupKNN(nn.Module):
     """Group k-NN: channels are split into G groups, and a node has k nearest neighbours of its own in each of them.
 
-    Cosine similarity of the group's slices ranks them, as squared distance of slices that are L2-normalised each. A node
-    reads from k to G·k different sources. GKGNet section 3.2. All else as for `KNN`, which it is for G = 1.
+    Cosine similarity of the group's slices ranks them, as squared distance of slices that are L2-normalised each. A
+    node reads from k to G·k different sources. GKGNet section 3.2. All else as for `KNN`, which it is for G = 1.
 
     nodes (B, N, C) -> GroupGraph with index (B, G, N, k). sources and relative, the same for all groups, as for `KNN`.
     Raises ValueError if k·d > M, or if C is no multiple of G.
@@ -104,7 +104,7 @@ def nearest_sources(x: Tensor, sources: Tensor | None, relative: Tensor | None, 
 
 
 def dilated(constructor: KNN | GroupKNN, nearest: Tensor) -> Tensor:
-    """Every d-th of the k·d nearest sources, or in an image with probability ε a random k: (B, ..., k·d) to (B, ..., k)."""
+    """Every d-th of the k·d nearest, or in an image with probability ε a random k: (B, ..., k·d) to (B, ..., k)."""
     k, place, device = constructor.k, constructor.place, nearest.device
     if not (constructor.training and constructor.epsilon > 0):
         return nearest[..., ::constructor.dilation]

@@ -104,8 +104,8 @@ def oversampled(data: Data, threshold: float) -> Data:
     has no annotations to count."""
     targets = targets_of(data.train)
     if targets is None or targets.ndim != 2:
-        raise DataError(f"--oversample counts the images of each class in annotations, and {data.name} has none; leave it"
-                        " 0, or use coco or voc2007")
+        raise DataError(f"--oversample counts the images of each class in annotations, and {data.name} has none;"
+                        " leave it 0, or use coco or voc2007")
     return replace(data, train=Subset(data.train, annotations.repeats(targets, threshold)))
 
 

@@ -79,8 +79,8 @@ class Processes:
 
 
 class _Joined(torch.autograd.Function):
-    """All processes' rows. Each process computes the whole loss from them, so the gradient of its own rows is the sum of
-    what all of them found; the mean over processes, which DistributedDataParallel takes, makes it right."""
+    """All processes' rows. Each process computes the whole loss from them, so the gradient of its own rows is the sum
+    of what all of them found; the mean over processes, which DistributedDataParallel takes, makes it right."""
 
     @staticmethod
     def forward(ctx, values, rank, world):

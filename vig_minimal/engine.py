@@ -1,7 +1,7 @@
 """One training run: its parts, one epoch of it, evaluation, and the state that a checkpoint keeps.
 
-What differs between kinds of training (single label, multi-label, ...) is the task, see tasks.py: outputs and targets to
-a dict of named losses, and a metric that streams. Nothing here knows what a label is.
+What differs between kinds of training (single label, multi-label, ...) is the task, see tasks.py: outputs and targets
+to a dict of named losses, and a metric that streams. Nothing here knows what a label is.
 """
 
 import contextlib

@@ -221,8 +221,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         opened = open_model(args.model, args.checkpoint)
         if not hasattr(opened.model.config, "grid"):
-            raise ValueError(f"{opened.name} has no graph over patches: its nodes are images, anchors and proxies, which"
-                             " python -m vig_minimal.relations draws")
+            raise ValueError(f"{opened.name} has no graph over patches: its nodes are images, anchors and proxies,"
+                             " which python -m vig_minimal.relations draws")
         image = open_image(args.image, opened.model.config.img_size, "multi" if opened.multi_label else "single")
         logits, graphs = apply(opened, image)
         layers = layers_of(opened.model.config, graphs)

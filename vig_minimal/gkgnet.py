@@ -1,12 +1,12 @@
-"""GKGNet: multi-label recognition with one graph over labels and patches (Yao, Jin, Xu, Zeng, Liu, Qian, Luo, Wu, 2024).
+"""GKGNet: multi-label recognition with one graph over labels and patches (Yao et al., ECCV 2024).
 
-Patches are the nodes of a Pyramid ViG, in which every group of channels has neighbours of its own. Labels are nodes too:
-after every stage each label reads from the patches that are nearest to it. In the paper's order:
+Patches are the nodes of a Pyramid ViG, in which every group of channels has neighbours of its own. Labels are nodes
+too: after every stage each label reads from the patches that are nearest to it. In the paper's order:
 
     section, equation         says                                               is
     section 3.2, group k-NN   D_ig has its k nearest among S_g                   `constructors.GroupKNN`
     Eq. 1                     D'_ig = max_k (Ŝ_kg − D_ig)                        `convs.MRConv` over a `GroupGraph`
-    Eq. 2                     D + FFN(D + Linear(Concat(D, D')))                 `CrossLevel`; of patches `pyramid.Block`
+    Eq. 2                     D + FFN(D + Linear(Concat(D, D')))                 `CrossLevel`; patches: `pyramid.Block`
     section 3.3               patches read from patches, labels from patches     `GKGNet`
     Eq. 3                     Y = σ(Y_xp + Y_xl)                                 `GKGNet.forward`, before σ
     section 3.4               L_smooth + L_asy                                   `losses`, `engine.MultiLabelTask`
@@ -21,8 +21,8 @@ after every stage each label reads from the patches that are nearest to it. In t
     Y_xp      of_patches            (B, L)
 
 Differs from the print, as the released code does (its weights need it): Eq. 1 is Ŝ − D, as in ViG, where the paper
-prints D − Ŝ; Linear of Eq. 2 is ViG's Grapher: fc1 before the graph, an update of 4 heads over interleaved D and D', fc2;
-a second residual goes around FFN. Patches enter the cross level as they are, without fc1.
+prints D − Ŝ; Linear of Eq. 2 is ViG's Grapher: fc1 before the graph, an update of 4 heads over interleaved D and D',
+fc2; a second residual goes around FFN. Patches enter the cross level as they are, without fc1.
 Differs from the released code: label l's score is computed alone, not as the diagonal of an L × L matrix.
 """
 
@@ -109,7 +109,7 @@ class GKGNet(nn.Module):
         self.of_labels = nn.Linear(config.dim[-1], config.num_classes)
         self.of_patches = nn.Linear(config.dim[-1], config.num_classes)
         init_weights(self)
-        for classifier in (self.of_labels, self.of_patches):  # every probability starts near ½, however deep the network
+        for classifier in (self.of_labels, self.of_patches):  # every probability starts near ½, whatever the depth
             nn.init.normal_(classifier.weight, std=0.01)
             nn.init.zeros_(classifier.bias)
 

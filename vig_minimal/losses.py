@@ -19,7 +19,7 @@ times the mean over all entries, which other libraries call "mean". Float32 or b
 Embeddings, all L2-normalised, so that squared distances are at most 4. "mean" is over all valid triplets or pairs:
 
     symbol   variable          shape
-    S, G, N                    (·, F): sources, what positives and what negatives are taken from; sets, with their labels
+    S, G, N                    (·, F): sources, and what positives and negatives are taken from; sets with labels
     X        x                 (B, F): images of a batch
     L        anchors           (A, F): images that stand for their class
     P        proxies           (P, F): parameters that stand for their class
@@ -161,7 +161,8 @@ def bipartite_losses(x: Tensor, labels: Tensor, anchors: Tensor, anchor_labels: 
 
 
 def classification_losses(logits: Tensor, labels: Tensor, anchor_logits: Tensor, anchor_labels: Tensor,
-                          proxy_logits: Tensor, proxy_labels: Tensor, label_smoothing: float = 0.0) -> dict[str, Tensor]:
+                          proxy_logits: Tensor, proxy_labels: Tensor,
+                          label_smoothing: float = 0.0) -> dict[str, Tensor]:
     """Cross-entropy of images, anchors and proxies, whose sum is L_classification. Logits (·, classes), labels (·,)."""
     def cross_entropy(scores: Tensor, truth: Tensor) -> Tensor:
         return F.cross_entropy(full_precision(scores), truth, label_smoothing=label_smoothing)

@@ -40,7 +40,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--multi-label", action="store_true",
         help="train a model of one class an image on multi-label data: yes or no for each class; GKGNet always does")
     add("--backbone-weights", metavar="FILE", help="of CNN2GNN's ResNet: a state dict, or «torchvision» to download")
-    add("--init-from", metavar="FILE", help="start from these weights (Pyramid ViG's for GKGNet, other classes' for any)")
+    add("--init-from", metavar="FILE",
+        help="start from these weights: Pyramid ViG's for GKGNet, other classes' for any")
     add("--img-size", type=int, nargs="+", metavar="N", help="side, or height and width (default: the data's)")
     add("--limit", type=int, metavar="N", help="use only N training images, for trials")
     add("--bad-images", choices=("skip", "error"), default="skip",
@@ -109,14 +110,15 @@ def choose_data(args: argparse.Namespace, state: dict | None) -> str:
     return args.data or ("imagefolder" if args.data_dir else "shapes-multi" if several else "shapes")
 
 
-def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argparse.Namespace, state: dict | None) -> None:
+def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argparse.Namespace,
+               state: dict | None) -> None:
     """Raises ValueError for a model or recipe that cannot learn from data of one class an image, or of several."""
     several, made_for = data in MULTI_LABEL, model.startswith(MULTI_LABEL_FAMILY)
     there_are = f"{', '.join(MULTI_LABEL[:-1])} and {MULTI_LABEL[-1]}"
     if not several and (made_for or args.multi_label):
         who = f"{model} answers" if made_for else "--multi-label: the model would answer"
-        raise ValueError(f"{who} yes or no for every class, and an image of {data} has exactly one; multi-label data are"
-                         f" {there_are}" + (", or choose another model" if made_for else ""))
+        raise ValueError(f"{who} yes or no for every class, and an image of {data} has exactly one; multi-label data"
+                         f" are {there_are}" + (", or choose another model" if made_for else ""))
     if not several and recipe.mixes and hasattr(MODELS[model][1], "aggregation"):
         raise ValueError("mixup and CutMix give an image shares of two classes, and triplets need one; give --mixup 0"
                          " --cutmix 0")
@@ -125,14 +127,15 @@ def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argpar
     if not several:
         return
     if not (made_for or args.multi_label or (state or {}).get("multi_label")):
-        raise ValueError(f"{model} tells the one class of an image, and an image of {data} shows several or none; choose"
-                         " gkgnet, or give --multi-label to train yes or no for every class")
+        raise ValueError(f"{model} tells the one class of an image, and an image of {data} shows several or none;"
+                         " choose gkgnet, or give --multi-label to train yes or no for every class")
     if recipe.mixes:
-        raise ValueError("mixup and CutMix mix images of one class each; for multi-label data give --mixup 0 --cutmix 0")
+        raise ValueError("mixup and CutMix mix images of one class each; for multi-label data give --mixup 0"
+                         " --cutmix 0")
     distillation = fields.get("distillation", getattr(MODELS[model][1], "distillation", False))
     if recipe.teacher != "none" or distillation:
-        raise ValueError("a teacher tells one class an image; for multi-label data give --teacher none and, with ClusterViG,"
-                         " --set distillation=False")
+        raise ValueError("a teacher tells one class an image; for multi-label data give --teacher none and, with"
+                         " ClusterViG, --set distillation=False")
     if getattr(MODELS[model][1], "aggregation", "none") != "none":
         raise ValueError(f"{model}: its anchors stand for one class each; choose resnet, or another model")
 

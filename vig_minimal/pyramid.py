@@ -1,4 +1,4 @@
-"""Pyramid ViG: four stages, each with fewer and wider nodes than the one before (Han et al., NeurIPS 2022, section 3.3).
+"""Pyramid ViG: four stages, each with fewer and wider nodes than the one before (Han et al., 2022, section 3.3).
 
     image → stem → stage 1 → downsample, stage 2 → downsample, stage 3 → downsample, stage 4 → pool → head
 
@@ -65,7 +65,8 @@ class PyramidConfig:
         if self.patch not in (2, 4, 8):
             raise ValueError(f"patch={self.patch}: the stem's total stride is 2, 4 or 8")
         if self.dim[0] % (self.patch // 2):
-            raise ValueError(f"dim={self.dim}: with patch={self.patch} the first must be a multiple of {self.patch // 2}")
+            raise ValueError(f"dim={self.dim}: with patch={self.patch} the first must be a multiple of"
+                             f" {self.patch // 2}")
         if height < 1 or width < 1 or height % self.patch or width % self.patch:
             raise ValueError(f"img_size={height}×{width}: both sides must be multiples of patch={self.patch};"
                              " choose another size, or a smaller patch")

@@ -43,9 +43,9 @@ class Recipe:
     label_smoothing: float = _flag(0.1, "share of a label that goes to all classes alike; of several labels a yes is"
                                         " worth 1 − ε and a no ε")
     asymmetric: float = _flag(10.0, "weight w of the asymmetric loss, where an image has several labels")
-    contrastive: float = _flag(1.0, "weight of the triplet and contrastive losses of CNN2GNN; 0 for cross-entropy alone")
-    oversample: float = _flag(0.0, "t of class-balanced oversampling: images of classes that a share f < t of all images"
-                                   " show come √(t/f) times, rounded up; 0 for none")
+    contrastive: float = _flag(1.0, "weight of CNN2GNN's triplet and contrastive losses; 0 for cross-entropy alone")
+    oversample: float = _flag(0.0, "t of class-balanced oversampling: images of classes that a share f < t of all"
+                                   " images show come √(t/f) times, rounded up; 0 for none")
     drop_path: float = _flag(0.1, "stochastic depth of the last block, growing linearly from 0")
     ema_decay: float = _flag(0.99996, "decay of the weights' moving average, which is what is evaluated; 0 for none")
     teacher: str = _flag("none", "torchvision model whose answers are learnt too (hard-label distillation), or none")
@@ -103,8 +103,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # (m9, mstd 0.5, inc), mixup 0.8, CutMix 1.0, erasing 0.25, repeated augmentation ×3; crop 0.9, mean = std = 0.5.
 VIG = Recipe(batch_size=1024, rand_augment=9.0, mixup=0.8, cutmix=1.0, erasing=0.25, repeats=3)
 
-# GKGNet section 4.1: AdamW at 1e-4, weight decay 0.05, 80 epochs, ×0.1 at epochs 10 and 50 (VOC: 5 and 50); the released
-# configuration: batch 128, 5 epochs of warm-up from 1e-3 of the rate, clip 5, erasing 0.5, jitter 0.4, ε = 0.1, w = 10
+# GKGNet section 4.1: AdamW at 1e-4, weight decay 0.05, 80 epochs, ×0.1 at epochs 10 and 50 (VOC: 5 and 50); the
+# released configuration: batch 128, 5 epochs of warm-up from 1e-3 of the rate, clip 5, erasing 0.5, jitter 0.4,
+# ε = 0.1, w = 10
 GKGNET = Recipe(epochs=80, batch_size=128, lr=1e-4, schedule="step", warmup_lr=1e-7, warmup_epochs=5.0,
                 cooldown_epochs=0.0, decay_epochs=(10.0, 50.0), clip_grad=5.0, ema_decay=0.0, color_jitter=0.4,
                 erasing=0.5, eval_crop=1.0, size="s", mean=IMAGENET_MEAN, std=IMAGENET_STD)

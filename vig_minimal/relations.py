@@ -84,7 +84,7 @@ def draw_matrix(matrix: Tensor, classes: Sequence[str]) -> Image.Image:
     heat = Image.fromarray(pixels.astype(np.uint8)).resize(2 * (cell * len(classes),), Image.Resampling.NEAREST)
     page = Image.new("RGB", (heat.width + NAMES, heat.height + NAMES), "white")
     page.paste(heat, (NAMES, NAMES))
-    sideways = Image.new("RGB", (NAMES, heat.width), "white")  # names of columns, last one on top; turned to the right later
+    sideways = Image.new("RGB", (NAMES, heat.width), "white")  # names of columns, last on top; turned later
     every = -(-len(classes) // MOST_NAMED)
     for i, name in list(enumerate(classes))[::every]:
         text, middle = shorten(name, FONT, NAMES - 8), round((i + 0.5) * cell)
@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.error = fail
     add = parser.add_argument
     add("checkpoints", nargs="+", metavar="CHECKPOINT", help="of CNN2GNN or CNN2Transformer, by train.py")
-    add("--data", help=f"what to look at: one of {', '.join(DATA_SETS)} (default: imagefolder with --data-dir, or shapes)")
+    add("--data", help=f"one of {', '.join(DATA_SETS)} (default: imagefolder with --data-dir, else shapes)")
     add("--data-dir", metavar="DIR", help="as for train.py")
     add("--limit", type=int, default=2000, metavar="N", help="validation images (default 2000)")
     add("--embeddings", action="store_true", help="draw embeddings in two dimensions, not attention")
@@ -145,7 +145,8 @@ def main(argv: list[str] | None = None) -> None:
         for path in args.checkpoints:
             opened = open_model(None, path)
             if not hasattr(opened.model, "proxies"):
-                raise ValueError(f"{path}: {opened.name} has no anchors and proxies; give one of cnn2gnn or cnn2transformer")
+                raise ValueError(f"{path}: {opened.name} has no anchors and proxies; give one of cnn2gnn or"
+                                 " cnn2transformer")
             if args.limit < 1:
                 raise ValueError(f"--limit {args.limit}: at least 1 image")
             name = args.data or ("imagefolder" if args.data_dir else "shapes")
@@ -158,8 +159,8 @@ def main(argv: list[str] | None = None) -> None:
                 panels.append(draw_matrix(matrix, opened.classes))
                 own = 100 * matrix.diagonal().mean().item()
                 first = 100 * (matrix.argmax(1) == torch.arange(len(matrix))).float().mean().item()
-                captions.append(f"{opened.name}: from images of a class (rows) to {kind} (columns)\n{own:.1f} % to their own"
-                                f" class, the most in {first:.0f} % of classes")
+                captions.append(f"{opened.name}: from images of a class (rows) to {kind} (columns)\n"
+                                f"{own:.1f} % to their own class, the most in {first:.0f} % of classes")
                 print(f"{path}: {kind}: {own:.1f} % of attention goes to the own class, which gets the most of all in"
                       f" {first:.0f} % of classes")
         if args.embeddings:

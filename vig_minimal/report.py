@@ -118,7 +118,7 @@ def first_loss(loss: float, chance: float, guess: str) -> str:
 
 
 def per_class(aps: dict[str, float | None]) -> list[str]:
-    """Lines about the average precision of each class: all of them if there are few, else the lowest and the highest."""
+    """Lines about the average precision of each class: all of them if they are few, else the lowest and highest."""
     known = sorted((ap, name) for name, ap in aps.items() if ap is not None)
     said = [f"{name} {ap:.1f}" for ap, name in known]
     if len(said) > 2 * FEW:

@@ -69,12 +69,13 @@ def load_backbone(backbone: ResNet, name: str, weights: str | Path) -> None:
     """
     if weights == "torchvision":
         if name == "nano":
-            raise CheckpointError("--backbone-weights torchvision: there are none of the nano backbone; take resnet18 or"
-                                  " resnet34, or give a file")
+            raise CheckpointError("--backbone-weights torchvision: there are none of the nano backbone; take resnet18"
+                                  " or resnet34, or give a file")
         try:
             state = models.get_model_weights(name).DEFAULT.get_state_dict(progress=True, check_hash=True)
         except OSError as error:
-            raise CheckpointError(f"--backbone-weights torchvision: cannot be downloaded ({error}); give a file") from None
+            raise CheckpointError(f"--backbone-weights torchvision: cannot be downloaded ({error}); give a"
+                                  " file") from None
     else:
         state = load(weights)
         state = state.get("model", state)

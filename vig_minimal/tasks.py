@@ -5,8 +5,9 @@
     MultiLabelTask   yes, no or unknown for every class      smoothed BCE, asymmetric    mAP
     BipartiteTask    one class, which anchors stand for      CNN2GNN Eqs. 8-17           top-1
 
-A task has `key`, the score that decides which epoch is best; `lines`, how the scores of an epoch are said; `losses(...)`,
-named, whose sum is trained on, and `loss_names`; `metric()`, a fresh one; `chance(classes)`, the loss of a guess.
+A task has `key`, the score that decides which epoch is best; `lines`, how the scores of an epoch are said;
+`losses(...)`, named, whose sum is trained on, and `loss_names`; `metric()`, a fresh one; `chance(classes)`, the loss of
+a guess.
 """
 
 import math
@@ -150,7 +151,8 @@ class BipartiteTask(Task):
     """
 
     key, key_name = SingleLabel.key, SingleLabel.key_name
-    lines = {**SingleLabel.lines, "val_proxy_distance": "proxies apart {:.2f}", "val_strongest": "strongest proxy {:5.2f} %"}
+    lines = {**SingleLabel.lines, "val_proxy_distance": "proxies apart {:.2f}",
+             "val_strongest": "strongest proxy {:5.2f} %"}
     loss_names = ("images", "anchors", "proxies", "anchor_triplet", "proxy_triplet", "anchor_proxy_triplet",
                   "proxy_contrastive")
 
@@ -180,14 +182,16 @@ class BipartiteTask(Task):
                                       outputs.proxy_logits, outputs.proxy_labels, self.label_smoothing)
         x, labels = self.processes.joined(outputs.x), self.processes.joined(targets)
         # CNN2GNN Eq. 15
-        terms = bipartite_losses(x, labels, outputs.anchors, outputs.anchor_labels, outputs.proxies, outputs.proxy_labels)
+        terms = bipartite_losses(x, labels, outputs.anchors, outputs.anchor_labels, outputs.proxies,
+                                 outputs.proxy_labels)
         # CNN2GNN Eq. 17
         return named | {name: self.contrastive * term for name, term in terms.items()}
 
     @staticmethod
     def chance(classes: int) -> tuple[float, str]:
         """The loss of three guesses, and what it is; the other terms begin below 1."""
-        return 3 * math.log(classes), f"guesses of images, anchors and proxies among {classes} classes have 3 ln {classes}"
+        guesses = f"guesses of images, anchors and proxies among {classes} classes have 3 ln {classes}"
+        return 3 * math.log(classes), guesses
 
     def metric(self) -> "BipartiteScores":
         """A fresh metric of this task."""
@@ -197,8 +201,8 @@ class BipartiteTask(Task):
 class BipartiteScores:
     """`metrics.TopK`, and what tells of collapsed proxies, over all images that it was fed.
 
-    proxy_distance: the smallest distance between L2-normalised proxies of different classes, 0 to 2. strongest: the share
-    of images, in percent, whose strongest proxy is of their class; only where images attend.
+    proxy_distance: the smallest distance between L2-normalised proxies of different classes, 0 to 2. strongest: the
+    share of images, in percent, whose strongest proxy is of their class; only where images attend.
     """
 
     def __init__(self):
@@ -220,7 +224,7 @@ class BipartiteScores:
 
 @torch.no_grad()
 def proxy_distance(model: CNN2Graph) -> float:
-    """The smallest distance between L2-normalised proxies of different classes; 0: two classes' proxies are the same."""
+    """The smallest distance between L2-normalised proxies of different classes; 0: two of them are the same."""
     unit, labels = F.normalize(model.proxies.double(), dim=-1), model.labels(model.config.proxies_per_class)
     distance = torch.cdist(unit, unit).masked_fill(labels[:, None] == labels, torch.inf)
     return distance.min().item() if len(labels.unique()) > 1 else 0.0

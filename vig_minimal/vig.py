@@ -106,8 +106,8 @@ def check_groups(groups: int, dims: Sequence[int], conv: str) -> None:
     if groups < 1 or any(dim % groups for dim in dims):
         raise ValueError(f"groups={groups}: all widths ({', '.join(map(str, dims))}) must be multiples of it")
     if conv == "edge" and groups > 1:
-        raise ValueError("conv='edge' with graph='group_knn': the MLP of an edge mixes all channels, and group k-NN gives"
-                         " each group edges of its own; choose mr, sage or gin")
+        raise ValueError("conv='edge' with graph='group_knn': the MLP of an edge mixes all channels, and group k-NN"
+                         " gives each group edges of its own; choose mr, sage or gin")
 
 
 def size_pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -49,8 +49,8 @@ def test_a_run_logs_every_term_and_what_tells_of_collapse(capsys, model):
 
 
 def test_cross_entropy_alone_has_no_other_terms():
-    run("--epochs", "1", "--output", "out", "--contrastive", "0", "--set", "anchors_per_class=2", "--set",
-        "proxies_per_class=3", "--set", "aggregate_self=False", "--set", "omega=max")
+    run("--epochs", "1", "--output", "out", "--contrastive", "0", "--anchors-per-class", "2",
+        "--proxies-per-class", "3", "--set", "aggregate_self=False", "--set", "omega=max")
     last = rows("out")[-1]
     assert all(float(last[f"train_{name}"]) == 0 for name in LOSSES[3:]) and float(last["train_images"]) > 0
     state = checkpoint.load_run(Path("out/last.pt"))
@@ -127,6 +127,8 @@ def test_classes_need_as_many_images_as_anchors(capsys, tmp_path):
     (["--model", "cnn2gnn_nano", "--contrastive", "-1"], "contrastive=-1: must be at least 0"),
     (["--model", "cnn2gnn_nano", "--keep-every", "0"], "--keep-every 0: at least 1"),
     (["--model", "cnn2gnn_nano", "--set", "heads=3"], "must divide"),
+    (["--model", "cnn2gnn_nano", "--anchors-per-class", "0"], "anchors_per_class=0: must be at least 1"),
+    (["--model", "vig_nano", "--proxies-per-class", "2"], "vig_nano has no field 'proxies_per_class'"),
 ])
 def test_what_does_not_go_together_is_one_sentence(capsys, argv, says):
     assert says in refused(capsys, *argv, *TINY)

@@ -174,8 +174,9 @@ def test_gradients_reach_every_parameter_and_half_precision_runs():
 
 
 @pytest.mark.slow
-def test_compiled_it_computes_the_same():
-    model, images = tiny(graph="group_knn").eval(), torch.randn(2, 3, 16, 16)
+@pytest.mark.parametrize("name", ["pvig_nano", "gkgnet_nano"])
+def test_compiled_it_computes_the_same(name):
+    model, images = tiny(name, graph="group_knn").eval(), torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(model)(images), model(images), rtol=1e-4, atol=1e-4)
 

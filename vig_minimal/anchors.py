@@ -32,7 +32,7 @@ class Anchors:
         for name, count in zip(classes, label_counts(source, len(classes)), strict=True):
             if count < per_class:
                 raise DataError(f"anchors: class {name} has {count} training images, and {per_class} of them are to be"
-                                " its anchors; add images, or use fewer anchors with --set anchors_per_class=N")
+                                " its anchors; add images, or use fewer anchors with --anchors-per-class")
         self.indices = draw_anchors(labels, len(classes), per_class, generator("anchors", seed)).tolist()
         self.names = [picture_name(source, index) for index in self.indices]
         self.labels = labels[self.indices].to(device)

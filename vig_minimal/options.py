@@ -39,6 +39,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--data-dir", metavar="DIR", help="holds train/CLASS/*.jpg and val/CLASS/*.jpg; or keeps downloads (./data)")
     add("--multi-label", action="store_true",
         help="train a model of one class an image on multi-label data: yes or no for each class; GKGNet always does")
+    add("--anchors-per-class", type=int, metavar="N", help="of CNN2GNN: training images that stand for a class (1)")
+    add("--proxies-per-class", type=int, metavar="N", help="of CNN2GNN: learnt vectors that stand for a class (1)")
     add("--backbone-weights", metavar="FILE", help="of CNN2GNN's ResNet: a state dict, or «torchvision» to download")
     add("--init-from", metavar="FILE",
         help="start from these weights: Pyramid ViG's for GKGNet, other classes' for any")
@@ -172,6 +174,9 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
         fields = {name: value for name, value in state["config"].items()
                   if name in ("k", "stem") or value != getattr(preset, name, None)}
         fields |= {} if args.drop_path is None else {"drop_path": args.drop_path}
+    for name in ("anchors_per_class", "proxies_per_class"):
+        if getattr(args, name) is not None:
+            fields[name] = getattr(args, name)  # a model without it says so
     if args.drop_path and not hasattr(preset, "drop_path"):
         raise ValueError(f"--drop-path {args.drop_path:g}: {model} has no stochastic depth; leave it out")
     for setting in args.set:

@@ -23,7 +23,7 @@ from torch import Tensor
 from .augment import normalise
 from .checkpoint import replacing
 from .data import DATA_SETS, Data, open_data
-from .drawing import FONT, LINE, colours, shorten, sheet
+from .drawing import FONT, LINE, PALETTE, colours, shorten, sheet
 from .explore import Opened, open_model
 from .pictures import Pictures, sound
 
@@ -99,7 +99,7 @@ def draw_places(places: Tensor, labels: Tensor, kinds: Tensor, classes: int) -> 
     """A scatter plot: dots, above them crosses and triangles, a colour a class."""
     scale = 4  # drawn larger and averaged down
     page = Image.new("RGB", 2 * (scale * SIDE,), "white")
-    draw, palette, low = ImageDraw.Draw(page), colours(classes), places.amin(0)
+    draw, palette, low = ImageDraw.Draw(page), class_colours(classes), places.amin(0)
     size = float((places.amax(0) - low).max().clamp(min=1e-12))
     for kind, radius in ((0, 2), (1, 6), (2, 7)):
         for place, label in zip(places[kinds == kind].tolist(), labels[kinds == kind].tolist(), strict=True):
@@ -118,10 +118,15 @@ def draw_places(places: Tensor, labels: Tensor, kinds: Tensor, classes: int) -> 
     return page
 
 
+def class_colours(count: int) -> Sequence[str]:
+    """A colour a class: up to ten that differ in hue, else from dark to light."""
+    return (*PALETTE, "#999999", "#8c564b", "#b8a800")[:count] if count <= 10 else colours(count)
+
+
 def legend(classes: Sequence[str]) -> Image.Image:
     """The colour of every class, one below the other."""
     page = Image.new("RGB", (NAMES + 30, max(SIDE, LINE * len(classes) + 8)), "white")
-    for i, (name, colour) in enumerate(zip(classes, colours(len(classes)), strict=True)):
+    for i, (name, colour) in enumerate(zip(classes, class_colours(len(classes)), strict=True)):
         ImageDraw.Draw(page).ellipse((4, 8 + i * LINE, 12, 16 + i * LINE), colour)
         ImageDraw.Draw(page).text((18, 12 + i * LINE), shorten(name, FONT, NAMES), "black", FONT, anchor="lm")
     return page

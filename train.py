@@ -85,7 +85,7 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
         workers = min(8, max(1, cores // processes.local_world)) if args.workers is None else args.workers
         processes.first_alone(lambda: fetch(data_name, args.data_dir))
         data = open_data(data_name, args.data_dir, size, args.limit)
-        data = oversampled(data, recipe.oversample) if recipe.oversample > 0 else data
+        data = oversampled(data, recipe.oversample) if recipe.oversample > 0 and not args.eval_only else data
         options.check_batch(recipe, len(data.train), processes)
         training = Pictures(data.train, size, recipe.eval_crop, recipe, args.seed, skip=args.bad_images == "skip")
         evaluated = data.train if args.eval_split == "train" else data.val
@@ -106,13 +106,14 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
             teacher = create_teacher(*about)
         task = choose_task(model.config, data, recipe, teacher, processes, args.seed, trains=not args.eval_only)
         if args.backbone_weights and not state:
+            processes.first_alone(lambda: options.load_backbone(model, args.backbone_weights))  # one process downloads
             options.load_backbone(model, args.backbone_weights)
         run = create_run(model, task, recipe, processes, args.seed, args.amp, args.compile, args.grad_checkpoint,
                          args.sync_bn)
         epoch, first_step, best = 0, 0, {"epoch": 0, task.key: 0.0}
         if state:
             checkpoint.check_same(state, resumed, model_name, asdict(model.config), data.classes)
-            if not args.eval_only and state.get("anchors", []) != task.anchor_names:
+            if not args.eval_only and list(state.get("anchors", [])) != list(task.anchor_names):
                 raise ValueError(f"{resumed}: its anchors are other images; go on with the same data and seed")
             if args.eval_only:
                 run.evaluated.load_state_dict(state["model"])

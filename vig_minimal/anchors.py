@@ -20,7 +20,7 @@ from .recipes import Recipe
 class Anchors:
     """`per_class` images of every class, drawn uniformly; class after class.
 
-    names: of their files. labels: (A,) int64, A = classes · per_class.
+    names: of their files, A = classes · per_class of them.
     Raises DataError for a class that has too few images, and for data that does not know its labels.
     """
 
@@ -35,7 +35,6 @@ class Anchors:
                                 " its anchors; add images, or use fewer anchors with --anchors-per-class")
         self.indices = draw_anchors(labels, len(classes), per_class, generator("anchors", seed)).tolist()
         self.names = [picture_name(source, index) for index in self.indices]
-        self.labels = labels[self.indices].to(device)
         self.recipe, self.seed, self.device = recipe, seed, device
         self.varied, self.plain = (Pictures(source, size, recipe.eval_crop, r, seed) for r in (recipe, None))
 

@@ -121,7 +121,8 @@ def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argpar
         who = f"{model} answers" if made_for else "--multi-label: the model would answer"
         raise ValueError(f"{who} yes or no for every class, and an image of {data} has exactly one; multi-label data"
                          f" are {there_are}" + (", or choose another model" if made_for else ""))
-    if not several and recipe.mixes and hasattr(MODELS[model][1], "aggregation"):
+    has_anchors = getattr(MODELS[model][1], "aggregation", "none") != "none"
+    if not several and recipe.mixes and has_anchors:
         raise ValueError("mixup and CutMix give an image shares of two classes, and triplets need one; give --mixup 0"
                          " --cutmix 0")
     if args.backbone_weights and not hasattr(MODELS[model][1], "backbone"):
@@ -138,7 +139,7 @@ def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argpar
     if recipe.teacher != "none" or distillation:
         raise ValueError("a teacher tells one class an image; for multi-label data give --teacher none and, with"
                          " ClusterViG, --set distillation=False")
-    if getattr(MODELS[model][1], "aggregation", "none") != "none":
+    if has_anchors:
         raise ValueError(f"{model}: its anchors stand for one class each; choose resnet, or another model")
 
 

@@ -195,7 +195,7 @@ def _start_worker(trainer: int, _) -> None:
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # Linux tells who sent a signal
+    if hasattr(signal, "sigtimedwait"):  # Linux tells who sent a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_at_trainers_word, args=(trainer,), daemon=True).start()
     else:
@@ -203,6 +203,12 @@ def _start_worker(trainer: int, _) -> None:
 
 
 def _end_at_trainers_word(trainer: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
-        pass
-    os._exit(0)
+    """End this process when the trainer says so, or some seconds after it was killed."""
+    while True:
+        told = signal.sigtimedwait({signal.SIGTERM}, 5)
+        if told is not None and told.si_pid == trainer:
+            os._exit(0)
+        try:
+            os.kill(trainer, 0)  # sends nothing, but fails if there is no such process
+        except ProcessLookupError:
+            os._exit(0)

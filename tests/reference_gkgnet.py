@@ -6,7 +6,8 @@ Letters: N targets, M sources, C channels, G groups, L labels. `edges[g][i]` lis
 import math
 
 import torch
-from reference import Dense, dense, gelu, interleave, linear, mlp
+import torch.nn.functional as F
+from reference import Dense, dense, gelu, interleave, linear, lrgc_ffn, mlp
 from torch import Tensor
 
 
@@ -79,12 +80,35 @@ def position_table(dim: int, height: int, width: int) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
+def relative_positions(dim: int, height: int, width: int, sources: int) -> Tensor:
+    """-2 P P^T / C as the whole N x N table, whose second side torch resizes bicubically: (N, sources)."""
+    table = position_table(dim, height, width)
+    whole = -2 * table @ table.T / dim
+    return F.interpolate(whole[None, None], (len(whole), sources), mode="bicubic")[0, 0]
+
+
 def grapher(targets: Tensor, sources_of, w_in: Dense, w_update: Dense, w_out: Dense, edges_of) -> Tensor:
     """Y of a Pyramid Grapher for targets (N, C): sources_of makes the sources of x' = X W_in, edges_of the edges."""
     h = torch.stack([dense(x, w_in) for x in targets])
     sources = sources_of(h)
     m = group_max_relative(h, sources, edges_of(h, sources))
     return torch.stack([dense(mlp(interleave(a, b), w_update), w_out) + x for a, b, x in zip(h, m, targets)])
+
+
+def stage(image: Tensor, blocks: list, pool: int, k: int, groups: int, dilations: list[int]) -> Tensor:
+    """A stage of a pyramid on (C, H, W), blocks being five layers each: w_in, w_update, w_out, and the FFN's two."""
+    channels, height, width = image.shape
+    relative = relative_positions(channels, height, width, (height // pool) * (width // pool))
+    x = torch.stack([image[:, row, column] for row in range(height) for column in range(width)])
+    for (w_in, w_update, w_out, ffn1, ffn2), dilation in zip(blocks, dilations, strict=True):
+        def sources_of(h):
+            return pooled(h.T.unflatten(1, (height, width)), pool)
+
+        def edges_of(h, sources, dilation=dilation):
+            return group_knn(h, sources, k, groups, dilation, relative)
+
+        x = lrgc_ffn(grapher(x, sources_of, w_in, w_update, w_out, edges_of), ffn1, ffn2)
+    return x.T.unflatten(1, (height, width))
 
 
 def cross_level(labels: Tensor, patches: Tensor, k: int, groups: int, w_in: Dense, w_update: Dense, w_out: Dense,

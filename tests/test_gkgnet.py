@@ -4,6 +4,7 @@ import pytest
 import reference_gkgnet as oracle
 import torch
 from helpers import assert_same, dense_of, nodes, randomise
+from reference import linear
 from vig_minimal import create_model
 from vig_minimal.checkpoint import CheckpointError, init_from, load_released
 from vig_minimal.constructors import GroupKNN
@@ -20,6 +21,11 @@ def tiny(name="gkgnet_nano", **fields):
     return create_model(name, **TINY | fields)
 
 
+def layers_of(grapher, ffn):
+    """The five layers of a Grapher, or of what is built as one, and of its FFN."""
+    return [dense_of(part) for part in (grapher.fc1, grapher.conv.update, grapher.fc2, ffn.fc1, ffn.fc2)]
+
+
 @pytest.mark.equation("gkgnet", 1)
 @pytest.mark.equation("gkgnet", 2)
 @pytest.mark.equation("gkgnet", "cross level")
@@ -27,7 +33,7 @@ def tiny(name="gkgnet_nano", **fields):
 def test_labels_read_from_patches_and_are_updated(groups):
     module = randomise(CrossLevel(C, GroupKNN(2, groups), "mr", 0.0))
     labels, patches = nodes(B, L, C), nodes(B, 6, C)  # fewer labels than patches: a transposed graph cannot pass
-    layers = [dense_of(part) for part in (module.fc1, module.conv.update, module.fc2, module.ffn.fc1, module.ffn.fc2)]
+    layers = layers_of(module, module.ffn)
     assert layers[1].groups == 4
     out, graph = module(to_image(labels, (L, 1)), to_image(patches, (2, 3)))
     expected = torch.stack([oracle.cross_level(labels[b], patches[b], 2, groups, *layers) for b in range(B)])
@@ -48,6 +54,30 @@ def test_scores_add_the_labels_own_and_the_mean_patchs():
         torch.testing.assert_close(model.forward_features(images), x)
 
 
+@pytest.mark.equation("gkgnet", 2)
+@pytest.mark.equation("gkgnet", 3)
+@pytest.mark.equation("gkgnet", "cross level")
+@pytest.mark.parametrize("groups", [1, 2])
+@torch.no_grad()
+def test_the_whole_model_is_patches_and_then_labels_in_every_stage(groups):
+    model = randomise(tiny(img_size=(8, 12), groups=groups))
+    images = torch.randn(B, 3, 8, 12, dtype=torch.float64)
+    x, labels = model.stem(images) + model.position, [model.labels.weight] * B
+    for i, (stage, pool) in enumerate(zip(model.stages, (2, 1), strict=True)):
+        blocks = [layers_of(block.grapher, block.ffn) for block in stage.blocks]
+        x = torch.stack([oracle.stage(one, blocks, pool, 3, groups, [1] * len(blocks)) for one in stage.downsample(x)])
+        patches = [one.flatten(1).T for one in x]
+        if i > 0:
+            wider = model.widen[i - 1]
+            labels = [torch.stack([linear(label, wider.weight, wider.bias) for label in one]) for one in labels]
+        cross = layers_of(model.cross[i], model.cross[i].ffn)
+        labels = [oracle.cross_level(d, s, 3, groups, *cross) for d, s in zip(labels, patches)]
+    own, whole = model.of_labels, model.of_patches
+    expected = torch.stack([oracle.logits(d, s, own.weight, own.bias, whole.weight, whole.bias)
+                            for d, s in zip(labels, patches)])
+    torch.testing.assert_close(model(images), expected, rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.equation("gkgnet", "cross level")
 def test_patches_never_read_from_labels():
     model = tiny().eval()
@@ -56,6 +86,9 @@ def test_patches_never_read_from_labels():
         before, logits = model.forward_features(images), model(images)
         model.labels.weight.add_(1.0)
         assert torch.equal(model.forward_features(images), before) and not torch.allclose(model(images), logits)
+    last = model.train().forward_features(images).sum()
+    assert torch.autograd.grad(last, model.labels.weight, allow_unused=True) == (None,)
+    assert torch.autograd.grad(model(images).sum(), model.labels.weight)[0].abs().sum() > 0
 
 
 def test_a_labels_score_depends_on_its_own_embedding_alone_but_in_training():
@@ -114,9 +147,10 @@ def test_multiply_adds():
 
 
 @pytest.mark.slow
-def test_multiply_adds_at_448():
-    macs = count_macs(create_model("gkgnet_s", img_size=448), torch.randn(1, 3, 448, 448))
-    assert round(macs / 1e9, 3) == 21.859
+@pytest.mark.parametrize("size, giga", [(448, 21.859), (576, 39.933)])  # an L × L matrix of scores would add 0.004
+def test_multiply_adds_at_other_sizes(size, giga):
+    macs = count_macs(create_model("gkgnet_s", img_size=size), torch.randn(1, 3, size, size))
+    assert round(macs / 1e9, 3) == giga
 
 
 # ---- weights from elsewhere ----------------------------------------------------------------------------------------

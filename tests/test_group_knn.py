@@ -7,7 +7,7 @@ import torch
 from helpers import assert_same, dense_of, image_by_image, nodes, random_index, randomise
 from reference import interleave, mlp
 from reference_gkgnet import group_knn, group_max_relative, group_sum
-from vig_minimal import Graph, constructors, create_model
+from vig_minimal import Graph, aggregate, constructors, create_model
 from vig_minimal.aggregate import aggregate_max, aggregate_mean, aggregate_sum, max_relative, subnodes
 from vig_minimal.constructors import KNN, GroupKNN
 from vig_minimal.convs import CONVS, MRConv
@@ -56,6 +56,10 @@ def test_a_node_has_between_k_and_g_k_sources():
             x[0, i, 2 * g:2 * g + 2] = torch.tensor([math.cos(2.0 * angle), math.sin(2.0 * angle)])
     apart = GroupKNN(2, 2)(x)
     assert (apart.degree() == 3).all()  # the node itself in both, another neighbour in each
+    targets = torch.tensor([1.0, 0.0, 0.0, 1.0]).expand(1, 3, 4)
+    sources = torch.tensor([[1.0, 0, 1, 0], [2.0, 0, 1, 0], [0, 1.0, 0, 1], [0, 1.0, 0, 2]])[None]
+    pooled = GroupKNN(2, 2)(targets, sources)  # where they are others, G·K: 0 and 1 by the first group, 2 and 3
+    assert (pooled.degree() == 4).all() and pooled.adj()[0, 0, 0].tolist() == [True, True, False, False]
     graph = directed(3, num_sources=20)
     assert 3 <= graph.degree().min() <= graph.degree().max() <= 9
     union = graph.adj().any(1)
@@ -72,15 +76,21 @@ def test_one_group_is_plain_k_nn():
 
 
 def test_stochastic_dilation_is_drawn_for_an_image_and_follows_its_place():
-    x = torch.randn(4, N, C)
+    x = torch.randn(20, N, C)
     constructor = GroupKNN(2, 2, 2, epsilon=0.5).train()
     torch.manual_seed(3)
     whole = constructor(x).index
     torch.manual_seed(3)
-    constructor.place = (2, 4)
-    part = constructor(x[2:]).index
-    assert torch.equal(part, whole[2:])
-    assert torch.equal(constructor.eval()(x[2:]).index, GroupKNN(2, 2, 2)(x[2:]).index)
+    constructor.place = (10, 20)
+    part = constructor(x[10:]).index
+    assert torch.equal(part, whole[10:])
+    regular, nearest = GroupKNN(2, 2, 2)(x).index, GroupKNN(4, 2)(x).index
+    drawn = (whole != regular).flatten(1).any(1)
+    assert 4 <= drawn.sum() <= 16 and drawn[10:].any()
+    for i in drawn.nonzero()[:, 0]:  # the same ranks of all nodes and groups, in order
+        ranks = [(nearest[i] == column[..., None]).nonzero()[:, 2] for column in whole[i].unbind(-1)]
+        assert all((rank == rank[0]).all() for rank in ranks) and ranks[0][0] < ranks[1][0]
+    assert torch.equal(constructor.eval()(x[10:]).index, regular[10:])
 
 
 @pytest.mark.parametrize("constructor, says", [(GroupKNN(3, 5), "groups=5: 12 channels"), (GroupKNN(4, 2, 2), "4·2")])
@@ -100,8 +110,21 @@ def test_pairs_of_large_images_are_never_all_in_memory(monkeypatch):
 
 
 def test_features_that_are_not_numbers_have_neighbours_in_range():
-    x = torch.full((1, N, C), torch.nan)
-    assert ((0 <= GroupKNN(3)(x).index) & (GroupKNN(3)(x).index < N)).all()
+    some = nodes(1, N, C)
+    for x in (torch.full((1, N, C), torch.nan), some.masked_fill(torch.arange(N)[:, None] == 2, torch.nan)):
+        graph = GroupKNN(3)(x)
+        assert ((0 <= graph.index) & (graph.index < N)).all()
+        m = max_relative(x, graph)
+        assert m.isnan().any() and m.shape == x.shape  # they go on to the loss, where training says what they are
+    m.sum().backward()
+
+
+def test_neighbours_are_found_in_full_precision_under_autocast():
+    x = torch.randn(1, 1, C) + 1e-3 * torch.randn(2, N, C)  # alike to the third digit
+    index = GroupKNN(2)(x).index
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(GroupKNN(2)(x).index, index)
+    assert not torch.equal(GroupKNN(2)(x.bfloat16()).index, index)
 
 
 # ---- over groups ---------------------------------------------------------------------------------------------------
@@ -122,6 +145,26 @@ def test_patches_read_from_themselves_in_groups():
     graph, x = directed(2, N, N), nodes(B, N, C)
     expected = torch.stack([group_max_relative(x[b], x[b], lists(graph, b)) for b in range(B)])
     assert_same(max_relative(x, graph), expected, [x])
+
+
+@pytest.mark.parametrize("elements", [1, 40])
+def test_the_search_over_groups_goes_block_by_block(elements, monkeypatch):
+    graph, x, sources = directed(3), nodes(B, N, C), nodes(B, M, C)
+    expected = torch.stack([group_max_relative(x[b], sources[b], lists(graph, b)) for b in range(B)])
+    monkeypatch.setattr(aggregate, "BLOCK_ELEMENTS", {"cpu": elements})
+    assert_same(max_relative(x, graph, sources), expected, [x, sources])
+    with torch.no_grad():
+        torch.testing.assert_close(max_relative(x, graph, sources), expected)
+
+
+def test_what_is_kept_for_the_backward_pass_does_not_grow_with_neighbours():
+    def kept(k):
+        graph, x, sources, sizes = directed(2, 40, 40, k), nodes(B, 40, C), nodes(B, 40, C), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
+            max_relative(x, graph, sources)
+        return sum(sizes)
+
+    assert kept(2) == kept(20) == B * 40 * C * 2  # the winners, two bytes each
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
@@ -181,6 +224,12 @@ def test_group_k_nn_in_the_isotropic_skeleton():
         two.load_state_dict(plain.state_dict())
         logits, graphs = two(images, return_graphs=True)
         assert graphs[0].adj().shape == (2, 2, 16, 16) and not torch.allclose(logits, plain(images))
+        deep = {"depth": 9, "img_size": 32, "epsilon": 0.2}  # k grows from block to block, and dilation too
+        ours, theirs = (create_model("vig_nano", **tiny | deep, graph=graph) for graph in ("group_knn", "knn"))
+        for block, plain_block in zip(ours.blocks, theirs.blocks, strict=True):
+            made, knn = block.grapher.constructor, plain_block.grapher.constructor
+            assert (made.k, made.dilation, made.epsilon) == (knn.k, knn.dilation, knn.epsilon) and made.groups == 2
+        assert ours.blocks[-1].grapher.constructor.dilation == 3
     for fields, says in (({"groups": 3}, "groups=3"), ({"conv": "edge"}, "mixes all channels"),
                          ({"groups": 0}, "groups=0")):
         with pytest.raises(ValueError, match=says):

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import reference_gkgnet as oracle
 import torch
-import torch.nn.functional as F
 from helpers import as_nodes, assert_same, dense_of, image_by_image, nodes, randomise
-from reference import lrgc_ffn
+from reference import linear, lrgc_ffn, mlp
 from vig_minimal import create_model
 from vig_minimal.constructors import KNN, GroupKNN
 from vig_minimal.graph import GroupGraph
@@ -63,12 +62,9 @@ def test_position_table_entry_by_entry(dim, grid):
 @pytest.mark.equation("pvig", "relative positions")
 @pytest.mark.parametrize("dim, grid, sources", [(8, (4, 4), 16), (8, (4, 4), 4), (16, (6, 4), 6), (8, (5, 3), 2)])
 def test_relative_positions_are_minus_2_p_p_over_c_resized(dim, grid, sources):
-    table = oracle.position_table(dim, *grid)
-    whole = -2 * table @ table.T / dim  # (N, N)
-    resized = F.interpolate(whole[None, None], (len(whole), sources), mode="bicubic")[0, 0]
-    made = relative_positions(dim, grid, sources)
+    made, expected = relative_positions(dim, grid, sources), oracle.relative_positions(dim, *grid, sources)
     assert made.dtype == torch.float32
-    torch.testing.assert_close(made.double(), resized, rtol=0, atol=1e-6)
+    torch.testing.assert_close(made.double(), expected, rtol=0, atol=1e-6)
     near, far = relative_positions(16, (8, 8), 64)[0, [0, 63]]
     assert near < far  # a like patch that is near comes before one that is far
 
@@ -85,8 +81,9 @@ def test_relative_positions_are_the_released_ones():
 
 @pytest.mark.equation("pvig", "dilation")
 def test_dilation_counts_blocks_over_all_stages_and_stays_within_the_sources():
-    dilations = [block.grapher.constructor.dilation for block in on_meta("pvig_m").blocks]
-    assert dilations == [min(block // 4 + 1, 5) for block in range(22)]
+    for fields in ({}, {"img_size": 448}, {"graph": "group_knn"}):  # at 448 the last stage has sources for more than 5
+        blocks = on_meta("pvig_m", **fields).blocks
+        assert [block.grapher.constructor.dilation for block in blocks] == [min(n // 4 + 1, 5) for n in range(22)]
     small = create_model("pvig_m", img_size=64)  # the last stages have 16 and 4 patches
     for block in small.blocks:
         constructor = block.grapher.constructor
@@ -130,6 +127,47 @@ def test_tables_of_positions_are_neither_learnt_nor_saved():
 
 
 # ---- the model -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.equation("pvig", "sources")
+@pytest.mark.equation("pvig", "relative positions")
+@pytest.mark.parametrize("groups", [1, 2])
+@torch.no_grad()
+def test_the_whole_model_is_its_stages_one_after_the_other(groups):
+    model = randomise(tiny(img_size=(8, 12), depth=(1, 4), graph="group_knn", groups=groups))
+    images = torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    x, dilations = model.stem(images) + model.position, [[1], [1, 1, 1, 2]]
+    for stage, pool, steps in zip(model.stages, (2, 1), dilations, strict=True):
+        layers = [oracle_layers(block) for block in stage.blocks]
+        x = torch.stack([oracle.stage(one, layers, pool, 3, groups, steps) for one in stage.downsample(x)])
+    torch.testing.assert_close(model.forward_features(images), x, rtol=1e-8, atol=1e-8)
+    scores, hidden = model.head[4], dense_of(model.head)
+    expected = torch.stack([linear(mlp(sum(one.flatten(1).T) / 6, hidden), scores.weight[:, :, 0, 0], scores.bias)
+                            for one in x])  # the mean of 2 × 3 patches
+    torch.testing.assert_close(model(images), expected, rtol=1e-8, atol=1e-8)
+
+
+def oracle_layers(block):
+    """The five layers of a block, as `oracle.stage` takes them."""
+    grapher, ffn = block.grapher, block.ffn
+    return [dense_of(part) for part in (grapher.fc1, grapher.conv.update, grapher.fc2, ffn.fc1, ffn.fc2)]
+
+
+def test_drop_path_grows_from_block_to_block():
+    model = tiny(depth=(2, 3), drop_path=0.4)
+    for half in ("grapher", "ffn"):
+        rates = [getattr(block, half).drop_path.p for block in model.blocks]
+        assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_images_and_features_in_any_memory_order():
+    model, images, seen = tiny(graph="group_knn").eval(), torch.randn(2, 3, 16, 16), []
+    for block in model.blocks:
+        block.ffn.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        torch.testing.assert_close(model(images.contiguous(memory_format=torch.channels_last)), model(images))
+        torch.testing.assert_close(model(images.mT.contiguous().mT), model(images))
+    assert len(seen) == 12 and all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
 
 
 @pytest.mark.parametrize("size, grids", [(16, [(8, 8), (4, 4)]), ((18, 20), [(9, 10), (5, 5)]),
@@ -183,9 +221,9 @@ def test_compiled_it_computes_the_same(name):
 
 @pytest.mark.parametrize("fields, says", [
     ({"dim": (8, 18)}, "multiples of 4"), ({"dim": 8}, "one a stage"),
-    ({"depth": (1,)}, "each needs one number a stage"), ({"depth": (1, 0)}, "at least 1"), ({"pool": (16, 1)}, "too few to pool"),
-    ({"patch": 16}, "2, 4 or 8"),
-    ({"img_size": 17}, "multiples of patch"), ({"graph": "lrgc"}, "knn and group_knn"), ({"conv": "gat"}, "mr, edge"),
+    ({"depth": (1,)}, "each needs one number a stage"), ({"depth": (1, 0)}, "at least 1"),
+    ({"pool": (16, 1)}, "too few to pool"), ({"patch": 16}, "2, 4 or 8"), ({"img_size": 17}, "multiples of patch"),
+    ({"graph": "lrgc"}, "knn and group_knn"), ({"conv": "gat"}, "mr, edge"),
     ({"graph": "group_knn", "groups": 3}, "multiples of it"), ({"graph": "group_knn", "conv": "edge"}, "mixes all"),
     ({"drop_path": 1.0}, "a probability"), ({"k": 0}, "at least 1 neighbour"), ({"num_classes": 0}, "at least 1"),
     ({"k": 2.5}, "whole number"), ({"dims": (1, 2)}, "no field 'dims'"),

@@ -27,16 +27,21 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from vig_minimal import checkpoint, distributed, options, report
-from vig_minimal.batches import TrainingBatches, ValidationBatches
-from vig_minimal.data import DataError, fetch, mixed_seed, open_data, oversampled
-from vig_minimal.engine import Diverged, Run, create_run, evaluate, mean_neighbours, train_one_epoch
-from vig_minimal.options import fail
-from vig_minimal.pictures import Pictures, stored_if_it_fits
-from vig_minimal.recipes import flags, get_recipe, kept_recipe, override
-from vig_minimal.safety import EXIT_FAILED, Stopped, lock
-from vig_minimal.tasks import choose_task
-from vig_minimal.teacher import create_teacher
+from vig_minimal.data.batches import TrainingBatches, ValidationBatches
+from vig_minimal.data.datasets import fetch, open_data, oversampled
+from vig_minimal.data.decoding import DataError
+from vig_minimal.data.loading import Pictures, stored_if_it_fits
+from vig_minimal.data.seeds import mixed_seed
+from vig_minimal.models.released import init_from
+from vig_minimal.training import checkpoint, distributed
+from vig_minimal.training import run_log as report
+from vig_minimal.training import settings as options
+from vig_minimal.training.engine import Diverged, Run, create_run, evaluate, mean_neighbours, train_one_epoch
+from vig_minimal.training.recipes import flags, get_recipe, kept_recipe, override
+from vig_minimal.training.settings import fail
+from vig_minimal.training.signals import EXIT_FAILED, Stopped, lock
+from vig_minimal.training.tasks import choose_task
+from vig_minimal.training.teacher import create_teacher
 
 DRY_STEPS, DRY_BATCHES = 2, 4  # of training and of evaluation
 
@@ -91,13 +96,14 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
         evaluated = data.train if args.eval_split == "train" else data.val
         splits = {name: stored_if_it_fits(pictures, workers, processes.local_world, processes.device) for name, pictures
                   in (("training", training), ("validation", Pictures(evaluated, size, recipe.eval_crop)))}
-        batches = TrainingBatches(splits["training"], len(data.classes), recipe, args.seed, processes, workers)
-        val_batches = ValidationBatches(splits["validation"], recipe, processes, workers)
+        batches = TrainingBatches(splits["training"], len(data.classes), recipe, args.seed, processes.share,
+                                  processes.device, workers)
+        val_batches = ValidationBatches(splits["validation"], recipe, processes.share, processes.device, workers)
 
         # model, and where it goes on from
         torch.manual_seed(mixed_seed("model", args.seed))
         model = options.build_model(model_name, fields | {"num_classes": len(data.classes)})
-        new_parts = checkpoint.init_from(model, args.init_from) if args.init_from and not state else []
+        new_parts = init_from(model, args.init_from) if args.init_from and not state else []
         model = model.to(processes.device, memory_format=torch.channels_last)  # as images and gradients are
         teacher = None
         if recipe.teacher != "none" and not args.eval_only:

@@ -1,12 +1,20 @@
 """train.py in processes of their own, which can be killed: what it said is in a file, its exit code in the process."""
 
+import csv
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
+
+import pytest
+import torch
+
+import train
 
 TINY = ["--model", "vig_nano", "--set", "dim=16", "--set", "depth=2", "--set", "k=2", "--set", "epsilon=0.2",
         "--img-size", "16", "--set", "patch=4", "--device", "cpu"]
@@ -38,10 +46,6 @@ def at_call(number: int, function, action):
 
 
 def _command(argv: list[str], folder: str, log: str, prepare) -> None:
-    import torch
-
-    import train
-
     os.chdir(folder)
     said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(said, 1)
@@ -99,3 +103,38 @@ def children(pid: int) -> list[int]:
 def fell(folder: Path, log: str = "log.txt") -> bool:
     """Whether train.py itself ended with a traceback. (An orphaned process that reads images may leave one.)"""
     return 'train.py", line' in said(folder, log)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Default output folders lie below the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(capsys, *argv):
+    """The sentence with which train.py refuses these arguments."""
+    with pytest.raises(SystemExit) as end:
+        train.main([str(arg) for arg in argv])
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and err.startswith("train.py: error: ") and err.count("\n") == 1, err
+    assert "Traceback" not in out + err and "epoch 1" not in out
+    return err
+
+
+def rows(folder):
+    with open(Path(folder) / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def join(rank, world, port):
+    """Environment of one of several processes, as a launcher sets it."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")

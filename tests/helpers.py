@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from reference import Dense
+from PIL import Image
 from torch import Tensor, nn
+
+from reference.vig import Dense
 from vig_minimal import Graph
 
 FAMILIES = ["vig_nano", "svig_nano", "lrgc_nano"]
@@ -103,3 +106,25 @@ def as_nodes(image: Tensor) -> Tensor:
 def permuted(graph: Graph, order: Tensor) -> Tensor:
     """The adjacency of a graph over its own nodes once node order[i] has become node i: (B, N, N)."""
     return graph.adj()[:, order][:, :, order]
+
+
+def image_folder(root, train=("cat", "dog"), val=("cat", "dog"), count=3, size=(20, 24), fmt="png"):
+    """A folder of small noise images, `count` a class; returns it."""
+    rng = np.random.default_rng(0)
+    for split, classes in (("train", train), ("val", val)):
+        (root / split).mkdir(parents=True)
+        for name in classes:
+            (root / split / name).mkdir()
+            for i in range(count):
+                pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.{fmt}")
+    return root
+
+
+def same_tensors(a, b) -> bool:
+    """Whether two nested states hold the same values, bit for bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_tensors(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same_tensors, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b

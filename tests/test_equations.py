@@ -154,10 +154,10 @@ def marks(path: Path) -> dict[str, set[tuple]]:
 def all_marks() -> dict[tuple, list[str]]:
     """(paper, number) -> the tests that carry it."""
     found = {}
-    for path in sorted((ROOT / "tests").glob("test_*.py")):
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for test, equations in marks(path).items():
             for equation in equations:
-                found.setdefault(equation, []).append(f"tests/{path.name}::{test}")
+                found.setdefault(equation, []).append(f"{path.relative_to(ROOT)}::{test}")
     return found
 
 
@@ -168,7 +168,7 @@ def test_every_equation_has_a_test(equation):
 
 @pytest.mark.parametrize("tag", EQUATIONS.values())
 def test_every_equation_has_a_place_in_the_code(tag):
-    files = sorted((ROOT / "vig_minimal").glob("*.py"))
+    files = sorted((ROOT / "vig_minimal").rglob("*.py"))
     found = any(names(text, tag) for path in files for _, text in comments(path))
     assert found, f"no comment of vig_minimal/ says «{tag}»"
 

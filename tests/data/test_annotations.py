@@ -1,0 +1,216 @@
+"""COCO's JSON and VOC's XML: targets by hand, oversampling against its formula, one sentence for everything wrong."""
+
+import json
+import math
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import train
+from commands import own_folder, refused, rows  # noqa: F401
+from vig_minimal.data import coco_voc as annotations
+from vig_minimal.data.coco_voc import VOC_CLASSES, coco, repeats, voc2007
+from vig_minimal.data.datasets import fetch, label_counts, open_data, oversampled, picture_name
+from vig_minimal.data.decoding import DataError
+from vig_minimal.training.run_log import warnings
+
+MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini.tar"
+# out of order, with gaps, as COCO's own
+CATEGORIES = [{"id": 7, "name": "train"}, {"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]
+
+
+def thing(image, category, box=(1, 2, 10, 8), **fields):
+    return {"image_id": image, "category_id": category, "bbox": list(box), "iscrowd": 0, **fields}
+
+
+def coco_folder(folder, objects=None, images=3, categories=CATEGORIES, change=lambda content: content):
+    """A data set of `images` photos of 32 × 24 pixels a split, ids 10, 11, ...; `change` may spoil the JSON."""
+    objects = [thing(10, 90), thing(10, 1), thing(12, 1)] if objects is None else objects
+    (folder / "annotations").mkdir(parents=True)
+    for split in ("train2017", "val2017"):
+        (folder / split).mkdir()
+        listed = [{"id": 10 + i, "file_name": f"{i}.jpg", "width": 32, "height": 24} for i in range(images)]
+        for i in range(images):
+            Image.new("RGB", (32, 24), (40 * i, 90, 10)).save(folder / split / f"{i}.jpg")
+        content = {"images": listed, "categories": categories, "annotations": objects}
+        content = change(content) if split == "train2017" else content
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_classes_are_the_categories_by_id_and_images_without_objects_are_all_negative(tmp_path):
+    train_split, val_split = coco(str(coco_folder(tmp_path)))
+    assert train_split.classes == ["person", "train", "toothbrush"] and len(train_split) == len(val_split) == 3
+    assert train_split.targets.tolist() == [[1, 0, 1], [0, 0, 0], [1, 0, 0]]
+    image, target = train_split[0]
+    assert image.size == (32, 24) and target.tolist() == [[1, 0, 1], [0, 0, 0]]
+
+
+def test_an_object_has_its_largest_size_and_a_crowd_counts(tmp_path):
+    objects = [thing(10, 1, area=50.0), thing(10, 1, area=32.0**2), thing(10, 7, area=96.0**2, iscrowd=1),
+               thing(11, 1, box=(0, 0, 30, 24))]  # 720 pixels, without an area
+    source, _ = coco(str(coco_folder(tmp_path, objects)))
+    assert source.targets.tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 0]]
+    assert source.sizes.tolist() == [[1, 2, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def without(name):
+    return lambda content: {key: value for key, value in content.items() if key != name}
+
+
+@pytest.mark.parametrize(("objects", "change", "says"), [
+    ([thing(99, 1), thing(98, 1)], None, "2 objects of an image that the file does not list, as image_id 99"),
+    ([thing(10, 3)], None, "1 objects of a category that the file does not list, as category_id 3"),
+    ([thing(10, 1, (20, 2, 14, 8))], None, "with a box that is malformed or outside its image, as [20, 2, 14, 8] in"),
+    ([thing(10, 1, (-3, 2, 5, 8))], None, "0.jpg of 32×24"), ([thing(10, 1, (1, 2, -5, 8))], None, "malformed"),
+    ([thing(10, 1, (1, 2, 5))], None, "malformed"), ([thing(10, 1, (1, 2, math.nan, 3))], None, "malformed"),
+    ([thing(10, 1, "all")], None, "malformed"),
+    ([{"image_id": 10}], None, "an entry of annotations has no image_id or no category_id"),
+    (None, lambda content: content | {"images": []}, "has no images; nothing can be learnt"),
+    (None, lambda content: content | {"categories": []}, "has no categories"),
+    (None, without("annotations"), "lists images, categories and annotations"), (None, lambda _: {}, "not COCO's"),
+    (None, lambda _: [], "not COCO's instances"),
+    (None, lambda content: content | {"images": 2 * content["images"]}, "two images have the same id"),
+    (None, lambda content: content | {"categories": 2 * CATEGORIES}, "two categories have the same id or name"),
+    (None, lambda content: content | {"categories": [*CATEGORIES, {"id": 2, "name": "person"}]}, "same id or name"),
+    (None, lambda content: content | {"categories": CATEGORIES[1:], "annotations": []}, "name different categories"),
+    (None, lambda content: content | {"images": [*content["images"], {"id": 1, "file_name": "gone.jpg"}]},
+     "1 of 4 images that"),
+])
+def test_what_is_wrong_with_coco_is_one_sentence_before_training(capsys, tmp_path, objects, change, says):
+    folder = coco_folder(tmp_path / "coco", objects, change=change or (lambda content: content))
+    message = refused(capsys, "--model", "gkgnet_nano", "--data", "coco", "--data-dir", folder)
+    assert says in message and "instances_train2017.json" in message or "different categories" in message
+
+
+def test_folders_and_files_that_are_not_there(capsys, tmp_path):
+    assert "with --data-dir" in refused(capsys, "--model", "gkgnet_nano", "--data", "coco")
+    message = refused(capsys, "--model", "gkgnet_nano", "--data", "coco", "--data-dir", tmp_path)
+    assert "instances_train2017.json: cannot be read (No such file" in message
+    folder = coco_folder(tmp_path / "coco")
+    (folder / "val2017" / "2.jpg").unlink()
+    with pytest.raises(DataError, match=r"1 of 3 images that .*instances_val2017.json lists are missing.* 2.jpg"):
+        coco(str(folder))
+    path = folder / "annotations" / "instances_train2017.json"
+    for content in (path.read_bytes()[:-9], b"", b"\xff\xd8\xff"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="not a JSON file, or cut short"):
+            coco(str(folder))
+    (folder / "annotations" / "instances_train2017.json").unlink()
+
+
+def test_a_run_on_annotated_photos_names_classes_without_positives(capsys, tmp_path):
+    folder = coco_folder(tmp_path / "coco", images=6)
+    argv = ["--data", "coco", "--data-dir", folder, "--img-size", 16, "--set", "dim=(8,16)", "--set", "depth=(1,1)",
+            "--set", "pool=(2,1)", "--batch-size", 4, "--epochs", 1, "--workers", 0, "--output", "out", "--oversample",
+            0.3, "--device", "cpu"]
+    train.main(["--model", "gkgnet_nano", *map(str, argv)])
+    said = capsys.readouterr().out
+    assert "warning: no training image of 1 classes: train" in said
+    assert "warning: no validation image of 1 classes: train" in said
+    assert "1 classes that no image shows have no AP and are in no mean: train" in said
+    assert "coco: 3 classes, 7 training images" in said  # f = 1/6 of toothbrush: image 10 comes ⌈√1.8⌉ times
+    last = rows("out")[-1]
+    assert "nan" not in last.values() and float(last["val_mAP_small"]) > 0 and "val_mAP_large" not in last
+    assert (tmp_path / "out" / "per_class_ap.csv").read_text().splitlines()[2] == "train,"
+
+
+def test_oversampling_is_its_formula():
+    targets = torch.zeros(400, 4, dtype=torch.int8)
+    targets[:300, 0] = targets[7, 1] = targets[9, 1] = targets[399, 2] = 1
+    targets[20, 2] = -1  # unknown is not shown
+    share = {0: 300 / 400, 1: 2 / 400, 2: 1 / 400}
+    expected = []
+    for i in range(400):
+        factors = [max(1.0, math.sqrt(0.02 / share[c])) for c in range(3) if targets[i, c] == 1]
+        expected += [i] * math.ceil(max(factors, default=1.0) - 1e-9)
+    assert repeats(targets, 0.02) == expected and expected.count(7) == 2 and expected.count(399) == 3
+    assert repeats(targets, 0.0) == list(range(400))
+
+
+# ---- VOC 2007 ------------------------------------------------------------------------------------------------------
+
+
+def xml(*things, size=(32, 24)):
+    """An annotation of (class, difficult, xmin, ymin, xmax, ymax)."""
+    objects = "".join(f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{a}</xmin>"
+                      f"<ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
+                      for name, difficult, a, b, c, d in things)
+    return (f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>{objects}</annotation>")
+
+
+def voc_folder(folder, first=None):
+    root = folder / "VOCdevkit" / "VOC2007"
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / part).mkdir(parents=True)
+    texts = {"000005": first or xml(("dog", 0, 1, 1, 32, 24), ("cat", 1, 2, 2, 9, 9), ("dog", 1, 3, 3, 5, 5)),
+             "000007": xml(("person", 1, 1, 1, 4, 4), ("person", 0, 1, 1, 6, 6)), "000009": xml()}
+    for name, text in texts.items():
+        (root / "Annotations" / f"{name}.xml").write_text(text)
+        Image.new("RGB", (32, 24)).save(root / "JPEGImages" / f"{name}.jpg")
+    (root / "ImageSets" / "Main" / "trainval.txt").write_text("000005\n000007\n")
+    (root / "ImageSets" / "Main" / "test.txt").write_text("000009\n\n")
+    return folder
+
+
+@pytest.mark.parametrize("given", ["", "VOCdevkit", "VOCdevkit/VOC2007"])
+def test_objects_that_are_difficult_alone_are_unknown(tmp_path, given):
+    train_split, val_split = voc2007(str(voc_folder(tmp_path) / given))
+    assert len(VOC_CLASSES) == 20 and list(VOC_CLASSES) == sorted(VOC_CLASSES) == train_split.classes
+    expected = torch.zeros(2, 20, dtype=torch.int8)
+    expected[0, VOC_CLASSES.index("dog")] = expected[1, VOC_CLASSES.index("person")] = 1
+    expected[0, VOC_CLASSES.index("cat")] = -1
+    assert torch.equal(train_split.targets, expected) and val_split.targets.tolist() == [[0] * 20]
+    fetch("voc2007", str(tmp_path / given))  # there already: nothing is downloaded
+
+
+@pytest.mark.parametrize(("first", "says"), [
+    (xml(("unicorn", 0, 1, 1, 4, 4)), "'unicorn' in 000005.xml"), (xml(("dog", 0, 1, 1, 40, 4)), "outside its image"),
+    (xml(("dog", 0, 9, 1, 4, 4)), "malformed"), (xml(("dog", 0, "", 1, 4, 4)), "malformed"), ("<annotation>", "no XML"),
+])
+def test_what_is_wrong_with_voc_is_one_sentence(tmp_path, first, says):
+    with pytest.raises(DataError, match="000005.xml") as error:
+        voc2007(str(voc_folder(tmp_path, first)))
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_voc_that_is_not_there_cannot_be_downloaded_here(tmp_path, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(annotations.datasets, "VOCDetection", no_network)
+    with pytest.raises(DataError, match=r"could not be downloaded \(no route to host\); put VOCdevkit/VOC2007 there"):
+        fetch("voc2007", str(tmp_path))
+    with pytest.raises(DataError, match="no VOCdevkit/VOC2007"):
+        voc2007(str(tmp_path))
+    root = voc_folder(tmp_path) / "VOCdevkit" / "VOC2007"
+    (root / "Annotations" / "000007.xml").unlink()
+    with pytest.raises(DataError, match="1 annotations that are missing, as 000007.xml"):
+        voc2007(str(tmp_path))
+    (root / "ImageSets" / "Main" / "trainval.txt").write_text("\n")
+    with pytest.raises(DataError, match="names no image"):
+        voc2007(str(tmp_path))
+
+
+# ---- real photos ---------------------------------------------------------------------------------------------------
+
+
+def test_photos_of_coco(tmp_path):
+    if not MINI.exists():
+        pytest.skip(f"no photos at {MINI}")
+    with tarfile.open(MINI) as archive:
+        archive.extractall(tmp_path)
+    data = open_data("coco", str(tmp_path / "coco_mini"), (64, 64), None)
+    assert data.multi_label and len(data.classes) == 80 and data.classes[0] == "person"
+    assert len(data.train) == len(data.val) == 100
+    counts = [label_counts(source, 80) for source in (data.train, data.val)]
+    assert [sum(count > 0 for count in split) for split in counts] == [69, 72]
+    assert [sum(split) / 100 for split in counts] == [2.91, 2.88]
+    assert (data.train.targets.sum(1) == 0).sum() == 2
+    assert len(warnings(data)) == 2 and "of 11 classes" in warnings(data)[0]
+    assert data.train[0][0].mode == "RGB" and picture_name(data.train, 0).endswith(".jpg")
+    more = oversampled(data, 0.05)
+    assert len(more.train) > 100 and set(more.train.indices) == set(range(100)) and more.val is data.val

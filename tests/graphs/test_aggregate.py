@@ -1,0 +1,293 @@
+"""aggregate.py: values and gradients of the four aggregations on directed graphs, and what the maximum keeps."""
+
+import pytest
+import torch
+
+from helpers import assert_same, directed_weights, graph_of_kind, image_by_image, image_of, nodes, random_index
+from reference.vig import aggregate_max as max_by_loops
+from reference.vig import aggregate_mean as mean_by_loops
+from reference.vig import aggregate_sum as sum_by_loops
+from reference.vig import max_relative as max_relative_by_loops
+from vig_minimal import Graph
+from vig_minimal.graphs import aggregate
+from vig_minimal.graphs.aggregate import aggregate_max, aggregate_mean, aggregate_sum, max_relative
+
+BATCH, TARGETS, SOURCES, DIM = 2, 5, 7, 3
+KINDS = ["edges", "weights", "index"]
+FROM_SOURCES = {"max": (aggregate_max, max_by_loops), "sum": (aggregate_sum, sum_by_loops),
+                "mean": (aggregate_mean, mean_by_loops)}
+
+
+def differentiable(graph: Graph) -> list[torch.Tensor]:
+    """The graph's weights, if it has some that ask for a gradient."""
+    return [graph.weights] if graph.weights is not None and graph.weights.requires_grad else []
+
+
+@pytest.mark.equation("lrgc", 5)
+@pytest.mark.parametrize("kind", KINDS)
+def test_max_relative_is_the_loop_over_edges(kind):
+    x, y, graph = nodes(BATCH, TARGETS, DIM), nodes(BATCH, SOURCES, DIM), graph_of_kind(kind, BATCH, TARGETS, SOURCES)
+    expected = image_by_image(max_relative_by_loops, x, y, graph.adj())
+    assert_same(max_relative(x, graph, y), expected, [x, y, *differentiable(graph)])
+    with torch.no_grad():
+        assert_same(max_relative(x, graph, y), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_max_relative_between_the_nodes_themselves(kind):
+    x, graph = nodes(BATCH, TARGETS, DIM), graph_of_kind(kind, BATCH, TARGETS, TARGETS)
+    expected = image_by_image(max_relative_by_loops, x, x, graph.adj())
+    assert_same(max_relative(x, graph), expected, [x, *differentiable(graph)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FROM_SOURCES)
+def test_aggregation_is_the_loop_over_edges(name, kind):
+    ours, by_loops = FROM_SOURCES[name]
+    y, graph = nodes(BATCH, SOURCES, DIM), graph_of_kind(kind, BATCH, TARGETS, SOURCES)
+    leaves = differentiable(graph)
+    if leaves:  # a weight of 0 stays no edge: the derivative of a sum by it is not the oracle's business
+        graph = Graph(SOURCES, weights=leaves[0] * (leaves[0] != 0))
+    expected = image_by_image(by_loops, y, graph.adj())
+    assert_same(ours(y, graph), expected, [y, *leaves])
+    with torch.no_grad():
+        assert_same(ours(y, graph), expected)
+
+
+def test_maxima_of_messages_that_are_all_negative_are_negative():
+    # 0 must come from the lack of an edge, never from edges that are not there
+    x, y = torch.ones(1, 2, 3), -torch.ones(1, 4, 3)
+    weights, index = torch.tensor([[[1.0, 0, 0, 1], [0, 0.5, 0, 0]]]), torch.tensor([[[0, 3], [1, 2]]])
+    for graph in (Graph(4, weights=weights), Graph(4, weights=weights != 0), Graph(4, index=index)):
+        assert torch.all(max_relative(x, graph, y) < 0) and torch.all(aggregate_max(y, graph) < 0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_target_without_edges_gets_zero_and_gives_no_gradient(weighted):
+    x, y = nodes(1, 3, DIM), nodes(1, 4, DIM)
+    weights = torch.zeros(1, 3, 4, dtype=torch.float64)
+    weights[0, 1, 2] = 1  # target 1 reads from source 2; targets 0 and 2 from nobody
+    weights = weights.requires_grad_() if weighted else weights.bool()
+    graph = Graph(4, weights=weights)
+    for m in (max_relative(x, graph, y), *(ours(y, graph) for ours, _ in FROM_SOURCES.values())):
+        assert torch.all(m[:, [0, 2]] == 0) and torch.all(m[:, 1] != 0)
+        grad_x, grad_y = torch.autograd.grad(m.sum(), [x, y], allow_unused=True)
+        assert grad_x is None or torch.all(grad_x[:, [0, 2]] == 0)
+        assert torch.all(grad_y[:, [0, 1, 3]] == 0) and torch.all(grad_y[:, 2] != 0)
+
+
+def test_an_isolated_target_gives_its_weights_no_gradient_from_the_maximum():
+    x, weights = nodes(1, 4, DIM), torch.zeros(1, 4, 4, dtype=torch.float64)
+    weights[0, 1, 2] = 0.5
+    weights.requires_grad_()
+    grad, = torch.autograd.grad(max_relative(x, Graph(4, weights=weights)).sum(), weights)
+    assert grad[0, 1, 2] != 0
+    assert torch.count_nonzero(grad) == 1
+
+
+@pytest.mark.parametrize("name", ["relative", *FROM_SOURCES])
+def test_an_index_and_its_dense_adjacency_give_the_same(name):
+    x, y = nodes(BATCH, TARGETS, DIM), nodes(BATCH, SOURCES, DIM)
+    indexed = Graph(SOURCES, index=random_index(BATCH, TARGETS, SOURCES, k=4))
+    boolean = Graph(SOURCES, weights=indexed.adj())
+    ones = Graph(SOURCES, weights=indexed.adj().double())
+    graphs, wrt = (indexed, boolean, ones), [x, y] if name == "relative" else [y]
+    if name == "relative":
+        results = [max_relative(x, graph, y) for graph in graphs]
+    else:
+        results = [FROM_SOURCES[name][0](y, graph) for graph in graphs]
+    assert_same(results[0], results[1], wrt)
+    assert_same(results[0], results[2], wrt)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradcheck_of_the_memory_linear_maximum(kind):
+    # Ties are excluded: no two messages come closer than 1e-4, and gradcheck moves them by 1e-6
+    x, y, graph = nodes(BATCH, 4, 2), nodes(BATCH, 5, 2), graph_of_kind(kind, BATCH, 4, 5)
+    adj = graph.adj()
+    messages = (adj[..., None] * (y[:, None] - x[:, :, None])).detach()  # (B, N, M, C)
+    for b, i in [(b, i) for b in range(BATCH) for i in range(4)]:
+        edges = messages[b, i][adj[b, i] != 0].sort(0).values
+        assert len(edges) < 2 or edges.diff(dim=0).min() > 1e-4
+    if not differentiable(graph):
+        assert torch.autograd.gradcheck(lambda x, y: max_relative(x, graph, y), (x, y))
+        assert torch.autograd.gradcheck(lambda y: aggregate_max(y, graph), (y,))
+        return
+    # Moving a weight that is 0 would draw an edge: only the weights of edges are moved
+    edge_weights, edge = adj[adj != 0].detach().requires_grad_(), adj != 0
+
+    def weighted(values):
+        return Graph(5, weights=torch.zeros_like(adj).masked_scatter(edge, values))
+
+    assert torch.autograd.gradcheck(lambda x, y, w: max_relative(x, weighted(w), y), (x, y, edge_weights))
+    assert torch.autograd.gradcheck(lambda y, w: aggregate_max(y, weighted(w)), (y, edge_weights))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_of_several_equal_sources_takes_the_whole_gradient(kind):
+    x, y = nodes(1, 2, DIM), torch.ones(1, 4, DIM, dtype=torch.float64, requires_grad=True)
+    every = torch.ones(1, 2, 4)
+    graph = {"edges": Graph(4, weights=every.bool()), "weights": Graph(4, weights=every.double()),
+             "index": Graph(4, index=torch.arange(4).expand(1, 2, 4))}[kind]
+    grad, = torch.autograd.grad(max_relative(x, graph, y).sum(), y)
+    assert sorted(grad.flatten().tolist()) == [0.0] * 9 + [2.0] * 3  # one source a channel, for both targets
+
+
+def saved_for_backward(function) -> int:
+    """Bytes of the distinct storages that autograd keeps for the backward pass of `function()`."""
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function()
+    assert result.requires_grad
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_kept_for_the_backward_pass_does_not_grow_with_edges_times_channels(kind):
+    batch, count, dim = 2, 48, 64
+    x = torch.randn(batch, count, dim, requires_grad=True)
+    graph = graph_of_kind(kind, batch, count, count)
+    if kind == "weights":
+        graph = Graph(count, weights=graph.weights.float().detach().requires_grad_())
+    plain = saved_for_backward(lambda: (graph.adj()[..., None] * (x[:, None] - x[:, :, None])).amax(2))
+    assert plain > 4 * batch * count * count * dim  # the count sees the plain form's (B, N, M, C) tensors
+    kept = saved_for_backward(lambda: max_relative(x, graph))
+    node_tensor, adjacency = 4 * batch * count * dim, 4 * batch * count * count
+    assert kept <= 4 * node_tensor + 2 * adjacency
+    assert saved_for_backward(lambda: aggregate_max(x, graph)) <= 4 * node_tensor + 2 * adjacency
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("elements", [1, 50, 333])
+def test_the_search_gives_the_same_whatever_its_block_size(kind, elements, monkeypatch):
+    x, y, graph = nodes(BATCH, TARGETS, DIM), nodes(BATCH, SOURCES, DIM), graph_of_kind(kind, BATCH, TARGETS, SOURCES)
+    wrt = [x, y, *differentiable(graph)]
+    monkeypatch.setattr(aggregate, "BLOCK_ELEMENTS", {"cpu": 10**9})
+    whole = max_relative(x, graph, y)
+    with torch.no_grad():
+        whole_searched = max_relative(x, graph, y)
+    monkeypatch.setattr(aggregate, "BLOCK_ELEMENTS", {"cpu": elements})
+    assert_same(max_relative(x, graph, y), whole, wrt, rtol=0, atol=0)
+    with torch.no_grad():
+        assert torch.equal(max_relative(x, graph, y), whole_searched)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_later_call_does_not_touch_an_earlier_result(kind):
+    # the search reuses its memory; also between inference mode and training
+    x, graph = nodes(BATCH, TARGETS, DIM), graph_of_kind(kind, BATCH, TARGETS, TARGETS)
+    with torch.inference_mode():
+        evaluated = max_relative(x, graph)
+    trained = max_relative(x, graph)
+    before = evaluated.clone(), trained.detach().clone()
+    max_relative(2 * x, graph), aggregate_max(2 * x, graph)
+    assert torch.equal(evaluated, before[0]) and torch.equal(trained.detach(), before[1])
+    torch.testing.assert_close(evaluated, trained.detach())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nodes_and_weights_may_lie_in_memory_in_any_order(kind):
+    x, y, graph = nodes(BATCH, TARGETS, DIM), nodes(BATCH, SOURCES, DIM), graph_of_kind(kind, BATCH, TARGETS, SOURCES)
+    strided_x, strided_y = x.mT.contiguous().mT, y.mT.contiguous().mT
+    if kind == "index":
+        strided = Graph(SOURCES, index=graph.index.mT.contiguous().mT)
+    else:
+        strided = Graph(SOURCES, weights=graph.weights.mT.contiguous().mT)
+    assert not strided_x.is_contiguous() and not strided.adj().is_contiguous() or kind == "index"
+    assert_same(max_relative(strided_x, strided, strided_y), max_relative(x, graph, y), [x, y, *differentiable(graph)])
+    with torch.no_grad():
+        assert_same(max_relative(strided_x, strided, strided_y), max_relative(x, graph, y))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_renumbering_targets_and_sources_renumbers_the_result(kind):
+    x, y, graph = nodes(BATCH, TARGETS, DIM), nodes(BATCH, SOURCES, DIM), graph_of_kind(kind, BATCH, TARGETS, SOURCES)
+    to, of = torch.randperm(TARGETS), torch.randperm(SOURCES)
+    renumbered = Graph(SOURCES, weights=graph.adj()[:, to][:, :, of])
+    assert_same(max_relative(x[:, to], renumbered, y[:, of]), max_relative(x, graph, y)[:, to])
+    for ours, _ in FROM_SOURCES.values():
+        assert_same(ours(y[:, of], renumbered), ours(y, graph)[:, to])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_does_not_depend_on_its_batch(kind):
+    x, y, graph = nodes(BATCH, TARGETS, DIM), nodes(BATCH, SOURCES, DIM), graph_of_kind(kind, BATCH, TARGETS, SOURCES)
+    together = max_relative(x, graph, y)
+    for b in range(BATCH):
+        assert_same(max_relative(x[b:b + 1], image_of(graph, b), y[b:b + 1])[0], together[b])
+    # and the gradient of the other images is exactly zero
+    grad_x, grad_y = torch.autograd.grad(together[0].sum(), [x, y])
+    assert torch.all(grad_x[1:] == 0) and torch.all(grad_y[1:] == 0)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lower_precisions_are_close_to_float64(kind, dtype, tolerance):
+    graph = graph_of_kind(kind, BATCH, TARGETS, SOURCES)
+    if kind == "weights":
+        graph = Graph(SOURCES, weights=graph.weights.detach().float())
+    x, y = (nodes(BATCH, n, DIM).detach().to(dtype).requires_grad_() for n in (TARGETS, SOURCES))
+    expected = image_by_image(max_relative_by_loops, x.double(), y.double(), graph.adj().double())
+    assert torch.isfinite(expected).all()
+    trained = max_relative(x, graph, y)
+    with torch.no_grad():
+        evaluated = max_relative(x, graph, y)
+    for m in (trained, evaluated):
+        torch.testing.assert_close(m.double(), expected, rtol=tolerance, atol=tolerance)
+    grads = torch.autograd.grad(trained.sum(), [x, y])
+    for ours, theirs in zip(grads, torch.autograd.grad(expected.sum(), [x, y]), strict=True):
+        assert ours.dtype == dtype
+        torch.testing.assert_close(ours.double(), theirs.double(), rtol=2 * tolerance, atol=2 * tolerance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_sources_in_bfloat16_still_find_the_largest(kind):
+    # bfloat16 counts exactly only up to 256
+    x, y = torch.zeros(1, 3, 4, dtype=torch.bfloat16), torch.randn(1, 600, 4).bfloat16().requires_grad_()
+    if kind == "index":
+        graph = Graph(600, index=random_index(1, 3, 600, k=599))
+    else:
+        edge = torch.rand(1, 3, 600) < 0.99
+        graph = Graph(600, weights=edge if kind == "edges" else edge.float())
+    trained = max_relative(x, graph, y)
+    with torch.no_grad():
+        torch.testing.assert_close(trained, max_relative(x, graph, y).to(trained.dtype), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("count", [200, 40_000])
+def test_the_gradient_finds_its_source_among_many(count):
+    # the winners are kept in the fewest bytes that can number the sources
+    x, y = nodes(1, 1, 2), nodes(1, count, 2)
+    winner = torch.tensor([count - 1, count - 2])
+    with torch.no_grad():
+        y[0, winner, torch.arange(2)] = 100.0
+    graph = Graph(count, weights=torch.ones(1, 1, count, dtype=torch.bool))
+    grad, = torch.autograd.grad(max_relative(x, graph, y).sum(), y)
+    assert torch.equal(grad[0].argmax(0), winner) and grad.sum() == 2
+
+
+def test_weights_may_be_float32_beside_bfloat16_nodes_under_autocast():
+    weights = directed_weights(BATCH, TARGETS, TARGETS).detach().float().requires_grad_()
+    layer = torch.nn.Linear(DIM, DIM)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x = layer(torch.randn(BATCH, TARGETS, DIM))
+        assert x.dtype == torch.bfloat16
+        m = max_relative(x, Graph(TARGETS, weights=weights))
+    m.float().square().sum().backward()
+    assert torch.isfinite(layer.weight.grad).all() and layer.weight.grad.abs().max() > 0
+    assert weights.grad.dtype == torch.float32 and weights.grad.abs().max() > 0
+
+
+def test_a_directed_graph_is_not_read_backwards():
+    # Source 1 is target 0's only neighbour, and 0 is nobody's: the transposed reading would give target 1 a message
+    edge = torch.zeros(1, 2, 2, dtype=torch.bool)
+    edge[0, 0, 1] = True
+    x = torch.tensor([[[1.0], [5.0]]])
+    assert max_relative(x, Graph(2, weights=edge)).flatten().tolist() == [4.0, 0.0]
+    for ours, _ in FROM_SOURCES.values():
+        assert ours(x, Graph(2, weights=edge)).flatten().tolist() == [5.0, 0.0]

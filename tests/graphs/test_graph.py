@@ -1,0 +1,103 @@
+"""graph.py: the contract. Rows are targets, columns are sources."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from helpers import directed_edges, random_index
+from vig_minimal import Graph
+
+# One image, 3 targets, 4 sources. Target 0 reads from sources 1 and 3, target 1 from nobody, target 2 from source 0.
+DIRECTED = torch.tensor([[[0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]]], dtype=torch.bool)
+
+
+def test_rows_are_targets_and_columns_are_sources():
+    graph = Graph(4, weights=DIRECTED)
+    sources = torch.tensor([[[1.0], [10.0], [100.0], [1000.0]]])  # (1, M, 1)
+    gathered = graph.adj().float() @ sources
+    assert gathered.flatten().tolist() == [1010.0, 0.0, 1.0]
+    assert (graph.num_targets, graph.num_sources) == (3, 4)
+    assert graph.degree().tolist() == [[2, 0, 1]]
+
+
+def test_an_index_gives_the_adjacency_its_rows_list():
+    index = torch.tensor([[[2, 0], [1, 3], [3, 2]]])  # (1, 3, 2)
+    graph = Graph(4, index=index)
+    expected = [[[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]]]
+    assert graph.adj().dtype == torch.bool
+    assert graph.adj().int().tolist() == expected
+    assert graph.index is index
+    assert graph.degree().tolist() == [[2, 2, 2]]
+    assert (graph.num_targets, graph.num_sources) == (3, 4)
+
+
+def test_adjacency_of_a_random_index_edge_by_edge():
+    index = random_index(2, 5, 7, k=3)
+    adj = Graph(7, index=index).adj()
+    for b in range(2):
+        for i in range(5):
+            for j in range(7):
+                assert adj[b, i, j].item() == (j in index[b, i].tolist())
+
+
+def test_weights_are_kept_as_they_are_and_zero_is_no_edge():
+    weights = torch.tensor([[[0.0, 0.5], [-2.0, 0.0]]])
+    graph = Graph(2, weights=weights)
+    assert graph.adj() is weights
+    assert graph.index is None
+    assert graph.degree().tolist() == [[1, 1]]
+
+
+def test_edge_list_names_image_target_source_and_weight():
+    weights = torch.tensor([[[0.0, 0.5, 0.0]], [[-2.0, 0.0, 3.0]]])  # (2, 1, 3)
+    image, target, source, weight = Graph(3, weights=weights).edges()
+    edges = list(zip(image.tolist(), target.tolist(), source.tolist(), weight.tolist(), strict=True))
+    assert edges == [(0, 0, 1, 0.5), (1, 0, 0, -2.0), (1, 0, 2, 3.0)]
+
+
+def test_edge_list_of_an_index_is_that_of_its_adjacency():
+    indexed = Graph(6, index=random_index(2, 6, 6, k=2))
+    dense = Graph(6, weights=indexed.adj())
+    for ours, theirs in zip(indexed.edges(), dense.edges(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_statistics_of_a_graph_counted_by_hand():
+    # Nodes 0 -> 1, 1 -> 0, 2 -> 0 and 0 -> 0 as (target, source): (1, 0), (0, 1), (0, 2), (0, 0); node 2 has no source.
+    adj = torch.tensor([[[1, 1, 1], [1, 0, 0], [0, 0, 0]]], dtype=torch.bool)
+    statistics = Graph(3, weights=adj).statistics()
+    expected = {"mean_degree": 4 / 3, "min_degree": 0, "max_degree": 3, "density": 4 / 9, "isolated": 1 / 3,
+                "self_loops": 1 / 3, "reciprocity": 3 / 4}
+    assert statistics == pytest.approx(expected)
+
+
+def test_statistics_of_other_sources_say_nothing_of_self_loops():
+    statistics = Graph(4, weights=DIRECTED).statistics()
+    assert statistics["mean_degree"] == 1 and statistics["density"] == 0.25
+    assert "self_loops" not in statistics and "reciprocity" not in statistics
+
+
+def test_statistics_of_an_index_are_those_of_its_adjacency():
+    indexed = Graph(6, index=random_index(2, 6, 6, k=4))
+    assert indexed.statistics() == pytest.approx(Graph(6, weights=indexed.adj()).statistics())
+
+
+def test_a_graph_without_edges_has_statistics():
+    statistics = Graph(3, weights=torch.zeros(1, 3, 3)).statistics()
+    assert statistics["isolated"] == 1 and statistics["mean_degree"] == 0 and statistics["reciprocity"] == 0
+
+
+BOTH = {"index": torch.zeros(1, 1, 1, dtype=torch.int64), "weights": torch.ones(1, 1, 2)}
+
+
+@pytest.mark.parametrize("fields", [{}, BOTH], ids=["neither", "both"])
+def test_a_graph_takes_exactly_one_of_index_and_weights(fields):
+    with pytest.raises(ValueError, match="index.*weights"):
+        Graph(2, **fields)
+
+
+def test_a_graph_cannot_be_changed():
+    graph = Graph(4, weights=directed_edges(1, 4, 4))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        graph.num_sources = 5

@@ -1,0 +1,187 @@
+"""Batched k-means against a plain Lloyd in numpy, and everything that must hold whatever the data."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import assert_same, nodes
+from vig_minimal.graphs.kmeans import fixed_start, kmeans, partition_mean
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def lloyd(x, centroids, iters):
+    """Labels, centroids and the sum of squared distances after each round, of one image (N, C): two plain loops."""
+    x, centroids, sums, labels = x.numpy(), centroids.numpy().copy(), [], None
+    for _ in range(iters):
+        new = []
+        for node in x:
+            distances = [float(((node - centroid) ** 2).sum()) for centroid in centroids]
+            new.append(distances.index(min(distances)))
+        sums.append(sum(float(((node - centroids[j]) ** 2).sum()) for node, j in zip(x, new)))
+        if new == labels:
+            break
+        labels = new
+        for j in range(len(centroids)):
+            members = [node for node, label in zip(x, labels) if label == j]
+            if members:
+                centroids[j] = np.mean(members, axis=0)
+    return labels, centroids, sums
+
+
+def inertia(x, labels, centroids):
+    own = centroids.gather(1, labels[..., None].expand(-1, -1, x.shape[2]))
+    return (x - own).square().sum((1, 2))
+
+
+def blobs(batch, sizes, channels=5):
+    """Well-separated groups of nodes, shuffled: (B, N, C) float64 and which group each node is of."""
+    group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    group = torch.stack([group[torch.randperm(len(group))] for _ in range(batch)])  # (B, N)
+    middles = 100 * torch.randn(batch, len(sizes), channels, dtype=torch.float64)
+    x = middles.gather(1, group[..., None].expand(-1, -1, channels))
+    return x + 0.1 * torch.randn_like(x), group
+
+
+@pytest.mark.parametrize("iters", [1, 2, 20])
+def test_the_same_labels_as_lloyd_from_the_same_centroids(iters):
+    x = torch.randn(4, 40, 6, dtype=torch.float64)
+    start = x[:, :5]
+    labels, centroids = kmeans(x, 5, iters, start)
+    for b in range(4):
+        expected, means, _ = lloyd(x[b], start[b], iters)
+        assert labels[b].tolist() == expected
+        np.testing.assert_allclose(centroids[b].numpy(), means, rtol=1e-10)
+
+
+def test_well_separated_blobs_are_the_partition():
+    x, group = blobs(3, [4, 9, 1, 16])
+    first = torch.stack([(group[b] == j).nonzero()[0, 0] for b in range(3) for j in range(4)]).view(3, 4)
+    for start in (x.gather(1, first[..., None].expand(-1, -1, 5)), "k-means++"):
+        labels, _ = kmeans(x, 4, init=start, generator=generator())
+        same = labels[:, :, None] == labels[:, None]
+        assert torch.equal(same, group[:, :, None] == group[:, None])
+
+
+def test_the_sum_of_squares_never_grows():
+    x = torch.randn(6, 50, 3, dtype=torch.float64)
+    sums = torch.stack([inertia(x, *kmeans(x, 7, iters, generator=generator())) for iters in range(1, 15)])
+    assert (sums[1:] <= sums[:-1] + 1e-9).all() and (sums[-1] < sums[0]).all()
+
+
+@pytest.mark.parametrize("init", ["random", "k-means++"])
+@pytest.mark.parametrize("k", [1, 2, 5, 12])
+def test_every_partition_has_a_node_and_centroids_are_means(init, k):
+    x = torch.randn(5, 12, 4, dtype=torch.float64)
+    labels, centroids = kmeans(x, k, init=init, generator=generator())
+    assert labels.dtype == torch.int64 and labels.shape == (5, 12) and centroids.shape == (5, k, 4)
+    for b in range(5):
+        assert sorted(set(labels[b].tolist())) == list(range(k))
+        for j in range(k):
+            torch.testing.assert_close(centroids[b, j], x[b, labels[b] == j].mean(0))
+
+
+@pytest.mark.parametrize("kind", ["constant", "two values", "one stands out", "duplicates", "huge", "squares overflow",
+                                  "not numbers"])
+@pytest.mark.parametrize("init", ["random", "k-means++"])
+@pytest.mark.parametrize("iters", [1, 2, 20])
+def test_difficult_data_ends_with_every_label(kind, init, iters):
+    x = torch.zeros(3, 20, 4)
+    if kind == "two values":
+        x[:, ::3] = 1
+    elif kind == "one stands out":
+        x[:, 7] = 5
+    elif kind == "duplicates":
+        x = torch.randn(3, 5, 4).repeat(1, 4, 1)
+    elif kind == "huge":
+        x = 1e18 * torch.randn(3, 20, 4)
+    elif kind == "squares overflow":
+        x = 1e30 * torch.randn(3, 20, 4)
+    elif kind == "not numbers":
+        x[1, 3] = math.nan
+        x[2, :, 1] = math.inf
+    labels, _ = kmeans(x, 6, iters, init, generator())
+    assert ((labels >= 0) & (labels < 6)).all()
+    assert all(len(set(image.tolist())) == 6 for image in labels)
+
+
+def test_an_empty_partition_is_founded_by_the_farthest_node():
+    x = torch.tensor([0.0, 1.0, 2.0, 10.0, 30.0]).view(1, 5, 1)
+    start = torch.tensor([1.0, 500.0, 600.0]).view(1, 3, 1)  # nobody goes to the last two
+    labels, _ = kmeans(x, 3, 1, start)
+    assert labels.tolist() == [[0, 0, 0, 2, 1]]  # the farthest takes the first empty one, the next the second
+
+
+def test_a_partition_of_one_node_that_is_not_a_number_stays():
+    x = torch.tensor([0.0, math.nan, 1.0, 2.0]).view(1, 4, 1)
+    start = torch.tensor([500.0, 0.0, 600.0]).view(1, 3, 1)  # of the first only the NaN is a node, the last has none
+    labels, _ = kmeans(x, 3, 1, start)
+    assert labels[0, 1] == 0 and sorted(set(labels[0].tolist())) == [0, 1, 2]
+
+
+def test_an_image_does_not_depend_on_its_batch_and_the_seed_decides():
+    x = torch.randn(6, 30, 4)
+    for init in ("random", "k-means++"):
+        labels, centroids = kmeans(x, 5, init=init, generator=generator())
+        for b in (0, 5):
+            alone, means = kmeans(x[b:b + 1], 5, init=init, generator=generator())
+            assert torch.equal(alone[0], labels[b])
+            torch.testing.assert_close(means[0], centroids[b])
+        assert torch.equal(kmeans(x, 5, init=init, generator=generator())[0], labels)
+        assert not torch.equal(kmeans(x, 5, init=init, generator=generator(1))[0], labels)
+
+
+def test_k_means_plus_plus_starts_far_apart():
+    x, group = blobs(1, [30, 30, 30])
+    for seed in range(20):
+        labels, _ = kmeans(x, 3, 1, "k-means++", generator(seed))
+        assert torch.equal(labels[0, :, None] == labels[0], group[0, :, None] == group[0])
+
+
+def test_centroids_can_be_given_for_all_images_at_once():
+    x = torch.randn(3, 20, 4)
+    start = torch.randn(5, 4)
+    assert torch.equal(kmeans(x, 5, init=start)[0], kmeans(x, 5, init=start.expand(3, 5, 4))[0])
+
+
+def test_no_gradient_and_no_half_precision():
+    x = (1000 + torch.randn(2, 30, 4)).requires_grad_()  # in bfloat16 all alike
+    labels, centroids = kmeans(x, 4, init=x.detach()[:, :4])
+    assert not centroids.requires_grad
+    with torch.autocast("cpu", torch.bfloat16):
+        again, means = kmeans(x, 4, init=x.detach()[:, :4])
+    assert torch.equal(again, labels) and means.dtype == torch.float32 and torch.equal(means, centroids)
+
+
+def test_partition_means_pass_a_gradient_to_the_nodes_only():
+    x, labels = nodes(2, 9, 3), torch.tensor([[0, 1, 1, 2, 2, 2, 2, 0, 3]] * 2)
+    expected = torch.stack([torch.stack([sum(x[b, v] for v in range(9) if labels[b, v] == j)
+                                         / sum(int(labels[b, v] == j) for v in range(9)) for j in range(4)])
+                            for b in range(2)])
+    assert_same(partition_mean(x, labels, 4), expected, [x])
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"k": 9}, "k-means of 8 nodes with k=9"), ({"k": 0}, "k=0"), ({"iters": 0}, "iters=0"),
+    ({"init": "forgy"}, "init='forgy': choose random, k-means"),
+])
+def test_what_cannot_work_is_a_sentence(change, message):
+    with pytest.raises(ValueError, match=message):
+        kmeans(torch.randn(1, 8, 2), **({"k": 3} | change))
+
+
+def test_the_fixed_start_is_fixed():
+    assert fixed_start(196, 4) == fixed_start(196, 4) and len(set(fixed_start(50, 50))) == 50
+    with pytest.raises(ValueError, match="5 partitions of 4 nodes"):
+        fixed_start(4, 5)
+
+
+@pytest.mark.slow
+def test_compiled_rounds_are_the_same():
+    x = torch.randn(3, 40, 6)
+    compiled = torch.compile(lambda x, start: kmeans(x, 5, init=start), fullgraph=True)
+    assert torch.equal(compiled(x, x[:, :5])[0], kmeans(x, 5, init=x[:, :5])[0])

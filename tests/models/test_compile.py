@@ -1,0 +1,59 @@
+"""torch.compile and torch.export: the same numbers as in eager mode, and no graph break."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from helpers import FAMILIES, TINY
+from vig_minimal import create_model
+
+SHALLOW = {**TINY, "depth": 1}
+
+
+def assert_same_step(name: str, backend: str) -> None:
+    """One training step of a compiled model, without a graph break, gives the plain model's loss and gradients."""
+    model = create_model(name, **SHALLOW).double()
+    for parameter in model.parameters():  # away from where scores are exactly 0 and messages tie
+        nn.init.normal_(parameter, std=0.3)
+    images = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    results = []
+    for function in (model, torch.compile(model, backend=backend, fullgraph=True)):
+        model.zero_grad()
+        torch.manual_seed(0)
+        loss = function(images).square().mean()
+        loss.backward()
+        results.append((loss.detach(), [parameter.grad.clone() for parameter in model.parameters()]))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_compiled_model_trains_the_same(name):
+    assert_same_step(name, "aot_eager")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_compiled_model_evaluates_the_same(name):
+    model = create_model(name, **SHALLOW).double().eval()
+    images = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(images)
+        torch.testing.assert_close(compiled, model(images), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vig_nano", "lrgc_nano"])
+def test_a_model_compiled_to_machine_code_trains_the_same(name):
+    if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "g++"), "g++", "clang++")):
+        pytest.skip("torch.compile on a CPU needs a C++ compiler, and there is none")
+    assert_same_step(name, "inductor")
+
+
+@pytest.mark.parametrize("name", ["vig_nano", "lrgc_nano"])
+def test_an_exported_model_gives_the_same_logits(name):
+    model = create_model(name, **TINY).eval()
+    images = torch.randn(2, 3, 16, 16)
+    exported = torch.export.export(model, (images,)).module()
+    torch.testing.assert_close(exported(images), model(images), rtol=1e-5, atol=1e-5)

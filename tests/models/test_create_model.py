@@ -1,0 +1,159 @@
+"""create_model: exact counts, every size and convolution, the config, and an error for what cannot work."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from helpers import FAMILIES, TINY
+from vig_minimal import create_model, list_constructors, list_models
+from vig_minimal.models.convs import CONVS
+from vig_minimal.models.cost import count_macs, count_parameters, saved_bytes
+from vig_minimal.models.vig import ViGConfig
+
+
+def on_meta(name: str, **fields) -> nn.Module:
+    """The model without memory for its numbers: enough to count them."""
+    with torch.device("meta"):
+        return create_model(name, **fields)
+
+
+# ----------------------------------------------------------------------------------------------------- counts and sizes
+
+
+@pytest.mark.parametrize("name, parameters", [
+    ("vig_ti", 7_184_744), ("vig_s", 22_747_752), ("vig_b", 86_841_832), ("svig_ti", 7_184_744), ("lrgc_ti", 8_074_100),
+    ("vig_nano", 933_098), ("svig_nano", 933_098), ("lrgc_nano", 1_044_848),
+])
+def test_parameters_to_the_last_one(name, parameters):
+    assert count_parameters(on_meta(name)) == parameters
+
+
+@pytest.mark.parametrize("name, giga", [("vig_ti", 1.301), ("vig_s", 4.517), ("vig_b", 17.643), ("lrgc_ti", 1.474)])
+def test_multiply_adds_of_one_image(name, giga):
+    macs = count_macs(create_model(name), torch.randn(1, 3, 224, 224))
+    assert round(macs / 1e9, 3) == giga
+
+
+def test_what_a_training_step_keeps_of_lrgc_ti_stays_under_70_megabytes_an_image():
+    assert saved_bytes(create_model("lrgc_ti").train(), torch.randn(2, 3, 224, 224)) < 70e6
+
+
+def test_every_model_of_the_list_can_be_made():
+    names = {"vig_nano", "vig_ti", "vig_s", "vig_b", "svig_nano", "svig_ti", "lrgc_nano", "lrgc_ti"}
+    assert names <= set(list_models())
+    for name in list_models():
+        classes = 10 if name.endswith("nano") else 80 if name.startswith("gkgnet") else 1000
+        assert on_meta(name).config.num_classes == classes
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("img_size, patch, grid", [
+    (32, 4, (8, 8)), (32, 2, (16, 16)), (32, 16, (2, 2)), (64, 8, (8, 8)), (96, 16, (6, 6)), (224, 16, (14, 14)),
+    (256, 16, (16, 16)), ((32, 64), 8, (4, 8)), ((48, 16), 4, (12, 4)), (16, 16, (1, 1)),
+])
+def test_any_image_size_that_gives_a_grid(name, img_size, patch, grid):
+    model = create_model(name, dim=16, depth=2, img_size=img_size, patch=patch).eval()
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    images = torch.randn(2, 3, height, width)
+    with torch.no_grad():
+        logits, graphs = model(images, return_graphs=True)
+        features = model.forward_features(images)
+    count = grid[0] * grid[1]
+    assert logits.shape == (2, 10) and torch.isfinite(logits).all()
+    assert features.shape == (2, 16, *grid)
+    assert [graph.adj().shape for graph in graphs] == [(2, count, count)] * 2
+    assert model.config.img_size == (height, width) and model.config.grid == grid and model.config.num_nodes == count
+    assert model.position.shape == (1, 16, *grid)
+
+
+@pytest.mark.parametrize("conv", CONVS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_any_of_the_four_convolutions_learns_in_every_family(name, conv):
+    model = create_model(name, **TINY, conv=conv)
+    assert all(type(block.grapher.conv) is CONVS[conv] for block in model.blocks)
+    model(torch.randn(4, 3, 16, 16)).square().mean().backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), parameter_name
+
+
+# ---------------------------------------------------------------------------------------------------- config and errors
+
+
+def test_config_is_frozen_plain_data_that_makes_the_model_again():
+    model = create_model("vig_nano", num_classes=7, drop_path=0.1)
+    config = model.config
+    assert isinstance(config, ViGConfig)
+    assert (config.dim, config.depth, config.num_classes, config.img_size, config.patch) == (96, 6, 7, (64, 64), 8)
+    assert (config.graph, config.conv, config.k, config.drop_path) == ("knn", "mr", 9, 0.1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.dim = 8
+    for value in dataclasses.asdict(config).values():
+        assert isinstance(value, (int, float, str, tuple))
+    fields = dataclasses.asdict(config)
+    fields = {name: value for name, value in fields.items() if name not in ("threshold", "decrement")}  # SViG's
+    assert create_model("vig_nano", **fields).config == config
+
+
+def test_the_names_of_parameters_are_those_that_checkpoints_rely_on():
+    model = create_model("lrgc_nano", **TINY)
+    names = {name.removesuffix(".weight") for name, _ in model.named_parameters() if not name.endswith("bias")}
+    block = {f"blocks.{i}.{layer}" for i in range(2) for layer in (
+        "grapher.fc1.0", "grapher.fc1.1", "grapher.conv.update.0", "grapher.conv.update.1", "grapher.fc2.0",
+        "grapher.fc2.1", "grapher.constructor.key", "grapher.constructor.query", "grapher.constructor.tau",
+        "ffn.fc1.0", "ffn.fc1.1", "ffn.fc2.0", "ffn.fc2.1")}
+    stem = {f"stem.layers.{i}" for i in (0, 1, 3, 4, 6, 7)}
+    assert names == block | stem | {"position", "head.0", "head.1", "head.4"}
+
+
+@pytest.mark.parametrize("name, near", [
+    ("vig_nanno", "vig_nano"), ("lrcg_ti", "lrgc_ti"), ("svig-ti", "svig_ti"), ("resnet50", "vig_ti"),
+])
+def test_an_unknown_model_is_an_error_that_names_near_ones(name, near):
+    with pytest.raises(ValueError, match=f"{name}.*{near}"):
+        create_model(name)
+
+
+@pytest.mark.parametrize("field, near", [
+    ("num_class", "num_classes"), ("image_size", "img_size"), ("droppath", "drop_path"),
+])
+def test_an_unknown_field_is_an_error_that_names_near_ones(field, near):
+    with pytest.raises(ValueError, match=f"{field}.*did you mean.*{near}"):
+        create_model("vig_nano", **{field: 1})
+
+
+def test_an_unknown_graph_is_an_error_that_names_near_ones():
+    assert {"knn", "threshold", "lrgc"} <= set(list_constructors())
+    with pytest.raises(ValueError, match="'lrgcc'.*did you mean lrgc"):
+        create_model("vig_nano", graph="lrgcc")
+
+
+@pytest.mark.parametrize("field, value, says", [
+    ("img_size", 4, "patch"), ("img_size", 100, "multiple"), ("img_size", 0, "img_size"), ("img_size", -64, "img_size"),
+    ("img_size", (64,), "height, width"), ("img_size", "64", "img_size"), ("img_size", (64, 60), "multiple"),
+    ("patch", 3, "2, 4, 8 or 16"), ("patch", 32, "2, 4, 8 or 16"), ("dim", 0, "multiple"), ("dim", 30, "multiple"),
+    ("depth", 0, "at least 1"), ("depth", 2.5, "whole number"), ("num_classes", 0, "at least 1"),
+    ("num_classes", "ten", "whole number"), ("k", 0, "k=0"), ("k", 33, "64 nodes"), ("conv", "gat", "mr, edge, sage"),
+    ("drop_path", 1.0, "less than 1"), ("drop_path", -0.1, "at least 0"), ("drop_path", "no", "number"),
+    ("dropout", 2, "less than 1"), ("epsilon", 1.5, "less than 1"),
+])
+def test_a_value_that_cannot_work_is_an_error_at_construction(field, value, says):
+    with pytest.raises(ValueError, match=says) as error:
+        create_model("vig_nano", **{field: value})
+    assert field in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_field_that_the_graph_does_not_read_is_an_error():
+    for name, field in (("lrgc_nano", "epsilon"), ("vig_nano", "threshold"), ("vig_nano", "decrement")):
+        with pytest.raises(ValueError, match=field):
+            create_model(name, **{field: 0.1})
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 1, 64, 64), (3, 64, 64), (1, 3, 64, 32)])
+def test_images_of_another_shape_are_an_error_that_names_both(shape):
+    model = create_model("vig_nano", dim=16, depth=1)
+    with pytest.raises(ValueError, match=r"\(B, 3, 64, 64\)"):
+        model(torch.randn(shape))
+    with pytest.raises(ValueError, match=r"\(B, 3, 64, 64\)"):
+        model.forward_features(torch.randn(shape))

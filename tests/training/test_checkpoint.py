@@ -1,0 +1,96 @@
+"""Checkpoints: whole or not there, plain, and refused with a sentence where they cannot be used."""
+
+import argparse
+import os
+
+import pytest
+import torch
+
+from vig_minimal.files import CheckpointError
+from vig_minimal.training import checkpoint
+
+STATE = {"name": "vig_nano", "config": {"dim": 96, "img_size": (64, 64)}, "classes": ["a", "b"],
+         "model": {"w": torch.ones(3)}}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    checkpoint.save(tmp_path / "a.pt", STATE)
+    loaded = checkpoint.load(tmp_path / "a.pt")
+    assert torch.equal(loaded["model"].pop("w"), torch.ones(3)) and loaded["config"] == STATE["config"]
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, STATE)
+    before = path.read_bytes()
+
+    def disk_fills(state, file):
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", disk_fills)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(path, STATE)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.pt"]
+
+
+@pytest.mark.parametrize("value", [argparse.Namespace(lr=1), torch.nn.Linear(1, 1), print])
+def test_only_tensors_and_plain_data_are_saved(tmp_path, value):
+    with pytest.raises(TypeError, match=r"checkpoint\['args'\]\[0\]"):
+        checkpoint.save(tmp_path / "a.pt", {"args": [value]})
+    assert not os.listdir(tmp_path)
+
+
+class Runs:
+    """Unpickling this would make a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_carries_code_is_refused_and_not_run(tmp_path, zipped):
+    torch.save({"model": Runs(tmp_path / "trace")}, tmp_path / "evil.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match="run code .*mkdir"):
+        checkpoint.load(tmp_path / "evil.pt")
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
+def test_a_file_cut_short_is_refused(tmp_path, share):
+    checkpoint.save(tmp_path / "a.pt", STATE | {"more": torch.zeros(10_000)})
+    data = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").write_bytes(data[:int(len(data) * share)])
+    with pytest.raises(CheckpointError, match="a.pt: cut short, damaged"):
+        checkpoint.load(tmp_path / "a.pt")
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    (tmp_path / "text.pt").write_text("hello")
+    torch.save([1, 2], tmp_path / "list.pt")
+    for name, message in (("missing.pt", "no such"), ("text.pt", "not a checkpoint"), ("list.pt", "a list"),
+                          ("", "cannot be read")):
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"name": "lrgc_nano"}, "a checkpoint of lrgc_nano, and this run's model is vig_nano"),
+    ({"config": {"dim": 48, "img_size": (64, 64)}}, "trained with dim=48, and this run has dim=96"),
+    ({"classes": ["a", "b", "c"]}, "trained for 3 classes, and this run's data has 2"),
+    ({"classes": ["a", "c"]}, "where it has 'c', the data has 'b'"),
+])
+def test_a_checkpoint_of_something_else_is_refused(change, message):
+    checkpoint.check_same(STATE, "x.pt", "vig_nano", STATE["config"], STATE["classes"])
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.check_same(STATE | change, "x.pt", "vig_nano", STATE["config"], STATE["classes"])
+
+
+def test_released_weights_are_no_checkpoint_to_go_on_from(tmp_path):
+    torch.save({"pos_embed": torch.ones(1)}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="load_released"):
+        checkpoint.load_run(tmp_path / "x.pt")

@@ -1,0 +1,346 @@
+"""train.py as a user types it: what it writes, going on exactly, and one sentence for everything that cannot work."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils.data import Subset
+from torchvision import models
+
+import train
+from commands import own_folder, refused, rows  # noqa: F401
+from helpers import image_folder, same_tensors
+from vig_minimal import create_model, list_models
+from vig_minimal.data.datasets import open_data
+from vig_minimal.models.released import load_released
+from vig_minimal.training import checkpoint
+from vig_minimal.training import run_log as report
+from vig_minimal.training import settings as options
+from vig_minimal.training.recipes import get_recipe
+from vig_minimal.training.tasks import SingleLabel
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ["--set", "dim=16", "--set", "depth=2", "--img-size", "16", "--set", "patch=4", "--limit", "32",
+        "--batch-size", "16", "--device", "cpu", "--workers", "0"]
+
+
+def run(*argv, model="lrgc_nano"):
+    train.main(["--model", model, *TINY, *map(str, argv)])
+
+
+# ---- a run ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_from_the_command_line_writes_what_it_promises(tmp_path):
+    argv = ["--model", "lrgc", *TINY, "--epochs", "2", "--output", "out"]
+    command = [sys.executable, "-W", "error", str(ROOT / "train.py"), *argv]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    for text in ("lrgc_nano (family lrgc, size of the recipe demo)", "parameters", "GMACs",
+                 "shapes: 10 classes, 32 training images", "2 epochs of 2 steps", "learning rate", "MiB a process",
+                 "16 images a step (global) = 16 a process × 1 processes × 1 part", "epoch 0/2",
+                 "epoch 2/2", "images/s", "top-5", "neighbours", "best top-1"):
+        assert text in done.stdout
+    assert sorted(os.listdir(tmp_path / "out")) == [".lock", "best.pt", "config.json", "last.pt", "metrics.csv",
+                                                   "previous.pt"]
+
+    table = rows(tmp_path / "out")
+    assert [row["epoch"] for row in table] == ["0", "1", "2"] and [row["step"] for row in table] == ["0", "2", "4"]
+    assert (table[0]["neighbours_0"], table[0]["neighbours_1"]) == ("16", "16")  # fully connected before the first step
+    assert table[0]["train_loss"] == "" and float(table[2]["train_loss"]) > 0 and float(table[2]["val_top5"]) <= 100
+
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model"] == "lrgc_nano" and config["config"]["dim"] == 16 and config["recipe"]["epochs"] == 2
+
+    best = torch.load(tmp_path / "out" / "best.pt", weights_only=True)
+    assert best["classes"][0] == "disc" and best["mean"] == (0.5, 0.5, 0.5) and "training" not in best
+    model = create_model(best["name"], dim=16, depth=2, img_size=16, patch=4)
+    load_released(model, tmp_path / "out" / "best.pt")
+    assert same_tensors(model.state_dict(), best["model"])
+
+
+def test_a_run_that_was_killed_goes_on_to_bit_identical_weights(monkeypatch, capsys):
+    random = ["--epochs", 3, "--drop-path", 0.2, "--set", "epsilon=0.2", "--set", "k=2"]  # with draws inside the model
+    run(*random, "--output", "straight", model="vig_nano")
+    save = checkpoint.save
+
+    def killed_after_epoch_1(path, state, keep=None):
+        save(path, state, keep)
+        if state["epoch"] == 1 and path.name == "last.pt":
+            raise KeyboardInterrupt
+
+    same = [*random, "--output", "halves", "--resume", "auto"]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(checkpoint, "save", killed_after_epoch_1)
+        run(*same, model="vig_nano")
+    assert end.value.code == 130 and "interrupted" in capsys.readouterr().err
+    with open("halves/metrics.csv", "a") as file:
+        file.write("2,4,0.001,2.3")  # cut short by the crash
+    run(*same, model="vig_nano")
+    assert "going on after epoch 1" in capsys.readouterr().out
+    straight, halves = (checkpoint.load(f"{folder}/last.pt") for folder in ("straight", "halves"))
+    assert straight["epoch"] == 3 and same_tensors(straight, halves)
+    timed = {"images_per_s"}
+    assert [{k: v for k, v in row.items() if k not in timed} for row in rows("straight")] == \
+           [{k: v for k, v in row.items() if k not in timed} for row in rows("halves")]
+
+    run(*same, model="vig_nano")  # nothing is left to do, and nothing changes
+    assert same_tensors(checkpoint.load("halves/last.pt"), halves) and len(rows("halves")) == 4
+
+
+def test_the_seed_decides(capsys):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run("--epochs", 1, "--output", name, "--seed", seed)
+    a, b, c = (checkpoint.load(f"{name}/last.pt")["model"] for name in "abc")
+    assert same_tensors(a, b) and not same_tensors(a, c)
+
+
+def test_evaluation_only_gives_the_figures_of_training_and_writes_nothing(capsys):
+    run("--epochs", 1, "--output", "out")
+    last = rows("out")[-1]
+    before = {path: path.stat().st_mtime_ns for path in Path("out").iterdir()}
+    capsys.readouterr()
+    # the checkpoint knows the rest
+    train.main(["--resume", "out/last.pt", "--eval-only", "--limit", "32", "--device", "cpu"])
+    out = capsys.readouterr().out
+    assert f"top1 {float(last['val_top1']):.3f}" in out and f"loss {float(last['val_loss']):.3f}" in out
+    assert {path: path.stat().st_mtime_ns for path in Path("out").iterdir()} == before and os.listdir(".") == ["out"]
+
+
+def test_bfloat16_and_no_average(capsys):
+    run("--epochs", 1, "--output", "out", "--amp", "--no-ema", "--no-flip")
+    state = checkpoint.load("out/last.pt")
+    assert "bfloat16" in capsys.readouterr().out and state["training"]["average"] is None
+    assert same_tensors(state["model"], state["training"]["model"])
+
+
+def test_a_dry_run_says_what_the_whole_takes_and_writes_nothing(capsys):
+    run("--dry-run", "--limit", "128", "--epochs", "7")
+    out = capsys.readouterr().out
+    assert "7 epochs of 8 steps would take about" in out and "MiB of memory a process" in out and "first step" in out
+    assert "epoch 1/" not in out and not os.listdir(".")
+
+
+def test_the_papers_recipe_runs_with_everything_on(capsys):
+    run("--recipe", "lrgc", "--epochs", 2, "--accumulation", 2, "--grad-checkpoint", "--amp", "fp16", "--tensorboard",
+        "--color-jitter", 0.2, "--save-every", 1, "--set", "drop_path=0.1", "--output", "out", "--optimiser", "sgd",
+        "--schedule", "step", "--decay-epochs", 0.5, 1, "--scale-lr", "--detect-anomaly", "--workers", 1)
+    out = capsys.readouterr().out
+    assert "8 a process × 1 processes × 2 parts" in out and "rand_augment 9" in out and "decay_epochs 0.5 1" in out
+    assert "learning rate 0.000125" in out and "float16" in out and len(rows("out")) == 3  # 2e-3 · 16 / 256
+    config = json.loads(Path("out/config.json").read_text())
+    assert config["recipe"]["mixup"] == 0.8 and config["recipe"]["repeats"] == 3
+
+
+def test_event_files_are_written_where_the_package_is_there(monkeypatch, tmp_path):
+    written = []
+
+    class Writer:
+        def __init__(self, folder):
+            assert folder == "out"
+
+        def add_scalar(self, name, value, epoch):
+            written.append((name, epoch))
+
+        def flush(self):
+            pass
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    run("--epochs", 1, "--output", "out", "--tensorboard")
+    assert {("val_top1", 0), ("val_top1", 1), ("train_loss", 1), ("neighbours_0", 1)} <= set(written)
+
+
+def test_a_teacher_of_the_same_classes_can_be_learnt_from(capsys):
+    torch.save(models.squeezenet1_1(num_classes=10).state_dict(), "teacher.pt")
+    argv = ["--teacher", "squeezenet1_1", "--epochs", 1, "--img-size", 32, "--set", "patch=8"]
+    run(*argv, "--teacher-weights", "teacher.pt")
+    assert "teacher squeezenet1_1" in capsys.readouterr().out
+    assert "ImageNet's 1000 classes" in refused(capsys, *map(str, argv), "--recipe", "demo")
+
+
+def test_what_looks_wrong_is_said(tmp_path):
+    data = open_data("imagefolder", str(image_folder(tmp_path / "data")), (16, 16), None)
+    assert report.warnings(data) == []
+    dogs = replace(data, train=Subset(data.train, [3, 4, 5]))
+    assert report.warnings(dogs) == ["warning: no training image of 1 classes: cat"]
+    assert report.warnings(replace(data, val=Subset(Subset(data.val, [0, 5, 1]), [0, 2]))) == [
+        "warning: no validation image of 1 classes: dog"]
+    assert "exactly 100 %" in report.suspicious({"top1": 100.0}, 1) and report.suspicious({"top1": 50.0}, 1) is None
+    assert report.suspicious({"top1": 0.0}, 0) is None  # before training
+    chance = SingleLabel.chance(10)
+    assert "far from it" in report.first_loss(9.0, *chance) and "far" not in report.first_loss(2.4, *chance)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_and_its_checkpoint_is_like_any_other(capsys):
+    run("--epochs", 1, "--output", "out", "--compile")
+    train.main(["--resume", "out/last.pt", "--eval-only", "--limit", "32", "--device", "cpu"])
+    assert f"top1 {float(rows('out')[-1]['val_top1']):.3f}" in capsys.readouterr().out
+
+
+def test_no_run_is_ever_overwritten(capsys):
+    for _ in range(2):
+        run("--epochs", 1)
+    assert sorted(os.listdir("runs")) == ["lrgc_nano-shapes", "lrgc_nano-shapes-2"]
+    run("--epochs", 1, "--resume", "auto")  # the latest of them
+    assert "going on after epoch 1 of runs/lrgc_nano-shapes-2/last.pt" in capsys.readouterr().out
+    assert "holds a run already" in refused(capsys, "--output", "runs/lrgc_nano-shapes", *TINY)
+
+
+# ---- which model, which size ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("argv", "data", "names"), [
+    ([], "shapes", ("lrgc_nano", "demo")),
+    (["--model", "vig"], "imagefolder", ("vig_ti", "vig")),
+    (["--model", "svig", "--recipe", "demo"], "cifar10", ("svig_nano", "demo")),
+    (["--model", "lrgc"], "cifar10", ("lrgc_ti", "lrgc")),
+    (["--model", "lrgc_nano"], "cifar10", ("lrgc_nano", "demo")),
+    (["--model", "vig_ti"], "shapes", ("vig_ti", "demo")),
+    (["--model", "gkgnet"], "shapes-multi", ("gkgnet_nano", "demo_multi")),
+    (["--model", "gkgnet"], "coco", ("gkgnet_s", "gkgnet")),
+    (["--model", "gkgnet"], "voc2007", ("gkgnet_s", "gkgnet_voc")),
+    (["--model", "pvig"], "imagefolder", ("pvig_ti", "vig")),
+    (["--model", "cnn2gnn"], "cifar10", ("cnn2gnn_resnet18", "cnn2graph")),
+    (["--model", "resnet"], "cifar100", ("resnet_18", "cnn2graph_100")),
+    (["--model", "cnn2mean"], "shapes", ("cnn2mean_nano", "demo")),
+])
+def test_model_and_recipe_decide_about_each_other(argv, data, names):
+    assert options.choose_names(options.parse(argv), data, None) == names
+    assert names[0] in list_models()
+
+
+@pytest.mark.parametrize(("argv", "data", "model", "size", "patch"), [
+    ([], "shapes", "lrgc_nano", (64, 64), 8),
+    ([], "cifar10", "lrgc_nano", (32, 32), 4),
+    ([], "stl10", "vig_nano", (96, 96), 16),
+    ([], "cifar10", "vig_ti", (32, 32), 2),
+    ([], "imagefolder", "vig_ti", (224, 224), 16),
+    (["--img-size", "64", "96"], "imagefolder", "vig_nano", (64, 96), 8),
+    (["--img-size", "32", "--set", "patch=8"], "shapes", "vig_nano", (32, 32), 8),
+    (["--img-size", "20"], "shapes", "vig_nano", (20, 20), 2),
+])
+def test_the_patch_keeps_the_grid_near_the_presets(argv, data, model, size, patch):
+    fields = options.choose_fields(options.parse(argv), data, model, get_recipe("demo"), None)
+    assert (fields["img_size"], fields["patch"]) == (size, patch)
+
+
+def test_set_takes_numbers_and_words():
+    argv = [part for setting in ("k=6", "conv=gin", "epsilon=0.2", "drop_path=0.3") for part in ("--set", setting)]
+    fields = options.choose_fields(options.parse(argv), "shapes", "vig_nano", get_recipe("vig"), None)
+    assert {name: fields[name] for name in ("k", "conv", "epsilon", "drop_path")} == {
+        "k": 6, "conv": "gin", "epsilon": 0.2, "drop_path": 0.3}
+
+
+# ---- bad input -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--model", "lrgc_nan"], "unknown model 'lrgc_nan'; did you mean lrgc_nano"),
+    (["--model", "vit"], "unknown model 'vit'"),
+    (["--data", "mnist"], "unknown data set 'mnist': there are shapes, imagefolder, cifar10"),
+    (["--recipe", "best"], "unknown recipe 'best': there are demo"),
+    (["--set", "depht=3"], "no field 'depht'; did you mean depth"),
+    (["--set", "depth"], "--set depth: it takes FIELD=VALUE"),
+    (["--set", "num_classes=3"], "num_classes follows from the data"),
+    (["--set", "dim=wide"], "dim"),
+    (["--set", "graph=tree"], "unknown graph 'tree'"),
+    (["--img-size", "20", "--set", "patch=16"], "img_size=20"),
+    (["--img-size", "63"], "img_size=63"),
+    (["--img-size", "0"], "--img-size 0"),
+    (["--img-size", "64", "64", "64"], "--img-size 64 64 64"),
+    (["--batch-size", "0"], "batch_size=0: must be at least 1"),
+    (["--batch-size", "-8"], "batch_size=-8"),
+    (["--batch-size", "1"], "at least 2 images"),
+    (["--batch-size", "64", "--limit", "32"], "larger than the data set of 32 training images"),
+    (["--batch-size", "many"], "invalid int value: 'many'"),
+    (["--epochs", "0"], "epochs=0"),
+    (["--lr", "-1"], "lr=-1"),
+    (["--limit", "0"], "limit=0"),
+    (["--save-every", "0"], "--save-every 0: at least 1 step"),
+    (["--accumulation", "3"], "and 3 parts (--accumulation) must get the same share"),
+    (["--mixup", "0.8", "--batch-size", "9", "--limit", "90"], "pair them, and need an even number"),
+    (["--sync-bn"], "--sync-bn: torch has synchronised batch norm for GPUs only"),
+    (["--teacher", "oracle"], "--teacher oracle: torchvision has no such classifier"),
+    (["--amp", "int8"], "invalid choice: 'int8'"),
+    (["--decay-epochs", "50", "10"], "decay_epochs=(50.0, 10.0): positive numbers"),
+    (["--rand-augment", "99"], "rand_augment=99: a magnitude from 0 to 10"),
+    (["--dry-run", "--eval-only", "--resume", "x.pt"], "one of them"),
+    (["--workers", "-1"], "--workers -1"),
+    (["--device", "tpu7"], "--device tpu7"),
+    (["--data", "imagefolder"], "--data-dir"),
+    (["--data-dir", "nowhere"], "nowhere: no such folder"),
+    (["--resume", "nowhere/last.pt"], "nowhere/last.pt: no such checkpoint"),
+    (["--eval-only"], "--resume PATH"),
+    (["--colour"], "unrecognized arguments: --colour"),
+])
+def test_bad_flags_are_one_sentence(capsys, argv, message):
+    assert message in refused(capsys, *argv)
+    assert not os.listdir(".")
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"val": ("cat", "fox")}, "different classes"), ({"train": (), "val": ()}, "no class"),
+    ({"train": ("cat",), "val": ("cat",)}, "one class only"), ({"count": 0}, "no valid file"),
+])
+def test_bad_folders_are_one_sentence(capsys, tmp_path, change, message):
+    image_folder(tmp_path / "data", **change)
+    assert message in refused(capsys, "--model", "vig_nano", "--data-dir", "data")
+    assert os.listdir(".") == ["data"]
+
+
+@pytest.mark.parametrize("crop", ["pad", "resized"])  # kept in memory, decoded as needed
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_broken_image_names_its_file(capsys, tmp_path, crop, split):
+    broken = image_folder(tmp_path / "data", count=4) / split / "dog" / "2.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    argv = ["--model", "vig_nano", "--data-dir", "data", "--epochs", 1, *TINY, "--batch-size", 8, "--crop", crop,
+            "--bad-images", "error"]
+    assert f"data/{split}/dog/2.png: this image is broken" in refused(capsys, *argv, "--workers", 1)
+
+
+def test_checkpoints_that_do_not_fit_are_one_sentence(capsys):
+    run("--epochs", 1, "--output", "out")
+    last = Path("out/last.pt")
+    capsys.readouterr()
+
+    def resumed(*argv):
+        return refused(capsys, *TINY, *argv, "--resume", last)
+
+    assert "a checkpoint of lrgc_nano, and this run's model is vig_nano" in resumed("--model", "vig_nano")
+    assert "trained with depth=2, and this run has depth=3" in resumed("--set", "depth=3")
+    assert "trained with drop_path=0.0" in resumed("--drop-path", 0.5)
+    assert "moving average" in resumed("--no-ema")
+    image_folder(Path("data"))
+    assert "trained for 10 classes, and this run's data has 2" in resumed("--data-dir", "data", "--batch-size", 2)
+    state = checkpoint.load(last)
+    weights = {name: value for name, value in state.items() if name != "training"}
+    checkpoint.save("weights.pt", weights)
+    assert "holds the weights to use only" in refused(capsys, *TINY, "--resume", "weights.pt")
+    last.write_bytes(last.read_bytes()[:20_000])
+    assert "cut short, damaged" in resumed()
+    Path("out/previous.pt").write_bytes(b"")
+    assert "cut short, damaged" in refused(capsys, "--model", "lrgc_nano", *TINY, "--resume", "auto", "--output", "out")
+    torch.save({"model": print}, last)
+    assert "refused, since loading it would run code" in resumed()
+    torch.save(create_model("vig_nano").state_dict(), last)
+    assert "not a checkpoint of train.py" in resumed()
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1]), "RANK": "0", "WORLD_SIZE": "2",
+                 "LOCAL_RANK": "0", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        done = subprocess.run([sys.executable, str(ROOT / "train.py"), *TINY], capture_output=True, text=True,
+                              cwd=tmp_path, env=os.environ | place)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "that port is in use; choose another MASTER_PORT" in done.stderr.splitlines()[-1]

@@ -1,0 +1,32 @@
+"""`python -m vig_minimal COMMAND …`: everything to look at and to measure. Training is train.py."""
+
+import importlib
+import sys
+
+# command -> module of vig_minimal.look with a `main(argv)`, and its line in the list
+COMMANDS = {
+    "explore": ("explore", "draw the patches that a patch or a label reads from"),
+    "attention": ("attention", "draw CNN2GNN's attention between classes, or its embeddings"),
+    "plot": ("plot", "draw loss, accuracy, neighbours and learning rate of one or several runs"),
+    "augment": ("augment_sheet", "draw every augmentation of one image"),
+    "scenes": ("scene_sheet", "draw the synthetic scenes, or measure a linear classifier on them"),
+    "benchmark": ("benchmark", "measure time and memory of models, as ratios to the same networks without a graph"),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command, or list them all."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: python -m vig_minimal COMMAND …   (each command has --help)\n")
+        print("\n".join(f"  {name:10} {line}" for name, (_, line) in COMMANDS.items()))
+        return
+    if argv[0] not in COMMANDS:
+        print(f"vig_minimal: error: unknown command {argv[0]!r}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    module, _ = COMMANDS[argv[0]]
+    importlib.import_module(f"vig_minimal.look.{module}").main(argv[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Group k-NN: every group of channels has neighbours of its own (GKGNet, Yao et al., 2024, section 3.2)."""
+
+import torch
+from torch import Tensor, nn
+
+from ..graphs.graph import GroupGraph
+from .knn import dilated, nearest_sources
+
+
+class GroupKNN(nn.Module):
+    """Group k-NN: channels are split into G groups, and a node has k nearest neighbours of its own in each of them.
+
+    Cosine similarity of the group's slices ranks them, as squared distance of slices that are L2-normalised each. A
+    node reads from k to G·k different sources. GKGNet section 3.2. All else as for `KNN`, which it is for G = 1.
+
+    nodes (B, N, C) -> GroupGraph with index (B, G, N, k). sources and relative, the same for all groups, as for `KNN`.
+    Raises ValueError if k·d > M, or if C is no multiple of G.
+    """
+
+    def __init__(self, k: int, groups: int = 2, dilation: int = 1, epsilon: float = 0.0):
+        super().__init__()
+        self.k, self.groups, self.dilation, self.epsilon = k, groups, dilation, epsilon
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, grid: tuple[int, int] | None = None, sources: Tensor | None = None,
+                relative: Tensor | None = None) -> GroupGraph:
+        if x.shape[2] % self.groups:
+            raise ValueError(f"groups={self.groups}: {x.shape[2]} channels cannot be split into so many equal groups")
+        # GKGNet section 3.2, group k-NN: D_ig searches among S_g only
+        pieces = [None if t is None else self._split(t) for t in (x, sources)]  # (B·G, N or M, C/G)
+        nearest = nearest_sources(*pieces, relative, self.k, self.dilation)
+        nearest = nearest.unflatten(0, (-1, self.groups))  # (B, G, N, k·d)
+        return GroupGraph(x.shape[1] if sources is None else sources.shape[1], index=dilated(self, nearest))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, N, C) to (B·G, N, C/G)."""
+        return x.unflatten(-1, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, groups={self.groups}, dilation={self.dilation}, epsilon={self.epsilon}"

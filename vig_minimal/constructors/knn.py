@@ -1,0 +1,76 @@
+"""k nearest neighbours: plain, dilated and stochastic (ViG, Han et al., 2022; after DeepGCNs, Li et al., 2019)."""
+
+import torch
+from torch import Tensor, nn
+
+from ..graphs.distance import unit_distance
+from ..graphs.draws import draw
+from ..graphs.graph import Graph
+
+DISTANCES = 2**25  # between nodes and sources, held at a time by k-NN: 128 MiB
+
+
+def neighbours_and_dilation(k: int, depth: int, num_nodes: int) -> list[tuple[int, int]]:
+    """k and d of each block: k grows linearly to 2k, d by one every four blocks while the 2k·d fit in the grid."""
+    # ViG: k_l = int(linspace(k, 2k, depth))
+    neighbours = [min(k + k * l // max(1, depth - 1), num_nodes) for l in range(depth)]
+    # ViG: d_l = min(l // 4 + 1, N // 2k)
+    limit = max(1, num_nodes // max(neighbours))
+    return [(k_l, min(l // 4 + 1, limit)) for l, k_l in enumerate(neighbours)]
+
+
+class KNN(nn.Module):
+    """k nearest neighbours of L2-normalised features, dilated: of the k·d nearest, every d-th.
+
+    Nearest first, the node itself among them (at distance 0, as in all the released code: k = 9 means eight others).
+    With `epsilon` > 0, in training and for each image with that probability, a random k of the k·d nearest take their
+    place (stochastic dilation, DeepGCNs). Picking carries no gradient.
+
+    nodes (B, N, C) -> Graph with index (B, N, k). sources: (B, M, C), the nodes themselves by default. relative:
+    (N, M), added to the squared distances (Pyramid ViG). Raises ValueError if k·d > M.
+    """
+
+    def __init__(self, k: int, dilation: int = 1, epsilon: float = 0.0):
+        super().__init__()
+        self.k, self.dilation, self.epsilon = k, dilation, epsilon
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, grid: tuple[int, int] | None = None, sources: Tensor | None = None,
+                relative: Tensor | None = None) -> Graph:
+        nearest = nearest_sources(x, sources, relative, self.k, self.dilation)  # (B, N, k·d)
+        return Graph(x.shape[1] if sources is None else sources.shape[1], index=dilated(self, nearest))
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, dilation={self.dilation}, epsilon={self.epsilon}"
+
+
+def nearest_sources(x: Tensor, sources: Tensor | None, relative: Tensor | None, k: int, dilation: int) -> Tensor:
+    """The k·d sources of each node that are nearest by ‖x̂_i − ŷ_j‖² + relative_ij, nearest first: (B, N, k·d).
+
+    x: (B, N, C). sources: (B, M, C), or None for the nodes themselves. relative: (N, M), or None.
+    """
+    sources = x if sources is None else sources
+    num_sources, reach = sources.shape[1], k * dilation
+    if reach > num_sources:
+        raise ValueError(f"k·dilation = {k}·{dilation}: more neighbours than the {num_sources} nodes")
+    rows = max(1, DISTANCES // (len(x) * num_sources))  # targets at a time: large images have more pairs than memory
+    nearest = []
+    for start in range(0, x.shape[1], rows):
+        distance = unit_distance(x[:, start:start + rows], sources)  # (B, rows, M)
+        if relative is not None:
+            distance += relative[start:start + rows]
+        nearest.append(distance.topk(reach, largest=False).indices)
+    return torch.cat(nearest, 1) if len(nearest) > 1 else nearest[0]
+
+
+def dilated(constructor: nn.Module, nearest: Tensor) -> Tensor:
+    """Every d-th of the k·d nearest, or in an image with probability ε a random k: (B, ..., k·d) to (B, ..., k)."""
+    k, device = constructor.k, nearest.device
+    if not (constructor.training and constructor.epsilon > 0):
+        return nearest[..., ::constructor.dilation]
+    regular = torch.arange(0, nearest.shape[-1], constructor.dilation, device=device)  # (k,)
+    chances = draw(len(nearest), nearest.shape[-1], device=device)
+    drawn = chances.topk(k).indices.sort().values  # (B, k)
+    stochastic = draw(len(nearest), 1, device=device) < constructor.epsilon  # (B, 1)
+    ranks = torch.where(stochastic, drawn, regular)
+    return nearest.gather(-1, ranks.view(-1, *[1] * (nearest.ndim - 2), k).expand(*nearest.shape[:-1], k))

@@ -1,0 +1,60 @@
+"""SViG: similarity-thresholded graph construction (Elsharkawi et al., IEEE Access 2025).
+
+ViG-Ti with another constructor and no dilation: a node has as many neighbours as are similar enough.
+
+    symbol    variable                     shape
+    s         −‖x̂_i − x̂_j‖²                (B, N, N), `SimilarityThreshold`
+    z         (s − mean(s)) / std(s)       (B, N, N), over the N² entries of an image
+    q_l       threshold − l · decrement    a number a block, l = 0, 1, ...
+    edge      z_ij > Φ⁻¹(q_l)              Φ the standard normal distribution function
+
+The aggregate is the maximum over the edges, 0 for a node with none.
+Differs from the released code: the aggregate keeps its precision (there it is cast to float16 whatever the rest is in).
+"""
+
+from statistics import NormalDist
+
+import torch
+from torch import Tensor, nn
+
+from ..graphs.distance import unit_distance
+from ..graphs.graph import Graph
+
+
+def quantiles(threshold: float, decrement: float, depth: int) -> list[float]:
+    """q_l of each block: it falls, so that deeper blocks have more edges. Raises ValueError where one would leave
+    (0, 1)."""
+    # SViG: q_l = q_0 − l·δ
+    q = [threshold - l * decrement for l in range(depth)]
+    if not all(0 < q_l < 1 for q_l in q):
+        raise ValueError(f"threshold={threshold:g}, decrement={decrement:g}: the quantile would go from"
+                         f" {q[0]:g} to {q[-1]:g} over {depth} blocks; keep it between 0 and 1")
+    return q
+
+
+class SimilarityThreshold(nn.Module):
+    """SViG's graph: an edge wherever the standardised similarity is above the normal quantile of q.
+
+    s_ij = −‖x̂_i − x̂_j‖²,  z = (s − mean(s)) / std(s) over an image's N² entries,  an edge j → i where z_ij > Φ⁻¹(q).
+    Were similarities normally distributed, a share 1 − q of all pairs would be edges.
+
+    nodes (B, N, C) -> Graph with weights (B, N, N), bool. Raises ValueError unless 0 < q < 1.
+    """
+
+    def __init__(self, quantile: float):
+        super().__init__()
+        if not 0 < quantile < 1:
+            raise ValueError(f"quantile q = {quantile:g}: SViG's threshold Φ⁻¹(q) needs 0 < q < 1")
+        self.quantile = quantile
+        self.z = NormalDist().inv_cdf(quantile)  # Φ⁻¹(q)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Graph:
+        s = -unit_distance(x)  # (B, N, N)
+        # unbiased, (B, 1, 1); a single node has no spread
+        std, mean = torch.std_mean(s, dim=(1, 2), correction=min(1, x.shape[1] - 1), keepdim=True)
+        # SViG: z > Φ⁻¹(q), without a division: a constant image (std = 0) has no edge rather than NaNs
+        return Graph(x.shape[1], weights=s - mean > self.z * std)
+
+    def extra_repr(self) -> str:
+        return f"quantile={self.quantile:g}"

@@ -1,0 +1,98 @@
+"""Files that are written whole or not at all, and read without running code.
+
+A file of weights is a dict of tensors and plain data and nothing else: `weights_only=True` loads it. It ends with its
+own checksum.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import torch
+from torch import Tensor
+
+PLAIN = (bool, int, float, str, type(None), Tensor)
+CHECKSUM_SIZE = 32  # bytes
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be used, said in one sentence."""
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO]:
+    """A file to write, which becomes `path` at the end: at any moment `path` is the old file or the new one, whole."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, mode, newline=None if "b" in mode else "") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(path: str | Path, state: dict, keep: str | None = None) -> None:
+    """Write a checkpoint, atomically, with its checksum. Raises OSError, the old file untouched, where that fails.
+
+    keep: the name that the old file, if there is one, takes in its folder.
+    Raises TypeError for anything but tensors, plain data, and dicts, lists and tuples of them.
+    """
+    _check_plain(state, "checkpoint")
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data, path = buffer.getvalue(), Path(path)
+    with replacing(path) as file:
+        # torch writes a zip archive, which ends with the length of a comment: 0. The checksum becomes that comment.
+        file.write(data[:-2] + CHECKSUM_SIZE.to_bytes(2, "little") + _checksum(data))
+        if keep and path.exists():
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(path, path.with_name(keep))
+
+
+def _checksum(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=CHECKSUM_SIZE).digest()
+
+
+def _check_plain(value: object, where: str) -> None:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            _check_plain(part, f"{where}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for i, part in enumerate(value):
+            _check_plain(part, f"{where}[{i}]")
+    elif not isinstance(value, PLAIN):
+        raise TypeError(f"{where} is a {type(value).__name__}: a checkpoint holds tensors and plain data only")
+
+
+def load(path: str | Path) -> dict:
+    """The dict in a checkpoint, its tensors on the CPU. Raises CheckpointError for a file that is missing, cut short,
+    changed since it was written or no checkpoint, and for one that would run code."""
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    if data[-CHECKSUM_SIZE - 2:-CHECKSUM_SIZE] == CHECKSUM_SIZE.to_bytes(2, "little"):  # files of others have none
+        data, checksum = data[:-CHECKSUM_SIZE - 2] + b"\0\0", data[-CHECKSUM_SIZE:]
+        if _checksum(data) != checksum:
+            raise CheckpointError(f"{path}: damaged, its checksum is not that of its content")
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file; whatever it was, the file is not usable
+        if code := re.search(r"GLOBAL (\S+)|unsupported (?:class|function) (\S+)", str(error), re.IGNORECASE):
+            raise CheckpointError(f"{path}: refused, since loading it would run code ({code[1] or code[2]}); a"
+                                  " checkpoint must hold tensors and plain data only") from None
+        raise CheckpointError(f"{path}: cut short, damaged or not a checkpoint of torch") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a dict of weights")
+    return state

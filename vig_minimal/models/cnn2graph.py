@@ -1,0 +1,268 @@
+"""CNN2GNN and CNN2Transformer: a graph between images and what stands for classes (Trivedy and Latecki, 2023).
+
+Every image of a batch reads from the same proxy set: learnable proxies and a few training images, the anchors. The
+graph is bipartite and complete; only images are targets. In the paper's order:
+
+    equation       says                                                           is
+    Eq. 1          L: anchors, drawn uniformly, one (or more) a class             `draw_anchors`, `anchors.Anchors`
+    Eq. 2          mean of the image and the proxy set; the maximum               `Mean`, `Maximum`
+    Eq. 3          e_ij = aᵀ LeakyReLU(W [h_i ‖ h_j])                             `CNN2GNN`
+    Algorithm 1    e from W_1 g + W_2 g, softmax, z = α·W_2 g                     `CNN2GNN`
+    Eq. 4          X_emb, L_emb = φ(X), φ(L)                                      `CNN2Graph.forward`
+    Eqs. 5, 6      cross-attention over anchors, over proxies                     `CNN2Transformer`
+    Eq. 7          z = ω(X_emb, L_mha, P_mha), ω = cat or max                     `CNN2Transformer`
+    Eqs. 8-17      losses                                                         `losses`, `tasks.BipartiteTask`
+
+    symbol    variable                shape
+    X_emb     x                       (B, F): embeddings of images
+    L         anchors                 (A, F), A = classes · anchors_per_class: embeddings of anchors, class after class
+    P         proxies                 (P, F), P = classes · proxies_per_class: parameters, class after class
+    α         attention               (B, H, A + P): anchors first; sums to 1 over anchors, and over proxies
+    z_out     z                       (B, F)
+
+Differs from the print: Eq. 2's D^{-1/2} A D^{-1/2} is D^{-1} A, a plain mean: in the graph of a mini-batch every proxy
+has the degree B, and an image's answer would depend on how many others are in its batch (for B = 1 + A + P the two are
+the same). ω = cat is followed by a linear layer 3F → F, so that images, anchors and proxies can share one classifier,
+as section 3.4 has it. Eq. 6 prints W_k1 for W_k2. An image's own edge in CNN2GNN is normalised alone: its weight is 1.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..graphs.distance import full_precision
+from ..graphs.graph import Graph
+from .resnet import BACKBONES, ResNet
+from .vig import check_numbers, size_pair
+
+AGGREGATIONS = ("none", "mean", "max", "gnn", "transformer")
+
+
+@dataclass(frozen=True)
+class CNN2GraphConfig:
+    """Everything that makes one model. Raises ValueError for what cannot work."""
+
+    backbone: str = "resnet18"        # nano, resnet18 or resnet34
+    aggregation: str = "transformer"  # none is the plain ResNet; mean, max, gnn (CNN2GNN), transformer
+    num_classes: int = 1000
+    img_size: int | tuple[int, int] = 224
+    stem: str | None = None           # cifar (for small images) or imagenet; None is cifar up to 48 pixels
+    heads: int = 4                    # H of the attention
+    omega: str = "cat"                # aggregation="transformer": ω of Eq. 7, cat or max
+    aggregate_self: bool = True       # whether an image reads from itself too (Table 3: not)
+    anchors_per_class: int = 1
+    proxies_per_class: int = 1
+
+    def __post_init__(self):
+        check_numbers(self, ("num_classes", "heads", "anchors_per_class", "proxies_per_class"), ())
+        object.__setattr__(self, "img_size", size_pair(self.img_size))
+        if self.stem is None:
+            object.__setattr__(self, "stem", "cifar" if max(self.img_size) <= 48 else "imagenet")
+        for name, choices in (("backbone", tuple(BACKBONES)), ("aggregation", AGGREGATIONS),
+                              ("stem", ("cifar", "imagenet")), ("omega", ("cat", "max")),
+                              ("aggregate_self", (True, False))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(str, choices))}")
+        for name in ("num_classes", "heads", "anchors_per_class", "proxies_per_class"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if min(self.img_size) < 1:
+            raise ValueError(f"img_size={self.img_size[0]}×{self.img_size[1]}: at least 1 pixel")
+        dim = BACKBONES[self.backbone][0][-1]
+        if dim % self.heads:
+            raise ValueError(f"heads={self.heads}: must divide the embedding's {dim} numbers")
+
+
+def draw_anchors(labels: Tensor, classes: int, per_class: int, generator: torch.Generator) -> Tensor:
+    """Indices of `per_class` images of every class, drawn uniformly, class after class: labels (n,) to (classes·m,).
+
+    Raises ValueError for a class with fewer images.
+    """
+    # CNN2GNN Eq. 1: ℓ^i ∈_U X^i
+    chosen = []
+    for label in range(classes):
+        images = (labels == label).nonzero().flatten()
+        if len(images) < per_class:
+            raise ValueError(f"class {label} has {len(images)} images, and {per_class} of them are to be anchors")
+        chosen.append(images[torch.randperm(len(images), generator=generator)[:per_class]])
+    return torch.cat(chosen)
+
+
+class Mean(nn.Module):
+    """z_i = mean of the image and the proxy set (Eq. 2 with D^{-1} A): x (B, F), (A, F) and (P, F) -> (B, F)."""
+
+    def __init__(self, config: CNN2GraphConfig, dim: int):
+        super().__init__()
+        self.aggregate_self = config.aggregate_self
+
+    def forward(self, x: Tensor, anchors: Tensor, proxies: Tensor) -> tuple[Tensor, Tensor]:
+        # CNN2GNN Eq. 2
+        count = len(anchors) + len(proxies) + self.aggregate_self
+        total = (anchors.sum(0) + proxies.sum(0)).expand_as(x) + (x if self.aggregate_self else 0)  # (B, F)
+        weights = x.new_full((len(x), 1, len(anchors) + len(proxies)), 1 / count)
+        return total / count, weights
+
+
+class Maximum(nn.Module):
+    """z_i = max of the image and the proxy set, for each feature. As `Mean`; every edge has weight 1."""
+
+    def __init__(self, config: CNN2GraphConfig, dim: int):
+        super().__init__()
+        self.aggregate_self = config.aggregate_self
+
+    def forward(self, x: Tensor, anchors: Tensor, proxies: Tensor) -> tuple[Tensor, Tensor]:
+        # CNN2GNN section 3.2: z_i = max [φ(X_i) ‖ P ‖ φ(L)]
+        best = torch.cat([anchors, proxies]).amax(0).expand_as(x)  # (B, F)
+        weights = x.new_ones(len(x), 1, len(anchors) + len(proxies))
+        return torch.maximum(x, best) if self.aggregate_self else best, weights
+
+
+class CNN2GNN(nn.Module):
+    """GATv2 from the proxy set to the images: x (B, F), anchors (A, F), proxies (P, F) -> z (B, F), α (B, H, A + P)."""
+
+    def __init__(self, config: CNN2GraphConfig, dim: int):
+        super().__init__()
+        self.heads, self.aggregate_self = config.heads, config.aggregate_self
+        self.w1 = nn.Linear(dim, dim, bias=False)
+        self.w2 = nn.Linear(dim, dim, bias=False)
+        self.a = nn.Parameter(torch.empty(config.heads, dim // config.heads))
+        nn.init.xavier_uniform_(self.a)
+
+    def forward(self, x: Tensor, anchors: Tensor, proxies: Tensor) -> tuple[Tensor, Tensor]:
+        # CNN2GNN Algorithm 1, lines 1 and 2; heads are slices of the features
+        g1 = self.w1(x).unflatten(-1, (self.heads, -1))  # (B, H, F/H)
+        g2 = self.w2(torch.cat([anchors, proxies])).unflatten(-1, (self.heads, -1))  # (A + P, H, F/H)
+        # CNN2GNN Eq. 3: e_ij = aᵀ LeakyReLU(W [h_i ‖ h_j]);  W [h_i ‖ h_j] is W_1 h_i + W_2 h_j
+        e = (F.leaky_relu(g1[:, None] + g2, 0.2) * self.a).sum(-1)  # (B, A + P, H)
+        # CNN2GNN Algorithm 1, line 6, separately for anchors and proxies
+        alpha = torch.cat([part.softmax(1) for part in e.split((len(anchors), len(proxies)), 1)], 1)
+        z = torch.einsum("bmh,mhd->bhd", alpha, g2).flatten(1)  # (B, F)
+        return (z + self.w2(x) if self.aggregate_self else z), alpha.mT
+
+
+class CNN2Transformer(nn.Module):
+    """Cross-attention from the images to anchors and to proxies: as `CNN2GNN`."""
+
+    def __init__(self, config: CNN2GraphConfig, dim: int):
+        super().__init__()
+        self.heads, self.omega, self.aggregate_self = config.heads, config.omega, config.aggregate_self
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key1, self.value1 = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.key2, self.value2 = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+        parts = 3 if config.aggregate_self else 2
+        self.out = nn.Linear(parts * dim, dim) if config.omega == "cat" else nn.Identity()
+
+    def forward(self, x: Tensor, anchors: Tensor, proxies: Tensor) -> tuple[Tensor, Tensor]:
+        q = self.query(x)
+        # CNN2GNN Eq. 5
+        of_anchors, alpha1 = self._attend(q, self.key1(anchors), self.value1(anchors))  # L_mha: (B, F)
+        # CNN2GNN Eq. 6, with W_k2
+        of_proxies, alpha2 = self._attend(q, self.key2(proxies), self.value2(proxies))  # P_mha: (B, F)
+        # CNN2GNN Eq. 7
+        parts = ([x] if self.aggregate_self else []) + [of_anchors, of_proxies]
+        z = torch.cat(parts, -1) if self.omega == "cat" else torch.stack(parts).amax(0)
+        return self.out(z), torch.cat([alpha1, alpha2], -1)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """S(q kᵀ/√d) v in each head, d its width: (B, F), (M, F), (M, F) to (B, F), and the softmax (B, H, M)."""
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(0, 1) for t in (q, k, v))  # (H, B or M, F/H)
+        alpha = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)  # (H, B, M)
+        return (alpha @ v).transpose(0, 1).flatten(1), alpha.transpose(0, 1)
+
+
+MODULES = {"mean": Mean, "max": Maximum, "gnn": CNN2GNN, "transformer": CNN2Transformer}
+
+
+class Output(NamedTuple):
+    """What the losses of training need. Logits of images (B, c), anchors (A, c), proxies (P, c); their L2-normalised
+    embeddings (·, F); the labels of anchors (A,) and proxies (P,)."""
+
+    logits: Tensor
+    anchor_logits: Tensor
+    proxy_logits: Tensor
+    x: Tensor
+    anchors: Tensor
+    proxies: Tensor
+    anchor_labels: Tensor
+    proxy_labels: Tensor
+
+
+class CNN2Graph(nn.Module):
+    """Backbone, aggregation over the proxy set, one linear classifier for images, anchors and proxies.
+
+    In training, `anchor_images` (A, 3, H, W) go through the backbone with every batch; whoever trains sets them. In
+    evaluation their embeddings are in `anchors`, put there by `store_anchors`, so that an image costs one pass of the
+    backbone and O(classes). Anchors and proxies do not attend.
+    """
+
+    def __init__(self, config: CNN2GraphConfig):
+        super().__init__()
+        self.config = config
+        self.backbone = ResNet(config.backbone, config.stem)
+        dim = self.backbone.dim
+        self.classifier = nn.Linear(dim, config.num_classes)
+        self.attends = config.aggregation in ("gnn", "transformer")
+        self.anchor_images: Tensor | None = None
+        if config.aggregation != "none":
+            self.aggregate = MODULES[config.aggregation](config, dim)
+            self.proxies = nn.Parameter(torch.empty(config.num_classes * config.proxies_per_class, dim))
+            nn.init.kaiming_normal_(self.proxies)  # He initialisation, section 4.1
+            self.register_buffer("anchors", torch.zeros(config.num_classes * config.anchors_per_class, dim))
+            self.register_buffer("stored", torch.zeros((), dtype=torch.bool))
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The backbone's blocks."""
+        return self.backbone.blocks
+
+    def labels(self, per_class: int) -> Tensor:
+        """The classes of so many anchors or proxies a class: (classes · per_class,)."""
+        return torch.arange(self.config.num_classes, device=self.classifier.weight.device).repeat_interleave(per_class)
+
+    @torch.no_grad()
+    def store_anchors(self, images: Tensor) -> None:
+        """Keep the embeddings of these anchors (A, 3, H, W), class after class, for evaluation."""
+        was_training = self.training
+        self.eval()
+        self.anchors.copy_(torch.cat([self.backbone(part) for part in images.split(128)]))
+        self.stored.fill_(True)
+        self.train(was_training)
+
+    def forward(self, images: Tensor, return_graphs: bool = False):
+        """Evaluation: logits (B, classes) of images (B, 3, H, W); with `return_graphs` also [Graph] with B targets and
+        A + P sources, anchors first, its weights (1, B, A + P) the mean attention of all heads. Training: `Output`.
+
+        Raises ValueError where there are no anchors yet.
+        """
+        if self.config.aggregation == "none":
+            logits = self.classifier(self.backbone(images))
+            return (logits, []) if return_graphs else logits
+        if self.training and not return_graphs:
+            return self._train(images)
+        if not self.stored:
+            raise ValueError("this model has no anchors yet: give it the images that stand for the classes with"
+                             " model.store_anchors(images), or load a trained checkpoint")
+        z, alpha = self.aggregate(self.backbone(images), self.anchors, self.proxies)
+        logits = self.classifier(z)
+        if not return_graphs:
+            return logits
+        weights = alpha.detach().mean(1)[None]  # (1, B, A + P)
+        return logits, [Graph(weights.shape[2], weights=weights)]
+
+    def _train(self, images: Tensor) -> Output:
+        if self.anchor_images is None:
+            raise ValueError("training needs the anchors' images: set model.anchor_images, (A, 3, H, W)")
+        # CNN2GNN Eq. 4, in one pass: batch norm sees images and anchors together
+        sizes = len(images), len(self.anchor_images)
+        x, anchors = self.backbone(torch.cat([images, self.anchor_images])).split(sizes)
+        z, _ = self.aggregate(x, anchors, self.proxies)
+        config, unit = self.config, [F.normalize(full_precision(t), dim=-1) for t in (x, anchors, self.proxies)]
+        logits = self.classifier(z), self.classifier(anchors), self.classifier(self.proxies)
+        return Output(*logits, *unit, self.labels(config.anchors_per_class), self.labels(config.proxies_per_class))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The backbone's last features, (B, F, H', W')."""
+        return self.backbone.features(images)

@@ -1,0 +1,142 @@
+"""GKGNet: multi-label recognition with one graph over labels and patches (Yao et al., ECCV 2024).
+
+Patches are the nodes of a Pyramid ViG, in which every group of channels has neighbours of its own. Labels are nodes
+too: after every stage each label reads from the patches that are nearest to it. In the paper's order:
+
+    section, equation         says                                               is
+    section 3.2, group k-NN   D_ig has its k nearest among S_g                   `constructors.GroupKNN`
+    Eq. 1                     D'_ig = max_k (Ŝ_kg − D_ig)                        `convs.MRConv` over a `GroupGraph`
+    Eq. 2                     D + FFN(D + Linear(Concat(D, D')))                 `CrossLevel`; patches: `pyramid.Block`
+    section 3.3               patches read from patches, labels from patches     `GKGNet`
+    Eq. 3                     Y = σ(Y_xp + Y_xl)                                 `GKGNet.forward`, before σ
+    section 3.4               L_smooth + L_asy                                   `losses`, `engine.MultiLabelTask`
+
+    symbol    variable              shape
+    S         patches               (B, N, C), nodes of the stage's (B, C, H, W) image; sources, pooled for patches only
+    D         patches, or labels    (B, L, C): destinations, L = num_classes
+    G, K      groups, k             2 groups with 9 neighbours each: a node has 9 to 18 sources
+    D'        m                     (B, L, C), inside the graph convolution
+    D̃         cross(labels, x)      (B, C, L, 1): labels as an image one node wide, so that BN sees labels × images
+    Y_xl      of_labels             (B, L): of label l the l-th row of the weight alone
+    Y_xp      of_patches            (B, L)
+
+Differs from the print, as the released code does (its weights need it): Eq. 1 is Ŝ − D, as in ViG, where the paper
+prints D − Ŝ; Linear of Eq. 2 is ViG's Grapher: fc1 before the graph, an update of 4 heads over interleaved D and D',
+fc2; a second residual goes around FFN. Patches enter the cross level as they are, without fc1.
+Differs from the released code: label l's score is computed alone, not as the diagonal of an L × L matrix.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..constructors import GroupKNN
+from ..graphs.graph import Graph
+from .convs import CONVS
+from .layers import FFN, DropPath, Stem, conv_bn, init_weights, to_nodes
+from .pyramid import PyramidConfig, embed, stages
+
+
+@dataclass(frozen=True)
+class GKGNetConfig(PyramidConfig):
+    """Everything that makes one GKGNet: a PyramidConfig, `num_classes` being the labels L. Raises ValueError for what
+    cannot work."""
+
+    graph: str = "group_knn"  # of patches and labels; groups=1 is plain k-NN
+    num_classes: int = 80
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.graph != "group_knn":
+            raise ValueError(f"graph={self.graph!r}: GKGNet is made of group k-NN; groups=1 makes it plain k-NN")
+        if self.dropout:
+            raise ValueError(f"dropout={self.dropout:g}: GKGNet's classifiers have none; leave it 0")
+
+
+class CrossLevel(nn.Module):
+    """Cross-Level Group KGCN: every label reads from the patches nearest to it, never a patch from a label.
+
+    D̃ = y + FFN(y),  y = D + fc2(GELU(update(D_1, D')));  D_1 = fc1(D), D' the group max-relative of Eq. 1.
+    labels (B, C, L, 1) and the stage's patches (B, C, H, W) -> labels (B, C, L, 1) and the GroupGraph.
+    """
+
+    def __init__(self, dim: int, constructor: GroupKNN, conv: str, drop_path: float):
+        super().__init__()
+        self.fc1 = conv_bn(dim, dim)
+        self.constructor = constructor
+        self.conv = CONVS[conv](dim, 2 * dim)
+        self.fc2 = conv_bn(2 * dim, dim)
+        self.drop_path = DropPath(drop_path)
+        self.ffn = FFN(dim, drop_path)
+
+    def forward(self, labels: Tensor, x: Tensor) -> tuple[Tensor, Graph]:
+        d, patches = self.fc1(labels), to_nodes(x)  # (B, C, L, 1), (B, N, C)
+        graph = self.constructor(to_nodes(d), sources=patches)  # L targets, N sources
+        # GKGNet Eq. 1: D'_ig = max_k (Ŝ_kg − D_ig), printed the other way round; inside the convolution
+        update = self.conv(d, graph, patches)  # (B, 2C, L, 1)
+        # GKGNet Eq. 2: the destination's own residual, then that of FFN
+        return self.ffn(self.drop_path(self.fc2(update)) + labels), graph
+
+
+class GKGNet(nn.Module):
+    """Stem, position embedding, stages that each end with a cross level, and a classifier of labels and patches."""
+
+    def __init__(self, config: GKGNetConfig):
+        super().__init__()
+        self.config = config
+        self.stem = Stem(config.dim[0], config.patch)
+        self.position = nn.Parameter(torch.zeros(1, config.dim[0], *config.grid))
+        self.stages = stages(config)
+        self.labels = nn.Embedding(config.num_classes, config.dim[0])  # D before the first stage
+        self.cross = nn.ModuleList(CrossLevel(dim, _label_constructor(config, i), config.conv, _drop_path(config, i))
+                                   for i, dim in enumerate(config.dim))
+        self.widen = nn.ModuleList(nn.Linear(dim, wider) for dim, wider in zip(config.dim, config.dim[1:]))
+        self.of_labels = nn.Linear(config.dim[-1], config.num_classes)
+        self.of_patches = nn.Linear(config.dim[-1], config.num_classes)
+        init_weights(self)
+        for classifier in (self.of_labels, self.of_patches):  # every probability starts near ½, whatever the depth
+            nn.init.normal_(classifier.weight, std=0.01)
+            nn.init.zeros_(classifier.bias)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks of all stages, then the cross levels."""
+        return [block for stage in self.stages for block in stage.blocks] + list(self.cross)
+
+    def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
+        """Logits (B, L) of images (B, 3, H, W), before the sigmoid; with `return_graphs` also the GroupGraph of every
+        block (N targets) and, after those of its stage, of every cross level (L targets)."""
+        labels, x, graphs = self._encode(images, return_graphs)
+        # GKGNet Eq. 3, before σ: logit_l = w_l · D̃_l + b_l, and the mean patch's
+        of_labels = (labels * self.of_labels.weight).sum(-1) + self.of_labels.bias  # Y_xl: (B, L)
+        logits = of_labels + self.of_patches(x.mean((2, 3)))  # (B, L)
+        return (logits, graphs) if return_graphs else logits
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The last stage's patches, (B, C, H, W)."""
+        return self._encode(images, keep_graphs=False)[1]
+
+    def _encode(self, images: Tensor, keep_graphs: bool) -> tuple[Tensor, Tensor, list[Graph]]:
+        """Labels (B, L, C) and patches (B, C, H, W) after the last stage, and the graphs."""
+        x, graphs = embed(self, images), []
+        labels = self.labels.weight.repeat(len(images), 1, 1)  # (B, L, C)
+        for i, (stage, cross) in enumerate(zip(self.stages, self.cross, strict=True)):
+            labels = self.widen[i - 1](labels) if i > 0 else labels  # (B, L, C of this stage)
+            # GKGNet section 3.3: patches read from patches, then labels from patches
+            x, made = stage(x)
+            nodes, graph = cross(labels.mT[..., None], x)  # (B, C, L, 1)
+            labels = to_nodes(nodes)
+            graphs += [*made, graph] if keep_graphs else []
+        return labels, x, graphs
+
+
+def _label_constructor(config: GKGNetConfig, stage: int) -> GroupKNN:
+    """Group k-NN of labels among all patches of a stage, not pooled, without dilation or relative positions."""
+    height, width = config.grids[stage]
+    return GroupKNN(min(config.k, height * width), config.groups)
+
+
+def _drop_path(config: GKGNetConfig, stage: int) -> float:
+    """The rate of the stage's first block, as in the released code."""
+    return config.drop_path * sum(config.depth[:stage]) / max(1, sum(config.depth) - 1)

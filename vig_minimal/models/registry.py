@@ -1,0 +1,119 @@
+"""Every model by name: family and size, as in 'lrgc_ti'. `create_model` builds one.
+
+Sizes named ti, s, m, b and resnetNN are the papers'; nano is ours, for small images and laptops.
+"""
+
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from fnmatch import fnmatch
+
+from torch import nn
+
+from ..constructors import CONSTRUCTORS
+from .clustervig import ClusterViG, ClusterViGConfig
+from .cnn2graph import CNN2Graph, CNN2GraphConfig
+from .gkgnet import GKGNet, GKGNetConfig
+from .pyramid import PyramidConfig, PyramidViG
+from .vig import ViG, ViGConfig
+
+NANO = {"dim": 96, "depth": 6, "num_classes": 10, "img_size": 64, "patch": 8}
+PYRAMID_NANO = {"dim": (24, 48, 96, 160), "depth": (1, 1, 2, 1), "num_classes": 10, "img_size": 64, "patch": 2}
+CVIG_TI = ClusterViGConfig(dim=192, depth=12, update_groups=1, distillation=True)
+CVIG_B = replace(CVIG_TI, dim=640, depth=16, update_groups=4)
+RESNET_NANO = {"backbone": "nano", "num_classes": 10, "img_size": 32}
+
+CONFIGS = {
+    # ViG, Table 1: dim and depth                                              # parameters
+    "vig_nano": ViGConfig(**NANO),                                             #     933,098
+    "vig_ti": ViGConfig(dim=192, depth=12),                                    #   7,184,744
+    "vig_s": ViGConfig(dim=320, depth=16),                                     #  22,747,752
+    "vig_b": ViGConfig(dim=640, depth=16),                                     #  86,841,832
+    # SViG: ViG-Ti with q_0 = 0.89, δ = 0.03 (74.6 % top-1 in its authors' table; 0.86 and 0.03 give the same)
+    "svig_nano": ViGConfig(**NANO, graph="threshold"),                         #     933,098
+    "svig_ti": ViGConfig(dim=192, depth=12, graph="threshold"),                #   7,184,744
+    # LRGC section 3.2 and Table 2: ViG-Ti's sizes
+    "lrgc_nano": ViGConfig(**NANO, graph="lrgc"),                              #   1,044,848
+    "lrgc_ti": ViGConfig(dim=192, depth=12, graph="lrgc"),                     #   8,074,100
+    # ClusterViG, Table III; the second, distillation classifier is counted
+    "cvig_nano": ClusterViGConfig(**NANO),                                     #   1,181,066
+    "cvig_ti": CVIG_TI,                                                        #  11,472,304
+    "cvig_s": replace(CVIG_B, dim=320),                                        #  28,163,232
+    "cvig_b": CVIG_B,                                                          # 104,803,792
+    "cvig_b_784": replace(CVIG_B, patch=8, clusters=6),                        # 105,180,112
+    # ViG, Table 2: widths and blocks of the pyramid's stages
+    "pvig_nano": PyramidConfig(**PYRAMID_NANO),                                #     849,530
+    "pvig_ti": PyramidConfig(),                                                #  10,714,376
+    "pvig_s": PyramidConfig(dim=(80, 160, 400, 640)),                          #  27,251,912
+    "pvig_m": PyramidConfig(dim=(96, 192, 384, 768), depth=(2, 2, 16, 2)),     #  49,525,832
+    "pvig_b": PyramidConfig(dim=(128, 256, 512, 1024), depth=(2, 2, 18, 2)),   #  92,980,328
+    # GKGNet section 4.1 and Table 1: Pyramid ViG-S's sizes; 34,017,840 at 448 and 34,673,200 at 576 pixels
+    "gkgnet_nano": GKGNetConfig(**PYRAMID_NANO),                               #           0
+    "gkgnet_s": GKGNetConfig(dim=(80, 160, 400, 640)),                         #  33,265,200
+    # CNN2GNN, Tables 1 and 2, and their baseline, the ResNet alone
+    "resnet_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="none"),
+    "resnet_18": CNN2GraphConfig("resnet18", "none"),
+    "resnet_34": CNN2GraphConfig("resnet34", "none"),
+    "cnn2mean_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="mean"),
+    "cnn2mean_resnet18": CNN2GraphConfig("resnet18", "mean"),
+    "cnn2mean_resnet34": CNN2GraphConfig("resnet34", "mean"),
+    "cnn2max_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="max"),
+    "cnn2max_resnet18": CNN2GraphConfig("resnet18", "max"),
+    "cnn2max_resnet34": CNN2GraphConfig("resnet34", "max"),
+    "cnn2gnn_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="gnn"),
+    "cnn2gnn_resnet18": CNN2GraphConfig("resnet18", "gnn"),
+    "cnn2gnn_resnet34": CNN2GraphConfig("resnet34", "gnn"),
+    "cnn2transformer_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="transformer"),
+    "cnn2transformer_resnet18": CNN2GraphConfig("resnet18", "transformer"),
+    "cnn2transformer_resnet34": CNN2GraphConfig("resnet34", "transformer"),
+}
+NETWORKS = {ViGConfig: ViG, ClusterViGConfig: ClusterViG, PyramidConfig: PyramidViG, GKGNetConfig: GKGNet,
+            CNN2GraphConfig: CNN2Graph}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names that `create_model` takes. pattern: as of file names, "lrgc_*"."""
+    return [name for name in CONFIGS if fnmatch(name, pattern)]
+
+
+def list_constructors() -> list[str]:
+    """Return what the field `graph` of an isotropic model takes; a pyramid takes "knn" and "group_knn"."""
+    return list(CONSTRUCTORS)
+
+
+def create_model(name: str, **overrides) -> nn.Module:
+    """Build the model of that name with random weights. `overrides` are fields of its config.
+
+    create_model("vig_ti", num_classes=10, img_size=32, patch=4, drop_path=0.1)
+
+    Raises ValueError, naming what exists, for an unknown name or field or a value that cannot work.
+    """
+    if name not in CONFIGS:
+        raise ValueError(f"unknown model {name!r}{_near(name, list_models())}")
+    preset = CONFIGS[name]
+    known = [field.name for field in fields(preset)]
+    for field in overrides:
+        if field not in known:
+            raise ValueError(f"{name} has no field {field!r}{_near(field, known)}")
+    # what follows from the image's size is worked out again for another size
+    derived = {name: None for name in ("k", "stem") if name in known}
+    config = replace(preset, **{**derived, **overrides})
+    network = NETWORKS[type(config)]
+    if not hasattr(config, "graph"):
+        return network(config)
+    if config.graph not in CONSTRUCTORS:
+        raise ValueError(f"unknown graph {config.graph!r}{_near(config.graph, list_constructors())}")
+    for field, value in overrides.items():
+        readers = [graph for graph, (_, own_fields) in CONSTRUCTORS.items() if field in own_fields]
+        if readers and config.graph not in readers and value != getattr(preset, field):
+            graphs = " and ".join(f"graph={reader!r}" for reader in readers)
+            raise ValueError(f"{field} is read by {graphs} alone, and here graph={config.graph!r}")
+    if isinstance(config, PyramidConfig):  # a pyramid makes its own constructors, of the nodes that each stage has
+        return network(config)
+    one_per_block, _ = CONSTRUCTORS[config.graph]
+    return network(config, one_per_block(config))
+
+
+def _near(word: str, known: list[str]) -> str:
+    """'; did you mean …? There are: …'"""
+    close = get_close_matches(str(word), known)
+    return (f"; did you mean {' or '.join(close)}?" if close else ";") + f" There are: {', '.join(known)}"

@@ -1,0 +1,58 @@
+"""CNN2GNN's anchors: training images that stand for their classes, chosen once, by the seed (Eq. 1).
+
+In training an anchor has one augmentation an epoch, the same in every step and process of that epoch; in evaluation it
+is as it is. A trained model keeps their embeddings and needs the images no more.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..data.augment import flip_and_shift, normalise
+from ..data.datasets import label_counts, picture_name, targets_of
+from ..data.decoding import DataError
+from ..data.loading import Pictures, sound
+from ..data.seeds import generator
+from ..models.cnn2graph import draw_anchors
+from .recipes import Recipe
+
+
+class Anchors:
+    """`per_class` images of every class, drawn uniformly; class after class.
+
+    names: of their files, A = classes · per_class of them.
+    Raises DataError for a class that has too few images, and for data that does not know its labels.
+    """
+
+    def __init__(self, source: Sequence, classes: Sequence[str], per_class: int, size: tuple[int, int], recipe: Recipe,
+                 seed: int, device: torch.device):
+        labels = targets_of(source)
+        if labels is None or labels.ndim != 1:
+            raise DataError("anchors: this data does not know the one class of an image without reading it")
+        for name, count in zip(classes, label_counts(source, len(classes)), strict=True):
+            if count < per_class:
+                raise DataError(f"anchors: class {name} has {count} training images, and {per_class} of them are to be"
+                                " its anchors; add images, or use fewer anchors with --anchors-per-class")
+        self.indices = draw_anchors(labels, len(classes), per_class, generator("anchors", seed)).tolist()
+        self.names = [picture_name(source, index) for index in self.indices]
+        self.recipe, self.seed, self.device = recipe, seed, device
+        self.varied, self.plain = (Pictures(source, size, recipe.eval_crop, r, seed) for r in (recipe, None))
+
+    def augmented(self, epoch: int) -> Tensor:
+        """The anchors of an epoch, (A, 3, H, W), augmented as training images are, but always alike in that epoch."""
+        images = self._read(self.varied, epoch)
+        source, count = generator("anchors", self.seed, epoch), len(images)
+        mirror = torch.rand(count, generator=source) < (0.5 if self.recipe.flip else 0)
+        reach = [side // 8 if self.recipe.crop == "pad" else 0 for side in images.shape[2:]]
+        down, right = (torch.randint(-r, r + 1, (count,), generator=source) for r in reach)
+        images = flip_and_shift(images, *(drawn.to(self.device) for drawn in (mirror, down, right)))
+        return normalise(images, self.recipe.mean, self.recipe.std)
+
+    def as_they_are(self) -> Tensor:
+        """The anchors without augmentation, (A, 3, H, W)."""
+        return normalise(self._read(self.plain, 0), self.recipe.mean, self.recipe.std)
+
+    def _read(self, pictures: Pictures, epoch: int) -> Tensor:
+        batch = pictures.__getitems__([(epoch, index, 0) for index in self.indices])
+        return next(sound([batch])).images.to(self.device)

@@ -1,0 +1,242 @@
+"""The flags of train.py, and what they mean together: model, recipe, fields of the config, batch, output folder."""
+
+import argparse
+import ast
+import math
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from ..data.datasets import DATA_SETS, MULTI_LABEL, SIZES
+from ..models.pyramid import PyramidConfig
+from ..models.registry import CONFIGS, create_model
+from ..models.resnet import load_backbone as load_backbone_weights
+from . import distributed
+from .distributed import Processes
+from .engine import AMP
+from .recipes import PAPERS, RECIPES, Recipe, flags, get_recipe
+from .signals import EXIT_REFUSED
+
+FAMILIES = {name.rsplit("_", 1)[0] for name in CONFIGS}
+MULTI_LABEL_FAMILY = "gkgnet"
+
+
+def fail(error: object, everywhere: bool = False, code: int = EXIT_REFUSED) -> NoReturn:
+    """Say in one sentence what is wrong and end with that code. Of many processes the first says it, or every one."""
+    if everywhere or distributed.read_place()[0] == 0:
+        print(f"train.py: error: {error}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line. What a flag of the recipe was not given stays None, and the recipe's own value holds."""
+    parser = argparse.ArgumentParser(prog="train.py", description="Train or evaluate a Vision GNN.",
+                                     epilog="example: torchrun train.py --model lrgc")
+    parser.error = fail
+    add = parser.add_argument
+    add("--model", help=f"a family ({', '.join(sorted(FAMILIES))}) or a full name, as lrgc_ti (default: lrgc)")
+    add("--data", help=f"one of {', '.join(DATA_SETS)}; by default imagefolder with --data-dir, else shapes, or"
+                       " shapes-multi for GKGNet and --multi-label")
+    add("--data-dir", metavar="DIR", help="holds train/CLASS/*.jpg and val/CLASS/*.jpg; or keeps downloads (./data)")
+    add("--multi-label", action="store_true",
+        help="train a model of one class an image on multi-label data: yes or no for each class; GKGNet always does")
+    add("--anchors-per-class", type=int, metavar="N", help="of CNN2GNN: training images that stand for a class (1)")
+    add("--proxies-per-class", type=int, metavar="N", help="of CNN2GNN: learnt vectors that stand for a class (1)")
+    add("--backbone-weights", metavar="FILE", help="of CNN2GNN's ResNet: a state dict, or «torchvision» to download")
+    add("--init-from", metavar="FILE",
+        help="start from these weights: Pyramid ViG's for GKGNet, other classes' for any")
+    add("--img-size", type=int, nargs="+", metavar="N", help="side, or height and width (default: the data's)")
+    add("--limit", type=int, metavar="N", help="use only N training images, for trials")
+    add("--bad-images", choices=("skip", "error"), default="skip",
+        help="training images that cannot be read: replace and list them, at most 1 %% (skip), or end the run (error)")
+    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the model's config: k=6, conv=gin")
+    add("--output", metavar="DIR", help="where all is written (default runs/MODEL-DATA, numbered where a run is)")
+    add("--resume", metavar="PATH", help="go on from this checkpoint; auto: from the output folder's last.pt, if any")
+    add("--save-every", type=int, metavar="N", help="write last.pt every N steps too, not only after each epoch")
+    add("--keep-every", type=int, metavar="N", help="keep the weights of epochs 0, N, 2N, ... as epoch-NNN.pt")
+    add("--eval-only", action="store_true", help="evaluate the checkpoint of --resume, and write nothing")
+    add("--eval-split", choices=("val", "train"), default="val", help="images that --eval-only evaluates (default val)")
+    add("--dry-run", action="store_true", help="two steps and an evaluation: what the whole would take; write nothing")
+    add("--tensorboard", action="store_true", help="write event files too, if the package tensorboard is there")
+    recipe = parser.add_argument_group("the recipe, and its fields")
+    recipe.add_argument("--recipe", help=f"one of {', '.join(RECIPES)} (default: demo on shapes and for nano models,"
+                                         " else the paper's)")
+    for name, (kind, text) in flags().items():
+        how = {"type": kind, "metavar": kind.__name__.upper()}
+        if kind is bool:
+            how = {"action": argparse.BooleanOptionalAction}
+        if kind is tuple:
+            how = {"type": float, "nargs": "*", "metavar": "EPOCH"}
+        recipe.add_argument("--" + name.replace("_", "-"), help=text.replace("%", "%%"), **how)
+    recipe.add_argument("--no-ema", dest="ema_decay", action="store_const", const=0.0, help="same as --ema-decay 0")
+    recipe.add_argument("--scale-lr", action="store_true",
+                        help="learning rates in proportion to the batch: they are for the recipe's own batch size")
+    recipe.add_argument("--teacher-weights", metavar="FILE", help="the teacher's state dict (default: torchvision's)")
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto: cuda if there is one)")
+    machine.add_argument("--workers", type=int, metavar="N",
+                         help="processes that decode images (default: one for each core, at most 8)")
+    machine.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    machine.add_argument("--amp", nargs="?", const="bf16", choices=list(AMP),
+                         help="compute in bfloat16 (or fp16, with a scaled loss) where it is safe")
+    machine.add_argument("--compile", action="store_true", help="torch.compile the model: a slow start, then faster")
+    machine.add_argument("--grad-checkpoint", action="store_true",
+                         help="compute blocks again for the backward pass: less memory, about a third more time")
+    machine.add_argument("--sync-bn", action="store_true", help="batch norm over the batches of all GPUs together")
+    machine.add_argument("--detect-anomaly", action="store_true",
+                         help="name the operation whose gradient is not a number; slow")
+    args = parser.parse_args(argv)
+    args.decay_epochs = None if args.decay_epochs is None else tuple(args.decay_epochs)
+    return args
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises ValueError for flags that cannot work, alone or together."""
+    if args.eval_only and args.resume in (None, "auto"):
+        raise ValueError("--eval-only: name the checkpoint to evaluate with --resume PATH")
+    if (args.workers or 0) < 0:
+        raise ValueError(f"--workers {args.workers}: at least 0, which decodes in the training process itself")
+    if args.save_every is not None and args.save_every < 1:
+        raise ValueError(f"--save-every {args.save_every}: at least 1 step")
+    if args.keep_every is not None and args.keep_every < 1:
+        raise ValueError(f"--keep-every {args.keep_every}: at least 1 epoch")
+    if args.dry_run and args.eval_only:
+        raise ValueError("--dry-run and --eval-only: one of them")
+    if args.eval_split == "train" and not args.eval_only:
+        raise ValueError("--eval-split: goes with --eval-only, and training evaluates the validation images")
+
+
+def choose_data(args: argparse.Namespace, state: dict | None) -> str:
+    """The name of the data set: as given, else image folders, or the embedded pictures in the view of the model."""
+    model = args.model or (state["name"] if state else "")
+    several = args.multi_label or (state or {}).get("multi_label") or model.startswith(MULTI_LABEL_FAMILY)
+    return args.data or ("imagefolder" if args.data_dir else "shapes-multi" if several else "shapes")
+
+
+def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argparse.Namespace,
+               state: dict | None) -> None:
+    """Raises ValueError for a model or recipe that cannot learn from data of one class an image, or of several."""
+    several, made_for = data in MULTI_LABEL, model.startswith(MULTI_LABEL_FAMILY)
+    there_are = f"{', '.join(MULTI_LABEL[:-1])} and {MULTI_LABEL[-1]}"
+    if not several and (made_for or args.multi_label):
+        who = f"{model} answers" if made_for else "--multi-label: the model would answer"
+        raise ValueError(f"{who} yes or no for every class, and an image of {data} has exactly one; multi-label data"
+                         f" are {there_are}" + (", or choose another model" if made_for else ""))
+    has_anchors = getattr(CONFIGS[model], "aggregation", "none") != "none"
+    if not several and recipe.mixes and has_anchors:
+        raise ValueError("mixup and CutMix give an image shares of two classes, and triplets need one; give --mixup 0"
+                         " --cutmix 0")
+    if args.backbone_weights and not hasattr(CONFIGS[model], "backbone"):
+        raise ValueError(f"--backbone-weights: {model} has no ResNet; give --init-from its own weights")
+    if not several:
+        return
+    if not (made_for or args.multi_label or (state or {}).get("multi_label")):
+        raise ValueError(f"{model} tells the one class of an image, and an image of {data} shows several or none;"
+                         " choose gkgnet, or give --multi-label to train yes or no for every class")
+    if recipe.mixes:
+        raise ValueError("mixup and CutMix mix images of one class each; for multi-label data give --mixup 0"
+                         " --cutmix 0")
+    distillation = fields.get("distillation", getattr(CONFIGS[model], "distillation", False))
+    if recipe.teacher != "none" or distillation:
+        raise ValueError("a teacher tells one class an image; for multi-label data give --teacher none and, with"
+                         " ClusterViG, --set distillation=False")
+    if has_anchors:
+        raise ValueError(f"{model}: its anchors stand for one class each; choose resnet, or another model")
+
+
+def load_backbone(model, weights: str) -> None:
+    """Weights of torchvision's ResNet into the backbone of a CNN2GNN. Raises ValueError for what does not fit."""
+    load_backbone_weights(model.backbone, model.config.backbone, weights)
+
+
+def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tuple[str, str]:
+    """Full name of the model, and name of the recipe: demo for nano models and shapes, else the paper's. A family takes
+    the recipe's size."""
+    model = args.model or (state["name"] if state else "lrgc")
+    family = model if model in FAMILIES else model.rsplit("_", 1)[0]
+    paper = PAPERS.get(family, "vig")
+    paper = {("gkgnet", "voc2007"): "gkgnet_voc", ("cnn2graph", "cifar100"): "cnn2graph_100",
+             ("cnn2graph", "imagefolder"): "cnn2graph_100"}.get((paper, data), paper)
+    demo = "demo_multi" if data in MULTI_LABEL else "demo"
+    recipe = args.recipe or (demo if data.startswith("shapes") or model.endswith("_nano") else paper)
+    size = get_recipe(recipe).size.removeprefix("resnet" if family == "resnet" else "")  # resnet_18, cnn2gnn_resnet18
+    return (f"{model}_{size}" if model in FAMILIES else model), recipe
+
+
+def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recipe, state: dict | None) -> dict:
+    """The model's config fields from --set, --img-size and the recipe, or else from the checkpoint to go on from.
+
+    The patch is the one that keeps the grid nearest to the preset's own, unless it is set.
+    """
+    if model not in CONFIGS:
+        create_model(model)  # raises, naming the models there are
+    preset = CONFIGS[model]
+    fields = {"drop_path": recipe.drop_path} if hasattr(preset, "drop_path") else {}
+    if state and state["name"] == model:
+        fields = {name: value for name, value in state["config"].items()
+                  if name in ("k", "stem") or value != getattr(preset, name, None)}
+        fields |= {} if args.drop_path is None else {"drop_path": args.drop_path}
+    for name in ("anchors_per_class", "proxies_per_class"):
+        if getattr(args, name) is not None:
+            fields[name] = getattr(args, name)  # a model without it says so
+    if args.drop_path and not hasattr(preset, "drop_path"):
+        raise ValueError(f"--drop-path {args.drop_path:g}: {model} has no stochastic depth; leave it out")
+    for setting in args.set:
+        name, equals, value = setting.partition("=")
+        if not equals or name in ("num_classes", "img_size"):
+            raise ValueError(f"--set {setting}: it takes FIELD=VALUE; num_classes follows from the data, img_size from"
+                             " --img-size")
+        try:
+            fields[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            fields[name] = value
+    if args.img_size or "img_size" not in fields:
+        size = args.img_size or [SIZES.get(data, preset.img_size[0])]
+        if len(size) > 2 or min(size) < 1:
+            raise ValueError(f"--img-size {' '.join(map(str, size))}: one side, or height and width, in pixels")
+        fields["img_size"] = (size[0], size[-1])
+    if "patch" not in fields and hasattr(preset, "patch"):
+        height, width = fields["img_size"]
+        strides = (2, 4, 8) if isinstance(preset, PyramidConfig) else (2, 4, 8, 16)
+        possible = [patch for patch in strides if height % patch == 0 and width % patch == 0] or [preset.patch]
+        fields["patch"] = min(possible, key=lambda patch: abs(math.log(height / patch / preset.grid[0])))
+    return fields
+
+
+def build_model(name: str, fields: dict):
+    """The model; a value of a wrong kind is an error in the user's words too."""
+    try:
+        return create_model(name, **fields)
+    except TypeError as error:
+        raise ValueError(f"--set: a value of the wrong kind ({error})") from None
+
+
+def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
+    """Raises ValueError for a batch that this data or these processes cannot make."""
+    size, parts = recipe.batch_size, processes.world * recipe.accumulation
+    if size > images:
+        raise ValueError(f"--batch-size {size}: larger than the data set of {images} training images")
+    share, rest = divmod(size, parts)
+    what = f"--batch-size {size}: the global batch, of which each of {processes.world} processes"
+    what += f" and {recipe.accumulation} parts (--accumulation)" if recipe.accumulation > 1 else ""
+    if rest or share < 2:
+        raise ValueError(f"{what} must get the same share, of at least 2 images for batch norm")
+    if recipe.mixes and share % 2:
+        raise ValueError(f"{what} gets {share} images; mixup and CutMix pair them, and need an even number")
+
+
+def output_folder(args: argparse.Namespace, name: str) -> Path:
+    """Where this run writes. Never where another run is: that is refused or, with no --output, another number taken."""
+    def holds_run(folder: Path) -> bool:
+        return any((folder / file).exists() for file in ("last.pt", "previous.pt", "best.pt", "metrics.csv"))
+
+    resumed = None if args.resume in (None, "auto") else Path(args.resume).parent
+    if args.output or resumed:
+        folder = Path(args.output or resumed)
+        if holds_run(folder) and args.resume != "auto" and folder != resumed and not args.dry_run:
+            raise ValueError(f"{folder} holds a run already: go on with it by --resume auto, or choose another folder")
+        return folder
+    number, folder = 1, Path("runs", name)
+    while holds_run(folder):
+        number, latest, folder = number + 1, folder, Path("runs", f"{name}-{number + 1}")
+    return latest if args.resume == "auto" and number > 1 else folder

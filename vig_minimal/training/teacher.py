@@ -1,0 +1,58 @@
+"""The teacher of a distillation: a trained network of torchvision whose answers a model learns beside the labels."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision import models
+
+from ..files import CheckpointError, load
+from .recipes import IMAGENET_MEAN, IMAGENET_STD, Recipe
+
+
+def create_teacher(name: str, weights: str | Path | None, classes: int, recipe: Recipe,
+                   device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Images, normalised as the recipe says, to the logits of that torchvision classifier: without gradient, in
+    evaluation mode, and normalised again as its training was (ImageNet's mean and standard deviation).
+
+    weights: a file with its state dict for as many classes as there are; None: torchvision's own, of ImageNet's 1000.
+    Raises ValueError for an unknown name, weights that do not fit or cannot be downloaded, another number of classes.
+    """
+    known = [model for model in models.list_models(module=models)]
+    if name not in known:
+        raise ValueError(f"--teacher {name}: torchvision has no such classifier; it has {', '.join(known)}")
+    if weights is None and classes != 1000:
+        raise ValueError(f"--teacher {name}: torchvision's weights are for ImageNet's 1000 classes, and this data has"
+                         f" {classes}; give weights for them with --teacher-weights FILE, or --teacher none")
+    try:
+        network = models.get_model(name, weights="DEFAULT" if weights is None else None, num_classes=classes)
+        if weights is not None:
+            state = load(weights)
+            network.load_state_dict(state.get("model", state))
+    except CheckpointError:
+        raise
+    except RuntimeError as error:
+        raise ValueError(f"{weights}: does not fit {name} with {classes} classes ({_first_line(error)})") from None
+    except OSError as error:
+        raise ValueError(f"--teacher {name}: its weights cannot be downloaded ({_first_line(error)}); give a file with"
+                         " --teacher-weights, or --teacher none") from None
+    network.to(device).eval().requires_grad_(False)
+    scale, shift = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in _renormalise(recipe))
+
+    @torch.no_grad()
+    def answer(images: Tensor) -> Tensor:
+        return network(images * scale + shift)
+
+    return answer
+
+
+def _renormalise(recipe: Recipe) -> tuple[list[float], list[float]]:
+    """Factor and term that turn (x − mean)/std of the recipe into that of ImageNet, for each channel."""
+    scale = [std / imagenet for std, imagenet in zip(recipe.std, IMAGENET_STD)]
+    shift = [(mean - imagenet) / std for mean, imagenet, std in zip(recipe.mean, IMAGENET_MEAN, IMAGENET_STD)]
+    return scale, shift
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

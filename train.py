@@ -30,7 +30,7 @@ from tqdm import tqdm
 from vig_minimal.data.batches import TrainingBatches, ValidationBatches
 from vig_minimal.data.datasets import fetch, open_data, oversampled
 from vig_minimal.data.decoding import DataError
-from vig_minimal.data.loading import Pictures, stored_if_it_fits
+from vig_minimal.data.loading import PreparedImages, store_if_it_fits
 from vig_minimal.data.seeds import mixed_seed
 from vig_minimal.models.released import init_from
 from vig_minimal.training import checkpoint, distributed
@@ -92,10 +92,10 @@ def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
         data = open_data(data_name, args.data_dir, size, args.limit)
         data = oversampled(data, recipe.oversample) if recipe.oversample > 0 and not args.eval_only else data
         options.check_batch(recipe, len(data.train), processes)
-        training = Pictures(data.train, size, recipe.eval_crop, recipe, args.seed, skip=args.bad_images == "skip")
+        training = PreparedImages(data.train, size, recipe.eval_crop, recipe, args.seed, skip=args.bad_images == "skip")
         evaluated = data.train if args.eval_split == "train" else data.val
-        splits = {name: stored_if_it_fits(pictures, workers, processes.local_world, processes.device) for name, pictures
-                  in (("training", training), ("validation", Pictures(evaluated, size, recipe.eval_crop)))}
+        splits = {name: store_if_it_fits(pictures, workers, processes.local_world, processes.device) for name, pictures
+                  in (("training", training), ("validation", PreparedImages(evaluated, size, recipe.eval_crop)))}
         batches = TrainingBatches(splits["training"], len(data.classes), recipe, args.seed, processes.share,
                                   processes.device, workers)
         val_batches = ValidationBatches(splits["validation"], recipe, processes.share, processes.device, workers)

@@ -13,7 +13,7 @@ import train
 from commands import own_folder, refused, rows  # noqa: F401
 from vig_minimal.data import coco_voc as annotations
 from vig_minimal.data.coco_voc import VOC_CLASSES, coco, repeats, voc2007
-from vig_minimal.data.datasets import fetch, label_counts, open_data, oversampled, picture_name
+from vig_minimal.data.datasets import fetch, image_name, label_counts, open_data, oversampled
 from vig_minimal.data.decoding import DataError
 from vig_minimal.training.run_log import warnings
 
@@ -211,6 +211,6 @@ def test_photos_of_coco(tmp_path):
     assert [sum(split) / 100 for split in counts] == [2.91, 2.88]
     assert (data.train.targets.sum(1) == 0).sum() == 2
     assert len(warnings(data)) == 2 and "of 11 classes" in warnings(data)[0]
-    assert data.train[0][0].mode == "RGB" and picture_name(data.train, 0).endswith(".jpg")
+    assert data.train[0][0].mode == "RGB" and image_name(data.train, 0).endswith(".jpg")
     more = oversampled(data, 0.05)
     assert len(more.train) > 100 and set(more.train.indices) == set(range(100)) and more.val is data.val

@@ -12,7 +12,7 @@ from commands import TINY, fell, finish, said, start
 from helpers import image_folder
 from vig_minimal.data.datasets import open_data
 from vig_minimal.data.decoding import DataError, read_image
-from vig_minimal.data.loading import Broken, Pictures
+from vig_minimal.data.loading import Broken, PreparedImages
 from vig_minimal.training.recipes import Recipe
 
 RNG = np.random.default_rng(0)
@@ -138,12 +138,12 @@ def test_a_replacement_follows_from_the_seed_and_the_key(tmp_path):
     folder = folder_with(tmp_path, ["text.jpg"], count=30)
     source = open_data("imagefolder", str(folder), (8, 8), None).train
     (broken,) = [i for i, (path, _) in enumerate(source.samples) if path.endswith("text.jpg")]
-    pictures = Pictures(source, (8, 8), 1.0, Recipe(crop="pad"), seed=0, skip=True)
+    pictures = PreparedImages(source, (8, 8), 1.0, Recipe(crop="pad"), seed=0, skip=True)
     batches = [pictures.__getitems__([(epoch, broken, 0)]) for epoch in (0, 0, 1, 2, 3)]
     assert all(batch.notes[0].name.endswith("text.jpg") and batch.notes[0].broken for batch in batches)
     assert torch.equal(batches[0].images, batches[1].images)
     assert any(not torch.equal(batches[0].images, batch.images) for batch in batches[2:])
-    assert isinstance(Pictures(source, (8, 8), 1.0).__getitems__([(0, broken, 0)]), Broken)
+    assert isinstance(PreparedImages(source, (8, 8), 1.0).__getitems__([(0, broken, 0)]), Broken)
 
 
 def test_trouble_of_the_machine_is_no_broken_image(tmp_path):
@@ -152,6 +152,6 @@ def test_trouble_of_the_machine_is_no_broken_image(tmp_path):
     os.remove(source.samples[0][0])
     os.remove(source.samples[1][0])
     os.mkdir(source.samples[1][0])
-    pictures = Pictures(source, (8, 8), 1.0, Recipe(crop="pad"), skip=True)
+    pictures = PreparedImages(source, (8, 8), 1.0, Recipe(crop="pad"), skip=True)
     assert "disappeared" in pictures.__getitems__([(0, 0, 0)]).sentence
     assert "cannot be read (Is a directory)" in pictures.__getitems__([(0, 1, 0)]).sentence

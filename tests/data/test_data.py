@@ -15,7 +15,7 @@ from vig_minimal.data.augment import flip_and_shift, normalise, random_resized_b
 from vig_minimal.data.batches import TrainingBatches, TrainingOrder, ValidationBatches, ValidationOrder
 from vig_minimal.data.datasets import fetch, open_data
 from vig_minimal.data.decoding import DataError
-from vig_minimal.data.loading import Broken, Pictures, Stored, stored_if_it_fits
+from vig_minimal.data.loading import Broken, PreparedImages, StoredImages, store_if_it_fits
 from vig_minimal.data.seeds import generator, mixed_seed
 from vig_minimal.training.distributed import Processes
 from vig_minimal.training.recipes import Recipe
@@ -104,7 +104,7 @@ def test_batches_are_the_same_however_many_processes_and_workers_make_them(tmp_p
     source = open_data("imagefolder", str(folder), (16, 16), None).train
 
     def batches(p, workers, epoch):
-        pictures = Pictures(source, (16, 16), 0.9, recipe, seed=5)
+        pictures = PreparedImages(source, (16, 16), 0.9, recipe, seed=5)
         return list(TrainingBatches(pictures, 2, recipe, 5, p.share, p.device, workers).epoch(epoch))
 
     alone = batches(processes(1)[0], 0, 1)
@@ -122,36 +122,36 @@ def test_batches_are_the_same_however_many_processes_and_workers_make_them(tmp_p
 def test_a_picture_takes_the_middle_and_the_models_size():
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels[:, 10:20] = 200  # a square in the middle
-    pictures = Pictures([(Image.fromarray(pixels), 1)], (10, 10), eval_crop=1.0)
+    pictures = PreparedImages([(Image.fromarray(pixels), 1)], (10, 10), eval_crop=1.0)
     images, labels, _ = pictures.__getitems__([(0, 0, 0)])
     assert images.shape == (1, 3, 10, 10) and images.dtype == torch.uint8 and (images == 200).all()
     assert labels.tolist() == [1]
-    wide = Pictures([(Image.fromarray(pixels), 1)], (8, 24), eval_crop=0.9).__getitems__([(0, 0, 0)])[0]
+    wide = PreparedImages([(Image.fromarray(pixels), 1)], (8, 24), eval_crop=0.9).__getitems__([(0, 0, 0)])[0]
     assert wide.shape == (1, 3, 8, 24)
 
 
 def test_tensors_and_grey_pictures_become_rgb():
     grey = Image.fromarray(np.full((16, 16), 7, np.uint8))
     for picture in (grey, torch.full((3, 16, 16), 7, dtype=torch.uint8)):
-        assert (Pictures([(picture, 0)], (16, 16), 1.0).__getitems__([(0, 0, 0)])[0] == 7).all()
-        cropped = Pictures([(picture, 0)], (16, 16), 1.0, Recipe(crop="resized")).__getitems__([(0, 0, 0)])[0]
+        assert (PreparedImages([(picture, 0)], (16, 16), 1.0).__getitems__([(0, 0, 0)])[0] == 7).all()
+        cropped = PreparedImages([(picture, 0)], (16, 16), 1.0, Recipe(crop="resized")).__getitems__([(0, 0, 0)])[0]
         assert cropped.shape == (1, 3, 16, 16)
 
 
 def test_small_data_is_kept_in_memory_and_gives_the_same_pictures(tmp_path, monkeypatch):
     source = open_data("imagefolder", str(image_folder(tmp_path)), (16, 16), None).val
-    pictures = Pictures(source, (16, 16), 0.9)
-    stored = stored_if_it_fits(pictures, 0, 1, CPU)
-    assert isinstance(stored, Stored) and len(stored) == 6
+    pictures = PreparedImages(source, (16, 16), 0.9)
+    stored = store_if_it_fits(pictures, 0, 1, CPU)
+    assert isinstance(stored, StoredImages) and len(stored) == 6
     p, recipe = processes(1)[0], Recipe(batch_size=4)
     both = (ValidationBatches(split, recipe, p.share, p.device, 0) for split in (stored, pictures))
     for (a, b), (c, d) in zip(*both, strict=True):
         assert torch.equal(a, c) and torch.equal(b, d)
-    random = Pictures(source, (16, 16), 0.9, Recipe(crop="resized"))
-    assert stored_if_it_fits(random, 0, 1, CPU) is random  # another part every epoch
+    random = PreparedImages(source, (16, 16), 0.9, Recipe(crop="resized"))
+    assert store_if_it_fits(random, 0, 1, CPU) is random  # another part every epoch
     monkeypatch.setattr(pictures_module, "MEMORY_LIMIT", 6 * 3 * 16 * 16)
-    assert isinstance(stored_if_it_fits(pictures, 0, 1, CPU), Stored)
-    assert stored_if_it_fits(pictures, 0, 2, CPU) is pictures  # two processes would keep two copies
+    assert isinstance(store_if_it_fits(pictures, 0, 1, CPU), StoredImages)
+    assert store_if_it_fits(pictures, 0, 2, CPU) is pictures  # two processes would keep two copies
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -160,7 +160,7 @@ def test_a_broken_picture_is_named(tmp_path, workers):
     broken = folder / "train" / "dog" / "1.jpg"
     broken.write_bytes(broken.read_bytes()[:300])
     source = open_data("imagefolder", str(folder), (16, 16), None).train
-    pictures = Pictures(source, (16, 16), 0.9, Recipe(crop="resized"))
+    pictures = PreparedImages(source, (16, 16), 0.9, Recipe(crop="resized"))
     assert isinstance(pictures.__getitems__([(0, i, 0) for i in range(6)]), Broken)
     with pytest.raises(DataError, match=r"dog/1\.jpg: this image is broken \(.+\); repair"):
         list(TrainingBatches(pictures, 2, Recipe(batch_size=6), 0, (0, 1), processes(1)[0].device, workers).epoch(0))
@@ -171,7 +171,7 @@ def test_a_broken_picture_of_a_limited_set_is_named_too(tmp_path):
     source = open_data("imagefolder", str(folder), (16, 16), 1).train
     path = source.dataset.samples[source.indices[0]][0]
     open(path, "w").close()
-    assert Pictures(source, (16, 16), 1.0).__getitems__([(0, 0, 0)]).sentence.startswith(path)
+    assert PreparedImages(source, (16, 16), 1.0).__getitems__([(0, 0, 0)]).sentence.startswith(path)
 
 
 # ---- data sets -----------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from commands import PROCESSES, SECONDS, children, finish, free_port, join
 from helpers import image_folder, same_tensors
 from vig_minimal import create_model
 from vig_minimal.data.batches import TrainingBatches
-from vig_minimal.data.loading import Stored
+from vig_minimal.data.loading import StoredImages
 from vig_minimal.training import checkpoint, distributed
 from vig_minimal.training.distributed import Processes
 from vig_minimal.training.engine import create_run, evaluate, train_one_epoch
@@ -110,7 +110,7 @@ class Doubled:
     def __init__(self, processes, parts):
         source = torch.Generator().manual_seed(1)
         images = torch.randint(256, (60, 3, 16, 16), generator=source, dtype=torch.uint8)
-        stored = Stored(images, torch.randint(CLASSES, (60,), generator=source))
+        stored = StoredImages(images, torch.randint(CLASSES, (60,), generator=source))
         self.recipe = replace(get_recipe("lrgc"), epochs=2, warmup_epochs=0.5, cooldown_epochs=0.0, batch_size=16,
                               crop="pad", ema_decay=0.9, accumulation=parts)
         self.batches = TrainingBatches(stored, CLASSES, self.recipe, 0, processes.share, processes.device, 0)

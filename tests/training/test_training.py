@@ -14,7 +14,7 @@ from torchvision import models
 from vig_minimal import create_model
 from vig_minimal.data.augment import normalise
 from vig_minimal.data.batches import TrainingBatches, TrainingOrder
-from vig_minimal.data.loading import Stored
+from vig_minimal.data.loading import StoredImages
 from vig_minimal.training.distributed import Processes
 from vig_minimal.training.engine import Diverged, create_run, train_one_epoch
 from vig_minimal.training.optim import learning_rate
@@ -240,7 +240,7 @@ FULL = replace(get_recipe("lrgc"), batch_size=8, crop="pad", rand_augment=0.0, r
 def stored(count=40):
     source = torch.Generator().manual_seed(1)
     images = torch.randint(256, (count, 3, 16, 16), generator=source, dtype=torch.uint8)
-    return Stored(images, torch.randint(CLASSES, (count,), generator=source))
+    return StoredImages(images, torch.randint(CLASSES, (count,), generator=source))
 
 
 @pytest.mark.parametrize(("world", "parts"), [(2, 1), (4, 1), (2, 2)])

@@ -8,7 +8,7 @@ from ..graphs.distance import full_precision, squared_distance
 from ..graphs.graph import Graph
 from ..graphs.kmeans import fixed_start, kmeans
 
-SIZES = 4  # groups of partitions, each padded to its largest
+SIZE_GROUPS = 4  # groups of partitions, each padded to its largest
 
 
 def neighbours(k: int, depth: int) -> list[int]:
@@ -76,7 +76,7 @@ def _nearest_by_size(unit: Tensor, labels: Tensor, clusters: int, k: int) -> Ten
     size = F.one_hot(labels, clusters).sum(1).flatten()  # (B·κ,)
     start = size.cumsum(0) - size
     unit, index = unit.reshape(-1, channels), torch.empty(batch * num_nodes, k, dtype=torch.int64, device=device)
-    for alike in size.argsort().tensor_split(SIZES):  # (p,) partitions
+    for alike in size.argsort().tensor_split(SIZE_GROUPS):  # (p,) partitions
         width = int(size[alike].max()) if len(alike) else 0
         if width == 0:
             continue

@@ -9,7 +9,7 @@ from torch import Tensor
 from .augment import cutmix, draw_mix, erase, erasing_box, flip_and_shift, mixup, normalise
 from .data_recipe import DataRecipe
 from .decoding import DataError
-from .loading import Key, Note, Pictures, Stored, loader, sound
+from .loading import FileNote, Key, PreparedImages, StoredImages, checked, loader
 from .seeds import generator
 
 BROKEN_SHARE = 0.01  # of the training pictures that may be broken
@@ -65,8 +65,8 @@ class ValidationOrder:
             yield [(0, index, 0) for index in self.indices[start:start + self.batch_size]]
 
 
-def _loader(pictures: Pictures | Stored, order: TrainingOrder | ValidationOrder, workers: int, device: torch.device):
-    in_memory = isinstance(pictures, Stored)
+def _loader(pictures: PreparedImages | StoredImages, order: TrainingOrder | ValidationOrder, workers: int, device: torch.device):
+    in_memory = isinstance(pictures, StoredImages)
     return loader(pictures, order, 0 if in_memory else workers, pin=device.type == "cuda" and not in_memory)
 
 
@@ -78,12 +78,12 @@ class TrainingBatches:
     notes: what is to be said of files, by their name; whoever says it may clear it.
     """
 
-    def __init__(self, pictures: Pictures | Stored, classes: int, recipe: DataRecipe, seed: int,
+    def __init__(self, pictures: PreparedImages | StoredImages, classes: int, recipe: DataRecipe, seed: int,
                  share: tuple[int, int], device: torch.device, workers: int):
         self.recipe, self.classes, self.seed, self.device = recipe, classes, seed, device
         self.order = TrainingOrder(len(pictures), recipe, seed, share)
         self.loader = _loader(pictures, self.order, workers, device)
-        self.notes: dict[str, Note] = {}
+        self.notes: dict[str, FileNote] = {}
         self._broken: set[str] = set()
         self._take_notes(getattr(pictures, "notes", []))
 
@@ -95,7 +95,7 @@ class TrainingBatches:
         """The batches of that epoch from that step on, `accumulation` parts a step. Raises DataError, naming the file,
         at a picture that cannot be read and is not replaced."""
         self.order.epoch, self.order.first_step = epoch, first_step
-        for i, (images, labels, notes) in enumerate(sound(self.loader)):
+        for i, (images, labels, notes) in enumerate(checked(self.loader)):
             self._take_notes(notes)
             step, part = divmod(i, self.recipe.accumulation)
             images = images.to(self.device, non_blocking=True)
@@ -122,7 +122,7 @@ class TrainingBatches:
         kind, how = draw_mix(height, width, recipe.mixup, recipe.cutmix, 0.5, source)
         return (mixup if kind == "mixup" else cutmix)(images, targets, how)
 
-    def _take_notes(self, notes: list[Note]) -> None:
+    def _take_notes(self, notes: list[FileNote]) -> None:
         self.notes |= {note.name: note for note in notes}
         self._broken |= {note.name for note in notes if note.broken}
         if len(self._broken) > BROKEN_SHARE * self.order.count:
@@ -135,7 +135,7 @@ class ValidationBatches:
     """Normalised images (b, 3, H, W) and labels (b,) or targets (b, ...): this process's share of all validation
     images, every time."""
 
-    def __init__(self, pictures: Pictures | Stored, recipe: DataRecipe, share: tuple[int, int],
+    def __init__(self, pictures: PreparedImages | StoredImages, recipe: DataRecipe, share: tuple[int, int],
                  device: torch.device, workers: int):
         self.recipe, self.device = recipe, device
         size = recipe.batch_size // (share[1] * recipe.accumulation)
@@ -146,6 +146,6 @@ class ValidationBatches:
         return len(self.order)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels, _ in sound(self.loader):
+        for images, labels, _ in checked(self.loader):
             images = images.to(self.device, non_blocking=True)
             yield normalise(images, self.recipe.mean, self.recipe.std), labels.to(self.device, non_blocking=True)

@@ -29,7 +29,7 @@ DOWNLOADS = {
 MULTI_LABEL = ("shapes-multi", "coco", "voc2007")  # an image may show several classes
 DATA_SETS = ("shapes", "imagefolder", *DOWNLOADS, *MULTI_LABEL)
 # their own; photos in folders take the model's
-SIZES = {"shapes": 64, "shapes-multi": 64, "cifar10": 32, "cifar100": 32, "stl10": 96, "svhn": 32}
+IMAGE_SIZES = {"shapes": 64, "shapes-multi": 64, "cifar10": 32, "cifar100": 32, "stl10": 96, "svhn": 32}
 SHAPES_TRAIN, SHAPES_VAL = 10_000, 2_000
 
 
@@ -99,7 +99,7 @@ def oversampled(data: Data, threshold: float) -> Data:
     return replace(data, train=Subset(data.train, annotations.repeats(targets, threshold)))
 
 
-def picture_name(source: Sequence, index: int) -> str:
+def image_name(source: Sequence, index: int) -> str:
     """What a person would look for: the file of a picture, or its number where it has no file of its own."""
     while isinstance(source, Subset):
         source, index = source.dataset, source.indices[index]

@@ -1,7 +1,7 @@
-"""Pictures of the model's size: read, cropped, augmented one by one, in worker processes if there are any.
+"""PreparedImages of the model's size: read, cropped, augmented one by one, in worker processes if there are any.
 
-    Pictures    a source's pictures, read when asked for
-    Stored      the same for a split that fits in memory and is the same every epoch: read once, one uint8 tensor
+    PreparedImages    a source's pictures, read when asked for
+    StoredImages      the same for a split that fits in memory and is the same every epoch: read once, one uint8 tensor
 
 A training picture that cannot be read is replaced by another one or ends the run (--bad-images); a validation picture
 that cannot be read always ends it.
@@ -23,7 +23,7 @@ from torchvision.transforms import InterpolationMode
 
 from .augment import color_jitter, rand_augment, random_resized_box
 from .data_recipe import DataRecipe
-from .datasets import picture_name
+from .datasets import image_name
 from .decoding import DataError
 from .seeds import generator
 
@@ -33,7 +33,7 @@ REPLACEMENTS = 100  # pictures that are tried in the place of one that cannot be
 Key = tuple[int, int, int]  # epoch, index in the source, copy
 
 
-class Note(NamedTuple):
+class FileNote(NamedTuple):
     """What is to be said of a file: what it was before it became RGB, or why it is broken."""
 
     name: str
@@ -52,10 +52,10 @@ class Batch(NamedTuple):
 
     images: Tensor
     labels: Tensor
-    notes: list[Note]
+    notes: list[FileNote]
 
 
-class Pictures(Dataset):
+class PreparedImages(Dataset):
     """A source's pictures as uint8 tensors (3, H, W) of the model's size. A key is (epoch, index, copy).
 
     recipe: crop and augment for training, in a way that is a function of seed and key; None for validation: the middle
@@ -89,7 +89,7 @@ class Pictures(Dataset):
             labels.append(label)
         return Batch(torch.stack(images), torch.stack(labels), notes)
 
-    def _picture(self, key: Key, notes: list[Note]) -> tuple[Tensor, Tensor]:
+    def _picture(self, key: Key, notes: list[FileNote]) -> tuple[Tensor, Tensor]:
         image, label = self._readable(key, notes)
         recipe = self.recipe
         width, height = (image.shape[2], image.shape[1]) if isinstance(image, Tensor) else image.size
@@ -103,24 +103,24 @@ class Pictures(Dataset):
         image = image if isinstance(image, Tensor) else TF.pil_to_tensor(image)
         return image.expand(3, -1, -1), torch.as_tensor(label)
 
-    def _readable(self, key: Key, notes: list[Note]) -> tuple[Image.Image | Tensor, int | Tensor]:
+    def _readable(self, key: Key, notes: list[FileNote]) -> tuple[Image.Image | Tensor, int | Tensor]:
         """The picture and label of that key, or of the first one in its place that can be read."""
         index = key[1]
         for trial in range(REPLACEMENTS):
-            name = picture_name(self.source, index)
+            name = image_name(self.source, index)
             try:
                 image, label = self.source[index]
             except DataError as error:
                 if not self.skip:
                     raise DataError(f"{name}: this image is broken ({error}); repair or remove it") from None
-                notes.append(Note(name, str(error), broken=True))
+                notes.append(FileNote(name, str(error), broken=True))
             except FileNotFoundError:
                 raise DataError(f"{name}: this file has disappeared since the run began") from None
             except OSError as error:
                 raise DataError(f"{name}: cannot be read ({error.strerror or error})") from None
             else:
                 if was := getattr(image, "info", {}).get("was"):
-                    notes.append(Note(name, was, broken=False))
+                    notes.append(FileNote(name, was, broken=False))
                 return image, label
             index = int(torch.randint(len(self.source), (), generator=generator("instead", self.seed, *key, trial)))
         raise DataError(f"{name}: this image is broken, and so are {REPLACEMENTS} others tried in its place")
@@ -142,10 +142,10 @@ class Pictures(Dataset):
         return image
 
 
-class Stored(Dataset):
-    """A split in memory: images (n, 3, H, W) uint8 and labels (n,). Keys as for `Pictures`, whatever epoch and copy."""
+class StoredImages(Dataset):
+    """A split in memory: images (n, 3, H, W) uint8 and labels (n,). Keys as for `PreparedImages`, whatever epoch and copy."""
 
-    def __init__(self, images: Tensor, labels: Tensor, notes: Sequence[Note] = ()):
+    def __init__(self, images: Tensor, labels: Tensor, notes: Sequence[FileNote] = ()):
         self.images, self.labels, self.notes = images, labels, list(notes)
 
     def __len__(self) -> int:
@@ -157,7 +157,7 @@ class Stored(Dataset):
         return Batch(self.images[indices], self.labels[indices], [])
 
 
-def stored_if_it_fits(pictures: Pictures, workers: int, copies: int, device: torch.device) -> Pictures | Stored:
+def store_if_it_fits(pictures: PreparedImages, workers: int, copies: int, device: torch.device) -> PreparedImages | StoredImages:
     """All pictures read and kept on the device, if a machine can hold so many copies of them (one for each of its
     processes) and they are the same every epoch; else as they are. Raises DataError for a broken one."""
     height, width = pictures.size
@@ -166,17 +166,17 @@ def stored_if_it_fits(pictures: Pictures, workers: int, copies: int, device: tor
     starts = range(0, len(pictures), 128)
     keys = [[(0, i, 0) for i in range(start, min(start + 128, len(pictures)))] for start in starts]
     workers = workers if len(pictures) > 1000 else 0  # starting a worker costs more than a few pictures
-    images, labels, notes = zip(*sound(loader(pictures, keys, workers)))
-    return Stored(torch.cat(images).to(device), torch.cat(labels).to(device), sum(notes, []))
+    images, labels, notes = zip(*checked(loader(pictures, keys, workers)))
+    return StoredImages(torch.cat(images).to(device), torch.cat(labels).to(device), sum(notes, []))
 
 
-def loader(pictures: Pictures | Stored, order: Iterable[list[Key]], workers: int, pin: bool = False) -> DataLoader:
+def loader(pictures: PreparedImages | StoredImages, order: Iterable[list[Key]], workers: int, pin: bool = False) -> DataLoader:
     """The batches of that order, read by `workers` processes, or by this one where there are none."""
     return DataLoader(pictures, batch_sampler=order, num_workers=workers, collate_fn=_as_it_is, pin_memory=pin,
                       persistent_workers=workers > 0, worker_init_fn=functools.partial(_start_worker, os.getpid()))
 
 
-def sound(batches: Iterable[Batch | Broken]) -> Iterator[Batch]:
+def checked(batches: Iterable[Batch | Broken]) -> Iterator[Batch]:
     """The batches of a loader. Raises DataError, naming the file, at a picture that cannot be read."""
     for batch in batches:
         if isinstance(batch, Broken):

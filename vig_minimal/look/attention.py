@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..data.augment import normalise
 from ..data.datasets import DATA_SETS, Data, open_data
-from ..data.loading import Pictures, sound
+from ..data.loading import PreparedImages, checked
 from ..files import replacing
 from .explore import Opened, open_model
 from .panels import FONT, LINE, PALETTE, colours, sheet, shorten
@@ -38,10 +38,10 @@ def validation(opened: Opened, data: Data, limit: int) -> Iterator[tuple[Tensor,
     if data.multi_label or data.classes != opened.classes:
         raise ValueError(f"the checkpoint is for {len(opened.classes)} classes ({', '.join(opened.classes[:5])}…), and"
                          f" {data.name} has others or several an image; give the data it was trained on")
-    pictures = Pictures(data.val, opened.model.config.img_size, 1.0)
+    pictures = PreparedImages(data.val, opened.model.config.img_size, 1.0)
     order = torch.randperm(len(data.val), generator=torch.Generator().manual_seed(0))[:limit].tolist()
     for start in range(0, len(order), 128):
-        batch = next(sound([pictures.__getitems__([(0, index, 0) for index in order[start:start + 128]])]))
+        batch = next(checked([pictures.__getitems__([(0, index, 0) for index in order[start:start + 128]])]))
         yield normalise(batch.images, opened.mean, opened.std), batch.labels
 
 

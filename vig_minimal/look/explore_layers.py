@@ -1,4 +1,4 @@
-"""Pictures of what each group of channels reads: GKGNet's Figures 5 and 6; and where the nodes of a layer lie.
+"""PreparedImages of what each group of channels reads: GKGNet's Figures 5 and 6; and where the nodes of a layer lie.
 
     Figure 5   the patches that every group connects to a label, cross level by cross level   `explore_label`
     Figure 6   the sources that a patch has in every group, layer by layer                    `explore_groups`

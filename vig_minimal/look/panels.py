@@ -1,4 +1,4 @@
-"""Pictures with Pillow: coloured patches of an image, frames, sheets of captioned panels; axes and curves."""
+"""PreparedImages with Pillow: coloured patches of an image, frames, sheets of captioned panels; axes and curves."""
 
 import math
 from dataclasses import dataclass

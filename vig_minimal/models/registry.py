@@ -41,13 +41,13 @@ CONFIGS = {
     "cvig_b": CVIG_B,                                                          # 104,803,792
     "cvig_b_784": replace(CVIG_B, patch=8, clusters=6),                        # 105,180,112
     # ViG, Table 2: widths and blocks of the pyramid's stages
-    "pvig_nano": PyramidConfig(**PYRAMID_NANO),                                #     849,530
+    "pvig_nano": PyramidConfig(**PYRAMID_NANO),                                #     973,098
     "pvig_ti": PyramidConfig(),                                                #  10,714,376
     "pvig_s": PyramidConfig(dim=(80, 160, 400, 640)),                          #  27,251,912
     "pvig_m": PyramidConfig(dim=(96, 192, 384, 768), depth=(2, 2, 16, 2)),     #  49,525,832
     "pvig_b": PyramidConfig(dim=(128, 256, 512, 1024), depth=(2, 2, 18, 2)),   #  92,980,328
     # GKGNet section 4.1 and Table 1: Pyramid ViG-S's sizes; 34,017,840 at 448 and 34,673,200 at 576 pixels
-    "gkgnet_nano": GKGNetConfig(**PYRAMID_NANO),                               #           0
+    "gkgnet_nano": GKGNetConfig(**PYRAMID_NANO),                               #   1,282,028
     "gkgnet_s": GKGNetConfig(dim=(80, 160, 400, 640)),                         #  33,265,200
     # CNN2GNN, Tables 1 and 2, and their baseline, the ResNet alone
     "resnet_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="none"),

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..data.augment import flip_and_shift, normalise
-from ..data.datasets import label_counts, picture_name, targets_of
+from ..data.datasets import image_name, label_counts, targets_of
 from ..data.decoding import DataError
-from ..data.loading import Pictures, sound
+from ..data.loading import PreparedImages, checked
 from ..data.seeds import generator
 from ..models.cnn2graph import draw_anchors
 from .recipes import Recipe
@@ -35,9 +35,9 @@ class Anchors:
                 raise DataError(f"anchors: class {name} has {count} training images, and {per_class} of them are to be"
                                 " its anchors; add images, or use fewer anchors with --anchors-per-class")
         self.indices = draw_anchors(labels, len(classes), per_class, generator("anchors", seed)).tolist()
-        self.names = [picture_name(source, index) for index in self.indices]
+        self.names = [image_name(source, index) for index in self.indices]
         self.recipe, self.seed, self.device = recipe, seed, device
-        self.varied, self.plain = (Pictures(source, size, recipe.eval_crop, r, seed) for r in (recipe, None))
+        self.varied, self.plain = (PreparedImages(source, size, recipe.eval_crop, r, seed) for r in (recipe, None))
 
     def augmented(self, epoch: int) -> Tensor:
         """The anchors of an epoch, (A, 3, H, W), augmented as training images are, but always alike in that epoch."""
@@ -53,6 +53,6 @@ class Anchors:
         """The anchors without augmentation, (A, 3, H, W)."""
         return normalise(self._read(self.plain, 0), self.recipe.mean, self.recipe.std)
 
-    def _read(self, pictures: Pictures, epoch: int) -> Tensor:
+    def _read(self, pictures: PreparedImages, epoch: int) -> Tensor:
         batch = pictures.__getitems__([(epoch, index, 0) for index in self.indices])
-        return next(sound([batch])).images.to(self.device)
+        return next(checked([batch])).images.to(self.device)

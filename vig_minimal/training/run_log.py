@@ -14,7 +14,7 @@ import torch
 
 from ..data.data_recipe import DataRecipe
 from ..data.datasets import Data, label_counts
-from ..data.loading import Note, Stored
+from ..data.loading import FileNote, StoredImages
 from ..files import CheckpointError, replacing
 from ..models.cost import count_macs, count_parameters, saved_bytes
 from .checkpoint import load_latest
@@ -44,7 +44,7 @@ def describe(run: Run, model: str, recipe_name: str, data: Data, splits: dict, s
             kept = max(0.0, 2 * more - kept)
     copies = 4 if run.average is None else 5  # weights, gradients, AdamW's two moments, moving average
     memory = 4 * copies * parameters + kept * share
-    where = {name: "in memory" if isinstance(part, Stored) else "read as needed" for name, part in splits.items()}
+    where = {name: "in memory" if isinstance(part, StoredImages) else "read as needed" for name, part in splits.items()}
     threads = f", {torch.get_num_threads()} threads" if processes.device.type == "cpu" else ""
     elsewhere = ("epochs", "batch_size", "accumulation", "lr", "size")
     settings = {name: value for name, value in asdict(recipe).items() if name not in elsewhere}
@@ -159,7 +159,7 @@ def suspicious(scores: dict[str, float], epoch: int) -> str | None:
     return None
 
 
-def file_notes(notes: list[Note], path: Path) -> list[str]:
+def file_notes(notes: list[FileNote], path: Path) -> list[str]:
     """Lines about files that were replaced, and about those that were not RGB; all of them are added to a file."""
     with open(path, "a") as file:
         for note in notes:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from ..data.datasets import DATA_SETS, MULTI_LABEL, SIZES
+from ..data.datasets import DATA_SETS, IMAGE_SIZES, MULTI_LABEL
 from ..models.pyramid import PyramidConfig
 from ..models.registry import CONFIGS, create_model
 from ..models.resnet import load_backbone as load_backbone_weights
@@ -191,7 +191,7 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
         except (ValueError, SyntaxError):
             fields[name] = value
     if args.img_size or "img_size" not in fields:
-        size = args.img_size or [SIZES.get(data, preset.img_size[0])]
+        size = args.img_size or [IMAGE_SIZES.get(data, preset.img_size[0])]
         if len(size) > 2 or min(size) < 1:
             raise ValueError(f"--img-size {' '.join(map(str, size))}: one side, or height and width, in pixels")
         fields["img_size"] = (size[0], size[-1])

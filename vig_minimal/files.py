@@ -1,7 +1,6 @@
-"""Files that are written whole or not at all, and read without running code.
+"""Safe files: written whole or not at all, read without running code.
 
-A file of weights is a dict of tensors and plain data and nothing else: `weights_only=True` loads it. It ends with its
-own checksum.
+A file of weights is a dict of tensors and plain data, loaded with `weights_only=True`. It ends with its own checksum.
 """
 
 import contextlib
@@ -21,12 +20,12 @@ CHECKSUM_SIZE = 32  # bytes
 
 
 class CheckpointError(ValueError):
-    """A file that cannot be used, said in one sentence."""
+    """A file of weights that cannot be used; the message is one sentence for the user."""
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO]:
-    """A file to write, which becomes `path` at the end: at any moment `path` is the old file or the new one, whole."""
+    """Open a temporary file that replaces `path` on success: at any moment `path` is the whole old or new file."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -40,17 +39,17 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO]:
 
 
 def save(path: str | Path, state: dict, keep: str | None = None) -> None:
-    """Write a checkpoint, atomically, with its checksum. Raises OSError, the old file untouched, where that fails.
+    """Write a checkpoint and its checksum, atomically. An existing file is renamed to `keep`, if given.
 
-    keep: the name that the old file, if there is one, takes in its folder.
-    Raises TypeError for anything but tensors, plain data, and dicts, lists and tuples of them.
+    Raises TypeError unless `state` holds only tensors, plain data, and dicts, lists and tuples of them. Raises OSError,
+    with the old file untouched, if writing fails.
     """
     _check_plain(state, "checkpoint")
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data, path = buffer.getvalue(), Path(path)
     with replacing(path) as file:
-        # torch writes a zip archive, which ends with the length of a comment: 0. The checksum becomes that comment.
+        # torch writes a zip archive, whose last two bytes are the length of a comment: 0. The checksum is that comment.
         file.write(data[:-2] + CHECKSUM_SIZE.to_bytes(2, "little") + _checksum(data))
         if keep and path.exists():
             file.flush()
@@ -63,32 +62,30 @@ def _checksum(data: bytes) -> bytes:
 
 
 def _check_plain(value: object, where: str) -> None:
-    if isinstance(value, dict):
-        for key, part in value.items():
+    if isinstance(value, (dict, list, tuple)):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
             _check_plain(part, f"{where}[{key!r}]")
-    elif isinstance(value, (list, tuple)):
-        for i, part in enumerate(value):
-            _check_plain(part, f"{where}[{i}]")
     elif not isinstance(value, PLAIN):
         raise TypeError(f"{where} is a {type(value).__name__}: a checkpoint holds tensors and plain data only")
 
 
 def load(path: str | Path) -> dict:
-    """The dict in a checkpoint, its tensors on the CPU. Raises CheckpointError for a file that is missing, cut short,
-    changed since it was written or no checkpoint, and for one that would run code."""
+    """Return the dict in a checkpoint, with its tensors on the CPU.
+
+    Raises CheckpointError if the file is missing, damaged or no checkpoint, or if loading it would run code."""
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    if data[-CHECKSUM_SIZE - 2:-CHECKSUM_SIZE] == CHECKSUM_SIZE.to_bytes(2, "little"):  # files of others have none
+    if data[-CHECKSUM_SIZE - 2:-CHECKSUM_SIZE] == CHECKSUM_SIZE.to_bytes(2, "little"):  # `save` wrote a checksum
         data, checksum = data[:-CHECKSUM_SIZE - 2] + b"\0\0", data[-CHECKSUM_SIZE:]
         if _checksum(data) != checksum:
-            raise CheckpointError(f"{path}: damaged, its checksum is not that of its content")
+            raise CheckpointError(f"{path}: damaged, its checksum does not match its content")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file; whatever it was, the file is not usable
+    except Exception as error:  # torch raises many kinds of errors for damaged files
         if code := re.search(r"GLOBAL (\S+)|unsupported (?:class|function) (\S+)", str(error), re.IGNORECASE):
             raise CheckpointError(f"{path}: refused, since loading it would run code ({code[1] or code[2]}); a"
                                   " checkpoint must hold tensors and plain data only") from None

@@ -1,17 +1,16 @@
-"""Graph constructors: node features in, `Graph` out. One constructor, one file.
+"""Graph constructors: nodes in, `Graph` out. One constructor, one file, its paper's equations in order.
 
-    graph=          class                   paper
-    knn             `KNN`                   ViG: k-NN, dilated, stochastic
-    group_knn       `GroupKNN`              GKGNet: k-NN in groups of channels
-    cluster_knn     `ClusterKNN`            ClusterViG: k-NN inside partitions
-    threshold       `SimilarityThreshold`   SViG
-    lrgc            `LRGC`                  ViG-LRGC, Eqs. 2-4
+To add one:
 
-A constructor is a module: `constructor(nodes, grid)` takes nodes (B, N, C) and their grid (H, W), which only those that
-depend on places read, and returns a graph of N targets and N sources. The first two also take other nodes as sources.
-What picks an edge is computed in float32 or better, also under autocast: in bfloat16 the third digit is lost.
+1. Write a module that is called as `constructor(nodes, grid)`: it takes nodes (B, N, C) and returns a `Graph` of N
+   targets and N sources. `grid` is (H, W), where node h·W + w is the patch in row h and column w; ignore it unless the
+   edges depend on places. (KNN and GroupKNN also take other nodes as sources, for pyramids and GKGNet's labels.)
+   Pick edges in float32, also under autocast (`graphs.distance`): bfloat16 rounds the third digit.
+   Take random numbers from `graphs.draws`: an image then gets the same ones in any split of its batch.
+2. Write `NAME_per_block(config)` below: it returns one constructor for each block of a model, made from the fields of
+   the model's config (`models.vig.ViGConfig`). A new field is added there.
+3. Add one line to CONSTRUCTORS. `create_model("vig_ti", graph="NAME")` then uses it.
 """
-
 
 from .cluster_knn import ClusterKNN, neighbours
 from .group_knn import GroupKNN
@@ -23,7 +22,7 @@ __all__ = ["CONSTRUCTORS", "ClusterKNN", "GroupKNN", "KNN", "LRGC", "SimilarityT
 
 
 def knn_per_block(config) -> list[KNN]:
-    """ViG's: k grows linearly to 2k, dilation by one every four blocks."""
+    """The number of neighbours k and the dilation d grow from block to block."""
     return [KNN(k, d, config.epsilon) for k, d in neighbours_and_dilation(config.k, config.depth, config.num_nodes)]
 
 
@@ -33,29 +32,29 @@ def group_knn_per_block(config) -> list[GroupKNN]:
             for k, d in neighbours_and_dilation(config.k, config.depth, config.num_nodes)]
 
 
+def threshold_per_block(config) -> list[SimilarityThreshold]:
+    """The quantile q falls from block to block."""
+    return [SimilarityThreshold(q) for q in quantiles(config.threshold, config.decrement, config.depth)]
+
+
+def lrgc_per_block(config) -> list[LRGC]:
+    """Every block learns its own keys, queries and τ."""
+    return [LRGC(config.dim) for _ in range(config.depth)]
+
+
 def cluster_knn_per_block(config) -> list[ClusterKNN]:
-    """ClusterViG's: K grows linearly to 2K, κ stays. Raises ValueError if κ is more than the nodes."""
+    """K grows from block to block. Raises ValueError for more clusters than nodes."""
     if not 1 <= config.clusters <= config.num_nodes:
         raise ValueError(f"clusters={config.clusters}: a {config.grid[0]}×{config.grid[1]} grid has {config.num_nodes}"
                          f" nodes; choose clusters from 1 to {config.num_nodes}, a larger image or a smaller patch")
     return [ClusterKNN(k, config.clusters) for k in neighbours(config.k, config.depth)]
 
 
-def threshold_per_block(config) -> list[SimilarityThreshold]:
-    """SViG's: the quantile falls from block to block."""
-    return [SimilarityThreshold(q) for q in quantiles(config.threshold, config.decrement, config.depth)]
-
-
-def lrgc_per_block(config) -> list[LRGC]:
-    """LRGC's: every block has its own keys, queries and τ_l."""
-    return [LRGC(config.dim) for _ in range(config.depth)]
-
-
-# graph= of a config -> what makes one constructor a block from it, and the fields that it alone reads
+# field `graph` of a config -> (NAME_per_block, the config's fields that only this constructor reads)
 CONSTRUCTORS = {
-    "knn": (knn_per_block, ("epsilon",)),
-    "group_knn": (group_knn_per_block, ("epsilon", "groups")),
-    "threshold": (threshold_per_block, ("threshold", "decrement")),
-    "lrgc": (lrgc_per_block, ()),
-    "cluster_knn": (cluster_knn_per_block, ("clusters",)),
+    "knn": (knn_per_block, ("epsilon",)),                            # ViG
+    "group_knn": (group_knn_per_block, ("epsilon", "groups")),       # GKGNet
+    "threshold": (threshold_per_block, ("threshold", "decrement")),  # SViG
+    "lrgc": (lrgc_per_block, ()),                                    # ViG-LRGC
+    "cluster_knn": (cluster_knn_per_block, ("clusters",)),           # ClusterViG
 }

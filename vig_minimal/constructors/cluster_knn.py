@@ -1,4 +1,8 @@
-"""k nearest neighbours inside partitions (ClusterViG, Parikh et al., 2025, section IV-A)."""
+"""k nearest neighbours inside partitions (ClusterViG, Parikh et al., 2025, section IV-A and Algorithm 1).
+
+    V^1, ..., V^κ = partition(V, X)          line 3, by k-means: `ClusterKNN.partition`
+    G^i = k-NN(V^i, X_i, K)                  line 5, of every partition i: `cluster_graph`
+"""
 
 import torch
 import torch.nn.functional as F
@@ -8,24 +12,22 @@ from ..graphs.distance import full_precision, squared_distance
 from ..graphs.graph import Graph
 from ..graphs.kmeans import fixed_start, kmeans
 
-SIZE_GROUPS = 4  # groups of partitions, each padded to its largest
+SIZE_GROUPS = 4  # partitions are sorted by size into this many groups, each padded to its largest partition
 
 
 def neighbours(k: int, depth: int) -> list[int]:
-    """K of each block: it grows linearly to 2K."""
+    """Return K of each block: it grows linearly to 2K."""
     # ClusterViG section V-A: K from 9 to 18 over the blocks
     return [k + k * l // max(1, depth - 1) for l in range(depth)]
 
 
 class ClusterKNN(nn.Module):
-    """k nearest neighbours inside the node's own partition, the node itself among them; partitions by k-means.
+    """k nearest neighbours in the node's own partition, the node itself among them, without gradient.
 
-    A partition of fewer than k nodes uses them all. In training k-means starts from random nodes, drawn from torch's
-    global generator; in evaluation always from the same ones, so that an image's graph does not depend on the call.
-    ClusterViG section IV-A. Picking carries no gradient.
+    A partition of fewer than k nodes uses them all. k-means starts from random nodes in training, the same for all
+    images of the batch; from fixed ones in evaluation, so that an image gets the same graph in every call.
 
-    nodes (B, N, C) -> Graph with index (B, N, min(k, N)). Raises ValueError for k < 1 or clusters < 1, and if N is less
-    than the number of clusters.
+    Nodes (B, N, C) -> Graph with index (B, N, min(k, N)). Raises ValueError for k < 1, clusters < 1 or clusters > N.
     """
 
     def __init__(self, k: int, clusters: int, iters: int = 20):
@@ -39,7 +41,7 @@ class ClusterKNN(nn.Module):
 
     @torch.no_grad()
     def partition(self, x: Tensor) -> Tensor:
-        """The partition of every node: (B, N, C) to labels (B, N), 0 to clusters − 1, each of which occurs."""
+        """Return the partition of every node: (B, N, C) to labels (B, N), 0 to clusters − 1, each of which occurs."""
         start = "random" if self.training else x[:, fixed_start(x.shape[1], self.clusters)]
         return kmeans(x, self.clusters, self.iters, start)[0]
 
@@ -49,43 +51,43 @@ class ClusterKNN(nn.Module):
 
 @torch.no_grad()
 def cluster_graph(x: Tensor, labels: Tensor, clusters: int, k: int) -> Graph:
-    """The k nearest nodes of the same label, nearest first: nodes (B, N, C) and labels (B, N), 0 to clusters − 1.
+    """Return the k nearest nodes with the same label, nearest first. Nodes (B, N, C); labels (B, N), 0 to clusters − 1.
 
-    In a partition of fewer than k nodes the nearest comes again, which is no further edge. Features that are not
-    numbers have neighbours of their own partition too: the NaNs go on to the loss, where training says what they are.
+    If the partition has fewer than k nodes, the nearest is listed again; duplicate sources count once. NaN features get
+    neighbours in their partition too: the NaNs pass on to the loss, where training reports them.
     """
     unit, k = F.normalize(full_precision(x), dim=-1).nan_to_num_(0), min(k, x.shape[1])
-    if torch.compiler.is_compiling() or x.is_cuda:  # there, shapes that depend on the data cost more than they save
-        return Graph(x.shape[1], index=_nearest_alike(unit, labels, clusters, k))
-    return Graph(x.shape[1], index=_nearest_by_size(unit, labels, clusters, k))
+    # compilers and GPUs lose more by shapes that depend on the data than they save
+    search = _nearest_alike if torch.compiler.is_compiling() or x.is_cuda else _nearest_by_size
+    return Graph(x.shape[1], index=search(unit, labels, clusters, k))
 
 
 def _nearest_alike(unit: Tensor, labels: Tensor, clusters: int, k: int) -> Tensor:
-    """(B, N, k) from all N² distances. ‖x̂_i − x̂_j‖² is at most 4; another partition is 8 farther, since its place in
-    a one-hot vector is another."""
+    """Return (B, N, k) from all N² distances. ‖x̂_i − x̂_j‖² is at most 4; appending 2·onehot(label) to each node adds 8
+    between different partitions."""
     placed = torch.cat([unit, 2 * F.one_hot(labels, clusters).to(unit)], -1)  # (B, N, C + κ)
     nearest = squared_distance(placed, placed).topk(k, largest=False)
     return torch.where(nearest.values < 6, nearest.indices, nearest.indices[..., :1])
 
 
 def _nearest_by_size(unit: Tensor, labels: Tensor, clusters: int, k: int) -> Tensor:
-    """(B, N, k) from the distances inside partitions only: all partitions of the batch, those of like size together."""
+    """Return (B, N, k) from the distances inside partitions only: all partitions of the batch, grouped by size."""
     (batch, num_nodes, channels), device = unit.shape, unit.device
     offset = num_nodes * torch.arange(batch, device=device)[:, None]  # (B, 1)
     node = (labels.argsort(dim=1, stable=True) + offset).flatten()  # (B·N,), partition after partition
     size = F.one_hot(labels, clusters).sum(1).flatten()  # (B·κ,)
     start = size.cumsum(0) - size
     unit, index = unit.reshape(-1, channels), torch.empty(batch * num_nodes, k, dtype=torch.int64, device=device)
-    for alike in size.argsort().tensor_split(SIZE_GROUPS):  # (p,) partitions
+    for alike in size.argsort().tensor_split(SIZE_GROUPS):  # (p,) partitions of similar size
         width = int(size[alike].max()) if len(alike) else 0
         if width == 0:
             continue
         place = torch.arange(width, device=device)
-        inside = place < size[alike, None]  # (p, S), S the largest size
+        inside = place < size[alike, None]  # (p, S), S the largest size; False is padding
         member = node[(start[alike, None] + place).clamp(max=len(node) - 1)]  # (p, S)
         piece = unit[member]  # (p, S, C)
         distance = squared_distance(piece, piece).masked_fill_(~inside[:, None], torch.inf)  # (p, S, S)
-        nearest = distance[inside].topk(min(k, width), largest=False)  # (n, ·) for each node of these partitions
+        nearest = distance[inside].topk(min(k, width), largest=False)  # (n, ·), n nodes in these partitions
         row = inside.nonzero()[:, :1] * width  # (n, 1)
         found = member.flatten()[row + nearest.indices]
         found = torch.where(nearest.values < torch.inf, found, found[:, :1])

@@ -8,13 +8,12 @@ from .knn import dilated, nearest_sources
 
 
 class GroupKNN(nn.Module):
-    """Group k-NN: channels are split into G groups, and a node has k nearest neighbours of its own in each of them.
+    """Group k-NN: channels are split into G groups, and a node has k nearest neighbours in each group.
 
-    Cosine similarity of the group's slices ranks them, as squared distance of slices that are L2-normalised each. A
-    node reads from k to G·k different sources. GKGNet section 3.2. All else as for `KNN`, which it is for G = 1.
+    Cosine similarity of a group's slices ranks them, computed as the squared distance of the L2-normalised slices. A
+    node reads from k to G·k different sources. With G = 1 this is `KNN`, whose other arguments it shares.
 
-    nodes (B, N, C) -> GroupGraph with index (B, G, N, k). sources and relative, the same for all groups, as for `KNN`.
-    Raises ValueError if k·d > M, or if C is no multiple of G.
+    Nodes (B, N, C) -> GroupGraph with index (B, G, N, k). Raises ValueError if k·d > M or if G does not divide C.
     """
 
     def __init__(self, k: int, groups: int = 2, dilation: int = 1, epsilon: float = 0.0):
@@ -25,10 +24,11 @@ class GroupKNN(nn.Module):
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None, sources: Tensor | None = None,
                 relative: Tensor | None = None) -> GroupGraph:
         if x.shape[2] % self.groups:
-            raise ValueError(f"groups={self.groups}: {x.shape[2]} channels cannot be split into so many equal groups")
+            raise ValueError(f"groups={self.groups}: {x.shape[2]} channels cannot be split into {self.groups} equal"
+                             " groups")
         # GKGNet section 3.2, group k-NN: D_ig searches among S_g only
-        pieces = [None if t is None else self._split(t) for t in (x, sources)]  # (B·G, N or M, C/G)
-        nearest = nearest_sources(*pieces, relative, self.k, self.dilation)
+        slices = [None if t is None else self._split(t) for t in (x, sources)]  # (B·G, N or M, C/G)
+        nearest = nearest_sources(*slices, relative, self.k, self.dilation)  # `relative` is the same for all groups
         nearest = nearest.unflatten(0, (-1, self.groups))  # (B, G, N, k·d)
         return GroupGraph(x.shape[1] if sources is None else sources.shape[1], index=dilated(self, nearest))
 

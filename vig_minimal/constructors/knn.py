@@ -7,11 +7,11 @@ from ..graphs.distance import unit_distance
 from ..graphs.draws import draw
 from ..graphs.graph import Graph
 
-DISTANCES = 2**25  # between nodes and sources, held at a time by k-NN: 128 MiB
+DISTANCES = 2**25  # pairs of nodes and sources compared at a time: 128 MiB
 
 
 def neighbours_and_dilation(k: int, depth: int, num_nodes: int) -> list[tuple[int, int]]:
-    """k and d of each block: k grows linearly to 2k, d by one every four blocks while the 2k·d fit in the grid."""
+    """Return k and dilation d of each block l: k grows linearly to 2k; d by one every four blocks, while 2k·d ≤ N."""
     # ViG: k_l = int(linspace(k, 2k, depth))
     neighbours = [min(k + k * l // max(1, depth - 1), num_nodes) for l in range(depth)]
     # ViG: d_l = min(l // 4 + 1, N // 2k)
@@ -20,13 +20,13 @@ def neighbours_and_dilation(k: int, depth: int, num_nodes: int) -> list[tuple[in
 
 
 class KNN(nn.Module):
-    """k nearest neighbours of L2-normalised features, dilated: of the k·d nearest, every d-th.
+    """k nearest neighbours of L2-normalised features, dilated: every d-th of the k·d nearest, without gradient.
 
-    Nearest first, the node itself among them (at distance 0, as in all the released code: k = 9 means eight others).
-    With `epsilon` > 0, in training and for each image with that probability, a random k of the k·d nearest take their
-    place (stochastic dilation, DeepGCNs). Picking carries no gradient.
+    Nearest first. A node is its own nearest neighbour (as in all the released code: k = 9 means eight others).
+    epsilon: in training, the probability that an image's nodes take a random k of the k·d nearest instead (stochastic
+    dilation, DeepGCNs).
 
-    nodes (B, N, C) -> Graph with index (B, N, k). sources: (B, M, C), the nodes themselves by default. relative:
+    Nodes (B, N, C) -> Graph with index (B, N, k). sources: (B, M, C), the nodes themselves by default. relative:
     (N, M), added to the squared distances (Pyramid ViG). Raises ValueError if k·d > M.
     """
 
@@ -45,10 +45,7 @@ class KNN(nn.Module):
 
 
 def nearest_sources(x: Tensor, sources: Tensor | None, relative: Tensor | None, k: int, dilation: int) -> Tensor:
-    """The k·d sources of each node that are nearest by ‖x̂_i − ŷ_j‖² + relative_ij, nearest first: (B, N, k·d).
-
-    x: (B, N, C). sources: (B, M, C), or None for the nodes themselves. relative: (N, M), or None.
-    """
+    """Return the k·d sources of each node with the least ‖x̂_i − ŷ_j‖² + relative_ij, nearest first: (B, N, k·d)."""
     sources = x if sources is None else sources
     num_sources, reach = sources.shape[1], k * dilation
     if reach > num_sources:
@@ -64,7 +61,7 @@ def nearest_sources(x: Tensor, sources: Tensor | None, relative: Tensor | None, 
 
 
 def dilated(constructor: nn.Module, nearest: Tensor) -> Tensor:
-    """Every d-th of the k·d nearest, or in an image with probability ε a random k: (B, ..., k·d) to (B, ..., k)."""
+    """Return every d-th of the k·d nearest or, with probability ε for each image, a random k: (B, ..., k)."""
     k, device = constructor.k, nearest.device
     if not (constructor.training and constructor.epsilon > 0):
         return nearest[..., ::constructor.dilation]

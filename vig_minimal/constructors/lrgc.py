@@ -1,6 +1,6 @@
 """ViG-LRGC: learnable reparameterized graph construction (Elsharkawi, Sharara, Rafea).
 
-ViG-Ti whose constructor is learnt: attention between keys and queries, cut by a learnable threshold. In its own order:
+ViG-Ti with a learnt constructor: attention between keys and queries, cut at a learnt threshold. In the paper's order:
 
     equation   says                                         is
     Eq. 1      Y = GELU(X W_1) W_2 + X                      `layers.FFN`
@@ -9,16 +9,22 @@ ViG-Ti whose constructor is learnt: attention between keys and queries, cut by a
     Eq. 4      Eq. 3 with Eq. 2 inside                      `LRGC`
     Eq. 5      x''_j = max α_ij (x'_i − x'_j), update       `vig.Grapher`, with `aggregate.max_relative`
 
+In the print and in this file i is the source and j the target; in all other files i is the target. The rows of an
+adjacency are always targets: α_ij is stored at adj[b, j, i].
+
     symbol    variable                       shape
     h = x'    fc1(x)                         (B, N, D): W_in of Eq. 5 comes before keys and queries (Figure 4)
     W_key     constructor.key                D → D, with bias
     W_query   constructor.query              D → D, with bias
-    τ_l       constructor.tau                one scalar a block, −1 at first, without weight decay
-    α_ij      graph.adj()[b, j, i]           (B, N, N): i is source, j is target, and rows are targets
+    τ_l       constructor.tau                one scalar for each block, −1 at first, without weight decay
+    α_ij      graph.adj()[b, j, i]           (B, N, N)
 
-What the print leaves open: the score is the plain dot product, without 1/√D; the maximum goes over {i : α_ij > 0}, and
-a node without an edge gets 0; W_query starts at zero, so that every score is 0 > τ and the graph starts fully connected
-(Figure 5). There is no released code to differ from.
+Why τ starts at −1: LRGC learns by pruning, so its graph must start fully connected, with N neighbours for every node
+(Figure 5). There is an edge where the score is above τ. W_query starts at 0, so that every score is exactly 0 > −1,
+whatever the image and the features' scale; W_key does not, so that W_query learns at once.
+
+Left open by the print: the score is the plain dot product, without 1/√D; the maximum runs over {i : α_ij > 0}, and a
+node without edges gets 0. There is no released code.
 """
 
 import torch
@@ -30,26 +36,20 @@ from ..graphs.graph import Graph
 
 
 class LRGC(nn.Module):
-    """Learnable Reparameterized Graph Construction, ViG-LRGC Eqs. 2-4.
+    """Learnable Reparameterized Graph Construction, ViG-LRGC Eqs. 2-4, for one block.
 
-    α_ij = tanh(ReLU(σ(key(h_i)·query(h_j)) − σ(τ))) is the weight of the edge from source i to target j. The paper's
-    α_ij is stored at adj[b, j, i], since rows are targets. Where the score is at most τ there is no edge.
+    α_ij = tanh(ReLU(σ(key(h_i)·query(h_j)) − σ(τ))) weighs the edge from source i to target j; 0 is no edge.
 
-    The graph starts fully connected: τ = −1, and W_query = 0 makes every score exactly 0, whatever the image and the
-    features' scale, which BatchNorm's running statistics do not know yet. (W_key is not 0, so W_query learns at once.)
-
-    nodes h (B, N, D) -> Graph with weights (B, N, N), float32 or float64, with gradient.
+    Nodes h (B, N, D) -> Graph with weights (B, N, N), float32 or float64, with gradient.
     """
 
     def __init__(self, dim: int):
         super().__init__()
-        self.key = nn.Linear(dim, dim)
-        self.query = nn.Linear(dim, dim)
+        self.key, self.query = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.tau = nn.Parameter(torch.tensor(-1.0))
         nn.init.normal_(self.key.weight, std=1 / dim)
-        nn.init.zeros_(self.key.bias)
-        nn.init.zeros_(self.query.weight)
-        nn.init.zeros_(self.query.bias)
+        for start_at_0 in (self.key.bias, self.query.weight, self.query.bias):
+            nn.init.zeros_(start_at_0)
 
     def forward(self, h: Tensor, grid: tuple[int, int] | None = None) -> Graph:
         with torch.autocast(h.device.type, enabled=False):

@@ -1,15 +1,17 @@
 """SViG: similarity-thresholded graph construction (Elsharkawi et al., IEEE Access 2025).
 
-ViG-Ti with another constructor and no dilation: a node has as many neighbours as are similar enough.
+SViG is ViG-Ti with this constructor, without dilation: a node reads from all nodes that are similar enough to it. The
+aggregate is the maximum over the edges, 0 for a node without one.
 
-    symbol    variable                     shape
-    s         −‖x̂_i − x̂_j‖²                (B, N, N), `SimilarityThreshold`
-    z         (s − mean(s)) / std(s)       (B, N, N), over the N² entries of an image
-    q_l       threshold − l · decrement    a number a block, l = 0, 1, ...
-    edge      z_ij > Φ⁻¹(q_l)              Φ the standard normal distribution function
+    symbol    variable                       shape
+    s         s = −‖x̂_i − x̂_j‖²              (B, N, N), x̂ the L2-normalised nodes
+    z         (s − mean(s)) / std(s)         (B, N, N), mean and std over the N² entries of an image
+    q_0, δ    threshold, decrement           0.89 and 0.03 in svig_ti
+    q_l       quantile = q_0 − l·δ           one number for each block l = 0, 1, ...
+    Φ         NormalDist().cdf               distribution function of the standard normal distribution
+    edge      z_ij > Φ⁻¹(q_l)                (B, N, N) bool, from source j to target i
 
-The aggregate is the maximum over the edges, 0 for a node with none.
-Differs from the released code: the aggregate keeps its precision (there it is cast to float16 whatever the rest is in).
+Differs from the released code: the aggregate keeps its precision (there it is cast to float16 in every case).
 """
 
 from statistics import NormalDist
@@ -22,8 +24,7 @@ from ..graphs.graph import Graph
 
 
 def quantiles(threshold: float, decrement: float, depth: int) -> list[float]:
-    """q_l of each block: it falls, so that deeper blocks have more edges. Raises ValueError where one would leave
-    (0, 1)."""
+    """Return q_l of each block: it falls, so that deeper blocks have more edges. Raises ValueError if one leaves (0, 1)."""
     # SViG: q_l = q_0 − l·δ
     q = [threshold - l * decrement for l in range(depth)]
     if not all(0 < q_l < 1 for q_l in q):
@@ -33,27 +34,25 @@ def quantiles(threshold: float, decrement: float, depth: int) -> list[float]:
 
 
 class SimilarityThreshold(nn.Module):
-    """SViG's graph: an edge wherever the standardised similarity is above the normal quantile of q.
+    """SViG's graph: an edge from j to i wherever z_ij > Φ⁻¹(q), without gradient.
 
-    s_ij = −‖x̂_i − x̂_j‖²,  z = (s − mean(s)) / std(s) over an image's N² entries,  an edge j → i where z_ij > Φ⁻¹(q).
-    Were similarities normally distributed, a share 1 − q of all pairs would be edges.
+    If similarities were normally distributed, a share 1 − q of all pairs would be edges.
 
-    nodes (B, N, C) -> Graph with weights (B, N, N), bool. Raises ValueError unless 0 < q < 1.
+    Nodes (B, N, C) -> Graph with weights (B, N, N), bool. Raises ValueError unless 0 < q < 1.
     """
 
     def __init__(self, quantile: float):
         super().__init__()
         if not 0 < quantile < 1:
             raise ValueError(f"quantile q = {quantile:g}: SViG's threshold Φ⁻¹(q) needs 0 < q < 1")
-        self.quantile = quantile
-        self.z = NormalDist().inv_cdf(quantile)  # Φ⁻¹(q)
+        self.quantile, self.z = quantile, NormalDist().inv_cdf(quantile)  # q, Φ⁻¹(q)
 
     @torch.no_grad()
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Graph:
         s = -unit_distance(x)  # (B, N, N)
-        # unbiased, (B, 1, 1); a single node has no spread
+        # (B, 1, 1), unbiased; a single node has no spread
         std, mean = torch.std_mean(s, dim=(1, 2), correction=min(1, x.shape[1] - 1), keepdim=True)
-        # SViG: z > Φ⁻¹(q), without a division: a constant image (std = 0) has no edge rather than NaNs
+        # SViG: z > Φ⁻¹(q), without a division: a constant image (std = 0) has no edges rather than NaNs
         return Graph(x.shape[1], weights=s - mean > self.z * std)
 
     def extra_repr(self) -> str:

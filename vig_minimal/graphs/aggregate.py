@@ -1,61 +1,58 @@
-"""Aggregation of sources over a graph: max-relative, max, sum, mean, in memory that grows with B·N·C.
+"""Aggregation over a graph: max-relative, max, sum and mean of each target's sources.
 
-All take nodes, (B, N, C) targets and (B, M, C) sources, and give (B, N, C). An edge's weight a_ij multiplies what it
-carries. A target with no edge gets 0, with zero gradient. Over a GroupGraph each group of channels has its own edges.
+All take targets x (B, N, C), sources y (B, M, C) or both, and return m (B, N, C). The weight a_ij of an edge scales its
+message. A target without edges gets 0, with zero gradient. In a GroupGraph each group of channels has its own edges.
 
-The maxima are the hard part. Written plainly, max_j a_ij (y_j − x_i) is a (B, N, M, C) tensor that autograd keeps:
-3.5 GiB a layer at batch 128 of ViG-Ti. Instead the winning source j* of each (target, channel) is searched without
-gradient, a block of targets at a time, and then gathered: m_i = a_ij* (y_j* − x_i). Values are the same, and so is the
-gradient, since a maximum passes it to its winner only. Of several equal sources the last one wins.
+Written plainly, max_j a_ij (y_j − x_i) is a (B, N, M, C) tensor that autograd keeps: 3.5 GiB a layer for LRGC-Ti at
+batch 128. Here memory grows with B·N·C. A search without gradient finds the winning source j* of each target and
+channel, a block of targets at a time; then m_i = a_ij* (y_j* − x_i) is gathered. Values and gradients are the same,
+since a maximum passes its gradient to the winner only. Of several equal sources the last one wins.
 """
 
 import math
 import threading
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from .graph import Graph, GroupGraph
 
-# of the searched tensor, held at a time: 8 MiB, which stay in a CPU's cache; 256 MiB on a GPU
+# elements searched at a time: 8 MiB, which stay in a CPU's cache; 256 MiB on a GPU
 BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
 _KEPT = threading.local()
 
 
 def max_relative(x: Tensor, graph: Graph, sources: Tensor | None = None) -> Tensor:
-    """m_i = max_{j: a_ij ≠ 0} a_ij (y_j − x_i), for each channel. Max-relative of DeepGCNs, ViG; with α, LRGC Eq. 5.
-
-    x: (B, N, C) targets. sources y: (B, M, C), x itself by default. Returns (B, N, C).
-    """
+    """Return m_i = max_{j: a_ij ≠ 0} a_ij (y_j − x_i) for each channel, y being x by default (LRGC Eq. 5 with a = α).
+    ViG took it from DeepGCNs (Li et al., 2019), deep graph networks on point clouds."""
     # a view of x, since under torch.compile an autograd.Function cannot take the same tensor twice
     return _maximum(x, x.view_as(x) if sources is None else sources, graph)
 
 
 def aggregate_max(sources: Tensor, graph: Graph) -> Tensor:
-    """m_i = max_{j: a_ij ≠ 0} a_ij y_j, for each channel: (B, M, C) to (B, N, C)."""
+    """Return m_i = max_{j: a_ij ≠ 0} a_ij y_j for each channel."""
     return _maximum(None, sources, graph)
 
 
 def aggregate_sum(sources: Tensor, graph: Graph) -> Tensor:
-    """m_i = Σ_j a_ij y_j: (B, M, C) to (B, N, C)."""
+    """Return m_i = Σ_j a_ij y_j."""
+    adj = graph.adj().to(sources.dtype)
     if isinstance(graph, GroupGraph):
-        pieces = sources.unflatten(-1, (graph.index.shape[1], -1)).transpose(1, 2)  # (B, G, M, C/G)
-        return (graph.adj().to(sources.dtype) @ pieces).transpose(1, 2).flatten(2)
-    return graph.adj().to(sources.dtype) @ sources
+        pieces = sources.unflatten(-1, (adj.shape[1], -1)).transpose(1, 2)  # (B, G, M, C/G)
+        return (adj @ pieces).transpose(1, 2).flatten(2)
+    return adj @ sources
 
 
 def aggregate_mean(sources: Tensor, graph: Graph) -> Tensor:
-    """m_i = Σ_j a_ij y_j / |{j: a_ij ≠ 0}|: (B, M, C) to (B, N, C). In a GroupGraph each group counts its own edges."""
-    total = aggregate_sum(sources, graph)
+    """Return m_i = Σ_j a_ij y_j / |{j: a_ij ≠ 0}|. In a GroupGraph each group counts its own edges."""
+    total, count = aggregate_sum(sources, graph), (graph.adj() != 0).sum(-1).clamp(min=1)  # (B, N) or (B, G, N)
     if isinstance(graph, GroupGraph):
-        count = (graph.adj() != 0).sum(-1).transpose(1, 2)[..., None]  # (B, N, G, 1)
-        return (total.unflatten(-1, (count.shape[2], -1)) / count.clamp(min=1)).flatten(2)
-    return total / graph.degree().clamp(min=1)[..., None]
+        return (total.unflatten(-1, (count.shape[1], -1)) / count.mT[..., None]).flatten(2)
+    return total / count[..., None]
 
 
 def _maximum(x: Tensor | None, sources: Tensor, graph: Graph) -> Tensor:
-    """max_j a_ij (y_j − x_i), or max_j a_ij y_j where x is None: (B, N, C)."""
+    """Return max_j a_ij (y_j − x_i), or max_j a_ij y_j if x is None."""
     if isinstance(graph, GroupGraph):
         x, sources = (None if t is None else subnodes(t, graph) for t in (x, sources))  # (B, N·G, C/G)
         return _maximum(x, sources, graph.subnodes()).unflatten(1, (graph.num_targets, -1)).flatten(2)
@@ -63,23 +60,23 @@ def _maximum(x: Tensor | None, sources: Tensor, graph: Graph) -> Tensor:
     if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)):
         return _search(x, sources, graph, want_index=False)
     winner = _search(x, sources, graph, want_index=True)  # j*: (B, N, C)
-    if graph.index is not None:
-        return _Winners.apply(x, sources, None, winner)
-    weights = None if graph.weights.dtype == torch.bool else graph.weights
+    weights = None if graph.weights is None or graph.weights.dtype == torch.bool else graph.weights
     message = _Winners.apply(x, sources, weights, winner)
+    if graph.weights is None:
+        return message
     return message.masked_fill((graph.weights == 0).all(-1, keepdim=True), 0)  # no edge: 0, and no gradient
 
 
 def subnodes(x: Tensor, graph: GroupGraph) -> Tensor:
-    """The groups of every node one after the other, without a copy: (B, N, C) to (B, N·G, C/G)."""
+    """View nodes (B, N, C) as their sub-nodes (B, N·G, C/G), the groups of a node one after the other."""
     return x.unflatten(-1, (graph.index.shape[1], -1)).flatten(1, 2)
 
 
 class _Winners(torch.autograd.Function):
     """m_i = a_ij* (y_j* − x_i): two gathers, whose gradients are two scatters.
 
-    Autograd by itself would keep both gathered tensors for the backward pass, and the winners in 8 bytes each. This
-    keeps the inputs, which are there anyway, and the winners in 2 bytes each, and gathers again.
+    Autograd would keep both gathered tensors, and the winners in 8 bytes each. This keeps the inputs, which exist
+    anyway, and the winners in 2 or 4 bytes each, and gathers again in the backward pass.
     """
 
     @staticmethod
@@ -107,89 +104,74 @@ class _Winners(torch.autograd.Function):
 
 
 def _relative(x: Tensor | None, sources: Tensor, winner: Tensor) -> Tensor:
-    """y_j* − x_i, or y_j* where x is None: (B, N, C)."""
+    """Return y_j* − x_i, or y_j* if x is None: (B, N, C)."""
     message = sources.gather(1, winner)
     return message if x is None else message - x
 
 
 @torch.no_grad()
 def _search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool) -> Tensor:
-    """The maximum over the sources of each (target, channel), or the winning source's index: (B, N, C).
+    """Return the maximum over the sources of each (target, channel), or the winning source's index: (B, N, C).
 
-    Compilers see one expression over all targets and fuse it. Eager mode goes block by block, each in the same memory.
+    A compiler gets one expression over all targets, which it fuses. Eager mode goes block by block, in the same memory.
     """
-    channels = sources.shape[2]
+    width, no_edge = graph.num_sources if graph.index is None else graph.index.shape[2], None
     if graph.index is None:
         no_edge = torch.zeros_like(graph.weights, dtype=torch.float32).masked_fill_(graph.weights == 0, -torch.inf)
-        search, per_target, width = _search_dense, (x, graph.weights, no_edge), graph.num_sources
-    else:
-        search, per_target, width = _search_indexed, (x, graph.index), graph.index.shape[2]
+    per_target = x, graph.index, graph.weights, no_edge
     dtype = torch.promote_types(sources.dtype, torch.float32)  # in half precision sources tie and positions round
     if torch.compiler.is_compiling():
-        return search(want_index, None, sources.to(dtype), *per_target)
-    out = sources.new_empty(sources.shape[0], graph.num_targets, channels, dtype=torch.int64 if want_index else dtype)
+        return _search_block(want_index, None, sources.to(dtype), *per_target)
+    batch, num_targets, channels = sources.shape[0], graph.num_targets, sources.shape[2]
+    out = sources.new_empty(batch, num_targets, channels, dtype=torch.int64 if want_index else dtype)
     limit = BLOCK_ELEMENTS.get(sources.device.type, BLOCK_ELEMENTS["cpu"])
-    rows = min(max(1, limit // (width * channels)), out.shape[0] * out.shape[1])  # (image, target) pairs a block
+    rows = min(max(1, limit // (width * channels)), batch * num_targets)  # (image, target) pairs in a block
     scratch = _scratch(rows * width * channels, dtype, sources.device)
-    for images, targets in _blocks(*out.shape[:2], rows):
-        result = out[images, targets]
-        shape = (*result.shape[:2], width, channels)
-        block = scratch[:math.prod(shape)].view(shape)  # (b, n, M or k, C)
-        parts = [None if t is None else t[images, targets] for t in per_target]
-        result.copy_(search(want_index, block, sources[images].to(dtype), *parts))
+    b_step, n_step = max(1, rows // num_targets), min(rows, num_targets)
+    for b in range(0, batch, b_step):
+        for n in range(0, num_targets, n_step):
+            images, targets = slice(b, b + b_step), slice(n, n + n_step)
+            result = out[images, targets]  # (b, n, C)
+            shape = (*result.shape[:2], width, channels)
+            block = scratch[:math.prod(shape)].view(shape)  # (b, n, M or k, C)
+            parts = [None if t is None else t[images, targets] for t in per_target]
+            result.copy_(_search_block(want_index, block, sources[images].to(dtype), *parts))
     return out
 
 
 def _scratch(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Memory to search in, at least (elements,). On a CPU it is kept from call to call, one a thread: fresh pages from
-    the operating system in every layer can cost more than the search. On a GPU torch's allocator does that already."""
+    """Return memory of at least (elements,) to search in. A CPU thread keeps its own from call to call, since fresh
+    pages in every layer can cost more than the search; on a GPU torch's allocator reuses memory already."""
     if device.type != "cpu":
         return torch.empty(elements, dtype=dtype, device=device)
     kept = vars(_KEPT).get(dtype)
     if kept is None or len(kept) < elements:
-        with torch.inference_mode(False):  # else training could not write to it later
+        with torch.inference_mode(False):  # memory made in inference mode could not be written to in training
             kept = vars(_KEPT)[dtype] = torch.empty(elements, dtype=dtype, device=device)
     return kept
 
 
-def _blocks(batch: int, num_targets: int, rows: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of images and of targets that cover the batch, each with at most `rows` (image, target) pairs."""
-    images, targets = max(1, rows // num_targets), min(rows, num_targets)
-    for b in range(0, batch, images):
-        for n in range(0, num_targets, targets):
-            yield slice(b, b + images), slice(n, n + targets)
-
-
-def _search_indexed(want_index: bool, out: Tensor | None, sources: Tensor, x: Tensor | None, index: Tensor) -> Tensor:
-    """Over k neighbours. y_j − x_i is greatest where y_j is, also after rounding: x enters after the maximum."""
-    batch, num_sources, channels = sources.shape
-    rows = index + num_sources * torch.arange(batch, device=index.device)[:, None, None]  # into (B·M, C)
-    out = None if out is None else out.view(-1, channels)
-    neighbours = torch.index_select(sources.reshape(-1, channels), 0, rows.flatten(), out=out)
-    neighbours = neighbours.view(*index.shape, channels)  # (B, n, k, C)
-    best = neighbours.amax(2)  # (B, n, C)
-    if want_index:
-        return index.gather(2, _last_equal(neighbours, best))
-    return best if x is None else best - x
-
-
-def _search_dense(want_index: bool, out: Tensor | None, sources: Tensor, x: Tensor | None, weights: Tensor,
-                  no_edge: Tensor) -> Tensor:
-    """Over all M sources; no_edge (B, n, M) is −∞ where there is no edge, else 0."""
-    x = sources.new_zeros(*weights.shape[:2], sources.shape[2]) if x is None else x.to(sources.dtype)  # (B, n, C)
-    sources = sources[:, None]  # (B, 1, M, C)
-    if weights.dtype == torch.bool:  # y_j − x_i is greatest where y_j is
-        message = torch.add(sources, no_edge[..., None], out=out)  # (B, n, M, C)
+def _search_block(want_index: bool, out: Tensor | None, sources: Tensor, x: Tensor | None, index: Tensor | None,
+                  weights: Tensor | None, no_edge: Tensor | None) -> Tensor:
+    """Do `_search` for a block of targets. out: memory for all messages. no_edge: −∞ where there is no edge, else 0."""
+    weighted = weights is not None and weights.dtype != torch.bool
+    if index is not None:
+        batch, num_sources, channels = sources.shape
+        rows = index + num_sources * torch.arange(batch, device=index.device)[:, None, None]  # into (B·M, C)
+        out = None if out is None else out.view(-1, channels)
+        message = torch.index_select(sources.reshape(-1, channels), 0, rows.flatten(), out=out)
+        message = message.view(*index.shape, channels)  # (B, n, k, C)
+    elif weighted:
+        x = sources.new_zeros(*weights.shape[:2], 1) if x is None else x.to(sources.dtype)  # (B, n, 1 or C)
+        message = torch.sub(sources[:, None], x[:, :, None], out=out)  # (B, n, M, C)
+        message = message.mul_(weights[..., None]).add_(no_edge[..., None])
     else:
-        message = torch.sub(sources, x[:, :, None], out=out).mul_(weights[..., None]).add_(no_edge[..., None])
+        message = torch.add(sources[:, None], no_edge[..., None], out=out)  # (B, n, M, C)
     best = message.amax(2)  # (B, n, C)
-    if want_index:
-        return _last_equal(message, best)
-    best = best - x if weights.dtype == torch.bool else best
-    return best.masked_fill_(best == -torch.inf, 0)
-
-
-def _last_equal(candidates: Tensor, best: Tensor) -> Tensor:
-    """Position of the last candidate (B, n, M, C) that equals the best (B, n, C). Far faster on a CPU than argmax."""
-    position = torch.arange(candidates.shape[2], dtype=candidates.dtype, device=candidates.device)[:, None]  # (M, 1)
-    return candidates.eq_(best[:, :, None]).mul_(position).amax(2).long()
+    if want_index:  # the last position that equals the best; on a CPU far faster than argmax
+        position = torch.arange(message.shape[2], dtype=message.dtype, device=message.device)[:, None]
+        winner = message.eq_(best[:, :, None]).mul_(position).amax(2).long()
+        return winner if index is None else index.gather(2, winner)
+    if x is not None and not weighted:  # y_j − x_i is greatest where y_j is, also after rounding
+        best = best - x
+    return best if index is not None else best.masked_fill_(best == -torch.inf, 0)

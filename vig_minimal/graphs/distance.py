@@ -1,4 +1,4 @@
-"""Squared distances between nodes, never in half precision: there a neighbour is decided by the third digit."""
+"""Squared distances between nodes, never in half precision, which rounds the digits that tell neighbours apart."""
 
 import torch
 import torch.nn.functional as F
@@ -6,12 +6,12 @@ from torch import Tensor
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """x in float32, or in float64 if it is float64 already."""
+    """Return x in float32; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    """‖x_i − y_j‖² = ‖x_i‖² − 2 x_i·y_j + ‖y_j‖²: nodes (B, N, C), (B, M, C) to (B, N, M), never in half precision."""
+    """Return ‖x_i − y_j‖² = ‖x_i‖² − 2 x_i·y_j + ‖y_j‖²: nodes (B, N, C) and (B, M, C) to (B, N, M)."""
     with torch.autocast(x.device.type, enabled=False):
         x, y = full_precision(x), full_precision(y)
         x2 = x.square().sum(-1)  # (B, N)
@@ -20,7 +20,6 @@ def squared_distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 def unit_distance(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """Squared distances ‖x̂_i − ŷ_j‖² = 2 − 2 cos(x_i, y_j) of L2-normalised nodes: (B, N, C) to (B, N, N), or with
-    others (B, M, C) to (B, N, M)."""
+    """Return ‖x̂_i − ŷ_j‖² = 2 − 2 cos(x_i, y_j) of L2-normalised nodes, y being x by default: (B, N, M)."""
     unit = F.normalize(full_precision(x), dim=-1)
     return squared_distance(unit, unit if y is None else F.normalize(full_precision(y), dim=-1))

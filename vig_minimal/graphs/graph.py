@@ -1,11 +1,10 @@
 """The graph contract: what every constructor returns and every aggregation reads.
 
-A graph has N targets, the nodes that are updated, and M sources, the nodes they read from. M = N for patches that read
-from patches; M differs for pooled sources, for labels that read from patches, for patches that read from centroids.
+A graph has N targets i, the nodes that are updated, and M sources j, the nodes they read from. M = N where patches
+read from patches; M differs from N for pooled sources, labels that read from patches, and centroids.
 
 Rows are targets, columns are sources: `adj[b, i, j] != 0` is an edge from source j to target i in image b, so that
-`adj @ sources` gathers. It is the opposite of an `edge_index` whose first row is the source, hence said here once and
-relied upon everywhere.
+`adj @ sources` gathers. (PyG's `edge_index` has the source in its first row.)
 """
 
 from dataclasses import dataclass
@@ -19,10 +18,8 @@ class Graph:
     """A batch of directed graphs, given by neighbour indices or by a dense adjacency.
 
     num_sources: M.
-    index: (B, N, k) int64, the sources of each target; edges have weight 1, and a source that comes again is no further
-    edge. Or None.
-    weights: (B, N, M), bool or float, the dense adjacency; 0 (False) is no edge. Or None.
-
+    index: (B, N, k) int64, the sources of each target, or None. Edges have weight 1; duplicate sources count once.
+    weights: (B, N, M), bool or float, the dense adjacency, or None. 0 (False) is no edge.
     Raises ValueError unless exactly one of `index` and `weights` is given.
     """
 
@@ -32,7 +29,7 @@ class Graph:
 
     def __post_init__(self):
         if (self.index is None) == (self.weights is None):
-            raise ValueError("a Graph takes either index (B, N, k) or weights (B, N, M), not both and not neither")
+            raise ValueError("a Graph takes exactly one of index (B, N, k) and weights (B, N, M)")
 
     @property
     def num_targets(self) -> int:
@@ -40,30 +37,34 @@ class Graph:
         return (self.weights if self.index is None else self.index).shape[-2]
 
     def adj(self) -> Tensor:
-        """The dense adjacency (B, N, M): bool, or float where edges carry a weight. Rows are targets."""
+        """Return the dense adjacency (B, N, M), rows are targets: float where edges have weights, else bool."""
         if self.index is None:
             return self.weights
         shape = (*self.index.shape[:-1], self.num_sources)
         return torch.zeros(shape, dtype=torch.bool, device=self.index.device).scatter_(-1, self.index, True)
 
+    def union(self) -> "Graph":
+        """Return the graph with one (N, M) adjacency for each image: itself, unless it is a GroupGraph."""
+        return self
+
     def degree(self) -> Tensor:
-        """The number of sources of each target: (B, N) int64."""
-        return (self.adj() != 0).sum(-1)
+        """Return the number of different sources of each target: (B, N) int64."""
+        return (self.union().adj() != 0).sum(-1)
 
     def edges(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The edge list: image, target, source (int64) and weight of each of the E edges, four tensors (E,)."""
-        adj = self.adj()
+        """Return image, target, source (int64) and weight of each of the E edges: four tensors (E,)."""
+        adj = self.union().adj()
         image, target, source = adj.nonzero(as_tuple=True)
         return image, target, source, adj[image, target, source]
 
     def statistics(self) -> dict[str, float]:
-        """What a person asks of a graph, over the whole batch.
+        """Describe the graphs of the whole batch by a few numbers.
 
-        Neighbours per node (`mean_degree`, `min_degree`, `max_degree`), `density` (share of the N·M possible edges),
-        `isolated` (share of targets with no source) and, where nodes read from one another (M = N), `self_loops` (share
-        of nodes that are their own source) and `reciprocity` (share of edges whose reverse is an edge too).
+        Sources of a target (`mean_degree`, `min_degree`, `max_degree`), `density` (share of the N·M possible edges that
+        exist), `isolated` (share of targets without a source). If M = N also `self_loops` (share of nodes that are
+        their own source) and `reciprocity` (share of edges whose reverse is an edge too).
         """
-        edge, degree = self.adj() != 0, self.degree().float()
+        edge, degree = self.union().adj() != 0, self.degree().float()
         stats = {"mean_degree": degree.mean(), "min_degree": degree.min(), "max_degree": degree.max(),
                  "density": degree.mean() / self.num_sources, "isolated": (degree == 0).float().mean()}
         if self.num_sources == self.num_targets:
@@ -74,32 +75,20 @@ class Graph:
 
 @dataclass(frozen=True)
 class GroupGraph(Graph):
-    """G graphs over the same nodes, one for each group of channels, as group k-NN makes them (GKGNet).
+    """G graphs over the same nodes, one for each group of channels (group k-NN, GKGNet).
 
-    index: (B, G, N, k) int64, the sources of each target in each group. `adj()` is (B, G, N, M), bool. A target reads
-    from k to G·k different sources, which `degree()`, `edges()` and `statistics()` count once.
+    index: (B, G, N, k) int64, the sources of each target in each group. `adj()` is (B, G, N, M), bool. A target has
+    k to G·k different sources: `degree()`, `edges()` and `statistics()` describe the union over groups.
     """
 
     def union(self) -> Graph:
-        """The graph that has an edge wherever a group has one: weights (B, N, M), bool."""
+        """Return the graph with an edge wherever a group has one: weights (B, N, M), bool."""
         return Graph(self.num_sources, weights=self.adj().any(1))
 
-    def degree(self) -> Tensor:
-        """The number of different sources of each target over all groups: (B, N) int64."""
-        return self.union().degree()
-
-    def edges(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The edge list of the union, as `Graph.edges`."""
-        return self.union().edges()
-
-    def statistics(self) -> dict[str, float]:
-        """Of the union, as `Graph.statistics`."""
-        return self.union().statistics()
-
     def subnodes(self) -> Graph:
-        """The same edges between sub-nodes: N·G targets and M·G sources, sub-node i·G + g being group g of node i.
+        """Return the same edges between sub-nodes: N·G targets and M·G sources, group g of node i being i·G + g.
 
-        Nodes (B, N, C) viewed as (B, N·G, C/G) are their sub-nodes, so that what works on a graph works in groups.
+        Viewing nodes (B, N, C) as (B, N·G, C/G) gives their sub-nodes: what works on a graph then works in groups.
         """
         groups = self.index.shape[1]
         group = torch.arange(groups, device=self.index.device)[:, None]  # (G, 1)

@@ -1,56 +1,50 @@
 """Train or evaluate a Vision GNN, on one process or, under torchrun or srun, on many.
 
-    torchrun train.py --model lrgc                                    # the embedded data set, nothing to download
+    torchrun train.py --model lrgc                                    # synthetic scenes, nothing to download
     python train.py --model lrgc_nano --data cifar10 --data-dir ~/data
     torchrun --nproc_per_node 8 train.py --model lrgc --data-dir IMAGENET --amp   # a folder with train/ and val/
     python train.py --resume runs/lrgc_nano-shapes/best.pt --eval-only
 
-Read it from top to bottom: check → build → say what will happen → loop. What the flags mean is in options.py.
+Read it from top to bottom: main → train → fit (epochs) → train_one_epoch (steps) → backward → update. What the flags
+mean together is worked out in training/settings.py; data, model and task are made in training/setup.py.
 It writes metrics.csv, config.json, last.pt (to go on from; previous.pt is the one before) and best.pt (to use) into the
 output folder. Where the recipe has a moving average of the weights (ema_decay), that is what is evaluated and what
 these files hold as `model`.
 
-Exit codes: 0 all is done; 1 training could not go on (what is saved stays); 2 bad input, nothing was begun;
-130 and 143 ended by SIGINT (Ctrl-C) and SIGTERM, after the step in hand was saved. --resume auto goes on.
+Exit codes: 0 done; 1 training could not go on (what is saved stays); 2 bad input, nothing was begun; 130 and 143 ended
+by SIGINT (Ctrl-C) and SIGTERM after saving. `--resume auto` goes on.
 """
 
-import argparse
 import contextlib
 import itertools
-import os
+import math
 import signal
 import sys
 import time
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from vig_minimal.data.batches import TrainingBatches, ValidationBatches
-from vig_minimal.data.datasets import fetch, open_data, oversampled
-from vig_minimal.data.decoding import DataError
-from vig_minimal.data.loading import PreparedImages, store_if_it_fits
-from vig_minimal.data.seeds import mixed_seed
-from vig_minimal.models.released import init_from
-from vig_minimal.training import checkpoint, distributed
-from vig_minimal.training import run_log as report
-from vig_minimal.training import settings as options
-from vig_minimal.training.engine import Diverged, Run, create_run, evaluate, mean_neighbours, train_one_epoch
-from vig_minimal.training.recipes import flags, get_recipe, kept_recipe, override
-from vig_minimal.training.settings import fail
-from vig_minimal.training.signals import EXIT_FAILED, Stopped, lock
-from vig_minimal.training.tasks import choose_task
-from vig_minimal.training.teacher import create_teacher
+from vig_minimal.data.batches import TrainingBatches
+from vig_minimal.training import distributed
+from vig_minimal.training.endings import Diverged, Stopped, fail, one_sentence
+from vig_minimal.training.engine import Run, evaluate
+from vig_minimal.training.optim import RunningStatistics, learning_rate
+from vig_minimal.training.run_log import estimate
+from vig_minimal.training.settings import parse, settle
+from vig_minimal.training.setup import Job, build, describe, take_folder
 
-DRY_STEPS, DRY_BATCHES = 2, 4  # of training and of evaluation
+BAD_STEPS = 10  # in a row, with a loss or gradient that is not finite, end a run
+DRY_STEPS, DRY_BATCHES = 2, 4  # of training and of evaluation in a dry run
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command; see --help."""
     try:
-        with contextlib.ExitStack() as meanwhile:
-            train(options.parse(argv), meanwhile)
+        with contextlib.ExitStack() as resources:  # holds the lock of the output folder until the end
+            train(argv, resources)
     except KeyboardInterrupt:
         print("\ninterrupted; --resume auto goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -58,223 +52,159 @@ def main(argv: list[str] | None = None) -> None:
         distributed.stop()
 
 
-def train(args: argparse.Namespace, meanwhile: contextlib.ExitStack) -> None:
-    """Check and build, say what will happen, train. What is wrong with flags, data or files is said before training.
-
-    meanwhile: holds what is given back at the end: the lock of the output folder, the handlers of signals.
-    """
+def train(argv: list[str] | None, resources: contextlib.ExitStack) -> None:
+    """Set up, say what will happen, then train, evaluate or try. What is wrong with the input is said before that."""
     try:
-        options.check(args)
-        processes = distributed.start(args.device)
-        torch.autograd.set_detect_anomaly(args.detect_anomaly)
-
-        # names, recipe and folder; a checkpoint to go on from knows what is not given
-        resumed, state, damaged = None, None, ""
-        if args.resume not in (None, "auto"):
-            resumed = Path(args.resume)
-            state = checkpoint.load_run(resumed)
-        data_name = options.choose_data(args, state)
-        model_name, recipe_name = options.choose_names(args, data_name, state)
-        folder = Path(processes.first_alone(lambda: str(options.output_folder(args, f"{model_name}-{data_name}"))))
-        if args.resume == "auto":
-            state, resumed, damaged = checkpoint.load_latest(folder)
-        recipe = kept_recipe(state["recipe"]) if state and not args.recipe else get_recipe(recipe_name)
-        given = {name: getattr(args, name) for name in flags() if getattr(args, name) is not None}
-        recipe = override(recipe, given, args.scale_lr)
-        fields = options.choose_fields(args, data_name, model_name, recipe, state)
-        options.check_task(data_name, model_name, recipe, fields, args, state)
-        options.build_model(model_name, fields)  # what cannot work is found before any data is fetched
-
-        # data: one process downloads, all open
-        size, cores = fields["img_size"], os.cpu_count() or 1
-        workers = min(8, max(1, cores // processes.local_world)) if args.workers is None else args.workers
-        processes.first_alone(lambda: fetch(data_name, args.data_dir))
-        data = open_data(data_name, args.data_dir, size, args.limit)
-        data = oversampled(data, recipe.oversample) if recipe.oversample > 0 and not args.eval_only else data
-        options.check_batch(recipe, len(data.train), processes)
-        training = PreparedImages(data.train, size, recipe.eval_crop, recipe, args.seed, skip=args.bad_images == "skip")
-        evaluated = data.train if args.eval_split == "train" else data.val
-        splits = {name: store_if_it_fits(pictures, workers, processes.local_world, processes.device) for name, pictures
-                  in (("training", training), ("validation", PreparedImages(evaluated, size, recipe.eval_crop)))}
-        batches = TrainingBatches(splits["training"], len(data.classes), recipe, args.seed, processes.share,
-                                  processes.device, workers)
-        val_batches = ValidationBatches(splits["validation"], recipe, processes.share, processes.device, workers)
-
-        # model, and where it goes on from
-        torch.manual_seed(mixed_seed("model", args.seed))
-        model = options.build_model(model_name, fields | {"num_classes": len(data.classes)})
-        new_parts = init_from(model, args.init_from) if args.init_from and not state else []
-        model = model.to(processes.device, memory_format=torch.channels_last)  # as images and gradients are
-        teacher = None
-        if recipe.teacher != "none" and not args.eval_only:
-            about = recipe.teacher, args.teacher_weights, len(data.classes), recipe, processes.device
-            processes.first_alone(lambda: create_teacher(*about) and None)  # one process downloads
-            teacher = create_teacher(*about)
-        task = choose_task(model.config, data, recipe, teacher, processes, args.seed, trains=not args.eval_only)
-        if args.backbone_weights and not state:
-            processes.first_alone(lambda: options.load_backbone(model, args.backbone_weights))  # one process downloads
-            options.load_backbone(model, args.backbone_weights)
-        run = create_run(model, task, recipe, processes, args.seed, args.amp, args.compile, args.grad_checkpoint,
-                         args.sync_bn)
-        epoch, first_step, best = 0, 0, {"epoch": 0, task.key: 0.0}
-        if state:
-            checkpoint.check_same(state, resumed, model_name, asdict(model.config), data.classes)
-            if not args.eval_only and list(state.get("anchors", [])) != list(task.anchor_names):
-                raise ValueError(f"{resumed}: its anchors are other images; go on with the same data and seed")
-            if args.eval_only:
-                run.evaluated.load_state_dict(state["model"])
-            elif "training" not in state:
-                raise ValueError(f"{resumed}: holds the weights to use only; go on from last.pt, or give --eval-only")
-            else:
-                run.restore(state["training"])
-                epoch, best = state["epoch"], state["best"]
-                run.step, first_step = checkpoint.position(state, resumed, len(batches))
-        if len(set(processes.gather((run.step, len(data.train), len(data.val))))) > 1:
-            raise ValueError("the processes read different checkpoints or data; --output and --data-dir must be folders"
-                             " that all machines share, or alike on all of them")
-        writes = not (args.eval_only or args.dry_run)
-        if writes:
-            processes.first_alone(lambda: meanwhile.enter_context(lock(folder)) and None)
-            if damaged and processes.is_first and (folder / "last.pt").exists():
-                (folder / "last.pt").replace(folder / "damaged.pt")  # or it would take the place of the good one
+        flags = parse(argv)
+        processes = distributed.start(flags.device)
+        settings = settle(flags, processes)
+        job = build(settings, processes)
+        if settings.writes:
+            processes.first_alone(take_folder, settings, resources)
     except (ValueError, OSError) as error:
         fail(error)
-
-    def say(*lines: str) -> None:
-        if processes.is_first:
-            for text in lines:
-                tqdm.write(text)
-            sys.stdout.flush()
-
-    family, _, _ = model_name.rpartition("_")
-    by_family = f"{model_name} (family {family}, size of the recipe {recipe_name})"
-    heading = report.describe(run, model_name if args.model == model_name else by_family, recipe_name, data, splits,
-                              len(batches))
-    reached = f"epoch {epoch}" + (f" and {first_step} steps" if first_step else "")
-    heading["output"] = f"{folder}" + (f", going on after {reached} of {resumed}" if state else "")
-    if args.init_from and not state:
-        heading["start"] = f"from {args.init_from}; new are: {', '.join(new_parts) or 'none'}"
-    if not writes:
-        heading["output"] = "none: " + (f"evaluates {resumed}" if args.eval_only else "a dry run")
-    say(*map(report.paragraph, heading.keys(), heading.values()), *report.warnings(data))
-    if damaged:
-        say(f"warning: {damaged}; going on from {resumed}, the one before it")
-
-    def progress(text: str, total: int) -> tqdm:
-        return tqdm(total=total, desc=text, unit="images", leave=False,
-                    disable=not processes.is_first or not sys.stderr.isatty())
-
-    def scores_of(batches) -> dict[str, float]:
-        with progress("evaluation", len(evaluated)) as bar:
-            return evaluate(run, batches, bar)
-
-    def save(name: str, with_training: bool) -> None:
-        state = {"name": model_name, "config": asdict(model.config), "classes": data.classes, "mean": recipe.mean,
-                 "std": recipe.std, "recipe": asdict(recipe), "epoch": epoch, "step": run.step, "steps": len(batches),
-                 "best": best, "multi_label": data.multi_label, "anchors": task.anchor_names,
-                 "model": run.evaluated.state_dict()}
-        if with_training:
-            checkpoint.save(folder / name, state | {"training": run.state()}, keep="previous.pt")
-        else:
-            checkpoint.save(folder / name, state)
-
-    def after_step(loss: float) -> None:
-        if run.step == 1:
-            say(report.first_loss(loss, *task.chance(len(data.classes))))
-        if writes and processes.is_first and args.save_every and run.step % args.save_every == 0:
-            save("last.pt", with_training=True)
-
-    def close_epoch(trained: dict[str, float], scores: dict[str, float]) -> None:
-        """The first process writes the row of metrics.csv, then the checkpoints, and says how it went."""
-        run.losses, run.skipped = {}, 0
-        notes = {note.name: note for part in processes.gather(list(batches.notes.values())) for note in part}
-        batches.notes.clear()
-        if not processes.is_first:
-            return
-        row = report.metrics_row(epoch, run, trained, scores, mean_neighbours(run.evaluated, probe))
-        report.append_row(folder / "metrics.csv", row)
-        report.write_events(events, row)
-        if epoch > 0 and scores[task.key] > best[task.key]:
-            best.update({"epoch": epoch, task.key: scores[task.key]})
-            save("best.pt", with_training=False)
-            if data.multi_label:
-                report.write_per_class(folder / "per_class_ap.csv", task.last.scores.per_class)
-        save("last.pt", with_training=True)
-        if args.keep_every and epoch % args.keep_every == 0:
-            save(f"epoch-{epoch:03d}.pt", with_training=False)
-        say(report.line(row, recipe.epochs, task.lines))
-        if new := [note for name, note in notes.items() if name not in told]:
-            told.update(note.name for note in new)
-            say(*report.file_notes(new, folder / "bad_images.tsv"))
-        if warning := report.suspicious(scores, epoch):
-            say(warning)
-
-    begun, trained_images, training_seconds, told = time.perf_counter(), 0, 0.0, set()
-    meanwhile.enter_context(run.signals.listening(says=processes.is_first))
-    try:
-        if args.eval_only:
-            say("  ".join(f"{name} {value:.3f}" for name, value in scores_of(val_batches).items()))
-            if data.multi_label:
-                say(*report.per_class(task.last.scores.per_class))
-            return
-        if args.dry_run:
-            say(dry_run(run, batches, val_batches, after_step))
-            return
-        if processes.is_first:
-            probe = next(iter(val_batches))[0]  # the images whose graphs are counted
-            events = report.event_writer(folder, args.tensorboard)
-            report.write_config(folder / "config.json", run, model_name, recipe_name, data)
-            report.keep_rows(folder / "metrics.csv", epoch)
-        if not state:
-            close_epoch({}, scores_of(val_batches))
-        while epoch < recipe.epochs:
-            epoch_begun = time.perf_counter()
-            with progress(f"epoch {epoch + 1}/{recipe.epochs}", len(batches) * recipe.batch_size) as bar:
-                trained = train_one_epoch(run, batches, epoch, bar, first_step, after_step=after_step)
-            trained_images += (len(batches) - first_step) * recipe.batch_size
-            training_seconds += time.perf_counter() - epoch_begun
-            scores = scores_of(val_batches)  # a signal now leaves the epoch open: it is evaluated when the run goes on
-            epoch, first_step = epoch + 1, 0
-            close_epoch(trained, scores)
-    except Stopped:
-        if writes and processes.is_first and run.step > 0:
-            save("last.pt", with_training=True)
-            say(f"ended by a signal after step {run.step - epoch * len(batches)} of epoch {epoch + 1};"
-                f" --resume auto goes on from {folder / 'last.pt'}")
-        sys.exit(128 + (run.signals.received or signal.SIGTERM))
-    except DataError as error:
-        fail(error, everywhere=True)
-    except (Diverged, OSError) as error:
-        fail(f"{error}; {report.last_good(folder)}", everywhere=True, code=EXIT_FAILED)
-    except RuntimeError as error:
-        if "DataLoader worker" in str(error):
-            reason = f"a process that reads images died ({' '.join(str(error).split())}); {report.last_good(folder)}"
-            fail(reason, everywhere=True, code=EXIT_FAILED)
-        if processes.world > 1 and ("peer" in str(error) or "Connection" in str(error)):
-            fail("lost the connection to another process, which says why it ended", everywhere=True, code=EXIT_FAILED)
-        raise
-    if processes.is_first:
-        speed = f", {trained_images / training_seconds:.0f} images/s in training" if trained_images else ""
-        if data.multi_label:
-            say(*report.per_class(task.last.scores.per_class))
-        print(f"best {task.key_name} {best[task.key]:.2f} % at epoch {best['epoch']} of {recipe.epochs}; this took"
-              f" {report.duration(time.perf_counter() - begun)}{speed}; everything is in {folder}")
+    run, log = job.run, job.log
+    log.begin(describe(job))
+    with one_sentence(settings.folder, processes.world), run.signals.listening(says=processes.is_first):
+        try:
+            if flags.eval_only:
+                log.evaluation(job.evaluate())
+            elif flags.dry_run:
+                log.say(dry_run(job))
+            else:
+                fit(job)
+        except Stopped:
+            if settings.writes and processes.is_first and run.step > 0:
+                job.save("last.pt", with_training=True)
+                log.stopped()
+            sys.exit(128 + (run.signals.received or signal.SIGTERM))
 
 
-def dry_run(run: Run, batches: TrainingBatches, val_batches: ValidationBatches, after_step) -> str:
+def fit(job: Job) -> None:
+    """Train to the last epoch; after each, evaluate and save."""
+    run, log, recipe, images, seconds = job.run, job.log, job.run.recipe, 0, 0.0
+    log.open(job.val_batches)
+    if not job.settings.state:
+        close_epoch(job, {}, job.evaluate())
+    for epoch in range(run.epoch, recipe.epochs):
+        begun = time.perf_counter()
+        with log.bar(f"epoch {epoch + 1}/{recipe.epochs}", len(job.batches) * recipe.batch_size) as bar:
+            trained = train_one_epoch(run, job.batches, epoch, bar, job.first_step, after_step=job.after_step)
+        images += (len(job.batches) - job.first_step) * recipe.batch_size
+        seconds += time.perf_counter() - begun
+        scores = job.evaluate()  # a signal in here leaves the epoch open: it is evaluated when the run goes on
+        run.epoch, job.first_step = epoch + 1, 0
+        close_epoch(job, trained, scores)
+    log.end(images, seconds)
+
+
+def close_epoch(job: Job, trained: dict[str, float], scores: dict[str, float]) -> None:
+    """Write the row of metrics.csv, then the checkpoints, and say how the epoch went; on the first process."""
+    run, log, key = job.run, job.log, job.run.task.key
+    run.losses, run.skipped = {}, 0
+    notes = run.processes.gather(list(job.batches.notes.values()))  # on image files
+    job.batches.notes.clear()
+    if not run.processes.is_first:
+        return
+    row = log.row(trained, scores)
+    if run.epoch > 0 and scores[key] > run.best[key]:
+        run.best = {"epoch": run.epoch, key: scores[key]}
+        job.save("best.pt", with_training=False)
+        log.best()
+    job.save("last.pt", with_training=True)
+    if job.settings.flags.keep_every and run.epoch % job.settings.flags.keep_every == 0:
+        job.save(f"epoch-{run.epoch:03d}.pt", with_training=False)
+    log.epoch(row, scores, itertools.chain(*notes))
+
+
+def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_step: int = 0,
+                    last_step: int | None = None, after_step: Callable[[float], None] | None = None) -> dict:
+    """One pass over the training images, or its steps from first_step to last_step; epochs count from 0.
+
+    bar: a tqdm bar, which counts images. after_step: called with the loss of each step.
+    Returns the mean `loss`, its terms as `loss_NAME`, `images_per_s`, the last `lr` and the number of steps `skipped`.
+    Raises Stopped after the step in which a signal came, and Diverged after ten bad steps in a row.
+    """
+    recipe, statistics, start = run.recipe, RunningStatistics(run.model), time.perf_counter()
+    last_step = len(batches) if last_step is None else last_step
+    parts = batches.epoch(epoch, first_step)
+    run.task.begin_epoch(run.model, epoch)
+    run.parallel.train()
+    for step in range(first_step, last_step):
+        statistics.keep()
+        lr = learning_rate(run.step, len(batches), recipe)
+        losses, stop = backward(run, parts)
+        update(run, statistics, losses, lr, where=f"epoch {epoch + 1}, step {step + 1}, learning rate {lr:.2e}")
+        run.step += 1
+        bar.update(recipe.batch_size)
+        if after_step is not None:
+            after_step(sum(losses.values()))
+        if stop or (run.processes.world == 1 and run.signals.received):  # many processes end together, in the next step
+            raise Stopped
+    run.processes.share_buffers(run.evaluated)
+    done, taken = last_step - first_step, last_step - run.skipped
+    means = {f"loss_{name}": total / taken for name, total in run.losses.items()}
+    return {"loss": sum(means.values()) if taken else math.nan, **means, "skipped": run.skipped,
+            "images_per_s": done * recipe.batch_size / (time.perf_counter() - start) if done else math.nan,
+            "lr": learning_rate(run.step - 1, len(batches), recipe)}
+
+
+def backward(run: Run, parts: Iterator[tuple[Tensor, Tensor]]) -> tuple[dict[str, float], bool]:
+    """Gradients of the next batch, part by part; its mean losses, and whether any process was told to end."""
+    count, total = run.recipe.accumulation, 0.0
+    for part in range(count):
+        images, targets = next(parts)
+        with run.part(part, len(images)):  # DDP averages gradients over processes in the last part
+            with run.autocast():  # AMP
+                outputs = run.parallel(images)
+                losses = run.task.losses(outputs, targets, images)  # named; their sum is trained on
+            run.scaler.scale(sum(losses.values()) / count).backward()
+        total = total + torch.stack([value.detach() for value in losses.values()]) / count
+    stop = torch.tensor([float(run.signals.received > 0)], device=total.device)
+    *sums, stops = run.processes.sum(torch.cat([total, stop])).tolist()
+    return {name: value / run.processes.world for name, value in zip(losses, sums, strict=True)}, stops > 0
+
+
+def update(run: Run, statistics: RunningStatistics, losses: dict[str, float], lr: float, where: str) -> None:
+    """Move the weights; if loss or gradient is not finite, skip the step without a trace."""
+    for group in run.optimiser.param_groups:
+        group["lr"] = lr
+    loss = sum(losses.values())
+    run.scaler.unscale_(run.optimiser)
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip_grad or math.inf)
+    # fp16 finds its scale by trying: there, the scaler skips steps whose gradients overflow
+    if math.isfinite(loss) and (math.isfinite(norm) or run.scaler.is_enabled()):
+        run.scaler.step(run.optimiser)
+        run.scaler.update()
+        if run.average is not None:
+            run.average.update_parameters(run.model)
+        run.losses = {name: run.losses.get(name, 0.0) + value for name, value in losses.items()}
+        run.bad_in_a_row = 0
+    else:
+        statistics.restore()
+        run.scaler.update()
+        run.skipped += 1
+        run.bad_in_a_row += 1
+        if run.bad_in_a_row >= BAD_STEPS:
+            what = f"loss {loss}" if not math.isfinite(loss) else f"norm of the gradient {float(norm)}"
+            raise Diverged(f"{BAD_STEPS} steps in a row were not finite ({what}), at {where}; try a lower learning rate"
+                           " or --clip-grad, and --detect-anomaly to find the operation")
+    run.optimiser.zero_grad(set_to_none=True)
+
+
+def dry_run(job: Job) -> str:
     """Two steps and an evaluation of a few batches, and what they say about the whole run."""
-    times = [time.perf_counter()]
+    run, times, steps = job.run, [time.perf_counter()], len(job.batches)
 
     def clock(loss: float) -> None:
         times.append(time.perf_counter())
-        after_step(loss)
+        job.after_step(loss)
 
-    train_one_epoch(run, batches, 0, tqdm(disable=True), last_step=min(DRY_STEPS, len(batches)), after_step=clock)
-    begun, some = time.perf_counter(), min(DRY_BATCHES, len(val_batches))
-    evaluate(run, itertools.islice(val_batches, some))
-    evaluation = (time.perf_counter() - begun) * len(val_batches) / max(1, some)
-    # the first step is slower than all others
-    return report.estimate(times[-1] - times[-2], len(batches), evaluation, run.recipe, run.processes.device)
+    train_one_epoch(run, job.batches, 0, tqdm(disable=True), last_step=min(DRY_STEPS, steps), after_step=clock)
+    begun, some = time.perf_counter(), min(DRY_BATCHES, len(job.val_batches))
+    evaluate(run, itertools.islice(job.val_batches, some))
+    evaluation = (time.perf_counter() - begun) * len(job.val_batches) / max(1, some)
+    return estimate(times[-1] - times[-2], steps, evaluation, run.recipe, run.processes.device)
 
 
 if __name__ == "__main__":

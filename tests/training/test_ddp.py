@@ -19,12 +19,13 @@ from torch import nn
 import train
 from commands import PROCESSES, SECONDS, children, finish, free_port, join
 from helpers import image_folder, same_tensors
+from train import train_one_epoch
 from vig_minimal import create_model
 from vig_minimal.data.batches import TrainingBatches
 from vig_minimal.data.loading import StoredImages
 from vig_minimal.training import checkpoint, distributed
 from vig_minimal.training.distributed import Processes
-from vig_minimal.training.engine import create_run, evaluate, train_one_epoch
+from vig_minimal.training.engine import create_run, evaluate
 from vig_minimal.training.recipes import Recipe, get_recipe
 from vig_minimal.training.tasks import SingleLabel
 
@@ -81,9 +82,9 @@ def one_of_two(rank, port, folder):
     join(rank, 2, port)
     processes = distributed.start("cpu")
     torch.save(train_three_steps(processes), f"{folder}/{rank}.pt")
-    answer = processes.first_alone(lambda: f"from {processes.rank}")
+    answer = processes.from_first(lambda: f"from {processes.rank}")
     try:
-        processes.first_alone(lambda: open(f"{folder}/nowhere"))
+        processes.first_alone(open, f"{folder}/nowhere")
     except OSError as error:
         answer += f" {type(error).__name__}"
     distributed.stop()

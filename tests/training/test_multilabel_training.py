@@ -12,8 +12,7 @@ from helpers import image_folder, same_tensors
 from vig_minimal import create_model
 from vig_minimal.data.datasets import open_data, oversampled
 from vig_minimal.data.decoding import DataError
-from vig_minimal.training import checkpoint
-from vig_minimal.training import settings as options
+from vig_minimal.training import checkpoint, settings
 from vig_minimal.training.distributed import Processes
 from vig_minimal.training.losses import asymmetric_loss, smooth_bce
 from vig_minimal.training.metrics import multilabel_metrics
@@ -165,4 +164,4 @@ def test_the_data_of_several_labels_knows_that_it_is():
 def test_an_image_folder_is_not_read_before_the_task_is_checked(capsys, tmp_path):
     image_folder(tmp_path / "photos")
     assert "exactly one" in refused(capsys, "--model", "gkgnet", "--data-dir", tmp_path / "photos")
-    assert options.choose_data(options.parse(["--model", "gkgnet", "--data-dir", "photos"]), None) == "imagefolder"
+    assert settings.choose_data(settings.parse(["--model", "gkgnet", "--data-dir", "photos"]), None) == "imagefolder"

@@ -10,11 +10,11 @@ import time
 import pytest
 import torch
 
+import train
 from commands import RANDOM, SECONDS, TINY, at_call, children, die, fell, finish, said, start, until
 from helpers import image_folder, same_tensors
 from vig_minimal import files
-from vig_minimal.training import checkpoint, engine, metrics
-from vig_minimal.training import signals as safety
+from vig_minimal.training import checkpoint, endings, metrics
 
 OUT = ["--output", "out", "--resume", "auto"]
 
@@ -49,7 +49,7 @@ def assert_same_run(folder, straight):
 
 
 def in_a_step():
-    engine._update = at_call(3, engine._update, die)
+    train.update = at_call(3, train.update, die)
 
 
 def while_writing():
@@ -79,7 +79,7 @@ def test_killed_at_any_moment_and_resumed_it_ends_bit_identical(tmp_path, straig
 
 
 def told_in_the_second_step():
-    update = engine._update
+    update = train.update
 
     def waits(run, *args, **kwargs):
         if run.step == 1:
@@ -95,7 +95,7 @@ def told_in_the_second_step():
 
         return take(number, both if callable(handler) else handler)
 
-    engine._update, signal.signal = waits, tells
+    train.update, signal.signal = waits, tells
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -114,7 +114,7 @@ def test_a_signal_ends_it_after_the_step_and_it_goes_on_from_there(tmp_path, str
 
 
 def never_ending_step():
-    engine._update = lambda *args, **kwargs: threading.Event().wait(SECONDS)
+    train.update = lambda *args, **kwargs: threading.Event().wait(SECONDS)
 
 
 def test_a_second_interrupt_ends_it_at_once(tmp_path):
@@ -122,15 +122,15 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path):
     until(lambda: "epoch 0/3" in said(tmp_path), process)
     os.kill(process.pid, signal.SIGINT)
     until(lambda: "this step is finished" in said(tmp_path), process)
-    time.sleep(safety.PATIENCE)
+    time.sleep(endings.PATIENCE)
     os.kill(process.pid, signal.SIGINT)
     assert finish(process) == 130 and "interrupted" in said(tmp_path) and not fell(tmp_path)
 
 
 def test_an_interrupt_that_a_launcher_hands_on_is_the_same_one(monkeypatch):
     now, before = [100.0], signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(safety.time, "monotonic", lambda: now[0])
-    signals = safety.Signals()
+    monkeypatch.setattr(endings.time, "monotonic", lambda: now[0])
+    signals = endings.Signals()
     with signals.listening(says=False):
         for moment in (100.0, 100.5, 101.0):
             now[0] = moment

@@ -20,9 +20,7 @@ from helpers import image_folder, same_tensors
 from vig_minimal import create_model, list_models
 from vig_minimal.data.datasets import open_data
 from vig_minimal.models.released import load_released
-from vig_minimal.training import checkpoint
-from vig_minimal.training import run_log as report
-from vig_minimal.training import settings as options
+from vig_minimal.training import checkpoint, run_log, settings
 from vig_minimal.training.recipes import get_recipe
 from vig_minimal.training.tasks import SingleLabel
 
@@ -167,15 +165,15 @@ def test_a_teacher_of_the_same_classes_can_be_learnt_from(capsys):
 
 def test_what_looks_wrong_is_said(tmp_path):
     data = open_data("imagefolder", str(image_folder(tmp_path / "data")), (16, 16), None)
-    assert report.warnings(data) == []
+    assert run_log.warnings(data) == []
     dogs = replace(data, train=Subset(data.train, [3, 4, 5]))
-    assert report.warnings(dogs) == ["warning: no training image of 1 classes: cat"]
-    assert report.warnings(replace(data, val=Subset(Subset(data.val, [0, 5, 1]), [0, 2]))) == [
+    assert run_log.warnings(dogs) == ["warning: no training image of 1 classes: cat"]
+    assert run_log.warnings(replace(data, val=Subset(Subset(data.val, [0, 5, 1]), [0, 2]))) == [
         "warning: no validation image of 1 classes: dog"]
-    assert "exactly 100 %" in report.suspicious({"top1": 100.0}, 1) and report.suspicious({"top1": 50.0}, 1) is None
-    assert report.suspicious({"top1": 0.0}, 0) is None  # before training
+    assert "exactly 100 %" in run_log.suspicious({"top1": 100.0}, 1) and run_log.suspicious({"top1": 50.0}, 1) is None
+    assert run_log.suspicious({"top1": 0.0}, 0) is None  # before training
     chance = SingleLabel.chance(10)
-    assert "far from it" in report.first_loss(9.0, *chance) and "far" not in report.first_loss(2.4, *chance)
+    assert "far from it" in run_log.first_loss(9.0, *chance) and "far" not in run_log.first_loss(2.4, *chance)
 
 
 @pytest.mark.slow
@@ -213,7 +211,7 @@ def test_no_run_is_ever_overwritten(capsys):
     (["--model", "cnn2mean"], "shapes", ("cnn2mean_nano", "demo")),
 ])
 def test_model_and_recipe_decide_about_each_other(argv, data, names):
-    assert options.choose_names(options.parse(argv), data, None) == names
+    assert settings.choose_names(settings.parse(argv), data, None) == names
     assert names[0] in list_models()
 
 
@@ -228,13 +226,13 @@ def test_model_and_recipe_decide_about_each_other(argv, data, names):
     (["--img-size", "20"], "shapes", "vig_nano", (20, 20), 2),
 ])
 def test_the_patch_keeps_the_grid_near_the_presets(argv, data, model, size, patch):
-    fields = options.choose_fields(options.parse(argv), data, model, get_recipe("demo"), None)
+    fields = settings.choose_fields(settings.parse(argv), data, model, get_recipe("demo"), None)
     assert (fields["img_size"], fields["patch"]) == (size, patch)
 
 
 def test_set_takes_numbers_and_words():
     argv = [part for setting in ("k=6", "conv=gin", "epsilon=0.2", "drop_path=0.3") for part in ("--set", setting)]
-    fields = options.choose_fields(options.parse(argv), "shapes", "vig_nano", get_recipe("vig"), None)
+    fields = settings.choose_fields(settings.parse(argv), "shapes", "vig_nano", get_recipe("vig"), None)
     assert {name: fields[name] for name in ("k", "conv", "epsilon", "drop_path")} == {
         "k": 6, "conv": "gin", "epsilon": 0.2, "drop_path": 0.3}
 

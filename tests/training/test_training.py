@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision import models
 
+from train import train_one_epoch
 from vig_minimal import create_model
 from vig_minimal.data.augment import normalise
 from vig_minimal.data.batches import TrainingBatches, TrainingOrder
 from vig_minimal.data.loading import StoredImages
 from vig_minimal.training.distributed import Processes
-from vig_minimal.training.engine import Diverged, create_run, train_one_epoch
+from vig_minimal.training.endings import Diverged
+from vig_minimal.training.engine import create_run
 from vig_minimal.training.optim import learning_rate
 from vig_minimal.training.recipes import Recipe, get_recipe, override
 from vig_minimal.training.tasks import SingleLabel

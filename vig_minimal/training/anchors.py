@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..data.augment import flip_and_shift, normalise
+from ..data.augment import draw_flip_and_shift, flip_and_shift, normalise
 from ..data.datasets import image_name, label_counts, targets_of
 from ..data.decoding import DataError
 from ..data.loading import PreparedImages, checked
@@ -42,11 +42,9 @@ class Anchors:
     def augmented(self, epoch: int) -> Tensor:
         """The anchors of an epoch, (A, 3, H, W), augmented as training images are, but always alike in that epoch."""
         images = self._read(self.varied, epoch)
-        source, count = generator("anchors", self.seed, epoch), len(images)
-        mirror = torch.rand(count, generator=source) < (0.5 if self.recipe.flip else 0)
-        reach = [side // 8 if self.recipe.crop == "pad" else 0 for side in images.shape[2:]]
-        down, right = (torch.randint(-r, r + 1, (count,), generator=source) for r in reach)
-        images = flip_and_shift(images, *(drawn.to(self.device) for drawn in (mirror, down, right)))
+        draws = draw_flip_and_shift(len(images), images.shape[2:], self.recipe.flip, self.recipe.crop == "pad",
+                                    generator("anchors", self.seed, epoch))
+        images = flip_and_shift(images, *(drawn.to(self.device) for drawn in draws))
         return normalise(images, self.recipe.mean, self.recipe.std)
 
     def as_they_are(self) -> Tensor:

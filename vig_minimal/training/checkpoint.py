@@ -11,11 +11,19 @@ file ends with its own checksum. Writing is atomic, and the last.pt before this 
 No random state is kept: every random draw is a function of (seed, epoch, step or image), see `data.mixed_seed`.
 """
 
+import os
+import socket
 from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there, nothing is locked
+    fcntl = None
 
 from ..files import CheckpointError, load, save
 
-__all__ = ["CheckpointError", "check_same", "load", "load_latest", "load_run", "position", "save"]
+__all__ = ["CheckpointError", "check_same", "last_good", "load", "load_latest", "load_run", "lock", "position", "save"]
 
 
 def load_run(path: str | Path) -> dict:
@@ -71,3 +79,40 @@ def check_same(state: dict, path: str | Path, name: str, config: dict, classes: 
         theirs, ours = (", ".join(f"{key}={values.get(key)}" for key in differ) for values in (theirs, config))
         raise CheckpointError(f"{path}: trained with {theirs}, and this run has {ours}; give the flags it was trained"
                               " with")
+
+
+def last_good(folder: Path) -> str:
+    """Name the checkpoint to go on from, in a sentence."""
+    try:
+        state, path, _ = load_latest(folder)
+    except CheckpointError as error:
+        return str(error)
+    if state is None:
+        return "no checkpoint was written yet"
+    return (f"the last good checkpoint is {path}, of epoch {state['epoch']} and step {state['step']} in all:"
+            " go on from it with --resume auto")
+
+
+def lock(folder: Path) -> IO:
+    """Make the output folder and take it for this process, until it ends, in whatever way, or closes the
+    file that this returns.
+
+    Raises ValueError if another process, still alive, writes there, and OSError if nobody can.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / ".lock", "a+")
+    if fcntl is None:
+        return file
+    try:
+        # a record lock, since children do not inherit it: it is gone as soon as this process is
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        with file:
+            file.seek(0)
+            raise ValueError(f"{folder}: another run writes there now ({file.read().strip()}); wait until it ends, stop"
+                             " it, or choose another folder with --output") from None
+    except OSError:  # a file system without locks
+        return file
+    file.truncate(0)
+    print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+    return file

@@ -54,20 +54,28 @@ class Processes:
         """The rows of all processes, one after the other, with gradient. Every process must call this with as many."""
         return values if self.world == 1 else _Joined.apply(values, self.rank, self.world)
 
-    def first_alone(self, function: Callable[[], object]) -> object:
-        """Call `function` on the first process only and hand its (plain) result to all, or raise its error in all."""
+    def from_first(self, function: Callable, *args) -> object:
+        """Return the first process's function(*args), which must be plain data, in all; or raise its error in all."""
         if self.world == 1:
-            return function()
+            return function(*args)
         answer = [None, None]
         if self.is_first:
             try:
-                answer[0] = function()
+                answer[0] = function(*args)
             except (ValueError, OSError) as error:
                 answer[1] = error
         dist.broadcast_object_list(answer, device=self.device)
         if answer[1] is not None:
             raise answer[1]
         return answer[0]
+
+    def first_alone(self, function: Callable, *args) -> None:
+        """Call function(*args) on the first process while the others wait, as for a download. Raises its error in all.
+        """
+        def without_result() -> None:
+            function(*args)
+
+        self.from_first(without_result)
 
     def parallel(self, model: nn.Module) -> nn.Module:
         """`model` with gradients averaged over all processes after every backward pass."""

@@ -1,107 +1,160 @@
-"""What a run says and writes: its first lines, a line and a row of metrics.csv for each epoch, config.json."""
+"""What a run prints and writes: first lines, a line and a row of metrics.csv for each epoch, config.json."""
 
 import contextlib
-import copy
 import csv
 import json
 import math
 import sys
 import textwrap
+import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
-from ..data.data_recipe import DataRecipe
 from ..data.datasets import Data, label_counts
-from ..data.loading import FileNote, StoredImages
-from ..files import CheckpointError, replacing
-from ..models.cost import count_macs, count_parameters, saved_bytes
-from .checkpoint import load_latest
-from .engine import Run
+from ..data.loading import FileNote
+from ..files import replacing
+from .engine import Run, mean_neighbours
 from .recipes import Recipe
+from .settings import Settings
 
-AMP_NAMES = {None: "float32", "bf16": "bfloat16", "fp16": "float16 with a scaled loss"}
-FEW = 10  # names of files that are printed; all are in the output folder
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
+
+FEW = 10  # names that are printed; the rest are in the output folder
 
 
-def describe(run: Run, model: str, recipe_name: str, data: Data, splits: dict, steps: int) -> dict[str, str]:
-    """The first lines: heading to text, everything that a person would want to know before waiting for it.
+class RunLog:
+    """What a run prints, and metrics.csv, config.json and its other tables. The first process alone prints and writes.
 
-    model: its name and how it was chosen. splits: training and validation pictures. steps: of an epoch.
+    steps: of an epoch.
     """
-    recipe, processes, config = run.recipe, run.processes, run.model.config
-    spare = copy.deepcopy(run.evaluated)  # measuring moves running statistics
-    run.task.begin_evaluation(spare)
-    run.task.begin_epoch(spare, 0)
-    share = recipe.batch_size // (processes.world * recipe.accumulation)
-    images = torch.rand(2, 3, *config.img_size, device=processes.device)
-    parameters, macs = count_parameters(spare), count_macs(spare, images)
-    with run.autocast():
-        kept = saved_bytes(spare.train(), images)
-        if run.task.anchor_names:  # they go through the backbone once a step, however many images there are
-            more = saved_bytes(spare, images.repeat(2, 1, 1, 1))
-            kept = max(0.0, 2 * more - kept)
-    copies = 4 if run.average is None else 5  # weights, gradients, AdamW's two moments, moving average
-    memory = 4 * copies * parameters + kept * share
-    where = {name: "in memory" if isinstance(part, StoredImages) else "read as needed" for name, part in splits.items()}
-    threads = f", {torch.get_num_threads()} threads" if processes.device.type == "cpu" else ""
-    elsewhere = ("epochs", "batch_size", "accumulation", "lr", "size")
-    settings = {name: value for name, value in asdict(recipe).items() if name not in elsewhere}
-    settings = {name: settings[name] for name in sorted(settings, key=DataRecipe.__dataclass_fields__.__contains__)}
-    grid = f" in patches of {config.patch}: {config.grid[0]}×{config.grid[1]} nodes" if hasattr(config, "patch") else ""
-    return {
-        "model": f"{model}: {parameters:,} parameters, {macs / 1e9:.3f} GMACs an image",
-        "grid": f"{config.img_size[0]}×{config.img_size[1]} pixels{grid}",
-        "data": f"{data.name}: {len(data.classes)} classes, "
-                + ", ".join(f"{len(splits[name]):,} {name} images ({where[name]})" for name in splits),
-        "recipe": f"{recipe_name}: {recipe.epochs} epochs of {steps} steps, "
-                  + ", ".join(f"{name} {_short(value)}" for name, value in settings.items()),
-        "batch": f"{recipe.batch_size} images a step (global) = {share} a process × {processes.world} processes ×"
-                 f" {recipe.accumulation} {'part' if recipe.accumulation == 1 else 'parts'} (accumulation),"
-                 f" learning rate {recipe.lr:g}",
-        "memory": f"about {memory / 2**20:,.0f} MiB a process: {4 * copies * parameters / 2**20:,.0f} for weights,"
-                  f" gradients and averages, {kept / 2**20:.1f} for each image of the backward pass",
-        "device": f"{processes.device}{threads}, {AMP_NAMES[run.amp]}, torch {torch.__version__}",
-    }
+
+    def __init__(self, settings: Settings, data: Data, run: Run, steps: int):
+        self.settings, self.data, self.run, self.steps = settings, data, run, steps
+        self.is_first = run.processes.is_first
+        self.told: set[str] = set()  # image files that were named already
+        self.events, self.probe = None, None
+        self.start = time.perf_counter()
+
+    def say(self, *lines: str) -> None:
+        """Print lines, above any progress bar."""
+        if self.is_first:
+            for line in lines:
+                tqdm.write(line)
+            sys.stdout.flush()
+
+    def bar(self, text: str, total: int) -> tqdm:
+        """Return a progress bar that counts images; hidden where nobody watches a terminal."""
+        return tqdm(total=total, desc=text, unit="images", leave=False,
+                    disable=not self.is_first or not sys.stderr.isatty())
+
+    def begin(self, heading: dict[str, str]) -> None:
+        """Say what will happen, heading to text, and what looks wrong about the data and the last checkpoint."""
+        self.say(*(paragraph(name, text) for name, text in heading.items()), *warnings(self.data))
+        if self.settings.damaged:
+            self.say(f"warning: {self.settings.damaged}; going on from {self.settings.resumed}, the one before it")
+
+    def open(self, val_batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Write config.json, and drop rows of metrics.csv that will be written again."""
+        if not self.is_first:
+            return
+        folder, run, settings = self.settings.folder, self.run, self.settings
+        self.probe = next(iter(val_batches))[0]  # the images whose graphs are counted
+        if settings.flags.tensorboard:
+            with contextlib.suppress(ImportError):
+                from torch.utils.tensorboard import SummaryWriter
+                self.events = SummaryWriter(str(folder))
+        data = {"name": self.data.name, "classes": self.data.classes, "train": len(self.data.train),
+                "val": len(self.data.val)}
+        config = {"command": sys.argv, "model": settings.model, "config": asdict(run.model.config),
+                  "recipe_name": settings.recipe_name, "recipe": asdict(run.recipe), "data": data, "seed": run.seed,
+                  "amp": run.amp, "processes": run.processes.world, "torch": torch.__version__}
+        with replacing(folder / "config.json", "w") as file:
+            json.dump(config, file, indent=2)
+        keep_rows(folder / "metrics.csv", run.epoch)
+
+    def first_loss(self, loss: float) -> None:
+        """Say the loss of the first step beside that of a guess."""
+        if self.run.step == 1:
+            self.say(first_loss(loss, *self.run.task.chance(len(self.data.classes))))
+
+    def row(self, trained: dict[str, float], scores: dict[str, float]) -> dict:
+        """Write and return the row of metrics.csv of the epoch that is done."""
+        row = metrics_row(self.run, trained, scores, mean_neighbours(self.run.evaluated, self.probe))
+        append_row(self.settings.folder / "metrics.csv", row)
+        for name, value in row.items() if self.events else ():
+            if value != "" and name not in ("epoch", "step"):
+                self.events.add_scalar(name, value, self.run.epoch)
+                self.events.flush()
+        return row
+
+    def best(self) -> None:
+        """Write the average precision of each class at the best epoch, where an image has several labels."""
+        if self.data.multi_label:
+            aps = self.run.task.last.scores.per_class
+            with replacing(self.settings.folder / "per_class_ap.csv", "w") as file:
+                rows = ((name, "" if ap is None else f"{ap:.4f}") for name, ap in aps.items())
+                csv.writer(file).writerows([("class", "AP"), *rows])
+
+    def epoch(self, row: dict, scores: dict[str, float], notes: Iterable[FileNote]) -> None:
+        """Say how the epoch went, which files were replaced or converted for the first time, and what looks wrong."""
+        self.say(line(row, self.run.recipe.epochs, self.run.task.lines))
+        new = [note for note in {note.name: note for note in notes}.values() if note.name not in self.told]
+        if new:
+            self.told.update(note.name for note in new)
+            self.say(*file_notes(new, self.settings.folder / "bad_images.tsv"))
+        if warning := suspicious(scores, self.run.epoch):
+            self.say(warning)
+
+    def evaluation(self, scores: dict[str, float]) -> None:
+        """Say the scores of --eval-only."""
+        self.say("  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+        self._per_class()
+
+    def stopped(self) -> None:
+        """Say where a signal ended the run."""
+        run = self.run
+        self.say(f"ended by a signal after step {run.step - run.epoch * self.steps} of epoch {run.epoch + 1};"
+                 f" --resume auto goes on from {self.settings.folder / 'last.pt'}")
+
+    def end(self, images: int, seconds: float) -> None:
+        """Say the best epoch and what it took. images, seconds: of training alone."""
+        run, key, name = self.run, self.run.task.key, self.run.task.key_name
+        speed = f", {images / seconds:.0f} images/s in training" if images else ""
+        self._per_class()
+        self.say(f"best {name} {run.best[key]:.2f} % at epoch {run.best['epoch']} of {run.recipe.epochs}; this took"
+                 f" {duration(time.perf_counter() - self.start)}{speed}; everything is in {self.settings.folder}")
+
+    def _per_class(self) -> None:
+        if self.data.multi_label:
+            self.say(*per_class(self.run.task.last.scores.per_class))
 
 
 def paragraph(heading: str, text: str) -> str:
-    """A heading and its text beside it, in lines that fit a terminal."""
+    """Format a heading with its text beside it, for a terminal."""
     return textwrap.fill(f"{heading:8}{text}", 120, subsequent_indent=" " * 8, break_long_words=False)
 
 
-def _short(value: object) -> str:
-    if isinstance(value, tuple):
-        return " ".join(f"{part:g}" for part in value) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def write_config(path: Path, run: Run, model_name: str, recipe_name: str, data: Data) -> None:
-    """config.json: what would be needed to do the same again."""
-    config = {"command": sys.argv, "model": model_name, "config": asdict(run.model.config), "recipe_name": recipe_name,
-              "recipe": asdict(run.recipe),
-              "data": {"name": data.name, "classes": data.classes, "train": len(data.train), "val": len(data.val)},
-              "seed": run.seed, "amp": run.amp, "processes": run.processes.world, "torch": torch.__version__}
-    with replacing(path, "w") as file:
-        json.dump(config, file, indent=2)
-
-
-def metrics_row(epoch: int, run: Run, trained: dict[str, float], scores: dict[str, float],
-                neighbours: list[float]) -> dict:
-    """A row of metrics.csv. Before training (epoch 0) what only training gives is empty."""
-    # what a loss is the sum of, if it is one
+def metrics_row(run: Run, trained: dict[str, float], scores: dict[str, float], neighbours: list[float]) -> dict:
+    """Return a row of metrics.csv. Before training (epoch 0), the columns of training are empty."""
     names = run.task.loss_names if len(run.task.loss_names) > 1 else ()
-    parts = {f"train_{name}": trained.get(f"loss_{name}", "") for name in names}
+    terms = {f"train_{name}": trained.get(f"loss_{name}", "") for name in names}
     trained = {name: "" if math.isnan(value) else value for name, value in trained.items()}
-    return {"epoch": epoch, "step": run.step, "lr": trained.get("lr", ""), "train_loss": trained.get("loss", ""),
-            **parts, "skipped": trained.get("skipped", ""), **{f"val_{name}": value for name, value in scores.items()},
+    return {"epoch": run.epoch, "step": run.step, "lr": trained.get("lr", ""), "train_loss": trained.get("loss", ""),
+            **terms, "skipped": trained.get("skipped", ""), **{f"val_{name}": value for name, value in scores.items()},
             "images_per_s": trained.get("images_per_s", ""),
             **{f"neighbours_{layer}": value for layer, value in enumerate(neighbours)}}
 
 
 def line(row: dict, epochs: int, scores: dict[str, str]) -> str:
-    """The line of an epoch. scores: the columns of the task's metric that it says, and how."""
+    """Return the line of an epoch. scores: columns of the task's metric, with the format of each."""
     parts = [f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"]
     texts = {"train_loss": "loss {:.3f}", "val_loss": "val loss {:.3f}", **scores, "images_per_s": "{:.0f} images/s",
              "lr": "lr {:.1e}"}
@@ -115,13 +168,13 @@ def line(row: dict, epochs: int, scores: dict[str, str]) -> str:
 
 
 def first_loss(loss: float, chance: float, guess: str) -> str:
-    """The loss of the first step beside that of a guess: far from it, something is wrong before it begins."""
+    """Return the loss of the first step beside that of a guess. If they are far apart, something is wrong already."""
     wrong = "" if chance / 2 < loss < 2 * chance else "; far from it: check labels, learning rate and normalisation"
     return f"first step: loss {loss:.3f}, and {guess} = {chance:.3f}{wrong}"
 
 
 def per_class(aps: dict[str, float | None]) -> list[str]:
-    """Lines about the average precision of each class: all of them if they are few, else the lowest and highest."""
+    """Return lines on the average precision of each class: of all if they are few, else of the lowest and highest."""
     known = sorted((ap, name) for name, ap in aps.items() if ap is not None)
     said = [f"{name} {ap:.1f}" for ap, name in known]
     if len(said) > 2 * FEW:
@@ -132,15 +185,8 @@ def per_class(aps: dict[str, float | None]) -> list[str]:
     return lines
 
 
-def write_per_class(path: Path, aps: dict[str, float | None]) -> None:
-    """A CSV file of the average precision of each class in percent, empty where no image shows it."""
-    with replacing(path, "w") as file:
-        csv.writer(file).writerows([("class", "AP"), *((name, "" if ap is None else f"{ap:.4f}")
-                                                       for name, ap in aps.items())])
-
-
 def warnings(data: Data) -> list[str]:
-    """What looks wrong about the data: classes that one of the splits has no image of."""
+    """Warn of classes that have no image in one of the splits."""
     lines = []
     for split, source in (("training", data.train), ("validation", data.val)):
         counts = label_counts(source, len(data.classes))
@@ -152,7 +198,7 @@ def warnings(data: Data) -> list[str]:
 
 
 def suspicious(scores: dict[str, float], epoch: int) -> str | None:
-    """A warning if an accuracy after training is what it never is."""
+    """Warn if top-1 is exactly 0 or 100 % after training."""
     if epoch > 0 and scores.get("top1") in (0.0, 100.0):
         return (f"warning: top-1 is exactly {scores['top1']:.0f} %: check that the validation images are sorted into"
                 " classes as the training images are")
@@ -160,7 +206,7 @@ def suspicious(scores: dict[str, float], epoch: int) -> str | None:
 
 
 def file_notes(notes: list[FileNote], path: Path) -> list[str]:
-    """Lines about files that were replaced, and about those that were not RGB; all of them are added to a file."""
+    """Append all notes to a file, and return lines on the images that were replaced or converted to RGB."""
     with open(path, "a") as file:
         for note in notes:
             print(note.name, "replaced" if note.broken else "converted", note.text, sep="\t", file=file)
@@ -173,58 +219,21 @@ def file_notes(notes: list[FileNote], path: Path) -> list[str]:
     return lines
 
 
-def last_good(folder: Path) -> str:
-    """Which checkpoint there is to go on from."""
-    try:
-        state, path, _ = load_latest(folder)
-    except CheckpointError as error:
-        return str(error)
-    if state is None:
-        return "no checkpoint was written yet"
-    return (f"the last good checkpoint is {path}, of epoch {state['epoch']} and step {state['step']} in all:"
-            " go on from it with --resume auto")
-
-
-def event_writer(folder: Path, wanted: bool):
-    """A writer of TensorBoard's event files; None if not wanted or the package is not there."""
-    if wanted:
-        with contextlib.suppress(ImportError):
-            from torch.utils.tensorboard import SummaryWriter
-            return SummaryWriter(str(folder))
-    return None
-
-
-def write_events(writer, row: dict) -> None:
-    """A row of metrics.csv as events."""
-    if writer is not None:
-        for name, value in row.items():
-            if value != "" and name not in ("epoch", "step"):
-                writer.add_scalar(name, value, row["epoch"])
-        writer.flush()
-
-
 def estimate(step_seconds: float, steps: int, evaluation_seconds: float, recipe: Recipe, device: torch.device) -> str:
-    """What a whole run would take: `steps` an epoch, and an evaluation before the first and after each epoch."""
+    """Estimate the time of a whole run, evaluations included, and its memory. steps: of an epoch."""
     training, evaluation = recipe.epochs * steps * step_seconds, (recipe.epochs + 1) * evaluation_seconds
+    peak, what = 0, "memory"
     if device.type == "cuda":
         peak, what = torch.cuda.max_memory_allocated(device), "GPU memory"
-    else:
-        peak, what = _peak_memory(), "memory"
+    elif resource:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return (f"dry run: a step takes {step_seconds:.3g} s ({recipe.batch_size / step_seconds:.0f} images/s), an"
             f" evaluation about {duration(evaluation_seconds)}; {recipe.epochs} epochs of {steps} steps would take"
             f" about {duration(training + evaluation)}, with {peak / 2**20:,.0f} MiB of {what} a process")
 
 
-def _peak_memory() -> int:
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def duration(seconds: float) -> str:
-    """As '2 h 5 min', '3 min 20 s' or '4 s'."""
+    """Format seconds as '2 h 5 min', '3 min 20 s' or '4 s'."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -233,7 +242,7 @@ def duration(seconds: float) -> str:
 
 
 def append_row(path: Path, row: dict) -> None:
-    """Add a row to metrics.csv, below a header if it is the first."""
+    """Append a row to metrics.csv; the first one comes below a header."""
     with open(path, "a", newline="") as file:
         writer = csv.DictWriter(file, row)
         if file.tell() == 0:
@@ -242,12 +251,12 @@ def append_row(path: Path, row: dict) -> None:
 
 
 def keep_rows(path: Path, last_epoch: int) -> None:
-    """Drop the rows after that epoch, which a run that goes on from there will write again."""
+    """Drop the rows after that epoch: the run that goes on from there writes them again."""
     if not path.exists():
         return
     with open(path, newline="") as file:
         header, *rows = list(csv.reader(file)) or [[]]
-    # a row that was cut short by a crash has no epoch that counts
+    # a crash may have cut a row short
     rows = [row for row in rows if len(row) == len(header) and int(row[0]) <= last_epoch]
     with replacing(path, "w") as file:
         csv.writer(file).writerows([header, *rows] if header else [])

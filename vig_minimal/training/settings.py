@@ -1,31 +1,25 @@
-"""The flags of train.py, and what they mean together: model, recipe, fields of the config, batch, output folder."""
+"""The flags of train.py (`parse`), and what flags, checkpoint, recipe, data and model mean together (`settle`)."""
 
 import argparse
 import ast
 import math
-import sys
+import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+
+from torch import nn
 
 from ..data.datasets import DATA_SETS, IMAGE_SIZES, MULTI_LABEL
 from ..models.pyramid import PyramidConfig
 from ..models.registry import CONFIGS, create_model
-from ..models.resnet import load_backbone as load_backbone_weights
-from . import distributed
+from .checkpoint import load_latest, load_run
 from .distributed import Processes
+from .endings import fail
 from .engine import AMP
-from .recipes import PAPERS, RECIPES, Recipe, flags, get_recipe
-from .signals import EXIT_REFUSED
+from .recipes import PAPERS, RECIPES, Recipe, flags, get_recipe, kept_recipe, override
 
 FAMILIES = {name.rsplit("_", 1)[0] for name in CONFIGS}
 MULTI_LABEL_FAMILY = "gkgnet"
-
-
-def fail(error: object, everywhere: bool = False, code: int = EXIT_REFUSED) -> NoReturn:
-    """Say in one sentence what is wrong and end with that code. Of many processes the first says it, or every one."""
-    if everywhere or distributed.read_place()[0] == 0:
-        print(f"train.py: error: {error}", file=sys.stderr, flush=True)
-    sys.exit(code)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -87,6 +81,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                          help="name the operation whose gradient is not a number; slow")
     args = parser.parse_args(argv)
     args.decay_epochs = None if args.decay_epochs is None else tuple(args.decay_epochs)
+    try:
+        check(args)
+    except ValueError as error:
+        fail(error)
     return args
 
 
@@ -104,6 +102,58 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--dry-run and --eval-only: one of them")
     if args.eval_split == "train" and not args.eval_only:
         raise ValueError("--eval-split: goes with --eval-only, and training evaluates the validation images")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run of train.py. What a flag alone decides is read from `flags`; all else is here."""
+
+    flags: argparse.Namespace
+    model: str               # full name, as lrgc_nano
+    fields: dict             # of the model's config, those that differ from the preset
+    data: str                # name of the data set
+    recipe_name: str
+    recipe: Recipe
+    folder: Path             # output
+    workers: int             # processes that decode images
+    resumed: Path | None     # the checkpoint to go on from, or to evaluate
+    state: dict | None       # what it holds
+    damaged: str             # why last.pt gave way to previous.pt, or ""
+
+    @property
+    def writes(self) -> bool:
+        """Whether this run trains and writes into its folder."""
+        return not (self.flags.eval_only or self.flags.dry_run)
+
+    def build_model(self, **fields) -> nn.Module:
+        """Build the model, with further fields of its config. Raises ValueError for a value that cannot work."""
+        try:
+            return create_model(self.model, **self.fields, **fields)
+        except TypeError as error:
+            raise ValueError(f"--set: a value of the wrong kind ({error})") from None
+
+
+def settle(args: argparse.Namespace, processes: Processes) -> Settings:
+    """Work out what will be done. Raises ValueError, before any data is read, for what cannot work together."""
+    resumed, state, damaged = None, None, ""
+    if args.resume not in (None, "auto"):
+        resumed = Path(args.resume)
+        state = load_run(resumed)
+    data = choose_data(args, state)
+    model, recipe_name = choose_names(args, data, state)
+    folder = Path(processes.from_first(output_folder, args, f"{model}-{data}"))
+    if args.resume == "auto":
+        state, resumed, damaged = load_latest(folder)
+    recipe = kept_recipe(state["recipe"]) if state and not args.recipe else get_recipe(recipe_name)
+    given = {name: getattr(args, name) for name in flags() if getattr(args, name) is not None}
+    recipe = override(recipe, given, args.scale_lr)
+    fields = choose_fields(args, data, model, recipe, state)
+    check_task(data, model, recipe, fields, args, state)
+    cores = os.cpu_count() or 1
+    workers = min(8, max(1, cores // processes.local_world)) if args.workers is None else args.workers
+    settings = Settings(args, model, fields, data, recipe_name, recipe, folder, workers, resumed, state, damaged)
+    settings.build_model()  # what cannot work is found before any data is fetched
+    return settings
 
 
 def choose_data(args: argparse.Namespace, state: dict | None) -> str:
@@ -142,11 +192,6 @@ def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argpar
                          " ClusterViG, --set distillation=False")
     if has_anchors:
         raise ValueError(f"{model}: its anchors stand for one class each; choose resnet, or another model")
-
-
-def load_backbone(model, weights: str) -> None:
-    """Weights of torchvision's ResNet into the backbone of a CNN2GNN. Raises ValueError for what does not fit."""
-    load_backbone_weights(model.backbone, model.config.backbone, weights)
 
 
 def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tuple[str, str]:
@@ -203,14 +248,6 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
     return fields
 
 
-def build_model(name: str, fields: dict):
-    """The model; a value of a wrong kind is an error in the user's words too."""
-    try:
-        return create_model(name, **fields)
-    except TypeError as error:
-        raise ValueError(f"--set: a value of the wrong kind ({error})") from None
-
-
 def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
     """Raises ValueError for a batch that this data or these processes cannot make."""
     size, parts = recipe.batch_size, processes.world * recipe.accumulation
@@ -225,7 +262,7 @@ def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
         raise ValueError(f"{what} gets {share} images; mixup and CutMix pair them, and need an even number")
 
 
-def output_folder(args: argparse.Namespace, name: str) -> Path:
+def output_folder(args: argparse.Namespace, name: str) -> str:
     """Where this run writes. Never where another run is: that is refused or, with no --output, another number taken."""
     def holds_run(folder: Path) -> bool:
         return any((folder / file).exists() for file in ("last.pt", "previous.pt", "best.pt", "metrics.csv"))
@@ -235,8 +272,8 @@ def output_folder(args: argparse.Namespace, name: str) -> Path:
         folder = Path(args.output or resumed)
         if holds_run(folder) and args.resume != "auto" and folder != resumed and not args.dry_run:
             raise ValueError(f"{folder} holds a run already: go on with it by --resume auto, or choose another folder")
-        return folder
+        return str(folder)
     number, folder = 1, Path("runs", name)
     while holds_run(folder):
         number, latest, folder = number + 1, folder, Path("runs", f"{name}-{number + 1}")
-    return latest if args.resume == "auto" and number > 1 else folder
+    return str(latest if args.resume == "auto" and number > 1 else folder)

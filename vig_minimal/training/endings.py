@@ -1,0 +1,79 @@
+"""How a run ends before its time: a signal, after saving; or an error, as one sentence and an exit code."""
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from ..data.decoding import DataError
+from .checkpoint import last_good
+from .distributed import read_place
+
+PATIENCE = 1.0  # seconds in which a second SIGINT is the same one: torchrun hands on what the terminal sent already
+EXIT_FAILED, EXIT_REFUSED = 1, 2  # training could not go on; nothing was begun. By a signal: 128 + its number
+
+
+class Diverged(Exception):
+    """Training that cannot go on, said in one sentence."""
+
+
+def fail(error: object, everywhere: bool = False, code: int = EXIT_REFUSED) -> NoReturn:
+    """Print one sentence and exit with that code. everywhere: every process prints it, not only the first."""
+    if everywhere or read_place()[0] == 0:
+        print(f"train.py: error: {error}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def one_sentence(folder: Path, world: int) -> Iterator[None]:
+    """Turn what may go wrong while a run is under way into one sentence, with the checkpoint to go on from."""
+    try:
+        yield
+    except DataError as error:
+        fail(error, everywhere=True)
+    except (Diverged, OSError) as error:
+        fail(f"{error}; {last_good(folder)}", everywhere=True, code=EXIT_FAILED)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if "DataLoader worker" in text:
+            fail(f"a process that reads images died ({text}); {last_good(folder)}", everywhere=True, code=EXIT_FAILED)
+        if world > 1 and ("peer" in text or "Connection" in text):
+            fail("lost the connection to another process, which says why it ended", everywhere=True, code=EXIT_FAILED)
+        raise
+
+
+class Stopped(Exception):
+    """A signal asked the run to end."""
+
+
+class Signals:
+    """SIGTERM or SIGINT ask the run to save and end after the step in hand; a second SIGINT ends it at once.
+
+    received: the number of the signal, 0 for none yet.
+    """
+
+    def __init__(self):
+        self.received, self._since = 0, 0.0
+
+    @contextlib.contextmanager
+    def listening(self, says: bool = True) -> Iterator[None]:
+        """Take the signals meanwhile. says: tell the person what will happen."""
+        def take(number: int, _) -> None:
+            if self.received == number == signal.SIGINT and time.monotonic() - self._since > PATIENCE:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                raise KeyboardInterrupt
+            if not self.received:
+                self.received, self._since = number, time.monotonic()
+                if says:
+                    print(f"\n{signal.Signals(number).name}: this step is finished and saved, then the run ends"
+                          " (Ctrl-C again ends it at once)", file=sys.stderr, flush=True)
+
+        before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,190 @@
+"""Set-up of a run: from settings to data, model and task, or to where a checkpoint left off."""
+
+import contextlib
+import copy
+from dataclasses import asdict, dataclass
+
+import torch
+
+from ..data.batches import TrainingBatches, ValidationBatches
+from ..data.data_recipe import DataRecipe
+from ..data.datasets import Data, fetch, open_data, oversampled
+from ..data.loading import PreparedImages, StoredImages, store_if_it_fits
+from ..data.seeds import mixed_seed
+from ..models.cost import count_macs, count_parameters, saved_bytes
+from ..models.released import init_from
+from ..models.resnet import load_backbone
+from . import checkpoint
+from .distributed import Processes
+from .engine import Run, create_run, evaluate
+from .run_log import RunLog
+from .settings import Settings, check_batch
+from .tasks import choose_task
+from .teacher import create_teacher
+
+AMP_NAMES = {None: "float32", "bf16": "bfloat16", "fp16": "float16 with a scaled loss"}
+
+
+@dataclass
+class Job:
+    """All that one call of train.py works with."""
+
+    settings: Settings
+    data: Data
+    images: dict[str, PreparedImages | StoredImages]  # of training and validation
+    batches: TrainingBatches
+    val_batches: ValidationBatches
+    run: Run
+    first_step: int               # of the open epoch, where a run goes on in its middle
+    new_parts: list[str] | None   # what --init-from left random
+    log: RunLog
+
+    def evaluate(self) -> dict[str, float]:
+        """The scores of the evaluated network."""
+        with self.log.bar("evaluation", len(self.images["validation"])) as bar:
+            return evaluate(self.run, self.val_batches, bar)
+
+    def save(self, name: str, with_training: bool) -> None:
+        """Write a checkpoint: the weights to use and, with_training, what is needed to go on."""
+        run, data, recipe = self.run, self.data, self.run.recipe
+        state = {"name": self.settings.model, "config": asdict(run.model.config), "classes": data.classes,
+                 "mean": recipe.mean, "std": recipe.std, "recipe": asdict(recipe), "epoch": run.epoch, "step": run.step,
+                 "steps": len(self.batches), "best": run.best, "multi_label": data.multi_label,
+                 "anchors": run.task.anchor_names, "model": run.evaluated.state_dict()}
+        state |= {"training": run.state()} if with_training else {}
+        checkpoint.save(self.settings.folder / name, state, keep="previous.pt" if with_training else None)
+
+    def after_step(self, loss: float) -> None:
+        """Say the first loss; write last.pt every --save-every steps."""
+        self.log.first_loss(loss)
+        every = self.settings.flags.save_every
+        if self.settings.writes and self.run.processes.is_first and every and self.run.step % every == 0:
+            self.save("last.pt", with_training=True)
+
+
+def build(settings: Settings, processes: Processes) -> Job:
+    """Data, model, task and run, where --resume says from its checkpoint. Raises ValueError for what cannot work."""
+    flags, recipe, size = settings.flags, settings.recipe, settings.fields["img_size"]
+    torch.autograd.set_detect_anomaly(flags.detect_anomaly)
+
+    # data: one process downloads, all open
+    processes.first_alone(fetch, settings.data, flags.data_dir)
+    data = open_data(settings.data, flags.data_dir, size, flags.limit)
+    data = oversampled(data, recipe.oversample) if recipe.oversample > 0 and not flags.eval_only else data
+    check_batch(recipe, len(data.train), processes)
+    images = {"training": PreparedImages(data.train, size, recipe.eval_crop, recipe, flags.seed,
+                                         skip=flags.bad_images == "skip"),
+              "validation": PreparedImages(data.train if flags.eval_split == "train" else data.val, size,
+                                           recipe.eval_crop)}
+    images = {split: store_if_it_fits(part, settings.workers, processes.local_world, processes.device)
+              for split, part in images.items()}
+    place = processes.share, processes.device, settings.workers
+    batches = TrainingBatches(images["training"], len(data.classes), recipe, flags.seed, *place)
+    val_batches = ValidationBatches(images["validation"], recipe, *place)
+
+    # model and task
+    torch.manual_seed(mixed_seed("model", flags.seed))
+    model = settings.build_model(num_classes=len(data.classes))
+    new_parts = init_from(model, flags.init_from) if flags.init_from and not settings.state else None
+    model = model.to(processes.device, memory_format=torch.channels_last)  # as images and gradients are
+    teacher = None
+    if recipe.teacher != "none" and not flags.eval_only:
+        about = recipe.teacher, flags.teacher_weights, len(data.classes), recipe, processes.device
+        processes.first_alone(create_teacher, *about)  # downloads
+        teacher = create_teacher(*about)
+    task = choose_task(model.config, data, recipe, teacher, processes, flags.seed, trains=not flags.eval_only)
+    if flags.backbone_weights and not settings.state:
+        about = model.backbone, model.config.backbone, flags.backbone_weights
+        processes.first_alone(load_backbone, *about)  # downloads
+        load_backbone(*about)
+
+    run = create_run(model, task, recipe, processes, flags.seed, flags.amp, flags.compile, flags.grad_checkpoint,
+                     flags.sync_bn)
+    first_step = restore(run, settings, data, len(batches)) if settings.state else 0
+    if len(set(processes.gather((run.step, len(data.train), len(data.val))))) > 1:
+        raise ValueError("the processes read different checkpoints or data; --output and --data-dir must be folders"
+                         " that all machines share, or alike on all of them")
+    log = RunLog(settings, data, run, len(batches))
+    return Job(settings, data, images, batches, val_batches, run, first_step, new_parts, log)
+
+
+def restore(run: Run, settings: Settings, data: Data, steps: int) -> int:
+    """Go on from a checkpoint, and return the first step of its open epoch; with --eval-only, take its weights."""
+    state, path = settings.state, settings.resumed
+    checkpoint.check_same(state, path, settings.model, asdict(run.model.config), data.classes)
+    if settings.flags.eval_only:
+        run.evaluated.load_state_dict(state["model"])
+        return 0
+    if list(state.get("anchors", [])) != list(run.task.anchor_names):
+        raise ValueError(f"{path}: its anchors are other images; go on with the same data and seed")
+    if "training" not in state:
+        raise ValueError(f"{path}: holds the weights to use only; go on from last.pt, or give --eval-only")
+    run.restore(state["training"])
+    run.epoch, run.best = state["epoch"], state["best"]
+    run.step, first_step = checkpoint.position(state, path, steps)
+    return first_step
+
+
+def take_folder(settings: Settings, resources: contextlib.ExitStack) -> None:
+    """Lock the output folder. A damaged last.pt makes room, or it would take the place of the good previous.pt."""
+    resources.enter_context(checkpoint.lock(settings.folder))
+    if settings.damaged and (settings.folder / "last.pt").exists():
+        (settings.folder / "last.pt").replace(settings.folder / "damaged.pt")
+
+
+def describe(job: Job) -> dict[str, str]:
+    """Return the first lines, heading to text: what a person wants to know before waiting."""
+    settings, data, run = job.settings, job.data, job.run
+    flags, recipe, processes, config = settings.flags, run.recipe, run.processes, run.model.config
+    name, family = settings.model, settings.model.rpartition("_")[0]
+    if flags.model != name:
+        name += f" (family {family}, size of the recipe {settings.recipe_name})"
+    spare = copy.deepcopy(run.evaluated)  # measuring moves running statistics
+    run.task.begin_evaluation(spare)
+    run.task.begin_epoch(spare, 0)
+    share = recipe.batch_size // (processes.world * recipe.accumulation)
+    noise = torch.rand(2, 3, *config.img_size, device=processes.device)
+    parameters, macs = count_parameters(spare), count_macs(spare, noise)
+    with run.autocast():
+        kept = saved_bytes(spare.train(), noise)
+        if run.task.anchor_names:  # they go through the backbone once a step, however many images there are
+            more = saved_bytes(spare, noise.repeat(2, 1, 1, 1))
+            kept = max(0.0, 2 * more - kept)
+    copies = 4 if run.average is None else 5  # weights, gradients, AdamW's two moments, moving average
+    memory = 4 * copies * parameters + kept * share
+    counts = [f"{len(part):,} {split} images ({'in memory' if isinstance(part, StoredImages) else 'read as needed'})"
+              for split, part in job.images.items()]
+    threads = f", {torch.get_num_threads()} threads" if processes.device.type == "cpu" else ""
+    elsewhere = ("epochs", "batch_size", "accumulation", "lr", "size")
+    values = {field: value for field, value in asdict(recipe).items() if field not in elsewhere}
+    fields = sorted(values, key=DataRecipe.__dataclass_fields__.__contains__)  # those of data and augmentation last
+    grid = f" in patches of {config.patch}: {config.grid[0]}×{config.grid[1]} nodes" if hasattr(config, "patch") else ""
+    output = f"{settings.folder}"
+    if settings.state:
+        steps = f" and {job.first_step} steps" if job.first_step else ""
+        output += f", going on after epoch {run.epoch}{steps} of {settings.resumed}"
+    if not settings.writes:
+        output = "none: " + (f"evaluates {settings.resumed}" if flags.eval_only else "a dry run")
+    lines = {
+        "model": f"{name}: {parameters:,} parameters, {macs / 1e9:.3f} GMACs an image",
+        "grid": f"{config.img_size[0]}×{config.img_size[1]} pixels{grid}",
+        "data": f"{data.name}: {len(data.classes)} classes, {', '.join(counts)}",
+        "recipe": f"{settings.recipe_name}: {recipe.epochs} epochs of {len(job.batches)} steps, "
+                  + ", ".join(f"{field} {_short(values[field])}" for field in fields),
+        "batch": f"{recipe.batch_size} images a step (global) = {share} a process × {processes.world} processes ×"
+                 f" {recipe.accumulation} {'part' if recipe.accumulation == 1 else 'parts'} (accumulation),"
+                 f" learning rate {recipe.lr:g}",
+        "memory": f"about {memory / 2**20:,.0f} MiB a process: {4 * copies * parameters / 2**20:,.0f} for weights,"
+                  f" gradients and averages, {kept / 2**20:.1f} for each image of the backward pass",
+        "device": f"{processes.device}{threads}, {AMP_NAMES[run.amp]}, torch {torch.__version__}",
+    }
+    lines["output"] = output
+    if job.new_parts is not None:
+        lines["start"] = f"from {flags.init_from}; new are: {', '.join(job.new_parts) or 'none'}"
+    return lines
+
+
+def _short(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(f"{part:g}" for part in value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,14 +1,8 @@
-"""Augmentations: each against its formula in a slow loop, its draws against their distribution, and the contact sheet.
-
-Placing, cropping and normalising whole batches is tested with the data, in test_data.py.
-"""
+"""Augmentations: each against its formula in a slow loop, its draws against their distribution."""
 
 import math
 import random
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,15 +16,18 @@ from vig_minimal.data.augment import (
     color_jitter,
     cutmix,
     cutmix_box,
+    draw_flip_and_shift,
     draw_mix,
     draw_operations,
     erase,
     erasing_box,
+    flip_and_shift,
     mixup,
+    normalise,
     rand_augment,
+    random_resized_box,
 )
 from vig_minimal.data.synthetic import Shapes
-from vig_minimal.look import augment_sheet
 
 WITHOUT_SEVERITY = ["AutoContrast", "Equalize", "Invert"]
 SIGNED = ["Rotate", "Color", "Contrast", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY"]
@@ -41,7 +38,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def scene(size: tuple[int, int] = (48, 64), index: int = 3) -> Image.Image:
-    """A picture of 48 rows and 64 columns, neither grey nor square."""
+    """An image of 48 rows and 64 columns, neither grey nor square."""
     return Image.fromarray(Shapes(size, index + 1)[index][0].permute(1, 2, 0).numpy())
 
 
@@ -50,7 +47,7 @@ def noise(height: int = 9, width: int = 12) -> Image.Image:
 
 
 def values(image: Image.Image) -> np.ndarray:
-    """(H, W, 3), whole numbers that can be subtracted."""
+    """Pixels (H, W, 3) as signed integers, which can be subtracted."""
     return np.asarray(image).astype(int)
 
 
@@ -60,6 +57,45 @@ def apply(name: str, image: Image.Image, severity) -> Image.Image:
 
 def difference(image: Image.Image, other: Image.Image) -> np.ndarray:
     return np.abs(values(image) - values(other))
+
+
+# ---- crop, flip, shift, normalise -----------------------------------------------------------------------------------
+
+
+def test_flip_and_shift_move_every_pixel_where_they_say():
+    images = torch.randint(0, 256, (3, 3, 4, 5), dtype=torch.uint8)
+    mirror, down, right = torch.tensor([False, True, True]), torch.tensor([0, 1, -3]), torch.tensor([0, -2, 2])
+    out = flip_and_shift(images, mirror, down, right)
+    for b in range(3):
+        for row in range(4):
+            for column in range(5):
+                r = min(max(row - int(down[b]), 0), 3)
+                c = min(max(column - int(right[b]), 0), 4)
+                c = 4 - c if mirror[b] else c
+                assert torch.equal(out[b, :, row, column], images[b, :, r, c])
+
+
+def test_flips_are_half_and_shifts_reach_an_eighth_of_each_side():
+    mirror, down, right = draw_flip_and_shift(4000, (32, 48), True, True, seeded())
+    assert mirror.dtype == torch.bool and abs(mirror.double().mean() - 0.5) < 4 * 0.5 / math.sqrt(4000)
+    assert set(down.tolist()) == set(range(-4, 5)) and set(right.tolist()) == set(range(-6, 7))
+    assert not torch.stack(draw_flip_and_shift(4000, (32, 48), False, False, seeded())).any()
+
+
+def test_random_boxes_lie_inside_and_vary():
+    source = seeded()
+    boxes = [random_resized_box(40, 60, source) for _ in range(300)]
+    for top, left, height, width in boxes:
+        assert top >= 0 and left >= 0 and top + height <= 40 and left + width <= 60
+        assert 0.06 < height * width / 2400 <= 1 and 0.7 < width / height < 1.43
+    assert min(h * w for _, _, h, w in boxes) < 400 and max(h * w for _, _, h, w in boxes) > 1500
+    assert random_resized_box(10, 1000, source)[2] == 10  # no trial can fit: the largest allowed box in the middle
+
+
+def test_normalise():
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    normalised = normalise(images, mean=(0.5, 0.2, 0.0), std=(0.5, 0.1, 2.0))
+    torch.testing.assert_close(normalised.flatten(), torch.tensor([-1.0, 0.0, 0.5]))
 
 
 # ---- RandAugment: severities ---------------------------------------------------------------------------------------
@@ -104,21 +140,21 @@ def test_every_operation_grows_with_the_magnitude(name, sign):
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("name", ["Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast", "Brightness",
                                   "Sharpness"])
-def test_pictures_change_more_with_the_magnitude(name, sign):
+def test_images_change_more_with_the_magnitude(name, sign):
     image, (severity, operation) = scene(), OPERATIONS[name]
     change = [difference(operation(image, severity(m, sign)), image).mean() for m in range(11)]
     assert change == sorted(change) and change[10] > change[1] + 1
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_magnitude_0_leaves_the_picture_alone(name):
+def test_magnitude_0_leaves_the_image_alone(name):
     severity, operation = OPERATIONS[name]
     image = scene()
     for sign in (1, -1):
         changed = difference(operation(image, severity(0, sign)), image)
         if name == "Posterize":  # keeps 4 bits at most
             assert 0 < changed.max() <= 15
-        elif name in WITHOUT_SEVERITY:  # nothing that could be 0
+        elif name in WITHOUT_SEVERITY:  # they have no severity that could be 0
             assert changed.max() > 0
         else:
             assert changed.max() == 0
@@ -255,7 +291,7 @@ def test_rotation_is_about_the_middle_and_counter_clockwise():
     c, s = math.cos(math.radians(27)), math.sin(math.radians(27))
     for row in range(15, 46):
         for column in range(15, 46):
-            source = 30 + c * (row - 30) + s * (column - 30)  # what was lower is now to the right
+            source = 30 + c * (row - 30) + s * (column - 30)  # counter-clockwise: what was below is now on the right
             assert abs(found[row, column] - (20 + 2 * source)) <= 1
     assert found[0, 0] == found[0, -1] == found[-1, 0] == found[-1, -1] == 128
 
@@ -358,7 +394,7 @@ def test_colour_jitter_draws_its_factors_and_their_order(monkeypatch):
     assert min(factor for _, factor in calls) == 0
 
 
-def test_colour_jitter_on_a_picture():
+def test_colour_jitter_on_an_image():
     image = scene()
     assert difference(color_jitter(image, seeded(), 0.0), image).max() == 0
     jittered = color_jitter(image, seeded(), 0.4)
@@ -387,7 +423,7 @@ def test_mixup():
 @pytest.mark.parametrize("box", [
     (1, 2, 3, 4), (0, 0, 5, 7), (2, 3, 1, 1), (2, 3, 0, 4),  # inside, all, one pixel, none
     (-2, -1, 4, 3), (3, 5, 9, 9), (-3, 2, 20, 2), (-4, 0, 3, 7), (5, 7, 2, 2)])  # over the edges, beyond them
-def test_cutmix_counts_the_pixels_that_it_takes(box):
+def test_cutmix_weighs_labels_by_the_pixels_it_takes(box):
     images, targets = batch()
     before = images.clone()
     mixed, labels = cutmix(images, targets, box)
@@ -515,7 +551,7 @@ def test_erasing_boxes():
     area, log_ratio = h * w / (height * width), np.log(h / w)
     assert 0.019 < area.min() < 0.025 and 0.30 < area.max() < 0.336
     assert abs(log_ratio).max() < math.log(1 / 0.3) + 0.05
-    # a square picture takes nearly every box: area and logarithm of the proportions are uniform, place too
+    # nearly every box fits a square image: area, logarithm of the proportions and place are uniform
     top, left, h, w = np.array([erasing_box(400, 400, source, probability=1) for _ in range(n)]).T
     small = h * w < 0.09 * 400 * 400  # the longer side is then at most √(0.09 / 0.3) = 0.55: never refused
     log_ratio, place = np.log(h / w)[small], (top / (400 - h))[small]
@@ -546,7 +582,7 @@ def test_erase_fills_the_box_with_normal_noise(dtype):
 
 
 def every_draw(seed: int) -> list:
-    """Something of every random function, in plain numbers."""
+    """One draw of every random function, as plain numbers."""
     source, pixels = seeded(seed), torch.zeros(3, 8, 8)
     erase(pixels, (1, 2, 5, 5), source)
     images = [rand_augment(scene((32, 32)), source) for _ in range(8)] + [color_jitter(scene((32, 32)), source)]
@@ -564,99 +600,3 @@ def test_draws_are_a_function_of_the_generator_alone():
     torch.manual_seed(2), random.seed(2), np.random.seed(2)
     assert every_draw(5) == first
     assert all(one != other for one, other in zip(every_draw(6), first))
-
-
-# ---- the contact sheet ---------------------------------------------------------------------------------------------
-
-
-def test_the_sheet_shows_every_augmentation(monkeypatch):
-    seen = []
-    monkeypatch.setattr(augment_sheet, "sheet", lambda panels, captions, *_: seen.extend(zip(panels, captions)))
-    augment_sheet.augment_sheet(scene((64, 64)), scene((64, 64), 4), seed=1)
-    captions = [caption for _, caption in seen]
-    assert len(seen) == 36 and all(panel.size == (192, 192) for panel, _ in seen)
-    for name in (*OPERATIONS, "original", "partner", "RandAugment", "random resized crop", "flip and shift", "mixup",
-                 "cutmix", "random erasing", "colour jitter"):
-        assert any(caption.startswith(name) for caption in captions), name
-    assert "Rotate\n+27.0 degrees" in captions and "Posterize\nbits kept: 1" in captions
-    assert "Contrast\nfactor 0.19" in captions and "TranslateX\n+0.405 of the width" in captions
-
-
-def test_label_weights_in_captions_are_those_of_the_pixels(monkeypatch):
-    black, white = (Image.new("RGB", (40, 40), colour) for colour in ("black", "white"))
-    for caption, panel in augment_sheet.mixes(black, white, 4, seeded()):
-        own, other = (float(line.split()[-2]) for line in caption.splitlines()[1:])
-        assert own + other == pytest.approx(1, abs=2e-3)
-        assert values(panel).mean() / 255 == pytest.approx(other, abs=5e-3)
-
-
-def test_drawn_operations_in_captions_are_those_applied():
-    image = scene()
-    for caption, panel in augment_sheet.rand_augment_draws(image, 20, seeded(3)):
-        left_alone = "neither operation applied" in caption
-        assert not left_alone or difference(panel, image).max() == 0
-        if "Invert" in caption and caption.count("\n") == 1:
-            assert np.array_equal(values(panel), 255 - values(image))
-
-
-def test_command_on_a_scene_and_a_photo(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    scene((50, 90)).save("photo.png")
-    pages = []
-    for argv in (["photo.png", "--size", "32"], ["shapes:3", "--size", "32"], ["shapes:3", "--size", "32"],
-                 ["shapes:3", "--size", "32", "--seed", "1"]):
-        augment_sheet.main([*argv, "--out", "page.png"])
-        assert capsys.readouterr().out == "wrote page.png\n"
-        pages.append(values(Image.open("page.png")))
-    assert min(pages[0].shape[:2]) > 6 * 192
-    assert np.array_equal(pages[1], pages[2]) and not np.array_equal(pages[1], pages[3])
-
-
-def test_help_shows_an_example(capsys):
-    with pytest.raises(SystemExit) as exit:
-        augment_sheet.main(["--help"])
-    assert exit.value.code == 0 and "example: python -m vig_minimal augment shapes:7" in capsys.readouterr().out
-
-
-def test_the_command_runs_under_the_name_of_augment():
-    command = [sys.executable, "-m", "vig_minimal", "augment", "missing.png"]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2])
-    assert ran.returncode == 2 and ran.stderr.startswith("augment: error: missing.png: no such image")
-    assert ran.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("argv, message", [
-    (["missing.png"], "missing.png: no such image"),
-    (["notes.txt"], "notes.txt: not an image"),
-    (["cut.png"], "cut.png: the image cannot be read"),
-    (["."], "the image cannot be read"),
-    (["shapes:x"], "shapes:x: after shapes: comes the number"),
-    (["shapes:0", "--size", "8"], "--size 8: a side of 16 to 512 pixels"),
-    (["shapes:0", "--size", "100000"], "--size 100000: a side of 16 to 512 pixels"),
-    (["shapes:0", "--size", "x"], "argument --size: invalid int value: 'x'"),
-    (["shapes:0", "--seed", "-1"], "--seed -1: a whole number, 0 or more"),
-    (["shapes:0", "--size", "16", "--out", "nowhere/page.png"], "nowhere/page.png: the picture cannot be written"),
-    (["shapes:0", "--size", "16", "--out", "page.xyz"], "page.xyz: the picture cannot be written"),
-    (["shapes:0", "--size", "16", "--out", "page.psd"], "page.psd: the picture cannot be written"),
-    (["shapes:0", "--size", "16", "--out", "."], ".: the picture cannot be written"),
-    ([], "required: image"),
-])
-def test_wrong_input_is_one_sentence(argv, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "notes.txt").write_text("no picture")
-    noise(64, 64).save("whole.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
-    with pytest.raises(SystemExit) as exit:
-        augment_sheet.main(argv)
-    printed = capsys.readouterr()
-    assert exit.value.code == 2 and printed.out == ""
-    assert message in printed.err and printed.err.startswith("augment: error: ") and printed.err.count("\n") == 1
-
-
-def test_a_picture_of_a_bombs_size_is_refused(tmp_path, monkeypatch, capsys):
-    noise(64, 64).save(tmp_path / "large.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(SystemExit) as exit:
-        augment_sheet.main([str(tmp_path / "large.png")])
-    printed = capsys.readouterr().err
-    assert exit.value.code == 2 and printed.startswith("augment: error: ") and printed.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Files as they are found in the wild: read right, or named; replaced by another image, or the end of the run."""
+"""Odd and broken image files: converted to RGB, or named and replaced by another image, or the end of the run."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from commands import TINY, fell, finish, said, start
 from helpers import image_folder
 from vig_minimal.data.datasets import open_data
 from vig_minimal.data.decoding import DataError, read_image
-from vig_minimal.data.loading import Broken, PreparedImages
+from vig_minimal.data.loading import PreparedImages
 from vig_minimal.training.recipes import Recipe
 
 RNG = np.random.default_rng(0)
@@ -25,7 +25,7 @@ def jpeg(**options):
     return buffer.getvalue()
 
 
-BROKEN = {  # name: content, and what is said of it
+BROKEN = {  # name: content, and what the error says
     "truncated.jpg": (jpeg()[:700], "truncated"),
     "truncated.png": (None, "truncated|Truncated"),
     "empty.jpg": (b"", "an empty file"),
@@ -46,7 +46,7 @@ def write_broken(folder, name):
 
 
 def write_odd(folder):
-    """One file of each odd kind; name to what it was."""
+    """Write one file of each odd kind; return name to kind."""
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(folder / "cmyk.jpg", quality=95)
     Image.fromarray(np.full((8, 8), 65535 // 2, np.uint16)).save(folder / "deep.png")
     palette = Image.new("P", (8, 8), 0)
@@ -64,17 +64,17 @@ def write_odd(folder):
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_cannot_be_read_says_why(tmp_path, name):
+def test_an_unreadable_file_says_why(tmp_path, name):
     with pytest.raises(DataError, match=BROKEN[name][1]):
         read_image(write_broken(tmp_path, name))
 
 
 def test_odd_files_are_read_right(tmp_path):
     kinds = write_odd(tmp_path)
-    pictures = {name: read_image(tmp_path / name) for name in kinds}
-    assert {name: picture.info["was"] for name, picture in pictures.items()} == kinds
-    assert all(picture.mode == "RGB" for picture in pictures.values())
-    pixels = {name: np.asarray(picture).astype(int) for name, picture in pictures.items()}
+    images = {name: read_image(tmp_path / name) for name in kinds}
+    assert {name: image.info["was"] for name, image in images.items()} == kinds
+    assert all(image.mode == "RGB" for image in images.values())
+    pixels = {name: np.asarray(image).astype(int) for name, image in images.items()}
     assert abs(pixels["cmyk.jpg"] - [255, 0, 0]).max() < 12  # no cyan, all magenta and yellow: red
     assert (pixels["deep.png"] == 127).all()  # 32767 of 65535
     assert (pixels["palette.png"][:, :4] == 255).all() and (pixels["palette.png"][:, 4:] == [200, 0, 0]).all()
@@ -83,11 +83,11 @@ def test_odd_files_are_read_right(tmp_path):
     assert turned.shape == (16, 8, 3) and turned[:, -1].min() > 200 and turned[:, :4].max() < 60
 
 
-def test_ordinary_files_are_not_remarked_on(tmp_path):
-    for name, picture in (("rgb.png", Image.fromarray(NOISE)), ("grey.png", Image.fromarray(NOISE[..., 0])),
+def test_ordinary_files_have_no_remark(tmp_path):
+    for name, image in (("rgb.png", Image.fromarray(NOISE)), ("grey.png", Image.fromarray(NOISE[..., 0])),
                           ("bits.png", Image.fromarray(NOISE[..., 0] > 127)),
                           ("palette.png", Image.fromarray(NOISE).quantize(16))):
-        picture.save(tmp_path / name)
+        image.save(tmp_path / name)
         read = read_image(tmp_path / name)
         assert read.mode == "RGB" and "was" not in read.info
     assert np.array_equal(np.asarray(read_image(tmp_path / "rgb.png")), NOISE)
@@ -108,7 +108,7 @@ def folder_with(tmp_path, names, count=130):
     return folder
 
 
-@pytest.mark.parametrize("crop", ["pad", "resized"])  # kept in memory, read as needed
+@pytest.mark.parametrize("crop", ["pad", "resized"])  # kept in memory; read every epoch
 def test_broken_training_images_are_replaced_and_listed(tmp_path, crop):
     folder = folder_with(tmp_path, ["truncated.jpg", "empty.jpg"])
     odd = write_odd(folder / "train" / "cat")
@@ -138,20 +138,20 @@ def test_a_replacement_follows_from_the_seed_and_the_key(tmp_path):
     folder = folder_with(tmp_path, ["text.jpg"], count=30)
     source = open_data("imagefolder", str(folder), (8, 8), None).train
     (broken,) = [i for i, (path, _) in enumerate(source.samples) if path.endswith("text.jpg")]
-    pictures = PreparedImages(source, (8, 8), 1.0, Recipe(crop="pad"), seed=0, skip=True)
-    batches = [pictures.__getitems__([(epoch, broken, 0)]) for epoch in (0, 0, 1, 2, 3)]
+    images = PreparedImages(source, (8, 8), 1.0, Recipe(crop="pad"), seed=0, skip=True)
+    batches = [images.__getitems__([(epoch, broken, 0)]) for epoch in (0, 0, 1, 2, 3)]
     assert all(batch.notes[0].name.endswith("text.jpg") and batch.notes[0].broken for batch in batches)
     assert torch.equal(batches[0].images, batches[1].images)
     assert any(not torch.equal(batches[0].images, batch.images) for batch in batches[2:])
-    assert isinstance(PreparedImages(source, (8, 8), 1.0).__getitems__([(0, broken, 0)]), Broken)
+    assert isinstance(PreparedImages(source, (8, 8), 1.0).__getitems__([(0, broken, 0)]), DataError)
 
 
-def test_trouble_of_the_machine_is_no_broken_image(tmp_path):
+def test_missing_files_and_system_errors_are_not_broken_images(tmp_path):
     folder = image_folder(tmp_path / "data", count=4)
     source = open_data("imagefolder", str(folder), (8, 8), None).train
     os.remove(source.samples[0][0])
     os.remove(source.samples[1][0])
     os.mkdir(source.samples[1][0])
-    pictures = PreparedImages(source, (8, 8), 1.0, Recipe(crop="pad"), skip=True)
-    assert "disappeared" in pictures.__getitems__([(0, 0, 0)]).sentence
-    assert "cannot be read (Is a directory)" in pictures.__getitems__([(0, 1, 0)]).sentence
+    images = PreparedImages(source, (8, 8), 1.0, Recipe(crop="pad"), skip=True)
+    assert "disappeared" in str(images.__getitems__([(0, 0, 0)]))
+    assert "cannot be read (Is a directory)" in str(images.__getitems__([(0, 1, 0)]))

@@ -1,5 +1,6 @@
-"""The part of a recipe that decides what a batch is: its size and parts, and what is done to its images."""
+"""DataRecipe: the part of a training recipe that shapes a batch, its size and what is done to its images."""
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -10,7 +11,7 @@ def flag(default, text: str):
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Batches and augmentation. Raises ValueError for what cannot work. Each field with a help text is a flag."""
+    """Batches and augmentation. Raises ValueError for impossible values. Each field with a help text is a flag."""
 
     batch_size: int = flag(256, "images a step over all processes together (the global batch)")
     accumulation: int = flag(1, "parts of a batch that are computed one after the other, to need less memory")
@@ -29,23 +30,19 @@ class DataRecipe:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self):
-        for name in ("batch_size", "accumulation", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name):g}: must be at least 0")
-        for name in ("color_jitter", "oversample"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name):g}: must be at least 0 and less than 1")
-        if not 0 <= self.erasing <= 1:
-            raise ValueError(f"erasing={self.erasing:g}: a probability, from 0 to 1")
-        if not 0 <= self.rand_augment <= 10:
-            raise ValueError(f"rand_augment={self.rand_augment:g}: a magnitude from 0 to 10")
-        if not 0 < self.eval_crop <= 1:
-            raise ValueError(f"eval_crop={self.eval_crop:g}: a share of the image, more than 0 and at most 1")
-        if self.crop not in ("pad", "resized"):
-            raise ValueError(f"crop={self.crop!r}: choose one of pad, resized")
+        for names, allowed, rule in (
+            (("batch_size", "accumulation", "repeats"), lambda v: v >= 1, "must be at least 1"),
+            (("mixup", "cutmix"), lambda v: 0 <= v < math.inf, "must be at least 0"),
+            (("color_jitter", "oversample"), lambda v: 0 <= v < 1, "must be at least 0 and less than 1"),
+            (("erasing",), lambda v: 0 <= v <= 1, "a probability, from 0 to 1"),
+            (("rand_augment",), lambda v: 0 <= v <= 10, "a magnitude from 0 to 10"),
+            (("eval_crop",), lambda v: 0 < v <= 1, "a share of the image, more than 0 and at most 1"),
+            (("crop",), lambda v: v in ("pad", "resized"), "choose one of pad, resized"),
+        ):
+            for name in names:
+                if not allowed(value := getattr(self, name)):
+                    value = f"{value:g}" if isinstance(value, float) else repr(value)
+                    raise ValueError(f"{name}={value}: {rule}")
 
     @property
     def mixes(self) -> bool:

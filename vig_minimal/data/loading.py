@@ -1,16 +1,14 @@
-"""PreparedImages of the model's size: read, cropped, augmented one by one, in worker processes if there are any.
+"""Load images at the model's size: read, crop and augment them one by one, in worker processes if there are any.
 
-    PreparedImages    a source's pictures, read when asked for
-    StoredImages      the same for a split that fits in memory and is the same every epoch: read once, one uint8 tensor
+    PreparedImages    reads and prepares an image each time it is asked for
+    StoredImages      a split that fits in memory and looks the same every epoch: read once, one uint8 tensor
 
-A training picture that cannot be read is replaced by another one or ends the run (--bad-images); a validation picture
-that cannot be read always ends it.
+An unreadable training image is replaced by another one or ends the run (--bad-images); an unreadable validation image
+always ends it.
 """
 
 import functools
 import os
-import signal
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -26,29 +24,24 @@ from .data_recipe import DataRecipe
 from .datasets import image_name
 from .decoding import DataError
 from .seeds import generator
+from .worker_signals import obey_only
 
 MEMORY_LIMIT = 2 * 2**30  # bytes of decoded images that the processes of one machine keep together
-REPLACEMENTS = 100  # pictures that are tried in the place of one that cannot be read
+REPLACEMENTS = 100  # images tried in the place of an unreadable one
 
 Key = tuple[int, int, int]  # epoch, index in the source, copy
 
 
 class FileNote(NamedTuple):
-    """What is to be said of a file: what it was before it became RGB, or why it is broken."""
+    """A remark on one file: what it was converted from, or why it is broken."""
 
     name: str
     text: str
     broken: bool
 
 
-class Broken(NamedTuple):
-    """Takes the place of a batch that cannot be made: an error would leave a worker wrapped in its traceback."""
-
-    sentence: str
-
-
 class Batch(NamedTuple):
-    """images (b, 3, H, W) uint8, labels (b,) int64 or targets (b, ...), and notes on the files they came from."""
+    """images (b, 3, H, W) uint8, labels (b,) int64 or targets (b, ...), and remarks on their files."""
 
     images: Tensor
     labels: Tensor
@@ -56,11 +49,11 @@ class Batch(NamedTuple):
 
 
 class PreparedImages(Dataset):
-    """A source's pictures as uint8 tensors (3, H, W) of the model's size. A key is (epoch, index, copy).
+    """A source's images as uint8 tensors (3, H, W) of the model's size. A key is (epoch, index, copy).
 
-    recipe: crop and augment for training, in a way that is a function of seed and key; None for validation: the middle
-    of the picture, after a resize that makes the model's size `eval_crop` of it. Resizing is bicubic.
-    skip: replace a picture that cannot be read by another one, a function of seed and key too.
+    recipe: crop and augment for training, as a function of seed and key. None is for validation: resize bicubically so
+        that the model's size is `eval_crop` of the image, then centre-crop.
+    skip: replace an unreadable image by another one, also chosen by seed and key.
     """
 
     def __init__(self, source: Sequence, size: tuple[int, int], eval_crop: float, recipe: DataRecipe | None = None,
@@ -71,40 +64,43 @@ class PreparedImages(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    @property
-    def changes(self) -> bool:
-        """Whether a picture is another one each epoch."""
-        recipe = self.recipe
-        return recipe is not None and (recipe.crop == "resized" or recipe.rand_augment > 0 or recipe.color_jitter > 0)
+    def __getitems__(self, keys: list[Key]) -> Batch | DataError:
+        """The batch of these keys, or the error if an image is unreadable and must not be replaced.
 
-    def __getitems__(self, keys: list[Key]) -> Batch | Broken:
-        """A batch; or what is wrong with it, if a picture cannot be read and must not be replaced."""
-        images, labels, notes = [], [], []
-        for key in keys:
-            try:
-                image, label = self._picture(key, notes)
-            except DataError as error:
-                return Broken(str(error))
-            images.append(image)
-            labels.append(label)
+        It is returned, not raised, because a DataLoader wraps what a worker raises into the worker's traceback.
+        """
+        notes = []
+        try:
+            images, labels = zip(*(self._prepare(key, notes) for key in keys))
+        except DataError as error:
+            return error
         return Batch(torch.stack(images), torch.stack(labels), notes)
 
-    def _picture(self, key: Key, notes: list[FileNote]) -> tuple[Tensor, Tensor]:
-        image, label = self._readable(key, notes)
+    def _prepare(self, key: Key, notes: list[FileNote]) -> tuple[Tensor, Tensor]:
+        image, label = self._read(key, notes)
         recipe = self.recipe
-        width, height = (image.shape[2], image.shape[1]) if isinstance(image, Tensor) else image.size
+        _, height, width = TF.get_dimensions(image)
         if recipe and recipe.crop == "resized":
             box = random_resized_box(height, width, generator("crop", self.seed, *key))
             image = TF.resized_crop(image, *box, self.size, InterpolationMode.BICUBIC)
         else:
-            image = self._middle(image, height, width)
+            if self.eval_crop < 1 or (height, width) != self.size:
+                scale = max(self.size[0] / height, self.size[1] / width) / self.eval_crop
+                resized = [max(1, round(height * scale)), max(1, round(width * scale))]
+                image = TF.resize(image, resized, InterpolationMode.BICUBIC)
+            image = TF.center_crop(image, self.size)
         if recipe and (recipe.rand_augment > 0 or recipe.color_jitter > 0):
-            image = self._augment(image, generator("colours", self.seed, *key))
+            source = generator("colours", self.seed, *key)
+            image = (TF.to_pil_image(image) if isinstance(image, Tensor) else image).convert("RGB")
+            if recipe.color_jitter > 0:
+                image = color_jitter(image, source, recipe.color_jitter)
+            if recipe.rand_augment > 0:
+                image = rand_augment(image, source, recipe.rand_augment)
         image = image if isinstance(image, Tensor) else TF.pil_to_tensor(image)
         return image.expand(3, -1, -1), torch.as_tensor(label)
 
-    def _readable(self, key: Key, notes: list[FileNote]) -> tuple[Image.Image | Tensor, int | Tensor]:
-        """The picture and label of that key, or of the first one in its place that can be read."""
+    def _read(self, key: Key, notes: list[FileNote]) -> tuple[Image.Image | Tensor, int | Tensor]:
+        """The image and label of that key, or of the first readable replacement."""
         index = key[1]
         for trial in range(REPLACEMENTS):
             name = image_name(self.source, index)
@@ -125,25 +121,12 @@ class PreparedImages(Dataset):
             index = int(torch.randint(len(self.source), (), generator=generator("instead", self.seed, *key, trial)))
         raise DataError(f"{name}: this image is broken, and so are {REPLACEMENTS} others tried in its place")
 
-    def _middle(self, image, height: int, width: int):
-        if self.eval_crop < 1 or (height, width) != self.size:
-            scale = max(self.size[0] / height, self.size[1] / width) / self.eval_crop
-            resized = [max(1, round(height * scale)), max(1, round(width * scale))]
-            image = TF.resize(image, resized, InterpolationMode.BICUBIC)
-        return TF.center_crop(image, self.size)
-
-    def _augment(self, image, source: torch.Generator) -> Image.Image:
-        image = TF.to_pil_image(image) if isinstance(image, Tensor) else image
-        image = image.convert("RGB")
-        if self.recipe.color_jitter > 0:
-            image = color_jitter(image, source, self.recipe.color_jitter)
-        if self.recipe.rand_augment > 0:
-            image = rand_augment(image, source, self.recipe.rand_augment)
-        return image
-
 
 class StoredImages(Dataset):
-    """A split in memory: images (n, 3, H, W) uint8 and labels (n,). Keys as for `PreparedImages`, whatever epoch and copy."""
+    """A split in memory: images (n, 3, H, W) uint8, labels (n,) or targets (n, ...), and remarks on their files.
+
+    Keys are those of `PreparedImages`; only the index counts.
+    """
 
     def __init__(self, images: Tensor, labels: Tensor, notes: Sequence[FileNote] = ()):
         self.images, self.labels, self.notes = images, labels, list(notes)
@@ -152,65 +135,57 @@ class StoredImages(Dataset):
         return len(self.labels)
 
     def __getitems__(self, keys: list[Key]) -> Batch:
-        """A batch, without notes: those are of the time when the split was read."""
         indices = torch.tensor([index for _, index, _ in keys], device=self.labels.device)
         return Batch(self.images[indices], self.labels[indices], [])
 
 
-def store_if_it_fits(pictures: PreparedImages, workers: int, copies: int, device: torch.device) -> PreparedImages | StoredImages:
-    """All pictures read and kept on the device, if a machine can hold so many copies of them (one for each of its
-    processes) and they are the same every epoch; else as they are. Raises DataError for a broken one."""
-    height, width = pictures.size
-    if pictures.changes or len(pictures) * 3 * height * width * copies > MEMORY_LIMIT:
-        return pictures
-    starts = range(0, len(pictures), 128)
-    keys = [[(0, i, 0) for i in range(start, min(start + 128, len(pictures)))] for start in starts]
-    workers = workers if len(pictures) > 1000 else 0  # starting a worker costs more than a few pictures
-    images, labels, notes = zip(*checked(loader(pictures, keys, workers)))
-    return StoredImages(torch.cat(images).to(device), torch.cat(labels).to(device), sum(notes, []))
+def store_if_it_fits(images: PreparedImages, workers: int, copies: int,
+                     device: torch.device) -> PreparedImages | StoredImages:
+    """Read all images onto the device if they look the same every epoch and `copies` of them fit into MEMORY_LIMIT.
+
+    copies: number of processes on this machine, each of which keeps one. Raises DataError for an unreadable image.
+    """
+    count, (height, width), recipe = len(images), images.size, images.recipe
+    changes = recipe and (recipe.crop == "resized" or recipe.rand_augment > 0 or recipe.color_jitter > 0)
+    if changes or count * 3 * height * width * copies > MEMORY_LIMIT:
+        return images
+    workers = workers if count > 1000 else 0  # starting a worker costs more than reading a few images
+    pixels, labels, notes = zip(*checked(loader(images, validation_order(count, 128), workers)))
+    return StoredImages(torch.cat(pixels).to(device), torch.cat(labels).to(device), sum(notes, []))
 
 
-def loader(pictures: PreparedImages | StoredImages, order: Iterable[list[Key]], workers: int, pin: bool = False) -> DataLoader:
-    """The batches of that order, read by `workers` processes, or by this one where there are none."""
-    return DataLoader(pictures, batch_sampler=order, num_workers=workers, collate_fn=_as_it_is, pin_memory=pin,
-                      persistent_workers=workers > 0, worker_init_fn=functools.partial(_start_worker, os.getpid()))
+def validation_order(count: int, batch_size: int, share: tuple[int, int] = (0, 1)) -> list[list[Key]]:
+    """Batches of keys with every image exactly once over all processes: process r takes images r, r + world, ..."""
+    rank, world = share
+    keys = [(0, index, 0) for index in range(rank, count, world)]
+    return [keys[start:start + batch_size] for start in range(0, len(keys), batch_size)]
 
 
-def checked(batches: Iterable[Batch | Broken]) -> Iterator[Batch]:
-    """The batches of a loader. Raises DataError, naming the file, at a picture that cannot be read."""
+def loader(images: PreparedImages | StoredImages, order: Iterable[list[Key]], workers: int,
+           device: torch.device = torch.device("cpu")) -> DataLoader:
+    """The batches of that order: prepared by `workers` processes, or by this one if there are none or nothing to read.
+
+    device: where batches go; for a GPU, read images are put into pinned memory.
+    """
+    reads = isinstance(images, PreparedImages)
+    workers = workers if reads else 0
+    return DataLoader(images, batch_sampler=order, num_workers=workers, collate_fn=_unchanged,
+                      pin_memory=reads and device.type == "cuda", persistent_workers=workers > 0,
+                      worker_init_fn=functools.partial(_start_worker, os.getpid()))
+
+
+def checked(batches: Iterable[Batch | DataError]) -> Iterator[Batch]:
+    """Pass batches on. Raises DataError, naming the file, in the place of one that failed."""
     for batch in batches:
-        if isinstance(batch, Broken):
-            raise DataError(batch.sentence)
+        if isinstance(batch, DataError):
+            raise batch
         yield batch
 
 
-def _as_it_is(batch):
-    """For a DataLoader whose data set makes whole batches."""
+def _unchanged(batch: Batch | DataError) -> Batch | DataError:  # a lambda could not be sent to a worker
     return batch
 
 
-def _start_worker(trainer: int, _) -> None:
-    """One thread each. Signals that end the run are for the training process, which ends its workers itself; yet
-    they come to every process of a terminal or a cluster's job.
-
-    trainer: the number of the training process, which is not a worker's parent where a fork server starts workers.
-    """
+def _start_worker(trainer: int, _worker: int) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigtimedwait"):  # Linux tells who sent a signal
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_at_trainers_word, args=(trainer,), daemon=True).start()
-    else:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _end_at_trainers_word(trainer: int) -> None:
-    """End this process when the trainer says so, or some seconds after it was killed."""
-    while True:
-        told = signal.sigtimedwait({signal.SIGTERM}, 5)
-        if told is not None and told.si_pid == trainer:
-            os._exit(0)
-        try:
-            os.kill(trainer, 0)  # sends nothing, but fails if there is no such process
-        except ProcessLookupError:
-            os._exit(0)
+    obey_only(trainer)

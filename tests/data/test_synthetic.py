@@ -1,5 +1,6 @@
-"""The embedded data set: scenes depend on seed, split and index alone, and the three views agree."""
+"""Synthetic scenes: they depend on seed, split and index alone, and the three views agree."""
 
+import itertools
 import subprocess
 import sys
 import zlib
@@ -8,12 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader
 
-from vig_minimal.data.scene_painter import SHAPES, compose
-from vig_minimal.data.synthetic import CLASSES, VIEWS, Shapes
-from vig_minimal.look import scene_sheet
+from vig_minimal.data.synthetic import CLASSES, SHAPES, VIEWS, Shapes, compose
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,11 +20,11 @@ def images(scenes: Shapes) -> torch.Tensor:
     return torch.stack([image for image, _ in scenes])
 
 
-def checksum(pictures: torch.Tensor) -> int:
-    return zlib.crc32(pictures.numpy().tobytes())
+def checksum(images: torch.Tensor) -> int:
+    return zlib.crc32(images.numpy().tobytes())
 
 
-# ---- determinism
+# ---- determinism ---------------------------------------------------------------------------------------------------
 
 
 def test_a_scene_is_the_same_in_any_order_and_process():
@@ -48,7 +46,7 @@ def test_data_loader_workers_draw_the_same_scenes():
 
 
 def test_scenes_stay_what_they_are():
-    # place, size and colour of the main shape: results that name a seed must keep their meaning
+    # place, size and colour of the main shape are pinned: a seed named with a result must keep its meaning
     pinned = {0: (0.454073, 0.349125, 0.293267, 0.890978, 0.773840, 0.788190),
               123456: (0.676181, 0.715354, 0.217613, 0.863788, 0.843387, 0.735820)}
     for index, expected in pinned.items():
@@ -56,12 +54,12 @@ def test_scenes_stay_what_they_are():
         np.testing.assert_allclose([item.x, item.y, item.radius, *item.colour], expected, atol=1e-6)
 
 
-def test_seed_split_and_index_each_give_another_picture():
-    pictures = [images(Shapes(16, 40, split, seed=seed)) for split in ("train", "val") for seed in (0, 1)]
-    assert len({checksum(picture) for picture in torch.cat(pictures)}) == 160
+def test_seed_split_and_index_each_change_the_image():
+    drawn = [images(Shapes(16, 40, split, seed=seed)) for split in ("train", "val") for seed in (0, 1)]
+    assert len({checksum(image) for image in torch.cat(drawn)}) == 160
 
 
-def test_another_resolution_is_the_same_picture():
+def test_another_resolution_shows_the_same_scene():
     small, large = (images(Shapes(size, 20, view="multi")).float() for size in (32, 128))
     shrunk = torch.nn.functional.avg_pool2d(large, 4)
     difference = (shrunk - small).abs().mean((1, 2, 3))
@@ -69,7 +67,7 @@ def test_another_resolution_is_the_same_picture():
     assert difference.max() < 6 < 20 < others.min()
 
 
-# ---- what is in a picture
+# ---- what is in an image -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [16, 33, 64, (48, 96), (96, 20)])
@@ -80,7 +78,7 @@ def test_any_size(size, view):
     assert image.shape == (3, height, width) and image.dtype == torch.uint8
 
 
-def test_a_wide_picture_does_not_stretch_its_shapes():
+def test_a_wide_image_does_not_stretch_its_shapes():
     for i, (_, target) in enumerate(Shapes((40, 120), 60, view="boxes")):
         scene = compose(i, "train", 0, (3, 1))
         for item, (left, top, right, bottom) in zip(scene.items, target["boxes"].tolist(), strict=True):
@@ -91,14 +89,14 @@ def test_a_wide_picture_does_not_stretch_its_shapes():
             assert abs((right - left) - (bottom - top)) <= 1
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_a_shape_just_fits_into_the_unit_circle(shape):
     v, u = np.meshgrid(*2 * [np.linspace(-1.5, 1.5, 601)], indexing="ij")
     radius = np.hypot(u, v)[shape(u, v) < 0]
     assert 0.93 < radius.max() < 1.01
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_near_its_edge_a_shape_grows_like_the_distance(shape):
     v, u = np.meshgrid(*2 * [np.linspace(-1.2, 1.2, 481)], indexing="ij")
     distance = shape(u, v)
@@ -107,20 +105,19 @@ def test_near_its_edge_a_shape_grows_like_the_distance(shape):
 
 
 def test_shapes_are_mirror_images_of_themselves():
-    # so that flipping a picture keeps its class
+    # so flipping an image keeps its class
     v, u = np.meshgrid(*2 * [np.linspace(-1.2, 1.2, 99)], indexing="ij")
-    for shape in SHAPES:
+    for shape in SHAPES.values():
         assert any(np.allclose(shape(u, v), shape(a, b)) for a, b in ((u, -v), (-u, v)))
 
 
 def test_no_two_classes_look_alike():
     v, u = np.meshgrid(*2 * [np.linspace(-1, 1, 64)], indexing="ij")
     angles = np.linspace(0, 2 * np.pi, 73)
-    for i, first in enumerate(SHAPES):
-        for second in SHAPES[:i]:
-            turned = [second(np.cos(a) * u + np.sin(a) * v, np.cos(a) * v - np.sin(a) * u) < 0 for a in angles]
-            overlap = max(((first(u, v) < 0) & mask).sum() / ((first(u, v) < 0) | mask).sum() for mask in turned)
-            assert overlap < 0.9, f"{first.__name__} and {second.__name__}"
+    for (name, first), (other, second) in itertools.combinations(SHAPES.items(), 2):
+        turned = [second(np.cos(a) * u + np.sin(a) * v, np.cos(a) * v - np.sin(a) * u) < 0 for a in angles]
+        overlap = max(((first(u, v) < 0) & mask).sum() / ((first(u, v) < 0) | mask).sum() for mask in turned)
+        assert overlap < 0.9, f"{name} and {other}"
 
 
 def test_classes_take_turns():
@@ -138,7 +135,7 @@ def test_a_shape_stands_out_from_its_ground():
             assert np.linalg.norm(scene.ground - item.colour, axis=1).min() > 0.2
 
 
-# ---- views
+# ---- views ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_views_show_the_same_scenes():
@@ -148,7 +145,7 @@ def test_the_views_show_the_same_scenes():
         assert torch.equal(multi, boxes)
         assert hot.dtype == torch.float32 and hot.nonzero()[:, 0].tolist() == sorted(set(target["labels"].tolist()))
         assert target["labels"][0] == label
-        # the main shape is where it is without companions; a pixel from where they are, nothing differs
+        # companions change nothing more than a pixel away from them
         around = torch.zeros(48, 48, dtype=torch.bool)
         for item in compose(index, "val", 0, (1, 1)).items[1:]:
             around |= torch.hypot(pixels[None] - 48 * item.x, pixels[:, None] - 48 * item.y) < 48 * item.radius + 1
@@ -159,7 +156,7 @@ def test_the_views_show_the_same_scenes():
 
 
 @pytest.mark.parametrize("size", [16, 64, (40, 56)])
-def test_boxes_are_those_of_the_masks(size):
+def test_boxes_just_enclose_their_masks(size):
     for _, target in Shapes(size, 100, view="boxes"):
         boxes, masks = target["boxes"], target["masks"]
         assert boxes.shape == (len(masks), 4) and target["labels"].shape == (len(masks),)
@@ -177,7 +174,7 @@ def test_a_mask_holds_the_shapes_colour():
             assert (image[:, mask].float().median(1).values - colour).abs().max() < 1
 
 
-# ---- bad input
+# ---- bad input -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("index", [-1, 5, 10**9])
@@ -194,30 +191,6 @@ def test_an_index_outside_is_an_index_error(index):
     ({"view": "masks"}, "view='masks': choose one of single, multi, boxes"),
     ({"seed": -1}, "seed=-1: a seed is 0 or more"),
 ])
-def test_what_cannot_be_drawn_is_said(fields, message):
+def test_fields_out_of_range_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
         Shapes(**fields)
-
-
-# ---- the command
-
-
-@pytest.mark.parametrize("view", VIEWS)
-def test_contact_sheet(view, tmp_path, capsys):
-    scene_sheet.main(["--out", str(tmp_path / "sheet.png"), "--view", view, "--size", "32"])
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.width > 10 * 96 and sheet.height > 4 * 96
-    assert "wrote" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("argv", [[], ["--out", "sheet.png", "--size", "8"], ["--out", "nowhere/sheet.png"]])
-def test_a_wrong_command_ends_with_code_2(argv, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as exit:
-        scene_sheet.main(argv)
-    assert exit.value.code == 2 and "error: " in capsys.readouterr().err
-
-
-def test_raw_pixels_do_not_tell_the_class():
-    # a small version of `--linear`; the whole is in the module's docstring
-    assert scene_sheet.linear_baseline(32, train=1000, val=500, epochs=5) < 25

@@ -1,4 +1,4 @@
-"""COCO's JSON and VOC's XML: targets by hand, oversampling against its formula, one sentence for everything wrong."""
+"""COCO's JSON and VOC's XML: targets by hand, oversampling against its formula, one sentence for every defect."""
 
 import json
 import math
@@ -11,14 +11,14 @@ from PIL import Image
 
 import train
 from commands import own_folder, refused, rows  # noqa: F401
-from vig_minimal.data import coco_voc as annotations
+from vig_minimal.data import coco_voc
 from vig_minimal.data.coco_voc import VOC_CLASSES, coco, repeats, voc2007
 from vig_minimal.data.datasets import fetch, image_name, label_counts, open_data, oversampled
 from vig_minimal.data.decoding import DataError
 from vig_minimal.training.run_log import warnings
 
 MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini.tar"
-# out of order, with gaps, as COCO's own
+# ids out of order and with gaps, as in COCO
 CATEGORIES = [{"id": 7, "name": "train"}, {"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]
 
 
@@ -80,13 +80,13 @@ def without(name):
     (None, lambda content: content | {"images": [*content["images"], {"id": 1, "file_name": "gone.jpg"}]},
      "1 of 4 images that"),
 ])
-def test_what_is_wrong_with_coco_is_one_sentence_before_training(capsys, tmp_path, objects, change, says):
+def test_a_defect_of_coco_is_one_sentence_before_training(capsys, tmp_path, objects, change, says):
     folder = coco_folder(tmp_path / "coco", objects, change=change or (lambda content: content))
     message = refused(capsys, "--model", "gkgnet_nano", "--data", "coco", "--data-dir", folder)
     assert says in message and "instances_train2017.json" in message or "different categories" in message
 
 
-def test_folders_and_files_that_are_not_there(capsys, tmp_path):
+def test_missing_folders_and_files_are_named(capsys, tmp_path):
     assert "with --data-dir" in refused(capsys, "--model", "gkgnet_nano", "--data", "coco")
     message = refused(capsys, "--model", "gkgnet_nano", "--data", "coco", "--data-dir", tmp_path)
     assert "instances_train2017.json: cannot be read (No such file" in message
@@ -118,7 +118,7 @@ def test_a_run_on_annotated_photos_names_classes_without_positives(capsys, tmp_p
     assert (tmp_path / "out" / "per_class_ap.csv").read_text().splitlines()[2] == "train,"
 
 
-def test_oversampling_is_its_formula():
+def test_oversampling_against_its_formula():
     targets = torch.zeros(400, 4, dtype=torch.int8)
     targets[:300, 0] = targets[7, 1] = targets[9, 1] = targets[399, 2] = 1
     targets[20, 2] = -1  # unknown is not shown
@@ -157,7 +157,7 @@ def voc_folder(folder, first=None):
 
 
 @pytest.mark.parametrize("given", ["", "VOCdevkit", "VOCdevkit/VOC2007"])
-def test_objects_that_are_difficult_alone_are_unknown(tmp_path, given):
+def test_a_class_with_only_difficult_objects_is_unknown(tmp_path, given):
     train_split, val_split = voc2007(str(voc_folder(tmp_path) / given))
     assert len(VOC_CLASSES) == 20 and list(VOC_CLASSES) == sorted(VOC_CLASSES) == train_split.classes
     expected = torch.zeros(2, 20, dtype=torch.int8)
@@ -171,17 +171,17 @@ def test_objects_that_are_difficult_alone_are_unknown(tmp_path, given):
     (xml(("unicorn", 0, 1, 1, 4, 4)), "'unicorn' in 000005.xml"), (xml(("dog", 0, 1, 1, 40, 4)), "outside its image"),
     (xml(("dog", 0, 9, 1, 4, 4)), "malformed"), (xml(("dog", 0, "", 1, 4, 4)), "malformed"), ("<annotation>", "no XML"),
 ])
-def test_what_is_wrong_with_voc_is_one_sentence(tmp_path, first, says):
+def test_a_defect_of_voc_is_one_sentence(tmp_path, first, says):
     with pytest.raises(DataError, match="000005.xml") as error:
         voc2007(str(voc_folder(tmp_path, first)))
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
-def test_voc_that_is_not_there_cannot_be_downloaded_here(tmp_path, monkeypatch):
+def test_missing_parts_of_voc_are_named(tmp_path, monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(annotations.datasets, "VOCDetection", no_network)
+    monkeypatch.setattr(coco_voc.datasets, "VOCDetection", no_network)
     with pytest.raises(DataError, match=r"could not be downloaded \(no route to host\); put VOCdevkit/VOC2007 there"):
         fetch("voc2007", str(tmp_path))
     with pytest.raises(DataError, match="no VOCdevkit/VOC2007"):

@@ -1,0 +1,64 @@
+"""Batches: the order of images, the shares of processes, and independence of the number of processes and workers."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from helpers import image_folder
+from vig_minimal.data.batches import TrainingBatches, TrainingOrder
+from vig_minimal.data.datasets import open_data
+from vig_minimal.data.loading import PreparedImages, validation_order
+from vig_minimal.training.recipes import Recipe
+
+CPU = torch.device("cpu")
+
+
+def shares(world):
+    """(rank, world) of every process."""
+    return [(rank, world) for rank in range(world)]
+
+
+def test_the_shares_of_all_processes_make_up_the_batches_of_one():
+    alone = list(TrainingOrder(22, Recipe(batch_size=6), 3))
+    thirds = [list(TrainingOrder(22, Recipe(batch_size=6), 3, share)) for share in shares(3)]
+    assert len(alone) == 3 and all(len(batch) == 6 for batch in alone)
+    assert [a + b + c for a, b, c in zip(*thirds)] == alone
+    assert len({index for batch in alone for _, index, _ in batch}) == 18
+
+
+def test_another_epoch_or_seed_is_another_order():
+    order = TrainingOrder(50, Recipe(batch_size=10), 0)
+    first = list(order)
+    assert list(order) == first
+    order.epoch = 1
+    second = [[index for _, index, _ in batch] for batch in order]
+    assert second != [[index for _, index, _ in batch] for batch in first]
+    assert list(TrainingOrder(50, Recipe(batch_size=10), 1)) != first
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", [1, 7, 12])
+def test_validation_covers_every_image_once(world, count):
+    orders = [validation_order(count, 2, share) for share in shares(world)]
+    seen = Counter(index for order in orders for batch in order for _, index, _ in batch)
+    assert seen == Counter(range(count))
+    assert all(len(order) == len(list(order)) for order in orders)
+
+
+def test_batches_are_the_same_however_many_processes_and_workers_make_them(tmp_path):
+    folder = image_folder(tmp_path, count=4)
+    recipe = Recipe(batch_size=4, crop="resized")
+    source = open_data("imagefolder", str(folder), (16, 16), None).train
+
+    def batches(share, workers, epoch):
+        images = PreparedImages(source, (16, 16), 0.9, recipe, seed=5)
+        return list(TrainingBatches(images, 2, recipe, 5, share, CPU, workers).epoch(epoch))
+
+    alone = batches((0, 1), 0, 1)
+    halves = [batches(share, 1, 1) for share in shares(2)]
+    assert len(alone) == 2
+    for (images, labels), (a, a_labels), (b, b_labels) in zip(alone, *halves):
+        assert torch.equal(images, torch.cat([a, b])) and torch.equal(labels, torch.cat([a_labels, b_labels]))
+    other_epoch = batches((0, 1), 0, 2)
+    assert not torch.equal(alone[0][0], other_epoch[0][0])

@@ -1,0 +1,70 @@
+"""Loading: the model's size, RGB, what is kept in memory, and unreadable images by name."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers import image_folder
+from vig_minimal.data import loading
+from vig_minimal.data.batches import TrainingBatches, ValidationBatches
+from vig_minimal.data.datasets import open_data
+from vig_minimal.data.decoding import DataError
+from vig_minimal.data.loading import PreparedImages, StoredImages, store_if_it_fits
+from vig_minimal.training.recipes import Recipe
+
+CPU = torch.device("cpu")
+
+
+def test_validation_images_are_centre_cropped_to_the_models_size():
+    pixels = np.zeros((10, 30, 3), np.uint8)
+    pixels[:, 10:20] = 200  # a square in the middle
+    prepared = PreparedImages([(Image.fromarray(pixels), 1)], (10, 10), eval_crop=1.0)
+    images, labels, _ = prepared.__getitems__([(0, 0, 0)])
+    assert images.shape == (1, 3, 10, 10) and images.dtype == torch.uint8 and (images == 200).all()
+    assert labels.tolist() == [1]
+    wide = PreparedImages([(Image.fromarray(pixels), 1)], (8, 24), eval_crop=0.9).__getitems__([(0, 0, 0)])[0]
+    assert wide.shape == (1, 3, 8, 24)
+
+
+def test_tensors_and_grey_images_become_rgb():
+    grey = Image.fromarray(np.full((16, 16), 7, np.uint8))
+    for image in (grey, torch.full((3, 16, 16), 7, dtype=torch.uint8)):
+        assert (PreparedImages([(image, 0)], (16, 16), 1.0).__getitems__([(0, 0, 0)])[0] == 7).all()
+        cropped = PreparedImages([(image, 0)], (16, 16), 1.0, Recipe(crop="resized")).__getitems__([(0, 0, 0)])[0]
+        assert cropped.shape == (1, 3, 16, 16)
+
+
+def test_small_data_is_kept_in_memory_and_gives_the_same_images(tmp_path, monkeypatch):
+    source = open_data("imagefolder", str(image_folder(tmp_path)), (16, 16), None).val
+    images = PreparedImages(source, (16, 16), 0.9)
+    stored = store_if_it_fits(images, 0, 1, CPU)
+    assert isinstance(stored, StoredImages) and len(stored) == 6
+    both = (ValidationBatches(split, Recipe(batch_size=4), (0, 1), CPU, 0) for split in (stored, images))
+    for (a, b), (c, d) in zip(*both, strict=True):
+        assert torch.equal(a, c) and torch.equal(b, d)
+    random = PreparedImages(source, (16, 16), 0.9, Recipe(crop="resized"))
+    assert store_if_it_fits(random, 0, 1, CPU) is random  # other crops every epoch
+    monkeypatch.setattr(loading, "MEMORY_LIMIT", 6 * 3 * 16 * 16)
+    assert isinstance(store_if_it_fits(images, 0, 1, CPU), StoredImages)
+    assert store_if_it_fits(images, 0, 2, CPU) is images  # two processes would keep two copies
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_named(tmp_path, workers):
+    folder = image_folder(tmp_path, fmt="jpg")
+    broken = folder / "train" / "dog" / "1.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    source = open_data("imagefolder", str(folder), (16, 16), None).train
+    images = PreparedImages(source, (16, 16), 0.9, Recipe(crop="resized"))
+    assert isinstance(images.__getitems__([(0, i, 0) for i in range(6)]), DataError)
+    with pytest.raises(DataError, match=r"dog/1\.jpg: this image is broken \(.+\); repair"):
+        list(TrainingBatches(images, 2, Recipe(batch_size=6), 0, (0, 1), CPU, workers).epoch(0))
+
+
+def test_a_broken_image_of_a_limited_set_is_named_too(tmp_path):
+    folder = image_folder(tmp_path, count=6)
+    source = open_data("imagefolder", str(folder), (16, 16), 1).train
+    path = source.dataset.samples[source.indices[0]][0]
+    open(path, "w").close()
+    assert str(PreparedImages(source, (16, 16), 1.0).__getitems__([(0, 0, 0)])).startswith(path)

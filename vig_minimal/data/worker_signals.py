@@ -1,0 +1,32 @@
+"""Signals in the worker processes that read images: a worker ends when the training process says so, or is gone.
+
+A terminal sends Ctrl-C, and a cluster sends SIGTERM, to every process of a run. The training process answers by
+finishing its step and saving a checkpoint, and needs its workers until then. So workers ignore both signals unless the
+training process itself sends SIGTERM; if it was killed and can send nothing, they end by themselves seconds later.
+"""
+
+import os
+import signal
+import threading
+
+
+def obey_only(trainer: int) -> None:
+    """Call this in a worker. trainer: process id of the training process (a fork server may be the worker's parent)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigtimedwait"):  # Linux tells who sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with, args=(trainer,), daemon=True).start()
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end_with(trainer: int) -> None:
+    """End this process on the trainer's SIGTERM, or at most 5 seconds after the trainer has gone."""
+    while True:
+        received = signal.sigtimedwait({signal.SIGTERM}, 5)
+        if received is not None and received.si_pid == trainer:
+            os._exit(0)
+        try:
+            os.kill(trainer, 0)  # sends nothing, but fails if there is no such process
+        except ProcessLookupError:
+            os._exit(0)

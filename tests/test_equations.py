@@ -1,13 +1,12 @@
-"""The meta-test: every equation has a test and a place in the code, and the README's index of both is true.
+"""Every equation has a place in the code and a test, and docs/equations.md, the index of both, is true.
 
 The index is the Markdown table whose header is `| Equation | Code | Test |`. One row names one place and one test:
 
-    | LRGC Eq. 3: soft threshold | `vig_minimal/constructors.py` `LRGC` | `tests/test_lrgc.py::test_soft_threshold` |
+    | LRGC Eq. 2: scores | `vig_minimal/constructors/lrgc.py` `LRGC` | `tests/constructors/test_lrgc.py::test_scores` |
 
-The first cell starts with the tag of EQUATIONS, words may follow. The tag must stand in a comment inside the named
+The first cell starts with a tag of EQUATIONS; words may follow. The tag must stand in a comment inside the named
 function or class, and the named test must carry `@pytest.mark.equation(paper, number)`. An equation may have several
-rows.
-Files are parsed, not imported, so that a broken one is named here rather than raising.
+rows. Files are parsed, not imported, so that a broken file is named here instead of raising an error.
 """
 
 import ast
@@ -21,9 +20,10 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+INDEX = ROOT / "docs" / "equations.md"
 
-# (paper, number) as the tests' marks have them -> the tag in the code's comments and in the README's index.
-# A paper's equations are added here when it is implemented.
+# (paper, number) as in the tests' marks -> the tag in the code's comments and in the index.
+# Add a paper's equations here when you implement it.
 EQUATIONS = {
     ("lrgc", 1): "LRGC Eq. 1",
     ("lrgc", 2): "LRGC Eq. 2",
@@ -87,7 +87,7 @@ EQUATIONS = {
 
 
 class Row(NamedTuple):
-    """A row of the README's index."""
+    """A row of the index."""
 
     equation: str
     path: str
@@ -100,21 +100,21 @@ ROW = re.compile(r"\|\s*(?P<equation>.+?)\s*\|\s*`(?P<path>[^`]+)`\s+`(?P<symbol
 
 
 def names(text: str, tag: str) -> bool:
-    """Whether the tag is in the text as a whole: "Eq. 1" is not in "Eq. 12"."""
+    """Whether the text holds the whole tag: "Eq. 12" does not hold "Eq. 1"."""
     return re.search(rf"(?<!\w){re.escape(tag)}(?!\w)", text) is not None
 
 
 def index() -> list[Row]:
-    """The rows of the README's index; a row that does not read as one is an error."""
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    """The rows of the index. Fails on a row of another form."""
+    lines = INDEX.read_text(encoding="utf-8").splitlines()
     headers = [n for n, line in enumerate(lines) if HEADER.fullmatch(line.strip())]
-    assert len(headers) == 1, "README.md needs one table with the header | Equation | Code | Test |"
+    assert len(headers) == 1, f"{INDEX} needs one table with the header | Equation | Code | Test |"
     rows = []
     for line in lines[headers[0] + 2:]:  # past the header and the rule under it
         if not line.startswith("|"):
             break
         match = ROW.fullmatch(line.strip())
-        assert match, f"not a row of the index: {line}"
+        assert match, f"not of the form | equation | `path` `symbol` | `test` |: {line}"
         rows.append(Row(**match.groupdict()))
     return rows
 
@@ -141,7 +141,7 @@ def comments(path: Path) -> list[tuple[int, str]]:
 
 @cache
 def marks(path: Path) -> dict[str, set[tuple]]:
-    """The equations that each test of a file is marked with: test name -> {(paper, number)}."""
+    """The equations in the marks of each test of a file: test name -> {(paper, number)}."""
     found = {}
     for name, node in definitions(path).items():
         if isinstance(node, ast.FunctionDef) and name.startswith("test_"):
@@ -152,7 +152,7 @@ def marks(path: Path) -> dict[str, set[tuple]]:
 
 
 def all_marks() -> dict[tuple, list[str]]:
-    """(paper, number) -> the tests that carry it."""
+    """(paper, number) -> the tests marked with it."""
     found = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for test, equations in marks(path).items():
@@ -175,7 +175,7 @@ def test_every_equation_has_a_place_in_the_code(tag):
 
 @pytest.mark.parametrize("tag", EQUATIONS.values())
 def test_every_equation_is_in_the_index(tag):
-    assert any(names(row.equation, tag) for row in index()), f"the index in README.md has no row for «{tag}»"
+    assert any(names(row.equation, tag) for row in index()), f"{INDEX.name} has no row for «{tag}»"
 
 
 def test_every_mark_names_an_equation_of_the_list():

@@ -1,0 +1,248 @@
+"""README.md and docs/: snippets run as printed, commands are understood, links lead somewhere, tables are true.
+
+Nothing is downloaded and nothing is trained. Names that a snippet does not define, as `images`, are in `prepared`.
+"""
+
+import argparse
+import functools
+import importlib
+import os
+import re
+import shlex
+import sys
+import types
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch.distributed.run import get_args_parser
+
+from vig_minimal import create_model, list_models
+from vig_minimal.__main__ import COMMANDS
+from vig_minimal.constructors import CONSTRUCTORS
+from vig_minimal.data.datasets import DOWNLOADS
+from vig_minimal.training import distributed
+from vig_minimal.training.settings import parse, settle
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+IMAGES = (".png", ".svg", ".jpg", ".gif")
+
+
+class Piece(NamedTuple):
+    """Code of a page: a fenced block, or a command inside a sentence."""
+
+    page: Path
+    line: int
+    text: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+@functools.cache
+def blocks(page: Path) -> list[tuple[str, Piece]]:
+    """The fenced code blocks of a page, each with its language."""
+    found, language, start = [], None, 0
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        if line.startswith("```"):
+            if language is not None:
+                found.append((language, Piece(page, start, "\n".join(lines[start - 1:number - 1]))))
+            language, start = (line[3:] if language is None else None), number + 1
+    assert language is None, f"{page.name}: a code block does not end"
+    return found
+
+
+def prose(page: Path) -> str:
+    """The page, with the lines of its code blocks left empty."""
+    inside, lines = False, []
+    for line in page.read_text(encoding="utf-8").splitlines():
+        inside ^= line.startswith("```")
+        lines.append("" if inside or line.startswith("```") else line)
+    return "\n".join(lines)
+
+
+SNIPPETS = [piece for page in PAGES for language, piece in blocks(page) if language == "python"]
+
+
+def commands() -> list[Piece]:
+    """Every command of every `sh` block, and those that stand inside a sentence or a table."""
+    found = []
+    for page in PAGES:
+        for language, block in blocks(page):
+            if language == "sh":
+                text = block.text.replace("\\\n", "\n")
+                joined = re.split(r"\n(?! )", text)  # a line that begins with spaces goes on with the one before it
+                found += [Piece(page, block.line, " ".join(line.split("\n"))) for line in joined]
+        for match in re.finditer(r"`((?:torchrun |python )?(?:-m vig_minimal|train\.py) [^`]+)`", prose(page)):
+            line = prose(page)[:match.start()].count("\n") + 1
+            text = " ".join(match[1].split())
+            found.append(Piece(page, line, text if text.startswith(("torchrun", "python")) else f"python {text}"))
+    return [piece for piece in found if shlex.split(piece.text, comments=True)]
+
+
+# ---- snippets ------------------------------------------------------------------------------------------------------
+
+
+def prepared(folder: Path) -> dict:
+    """What snippets may use without defining it. They run in `folder`."""
+    torch.save(create_model("vig_ti").state_dict(), folder / "vig_ti_74.5.pth")
+    return {"images": torch.rand(2, 3, 224, 224), "photos": torch.rand(1, 3, 448, 448),
+            "small_images": torch.rand(2, 3, 32, 32), "anchors": torch.rand(10, 3, 32, 32)}
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda piece: piece.name)
+def test_snippets_run_as_printed(snippet, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tables = CONSTRUCTORS, DOWNLOADS  # snippets may add to them
+    before = [dict(table) for table in tables]
+    module = types.ModuleType("snippet")
+    monkeypatch.setitem(sys.modules, "snippet", module)  # classes can then be sent to other processes
+    try:
+        vars(module).update(prepared(tmp_path))
+        with torch.no_grad() if "train.main" not in snippet.text else torch.enable_grad():
+            exec(compile(snippet.text, snippet.name, "exec"), vars(module))
+    finally:
+        for table, old in zip(tables, before, strict=True):
+            table.clear()
+            table.update(old)
+
+
+def test_own_constructor_and_own_data_take_at_most_20_lines():
+    own = [snippet for snippet in SNIPPETS if "train.main" in snippet.text]
+    assert len(own) == 2
+    for snippet in own:
+        assert len([line for line in snippet.text.splitlines() if line.strip()]) <= 20, snippet.name
+
+
+# ---- commands ------------------------------------------------------------------------------------------------------
+
+
+class Understood(BaseException):
+    """The arguments were parsed; nothing more is to be done."""
+
+
+@pytest.mark.parametrize("piece", commands(), ids=lambda piece: piece.name)
+def test_commands_are_understood(piece, monkeypatch, capsys):
+    monkeypatch.setenv("NODE", "0")
+    monkeypatch.setenv("FIRST", "localhost")
+    try:
+        for part in os.path.expandvars(piece.text).split("&&"):
+            understand(shlex.split(part, comments=True), monkeypatch)
+    except SystemExit as end:
+        pytest.fail(f"{piece.text}: exit code {end.code}: {capsys.readouterr().err}")
+
+
+def understand(words: list[str], monkeypatch) -> None:
+    """Check a command as far as that goes without running it. Ends the process if it is refused."""
+    match words:
+        case ["srun", *rest]:
+            understand(rest, monkeypatch)
+        case ["export", *_] | ["pytest"]:
+            pass
+        case ["pip", "install", "-r", file]:
+            assert (ROOT / file).is_file()
+        case ["torchrun", *rest]:
+            launch = get_args_parser().parse_args(rest)
+            assert launch.training_script == "train.py"
+            check_training(launch.training_script_args)
+        case ["python", "train.py", *rest]:
+            check_training(rest)
+        case ["python", "-m", "vig_minimal"]:
+            pass
+        case ["python", "-m", "vig_minimal", command, *rest]:
+            module, _ = COMMANDS[command]
+            parse_args = argparse.ArgumentParser.parse_args
+
+            def parse_and_stop(parser, argv=None, namespace=None):
+                parse_args(parser, argv, namespace)
+                raise Understood
+
+            with monkeypatch.context() as patch, pytest.raises(Understood):
+                patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+                importlib.import_module(f"vig_minimal.look.{module}").main(rest)
+        case _:
+            pytest.fail(f"a command that nobody knows: {' '.join(words)}")
+
+
+def check_training(argv: list[str]) -> None:
+    """Parse flags of train.py. Unless there is a checkpoint to open, settle what they mean, which builds the model."""
+    args = parse(argv)
+    if args.resume in (None, "auto"):
+        settle(args, distributed.start("cpu"))
+
+
+# ---- the pages -----------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_begins_with_the_two_commands():
+    language, block = blocks(README)[0]
+    assert language == "sh" and block.text.splitlines() == [
+        "pip install -r requirements.txt && torchrun train.py --model lrgc",
+        "pip install -r requirements.txt && pytest"]
+
+
+def test_the_five_commands_use_only_what_earlier_ones_made():
+    (_, first), (_, then) = blocks(README)[:2]
+    made, steps = [], then.text.splitlines()
+    assert len(steps) == 5
+    for line in [*first.text.splitlines(), *steps]:
+        for run in re.findall(r"runs/[\w-]+", line):
+            assert run in made, f"{line}: {run} is not there yet; only {made} is"
+        if model := re.search(r"torchrun train.py --model (\w+)", line):
+            args = parse(["--model", model[1]])
+            made.append(str(settle(args, distributed.start("cpu")).folder))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_are_short(page):
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert page != README or len(lines) < 200
+    long = [f"{page.name}:{n}" for n, line in enumerate(lines, 1) if len(line) > 120 and not line.startswith("|")]
+    assert not long
+
+
+def anchors(page: Path) -> set[str]:
+    """The names of a page's headings in links, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for file, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", prose(page)):
+        if file.startswith("https://"):
+            continue
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), f"{page.name}: {file} does not exist"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {file} has no heading {anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_of_code_that_are_named_exist(page):
+    for name in re.findall(r"`([\w/]+\.py)(?:::\w+)?`", prose(page)):
+        found = (ROOT / name).is_file() or list((ROOT / "vig_minimal").rglob(name))
+        assert found, f"{page.name}: there is no {name}"
+
+
+def test_every_image_is_used():
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    images = [path.name for path in (ROOT / "docs").iterdir() if path.suffix in IMAGES]
+    assert images and [name for name in images if name not in text] == []
+
+
+def test_the_table_of_models_is_true():
+    listed = {}
+    for row in re.findall(r"^\| `\w+_nano`.*$", README.read_text(encoding="utf-8"), re.MULTILINE):
+        _, names, _, parameters, *_ = row.split("|")
+        names, parameters = re.findall(r"`(\w+)`", names), parameters.split(";")
+        listed |= dict(zip(names, (int(number.replace(",", "")) for number in parameters), strict=True))
+    assert list(listed) == list_models()
+    for name, parameters in listed.items():
+        with torch.device("meta"):  # no memory, no numbers
+            model = create_model(name)
+        assert sum(p.numel() for p in model.parameters()) == parameters, name

@@ -75,9 +75,9 @@ def commands() -> list[Piece]:
     for page in PAGES:
         for language, block in blocks(page):
             if language == "sh":
-                text = block.text.replace("\\\n", "\n")
-                joined = re.split(r"\n(?! )", text)  # a line that begins with spaces goes on with the one before it
-                found += [Piece(page, block.line, " ".join(line.split("\n"))) for line in joined]
+                for match in re.finditer(r"(?:.*\\\n)*.+", block.text):  # a line that ends with \ goes on in the next
+                    line = block.line + block.text[:match.start()].count("\n")
+                    found.append(Piece(page, line, match[0].replace("\\\n", " ")))
         for match in re.finditer(r"`((?:torchrun |python )?(?:-m vig_minimal|train\.py) [^`]+)`", prose(page)):
             line = prose(page)[:match.start()].count("\n") + 1
             text = " ".join(match[1].split())
@@ -127,7 +127,8 @@ class Understood(BaseException):
 
 
 @pytest.mark.parametrize("piece", commands(), ids=lambda piece: piece.name)
-def test_commands_are_understood(piece, monkeypatch, capsys):
+def test_commands_are_understood(piece, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # default output folders lie below the working directory
     monkeypatch.setenv("NODE", "0")
     monkeypatch.setenv("FIRST", "localhost")
     try:
@@ -186,7 +187,8 @@ def test_the_readme_begins_with_the_two_commands():
         "pip install -r requirements.txt && pytest"]
 
 
-def test_the_five_commands_use_only_what_earlier_ones_made():
+def test_the_five_commands_use_only_what_earlier_ones_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (_, first), (_, then) = blocks(README)[:2]
     made, steps = [], then.text.splitlines()
     assert len(steps) == 5

@@ -1,7 +1,8 @@
-"""clustervig.py and the global convolutions: Eqs. 1 to 6, Table II, Algorithms 1 and 2 against loops over all nodes."""
+"""clustervig.py and the convolutions with a global feature: Eqs. 1 to 6, Table II, Algorithms 1 and 2 against loops over all nodes."""
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from reference import vig as reference
 from vig_minimal import Graph, create_model, list_constructors
 from vig_minimal.constructors import ClusterKNN, cluster_knn
 from vig_minimal.graphs.gatv2 import GATv2
-from vig_minimal.models.clustervig import DEGC, Block, ClusterGraph, ClusterViGConfig, Grapher
-from vig_minimal.models.convs import CONVS, GLOBAL_CONVS
+from vig_minimal.models.clustervig import DEGC, ClusterGraph, ClusterViG, ClusterViGConfig, Grapher
+from vig_minimal.models.convs import CONVS
 from vig_minimal.models.cost import count_macs, count_parameters, saved_bytes
 
 BATCH, GRID, DIM, OUT = 2, (3, 4), 4, 8
@@ -72,10 +73,10 @@ def test_the_four_convolutions_of_table_1_are_message_passing(name):
 
 def compare_table_2(name: str, groups: int, as_eq_4: bool = False) -> None:
     """A global convolution on a directed graph, against its row of Table II or against Eq. 4."""
-    conv = randomise(GLOBAL_CONVS[name](DIM, OUT, groups))
+    conv = randomise(CONVS[name](DIM, OUT, groups, global_feature=True))
     image, z = nodes(1, DIM, *GRID), nodes(1, CLUSTERS, DIM)
     graph, labels = Graph(NODES, index=random_index(1, NODES, NODES, k=3)), UNEVEN[0]
-    actual = conv(image, graph, z[:, labels])
+    actual = conv(image, graph, z=z[:, labels])
     x, near = as_nodes(image)[0], neighbours(graph)
     if as_eq_4:
         layer = dense_of(conv.update)
@@ -124,7 +125,7 @@ def test_global_gin(groups):
 
 
 @pytest.mark.equation("clustervig", 4)
-@pytest.mark.parametrize("name", GLOBAL_CONVS)
+@pytest.mark.parametrize("name", CONVS)
 def test_the_four_convolutions_of_table_2_are_global_message_passing(name):
     compare_table_2(name, groups=1, as_eq_4=True)
 
@@ -132,10 +133,10 @@ def test_the_four_convolutions_of_table_2_are_global_message_passing(name):
 @pytest.mark.parametrize("name", ["mr", "edge", "sage"])
 def test_each_group_sees_its_own_slice_of_node_aggregate_and_global_feature(name):
     # Group h of 4 makes outputs 2h and 2h+1 from channel h of x, of the aggregate and of z', and from no others
-    conv = randomise(GLOBAL_CONVS[name](DIM, OUT, 4))
+    conv = randomise(CONVS[name](DIM, OUT, 4, global_feature=True))
     image, z = nodes(1, DIM, *GRID), nodes(1, NODES, DIM)
     others = torch.tensor([[(v + 1) % NODES, (v + 5) % NODES] for v in range(NODES)])  # no node reads from itself
-    out = conv(image, Graph(NODES, index=others[None]), z)[0].flatten(1)
+    out = conv(image, Graph(NODES, index=others[None]), z=z)[0].flatten(1)
     for group in range(4):
         by_image, by_z = torch.autograd.grad(out[2 * group:2 * group + 2, 0].sum(), [image, z], retain_graph=True)
         by_node = by_image[0].flatten(1)
@@ -144,9 +145,10 @@ def test_each_group_sees_its_own_slice_of_node_aggregate_and_global_feature(name
 
 
 def test_epsilon_and_delta_of_global_gin_are_learnt_and_start_at_0():
-    conv = GLOBAL_CONVS["gin"](DIM, OUT)
+    conv = CONVS["gin"](DIM, OUT, global_feature=True)
     assert conv.eps.item() == 0 and conv.delta.item() == 0
     assert {"eps", "delta"} <= {name for name, _ in conv.named_parameters()}
+    assert "delta" not in CONVS["gin"](DIM, OUT).state_dict()  # ViG's own GIN has no global feature
 
 
 # --------------------------------------------------------------------------------------------- global update: Eqs. 2, 3
@@ -174,7 +176,7 @@ def test_global_update_of_the_centroids():
 
 
 @pytest.mark.equation("clustervig", "Algorithm 1")
-@pytest.mark.parametrize("conv", GLOBAL_CONVS)
+@pytest.mark.parametrize("conv", CONVS)
 def test_degc_is_algorithm_1_on_the_partitions_it_finds(conv):
     degc, image = random_degc(conv), nodes(BATCH, DIM, *GRID)
     out, graph = degc(image)
@@ -201,7 +203,7 @@ def test_graph_of_degc_connects_the_nearest_inside_each_partition():
 
 @pytest.mark.equation("clustervig", "Algorithm 2")
 @pytest.mark.parametrize("labels", [UNEVEN, None], ids=["uneven", "found"])
-@pytest.mark.parametrize("conv", GLOBAL_CONVS)
+@pytest.mark.parametrize("conv", CONVS)
 def test_degc_is_algorithm_2_which_unrolls_and_arranges_the_batch(conv, labels):
     degc, image = random_degc(conv, labels), nodes(BATCH, DIM, *GRID)
     out, graph = degc(image)
@@ -274,7 +276,7 @@ def test_grapher(groups):
 @pytest.mark.equation("clustervig", 6)
 def test_ffn_of_a_block():
     config = ClusterViGConfig(dim=DIM, patch=2, img_size=8, clusters=CLUSTERS)
-    block = randomise(Block(config, ClusterKNN(K, CLUSTERS)))
+    block = randomise(ClusterViG(replace(config, depth=1), [ClusterKNN(K, CLUSTERS)]).blocks[0])
     y = nodes(BATCH, DIM, *GRID)
     block.grapher.forward = lambda x: (y, None)  # so that the FFN's input is known
     out, _ = block(torch.zeros(BATCH, DIM, *GRID, dtype=torch.float64))
@@ -417,10 +419,10 @@ def test_any_image_size_that_gives_a_grid(img_size, patch, grid, clusters):
         assert all(len(labels.unique()) == clusters for labels in graph.labels), "an empty partition"
 
 
-@pytest.mark.parametrize("conv", GLOBAL_CONVS)
+@pytest.mark.parametrize("conv", CONVS)
 def test_any_of_the_four_convolutions_learns(conv):
     model = create_model("cvig_nano", **TINY, conv=conv, distillation=True)
-    assert all(type(block.grapher.degc.conv) is GLOBAL_CONVS[conv] for block in model.blocks)
+    assert all(type(block.grapher.degc.conv) is CONVS[conv] for block in model.blocks)
     sum(logits.square().mean() for logits in model(torch.randn(4, 3, 16, 16))).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
@@ -475,7 +477,7 @@ def test_a_training_step_is_the_same_after_the_same_seed():
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("conv", GLOBAL_CONVS)
+@pytest.mark.parametrize("conv", CONVS)
 def test_autocast_trains(conv):
     model, images = create_model("cvig_nano", **TINY, conv=conv), torch.randn(4, 3, 16, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -509,8 +511,8 @@ def test_more_partitions_than_nodes_is_an_error_at_construction(name):
 
 @pytest.mark.parametrize("field, value, says", [
     ("clusters", 0, "clusters"), ("clusters", 65, "64 nodes"), ("clusters", 2.5, "whole number"),
-    ("graph", "knn", "cluster_knn"), ("update_groups", 3, "1, 2 or 4"), ("update_groups", "all", "1, 2 or 4"),
-    ("distillation", "yes", "True or False"), ("k", 0, "k=0"), ("conv", "gat", "mr, edge, sage"),
+    ("graph", "knn", "cluster_knn"), ("update_groups", 3, "choose one of 1, 2, 4"), ("update_groups", "all", "choose one of 1, 2, 4"),
+    ("distillation", "yes", "choose one of True, False"), ("k", 0, "k=0"), ("conv", "gat", "mr, edge, sage"),
     ("threshold", 0.5, "threshold"), ("img_size", 100, "multiple"),
 ])
 def test_a_value_that_cannot_work_is_an_error_at_construction(field, value, says):

@@ -1,6 +1,8 @@
 """create_model: exact counts, every size and convolution, the config, and an error for what cannot work."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 from helpers import FAMILIES, TINY
 from vig_minimal import create_model, list_constructors, list_models
+from vig_minimal.models import registry
 from vig_minimal.models.convs import CONVS
 from vig_minimal.models.cost import count_macs, count_parameters, saved_bytes
 from vig_minimal.models.vig import ViGConfig
@@ -30,6 +33,21 @@ def test_parameters_to_the_last_one(name, parameters):
     assert count_parameters(on_meta(name)) == parameters
 
 
+def counts_of_the_table() -> dict[str, int]:
+    """The number of parameters beside each line of the registry's table."""
+    table = re.findall(r'^    "(\w+)": .* # +([\d,]+)$', Path(registry.__file__).read_text(encoding="utf-8"), re.M)
+    return {name: int(count.replace(",", "")) for name, count in table}
+
+
+def test_every_line_of_the_table_has_its_number_of_parameters():
+    assert list(counts_of_the_table()) == list_models()
+
+
+@pytest.mark.parametrize("name, parameters", counts_of_the_table().items())
+def test_the_parameters_beside_each_line_of_the_table(name, parameters):
+    assert count_parameters(on_meta(name)) == parameters
+
+
 @pytest.mark.parametrize("name, giga", [("vig_ti", 1.301), ("vig_s", 4.517), ("vig_b", 17.643), ("lrgc_ti", 1.474)])
 def test_multiply_adds_of_one_image(name, giga):
     macs = count_macs(create_model(name), torch.randn(1, 3, 224, 224))
@@ -46,6 +64,13 @@ def test_every_model_of_the_list_can_be_made():
     for name in list_models():
         classes = 10 if name.endswith("nano") else 80 if name.startswith("gkgnet") else 1000
         assert on_meta(name).config.num_classes == classes
+
+
+def test_list_models_takes_a_pattern():
+    assert list_models() == list_models("*") == list(registry.CONFIGS)
+    assert list_models("lrgc_*") == ["lrgc_nano", "lrgc_ti"]
+    assert list_models("cvig_?") == ["cvig_s", "cvig_b"]
+    assert list_models("vgi_*") == list_models("") == []
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -132,7 +157,7 @@ def test_an_unknown_graph_is_an_error_that_names_near_ones():
 @pytest.mark.parametrize("field, value, says", [
     ("img_size", 4, "patch"), ("img_size", 100, "multiple"), ("img_size", 0, "img_size"), ("img_size", -64, "img_size"),
     ("img_size", (64,), "height, width"), ("img_size", "64", "img_size"), ("img_size", (64, 60), "multiple"),
-    ("patch", 3, "2, 4, 8 or 16"), ("patch", 32, "2, 4, 8 or 16"), ("dim", 0, "multiple"), ("dim", 30, "multiple"),
+    ("patch", 3, "2, 4, 8, 16"), ("patch", 32, "2, 4, 8, 16"), ("dim", 0, "at least 1"), ("dim", 30, "multiple"),
     ("depth", 0, "at least 1"), ("depth", 2.5, "whole number"), ("num_classes", 0, "at least 1"),
     ("num_classes", "ten", "whole number"), ("k", 0, "k=0"), ("k", 33, "64 nodes"), ("conv", "gat", "mr, edge, sage"),
     ("drop_path", 1.0, "less than 1"), ("drop_path", -0.1, "at least 0"), ("drop_path", "no", "number"),

@@ -13,7 +13,8 @@ from vig_minimal import create_model
 from vig_minimal.constructors import KNN, GroupKNN
 from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.models.cost import count_macs, count_parameters
-from vig_minimal.models.pyramid import Block, Grapher, position_table, relative_positions
+from vig_minimal.models.layers import FFN, Block
+from vig_minimal.models.pyramid import Grapher, position_table, relative_positions
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "relative_position.npz"
 TINY = {"dim": (8, 16), "depth": (1, 2), "pool": (2, 1), "img_size": 16, "patch": 2, "num_classes": 5, "k": 3}
@@ -46,7 +47,7 @@ def test_grapher_reads_from_the_means_of_its_patches(groups, pool, grid):
 
 
 def test_a_block_is_a_grapher_and_then_an_ffn():
-    block, image = randomise(Block(8, KNN(2), "mr", 2, 0.0)), nodes(1, 8, 4, 4)
+    block, image = randomise(Block(Grapher(8, KNN(2), "mr", 2, 0.0), FFN(8))), nodes(1, 8, 4, 4)
     relative = torch.zeros(16, 4, dtype=torch.float64)
     ffn = block.ffn
     expected = image_by_image(lambda one: torch.stack([lrgc_ffn(x[None], dense_of(ffn.fc1), dense_of(ffn.fc2))[0]
@@ -223,10 +224,10 @@ def test_compiled_it_computes_the_same(name):
 @pytest.mark.parametrize("fields, says", [
     ({"dim": (8, 18)}, "multiples of 4"), ({"dim": 8}, "one a stage"),
     ({"depth": (1,)}, "each needs one number a stage"), ({"depth": (1, 0)}, "at least 1"),
-    ({"pool": (16, 1)}, "too few to pool"), ({"patch": 16}, "2, 4 or 8"), ({"img_size": 17}, "multiples of patch"),
+    ({"pool": (16, 1)}, "too few to pool"), ({"patch": 16}, "choose one of 2, 4, 8"), ({"img_size": 17}, "multiples of patch"),
     ({"graph": "lrgc"}, "knn and group_knn"), ({"conv": "gat"}, "mr, edge"),
     ({"graph": "group_knn", "groups": 3}, "multiples of it"), ({"graph": "group_knn", "conv": "edge"}, "mixes all"),
-    ({"drop_path": 1.0}, "a probability"), ({"k": 0}, "at least 1 neighbour"), ({"num_classes": 0}, "at least 1"),
+    ({"drop_path": 1.0}, "a probability"), ({"k": 0}, "k=0: must be at least 1"), ({"num_classes": 0}, "at least 1"),
     ({"k": 2.5}, "whole number"), ({"dims": (1, 2)}, "no field 'dims'"),
 ])
 def test_what_cannot_be_built_is_one_sentence(fields, says):

@@ -8,8 +8,9 @@ from helpers import FAMILIES, TINY, as_nodes, assert_same, dense_of, directed_ed
 from reference.vig import dilation_by_block, grapher, nearest, neighbours_by_block
 from vig_minimal import Graph, create_model
 from vig_minimal.constructors import KNN, knn_per_block
+from vig_minimal.models.layers import FFN, Block
 from vig_minimal.models.registry import CONFIGS
-from vig_minimal.models.vig import Block, Grapher, ViGConfig
+from vig_minimal.models.vig import Grapher, ViGConfig
 
 # ------------------------------------------------------------------------------------------------- equations of a block
 
@@ -74,7 +75,7 @@ def test_renumbering_the_patches_renumbers_a_block(name):
 
 
 def test_a_block_is_a_grapher_and_then_an_ffn():
-    block = randomise(Block(8, KNN(2)))
+    block = randomise(Block(Grapher(8, KNN(2)), FFN(8)))
     image = nodes(1, 8, 2, 2)
     after_grapher, graph = block.grapher(image)
     out, block_graph = block(image)

@@ -1,12 +1,12 @@
 """ClusterViG: globally aware Vision GNNs by image partitioning (Parikh, Fein-Ashley, Ye, Kannan, Prasanna, 2025).
 
-Nodes are partitioned by k-means, each reads from its nearest in its own partition, and from its partition's centroid,
-which has read from all others. In the paper's order:
+k-means partitions the nodes. A node reads from its nearest nodes in its own partition, and from the centroid of its
+partition, which has read from all other centroids. In the paper's order:
 
     equation       says                                                        is
     Eq. 1          x_i = Ψ(x_i, ⊕_j Φ(x_i, x_j)); Table I                      `convs.MRConv` and three others
     Eqs. 2, 3      z'_i = Σ_j α_ji LIN_L(z_j), α by GATv2                      `gatv2.GATv2`
-    Eq. 4          x'_v = Ψ(x_v, z'_i, ⊕_u Φ(x_v, x_u, z'_i)); Table II        `convs.GlobalMRConv` and three others
+    Eq. 4          x'_v = Ψ(x_v, z'_v, ⊕_u Φ(x_v, x_u, z'_v)); Table II        the same four with `global_feature=True`
     Algorithm 1    partition, graphs, global update, local update              `DEGC`
     Algorithm 2    the same for partitions of any size in a batch              `DEGC`: labels and a mask, no scatter
     Eq. 5          Y = σ(DEGC((CPE(X) + X) W_1)) W_2 + X                       `Grapher`
@@ -16,16 +16,16 @@ which has read from all others. In the paper's order:
     X         x                     (B, N, C), nodes of the (B, C, H, W) image, N = H·W
     κ, K      clusters, k           partitions; neighbours, K growing linearly to 2K over the blocks
     V^i       graph.labels          (B, N) int64: the partition of every node, 0 to κ − 1
-    G^i       graph                 N targets, N sources, edges only inside a partition
+    G^i       graph                 N targets v, N sources u, edges only inside a partition
     z_i       graph.centroids       (B, κ, C): the mean of a partition, with gradient
     α_ji      graph.attention       (B, κ, κ, heads): target i, source j, head
-    z'_i      z_updated             (B, κ, C), then (B, N, C): of each node its own partition's
+    z'_i      z_updated             (B, κ, C); gathered to (B, N, C), z'_v is that of v's partition
     X'        update                (B, 2C, H, W)
 
 Differs from the print: BN after every linear layer, GELU of Eq. 5 inside DEGC's MLP, a bias after Eq. 2's sum, and a
-position embedding after the stem, as the released code has them; without the last the published parameter counts do
-not come out. With them they do only if the MLP of DEGC has 1 group in Ti and 4 in S and B.
-Differs from the released code: k-means from one start, at most 20 iterations, the same start in every evaluation
+position embedding after the stem, as in the released code. The published parameter counts need the embedding, and an
+MLP of DEGC with 1 group in Ti and 4 in S and B.
+Differs from the released code: k-means has one start, at most 20 iterations, and the same start in every evaluation
 (released: 4 random starts, 50 iterations, in evaluation too, so that logits differ from call to call); features are not
 centred in place; z_i carries a gradient; x, m and z' are interleaved, so that every group sees a slice of all three.
 """
@@ -41,49 +41,41 @@ from ..constructors.cluster_knn import cluster_graph
 from ..graphs.gatv2 import GATv2
 from ..graphs.graph import Graph
 from ..graphs.kmeans import partition_mean
-from .convs import GLOBAL_CONVS
-from .layers import FFN, DropPath, Stem, conv_bn, head, init_weights, position_encoding, to_nodes
+from .checks import check_choices
+from .convs import CONVS
+from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, head, init_weights, to_nodes
 from .vig import ViGConfig, encode
 
 
 @dataclass(frozen=True)
 class ClusterGraph(Graph):
-    """The graph of one DEGC, with what made it. `adj()`, `degree()` and all else as for any Graph.
+    """The graph of one DEGC, with the partitions that made it. `adj()`, `degree()` and all else as for any Graph."""
 
-    labels: (B, N) int64, the partition of every node. centroids z: (B, κ, C), the mean of every partition.
-    attention α: (B, κ, κ, heads), how much target i reads from source j in the global update.
-    """
-
-    labels: Tensor | None = None
-    centroids: Tensor | None = None
-    attention: Tensor | None = None
+    labels: Tensor | None = None     # (B, N) int64: the partition of every node
+    centroids: Tensor | None = None  # z: (B, κ, C), the mean of every partition
+    attention: Tensor | None = None  # α: (B, κ, κ, heads), how much target i reads from source j in the global update
 
 
 @dataclass(frozen=True)
 class ClusterViGConfig(ViGConfig):
-    """Everything that makes one ClusterViG: a ViGConfig (`clusters` is κ) and two more. Raises ValueError for what
-    cannot work."""
+    """A ViGConfig (`clusters` is κ) with two more fields. Raises ValueError for what cannot work."""
 
-    graph: str = "cluster_knn"          # and no other: the global update needs partitions
+    graph: str = "cluster_knn"          # no other: the global update needs partitions
     update_groups: int = 4              # heads of DEGC's MLP: 1, 2 or 4
-    distillation: bool = False          # a second classifier, which learns from a teacher
+    distillation: bool = False          # adds a second classifier, which learns from a teacher
 
     def __post_init__(self):
         super().__post_init__()
         if self.graph != "cluster_knn":
             raise ValueError(f"graph={self.graph!r}: ClusterViG reads its partitions, which graph='cluster_knn' makes")
-        if not isinstance(self.update_groups, int) or self.update_groups not in (1, 2, 4):
-            raise ValueError(f"update_groups={self.update_groups!r}: the update has 1, 2 or 4 groups")
-        if not isinstance(self.distillation, bool):
-            raise ValueError(f"distillation={self.distillation!r}: True or False")
+        check_choices(self, update_groups=(1, 2, 4), distillation=(True, False))
 
 
 class DEGC(nn.Module):
     """Dynamic Efficient Graph Convolution, Algorithm 1, for a whole batch of images at once (Algorithm 2).
 
-    Partitions of one image differ in size. Algorithm 2 sorts the nodes of all images by partition, works on the B·κ
-    pieces, and sorts back; here the nodes stay where they are, and labels say which may be neighbours.
-
+    Partitions differ in size, so Algorithm 2 sorts the nodes of all images by partition, works on the B·κ pieces, and
+    sorts back. Here the nodes stay in place, and labels say which may be neighbours.
     (B, C, H, W) -> (B, out_dim, H, W) and the ClusterGraph.
     """
 
@@ -91,10 +83,10 @@ class DEGC(nn.Module):
         super().__init__()
         self.constructor = constructor
         self.attention = GATv2(dim, dim)
-        self.conv = GLOBAL_CONVS[conv](dim, out_dim, groups)
+        self.conv = CONVS[conv](dim, out_dim, groups, global_feature=True)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ClusterGraph]:
-        # ClusterViG Algorithm 1, in its order; ClusterViG Algorithm 2, since images and partitions go together
+        # ClusterViG Algorithm 1, in its order; ClusterViG Algorithm 2, since all images and partitions go at once
         x = to_nodes(image)  # X: (B, N, C)
         labels = self.constructor.partition(x)  # V^i: (B, N)
         clusters, k = self.constructor.clusters, self.constructor.k
@@ -102,19 +94,20 @@ class DEGC(nn.Module):
         z = partition_mean(x, labels, clusters)  # z_i: (B, κ, C)
         z_updated, attention = self.attention(z, return_attention=True)  # z'_i: (B, κ, C), α_ji
         own = labels[..., None].expand(-1, -1, z_updated.shape[-1])
-        update = self.conv(image, graph, z_updated.gather(1, own))  # X': (B, out_dim, H, W)
+        update = self.conv(image, graph, z=z_updated.gather(1, own))  # X': (B, out_dim, H, W)
         return update, ClusterGraph(graph.num_sources, graph.index, graph.weights, labels, z, attention)
 
 
 class Grapher(nn.Module):
-    """DEGC between two linear layers, on nodes that know their place: Y = σ(DEGC((CPE(X) + X) W_1)) W_2 + X.
+    """Y = σ(DEGC((CPE(X) + X) W_1)) W_2 + X: (B, C, H, W) -> (B, C, H, W) and the ClusterGraph.
 
-    (B, C, H, W) -> (B, C, H, W) and the ClusterGraph.
+    CPE, conditional positional encoding (Chu et al., 2021), is a 7×7 depthwise convolution: a node learns its place
+    from its surroundings and from the zeros around the image.
     """
 
     def __init__(self, config: ClusterViGConfig, constructor: ClusterKNN, drop_path: float = 0.0):
         super().__init__()
-        self.cpe = position_encoding(config.dim)
+        self.cpe = nn.Conv2d(config.dim, config.dim, 7, padding=3, groups=config.dim)
         self.fc1 = conv_bn(config.dim, config.dim)
         self.degc = DEGC(config.dim, 2 * config.dim, constructor, config.conv, config.update_groups)
         self.fc2 = conv_bn(2 * config.dim, config.dim)
@@ -127,34 +120,20 @@ class Grapher(nn.Module):
         return self.drop_path(self.fc2(update)) + x, graph
 
 
-class Block(nn.Module):
-    """Grapher, then FFN: (B, C, H, W) -> (B, C, H, W) and the ClusterGraph."""
-
-    def __init__(self, config: ClusterViGConfig, constructor: ClusterKNN, drop_path: float = 0.0):
-        super().__init__()
-        self.grapher = Grapher(config, constructor, drop_path)
-        self.ffn = FFN(config.dim, drop_path)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ClusterGraph]:
-        y, graph = self.grapher(x)
-        # ClusterViG Eq. 6: Z = σ(Y W'_1) W'_2 + Y, the same as ViG's FFN
-        return self.ffn(y), graph
-
-
 class ClusterViG(nn.Module):
     """Stem, position embedding, blocks of one width on one grid, average pooling, one or two classifiers (Figure 4).
 
-    constructors: one a block, as `cluster_constructors(config)` makes them.
+    constructors: one for each block, as `constructors.cluster_knn_per_block(config)` makes them.
     """
 
     def __init__(self, config: ClusterViGConfig, constructors: Sequence[ClusterKNN]):
         super().__init__()
         self.config = config
         # ClusterViG section IV-C: k_h convolutions of stride 2, k_s of stride 1, k_h + k_s = 4, and a last one
-        self.stem = Stem(config.dim, config.patch, widenings=4, narrowest=64)
+        self.stem = Stem(config.dim, config.patch, layers=4, narrowest=64)
         self.position = nn.Parameter(torch.zeros(1, config.dim, *config.grid))
-        rates = [config.drop_path * l / max(1, config.depth - 1) for l in range(config.depth)]
-        self.blocks = nn.ModuleList(Block(config, constructor, rate)
+        rates = drop_path_rates(config.drop_path, config.depth)
+        self.blocks = nn.ModuleList(Block(Grapher(config, constructor, rate), FFN(config.dim, rate))
                                     for constructor, rate in zip(constructors, rates, strict=True))
         self.head = head(config.dim, config.num_classes, config.dropout)
         self.distilled = nn.Conv2d(1024, config.num_classes, 1) if config.distillation else None
@@ -163,8 +142,7 @@ class ClusterViG(nn.Module):
     def forward(self, images: Tensor, return_graphs: bool = False):
         """Logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the ClusterGraph of every block.
 
-        With distillation, training gives two: what learns from the labels, and what learns from the teacher; evaluation
-        gives their mean.
+        With distillation, training gives the logits of both classifiers, (labels', teacher's), evaluation their mean.
         """
         x, graphs = encode(self, images, return_graphs)
         *layers, classifier = self.head

@@ -4,26 +4,28 @@ Every image of a batch reads from the same proxy set: learnable proxies and a fe
 graph is bipartite and complete; only images are targets. In the paper's order:
 
     equation       says                                                           is
-    Eq. 1          L: anchors, drawn uniformly, one (or more) a class             `draw_anchors`, `anchors.Anchors`
+    Eq. 1          L: anchors, drawn uniformly, one (or more) a class             `draw_anchors`, `training.anchors`
     Eq. 2          mean of the image and the proxy set; the maximum               `Mean`, `Maximum`
     Eq. 3          e_ij = aᵀ LeakyReLU(W [h_i ‖ h_j])                             `CNN2GNN`
     Algorithm 1    e from W_1 g + W_2 g, softmax, z = α·W_2 g                     `CNN2GNN`
-    Eq. 4          X_emb, L_emb = φ(X), φ(L)                                      `CNN2Graph.forward`
+    Eq. 4          X_emb, L_emb = φ(X), φ(L)                                      `CNN2Graph._train`
     Eqs. 5, 6      cross-attention over anchors, over proxies                     `CNN2Transformer`
     Eq. 7          z = ω(X_emb, L_mha, P_mha), ω = cat or max                     `CNN2Transformer`
-    Eqs. 8-17      losses                                                         `losses`, `tasks.BipartiteTask`
+    Eqs. 8-17      losses                                                         `training.losses`, `training.tasks`
 
     symbol    variable                shape
-    X_emb     x                       (B, F): embeddings of images
+    φ         backbone                (B, 3, H, W) to (B, F): `resnet.ResNet`
+    X_emb     x                       (B, F): embeddings of images, the targets i
     L         anchors                 (A, F), A = classes · anchors_per_class: embeddings of anchors, class after class
     P         proxies                 (P, F), P = classes · proxies_per_class: parameters, class after class
     α         attention               (B, H, A + P): anchors first; sums to 1 over anchors, and over proxies
     z_out     z                       (B, F)
 
-Differs from the print: Eq. 2's D^{-1/2} A D^{-1/2} is D^{-1} A, a plain mean: in the graph of a mini-batch every proxy
-has the degree B, and an image's answer would depend on how many others are in its batch (for B = 1 + A + P the two are
-the same). ω = cat is followed by a linear layer 3F → F, so that images, anchors and proxies can share one classifier,
-as section 3.4 has it. Eq. 6 prints W_k1 for W_k2. An image's own edge in CNN2GNN is normalised alone: its weight is 1.
+Differs from the print (no code was released):
+* Eq. 2's D^{-1/2} A D^{-1/2} is D^{-1} A, a plain mean. In the graph of a mini-batch every proxy has the degree B, and
+  an image's answer would depend on how many others are in its batch (for B = 1 + A + P the two are the same).
+* A linear layer 3F → F follows ω = cat, so that images, anchors and proxies share one classifier (section 3.4).
+* Eq. 6 prints W_k1 for W_k2. An image's own edge in CNN2GNN is normalised alone: its weight is 1.
 """
 
 from dataclasses import dataclass
@@ -35,10 +37,8 @@ from torch import Tensor, nn
 
 from ..graphs.distance import full_precision
 from ..graphs.graph import Graph
+from .checks import check_choices, check_whole, image_size
 from .resnet import BACKBONES, ResNet
-from .vig import check_numbers, size_pair
-
-AGGREGATIONS = ("none", "mean", "max", "gnn", "transformer")
 
 
 @dataclass(frozen=True)
@@ -46,31 +46,23 @@ class CNN2GraphConfig:
     """Everything that makes one model. Raises ValueError for what cannot work."""
 
     backbone: str = "resnet18"        # nano, resnet18 or resnet34
-    aggregation: str = "transformer"  # none is the plain ResNet; mean, max, gnn (CNN2GNN), transformer
+    aggregation: str = "transformer"  # none (the plain ResNet), mean, max, gnn (CNN2GNN) or transformer
     num_classes: int = 1000
     img_size: int | tuple[int, int] = 224
     stem: str | None = None           # cifar (for small images) or imagenet; None is cifar up to 48 pixels
     heads: int = 4                    # H of the attention
     omega: str = "cat"                # aggregation="transformer": ω of Eq. 7, cat or max
-    aggregate_self: bool = True       # whether an image reads from itself too (Table 3: not)
+    aggregate_self: bool = True       # False: an image does not read from itself (Table 3)
     anchors_per_class: int = 1
     proxies_per_class: int = 1
 
     def __post_init__(self):
-        check_numbers(self, ("num_classes", "heads", "anchors_per_class", "proxies_per_class"), ())
-        object.__setattr__(self, "img_size", size_pair(self.img_size))
+        object.__setattr__(self, "img_size", image_size(self.img_size))
         if self.stem is None:
             object.__setattr__(self, "stem", "cifar" if max(self.img_size) <= 48 else "imagenet")
-        for name, choices in (("backbone", tuple(BACKBONES)), ("aggregation", AGGREGATIONS),
-                              ("stem", ("cifar", "imagenet")), ("omega", ("cat", "max")),
-                              ("aggregate_self", (True, False))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(str, choices))}")
-        for name in ("num_classes", "heads", "anchors_per_class", "proxies_per_class"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        if min(self.img_size) < 1:
-            raise ValueError(f"img_size={self.img_size[0]}×{self.img_size[1]}: at least 1 pixel")
+        check_whole(self, "num_classes", "heads", "anchors_per_class", "proxies_per_class")
+        check_choices(self, backbone=BACKBONES, aggregation=("none", *AGGREGATIONS), stem=("cifar", "imagenet"),
+                      omega=("cat", "max"), aggregate_self=(True, False))
         dim = BACKBONES[self.backbone][0][-1]
         if dim % self.heads:
             raise ValueError(f"heads={self.heads}: must divide the embedding's {dim} numbers")
@@ -92,22 +84,22 @@ def draw_anchors(labels: Tensor, classes: int, per_class: int, generator: torch.
 
 
 class Mean(nn.Module):
-    """z_i = mean of the image and the proxy set (Eq. 2 with D^{-1} A): x (B, F), (A, F) and (P, F) -> (B, F)."""
+    """Mean of the image and the proxy set: x (B, F), anchors (A, F), proxies (P, F) -> z (B, F), weights
+    (B, 1, A + P)."""
 
     def __init__(self, config: CNN2GraphConfig, dim: int):
         super().__init__()
         self.aggregate_self = config.aggregate_self
 
     def forward(self, x: Tensor, anchors: Tensor, proxies: Tensor) -> tuple[Tensor, Tensor]:
-        # CNN2GNN Eq. 2
+        # CNN2GNN Eq. 2, with D^{-1} A
         count = len(anchors) + len(proxies) + self.aggregate_self
         total = (anchors.sum(0) + proxies.sum(0)).expand_as(x) + (x if self.aggregate_self else 0)  # (B, F)
-        weights = x.new_full((len(x), 1, len(anchors) + len(proxies)), 1 / count)
-        return total / count, weights
+        return total / count, x.new_full((len(x), 1, len(anchors) + len(proxies)), 1 / count)
 
 
 class Maximum(nn.Module):
-    """z_i = max of the image and the proxy set, for each feature. As `Mean`; every edge has weight 1."""
+    """Maximum over the image and the proxy set, for each feature. As `Mean`; every edge has weight 1."""
 
     def __init__(self, config: CNN2GraphConfig, dim: int):
         super().__init__()
@@ -173,29 +165,28 @@ class CNN2Transformer(nn.Module):
         return (alpha @ v).transpose(0, 1).flatten(1), alpha.transpose(0, 1)
 
 
-MODULES = {"mean": Mean, "max": Maximum, "gnn": CNN2GNN, "transformer": CNN2Transformer}
+AGGREGATIONS = {"mean": Mean, "max": Maximum, "gnn": CNN2GNN, "transformer": CNN2Transformer}
 
 
 class Output(NamedTuple):
-    """What the losses of training need. Logits of images (B, c), anchors (A, c), proxies (P, c); their L2-normalised
-    embeddings (·, F); the labels of anchors (A,) and proxies (P,)."""
+    """A training step's output, which the losses read; A anchors and P proxies, class after class."""
 
-    logits: Tensor
-    anchor_logits: Tensor
-    proxy_logits: Tensor
-    x: Tensor
-    anchors: Tensor
-    proxies: Tensor
-    anchor_labels: Tensor
-    proxy_labels: Tensor
+    logits: Tensor         # (B, classes)
+    anchor_logits: Tensor  # (A, classes)
+    proxy_logits: Tensor   # (P, classes)
+    x: Tensor              # embeddings, L2-normalised: (B, F)
+    anchors: Tensor        # (A, F)
+    proxies: Tensor        # (P, F)
+    anchor_labels: Tensor  # (A,)
+    proxy_labels: Tensor   # (P,)
 
 
 class CNN2Graph(nn.Module):
     """Backbone, aggregation over the proxy set, one linear classifier for images, anchors and proxies.
 
-    In training, `anchor_images` (A, 3, H, W) go through the backbone with every batch; whoever trains sets them. In
-    evaluation their embeddings are in `anchors`, put there by `store_anchors`, so that an image costs one pass of the
-    backbone and O(classes). Anchors and proxies do not attend.
+    Anchors and proxies do not attend. In training, `anchor_images` (A, 3, H, W), set by the training loop, go through
+    the backbone with every batch. In evaluation `anchors` has their embeddings, put there by `store_anchors`, so that
+    an image costs one pass of the backbone and O(classes).
     """
 
     def __init__(self, config: CNN2GraphConfig):
@@ -207,7 +198,7 @@ class CNN2Graph(nn.Module):
         self.attends = config.aggregation in ("gnn", "transformer")
         self.anchor_images: Tensor | None = None
         if config.aggregation != "none":
-            self.aggregate = MODULES[config.aggregation](config, dim)
+            self.aggregate = AGGREGATIONS[config.aggregation](config, dim)
             self.proxies = nn.Parameter(torch.empty(config.num_classes * config.proxies_per_class, dim))
             nn.init.kaiming_normal_(self.proxies)  # He initialisation, section 4.1
             self.register_buffer("anchors", torch.zeros(config.num_classes * config.anchors_per_class, dim))
@@ -219,7 +210,7 @@ class CNN2Graph(nn.Module):
         return self.backbone.blocks
 
     def labels(self, per_class: int) -> Tensor:
-        """The classes of so many anchors or proxies a class: (classes · per_class,)."""
+        """Classes of the anchors or proxies, `per_class` of each class: (classes · per_class,)."""
         return torch.arange(self.config.num_classes, device=self.classifier.weight.device).repeat_interleave(per_class)
 
     @torch.no_grad()

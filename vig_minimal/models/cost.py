@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Trainable numbers. Tables that are not learnt are buffers, and not counted."""
+    """Count the trainable numbers. Tables that are not learnt are buffers, and not counted."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -14,7 +14,7 @@ def count_parameters(model: nn.Module) -> int:
 def count_macs(model: nn.Module, images: Tensor) -> float:
     """Multiply-adds of one image in evaluation: convolutions, linear layers, matrix products; graph construction too.
 
-    As torch's `FlopCounterMode` counts them: half its FLOPs, a multiply-add being two. images: (B, 3, H, W).
+    images: (B, 3, H, W). Half the FLOPs that torch's `FlopCounterMode` counts, since a multiply-add is two.
     """
     was_training = model.training
     model.eval()
@@ -25,10 +25,9 @@ def count_macs(model: nn.Module, images: Tensor) -> float:
 
 
 def saved_bytes(model: nn.Module, images: Tensor) -> float:
-    """Bytes an image that autograd keeps between forward and backward, without the weights, which are there anyway.
+    """Bytes for each image of (B, 3, H, W) that autograd keeps from forward to backward, the weights not counted.
 
-    Each storage counts once, whole, however many tensors saved for the backward pass are views of it.
-    images: (B, 3, H, W); the larger B, the less the batch statistics' own few bytes matter.
+    Each storage counts once, whole, however many saved tensors are views of it.
     """
     weights = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
@@ -40,6 +39,6 @@ def saved_bytes(model: nn.Module, images: Tensor) -> float:
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = model(images)  # held until the end, so that no storage is freed and its address counted once for two
+        output = model(images)  # held until the end: a freed storage's address could come again and not be counted
     del output
     return sum(kept.values()) / len(images)

@@ -1,28 +1,28 @@
 """GKGNet: multi-label recognition with one graph over labels and patches (Yao et al., ECCV 2024).
 
 Patches are the nodes of a Pyramid ViG, in which every group of channels has neighbours of its own. Labels are nodes
-too: after every stage each label reads from the patches that are nearest to it. In the paper's order:
+too: after every stage each label reads from the patches nearest to it. In the paper's order:
 
     section, equation         says                                               is
     section 3.2, group k-NN   D_ig has its k nearest among S_g                   `constructors.GroupKNN`
-    Eq. 1                     D'_ig = max_k (Ŝ_kg − D_ig)                        `convs.MRConv` over a `GroupGraph`
+    Eq. 1                     D'_ig = max_j (Ŝ_jg − D_ig)                        `convs.MRConv` over a `GroupGraph`
     Eq. 2                     D + FFN(D + Linear(Concat(D, D')))                 `CrossLevel`; patches: `pyramid.Block`
     section 3.3               patches read from patches, labels from patches     `GKGNet`
     Eq. 3                     Y = σ(Y_xp + Y_xl)                                 `GKGNet.forward`, before σ
-    section 3.4               L_smooth + L_asy                                   `losses`, `engine.MultiLabelTask`
+    section 3.4               L_smooth + L_asy                                   `training.tasks.MultiLabelTask`
 
     symbol    variable              shape
-    S         patches               (B, N, C), nodes of the stage's (B, C, H, W) image; sources, pooled for patches only
-    D         patches, or labels    (B, L, C): destinations, L = num_classes
-    G, K      groups, k             2 groups with 9 neighbours each: a node has 9 to 18 sources
+    S         patches               (B, N, C), nodes of the stage's (B, C, H, W) image: the sources j
+    D         labels                (B, L, C): the targets i («destinations»), L = num_classes
+    G, K      groups, k             2 groups g with 9 neighbours each: a node has 9 to 18 sources
     D'        m                     (B, L, C), inside the graph convolution
     D̃         cross(labels, x)      (B, C, L, 1): labels as an image one node wide, so that BN sees labels × images
-    Y_xl      of_labels             (B, L): of label l the l-th row of the weight alone
-    Y_xp      of_patches            (B, L)
+    Y_xl      of_labels             (B, L): label l times the l-th row of the weight
+    Y_xp      of_patches            (B, L): the mean patch times the weight
 
-Differs from the print, as the released code does (its weights need it): Eq. 1 is Ŝ − D, as in ViG, where the paper
-prints D − Ŝ; Linear of Eq. 2 is ViG's Grapher: fc1 before the graph, an update of 4 heads over interleaved D and D',
-fc2; a second residual goes around FFN. Patches enter the cross level as they are, without fc1.
+Differs from the print, as the released code does (its weights need it): Eq. 1 is Ŝ − D, as in ViG, and not the printed
+D − Ŝ; Eq. 2's Linear is the whole of ViG's Grapher (fc1 before the graph, an update of 4 heads over interleaved D and
+D', fc2); a second residual goes around FFN. Patches enter the cross level as they are, without fc1.
 Differs from the released code: label l's score is computed alone, not as the diagonal of an L × L matrix.
 """
 
@@ -34,14 +34,13 @@ from torch import Tensor, nn
 from ..constructors import GroupKNN
 from ..graphs.graph import Graph
 from .convs import CONVS
-from .layers import FFN, DropPath, Stem, conv_bn, init_weights, to_nodes
-from .pyramid import PyramidConfig, embed, stages
+from .layers import FFN, DropPath, Stem, conv_bn, drop_path_rates, embed, init_weights, to_nodes
+from .pyramid import PyramidConfig, Stage
 
 
 @dataclass(frozen=True)
 class GKGNetConfig(PyramidConfig):
-    """Everything that makes one GKGNet: a PyramidConfig, `num_classes` being the labels L. Raises ValueError for what
-    cannot work."""
+    """A PyramidConfig whose `num_classes` are the labels L. Raises ValueError for what cannot work."""
 
     graph: str = "group_knn"  # of patches and labels; groups=1 is plain k-NN
     num_classes: int = 80
@@ -55,7 +54,7 @@ class GKGNetConfig(PyramidConfig):
 
 
 class CrossLevel(nn.Module):
-    """Cross-Level Group KGCN: every label reads from the patches nearest to it, never a patch from a label.
+    """Cross-Level Group KGCN: every label reads from the patches nearest to it; no patch reads from a label.
 
     D̃ = y + FFN(y),  y = D + fc2(GELU(update(D_1, D')));  D_1 = fc1(D), D' the group max-relative of Eq. 1.
     labels (B, C, L, 1) and the stage's patches (B, C, H, W) -> labels (B, C, L, 1) and the GroupGraph.
@@ -72,11 +71,20 @@ class CrossLevel(nn.Module):
 
     def forward(self, labels: Tensor, x: Tensor) -> tuple[Tensor, Graph]:
         d, patches = self.fc1(labels), to_nodes(x)  # (B, C, L, 1), (B, N, C)
-        graph = self.constructor(to_nodes(d), sources=patches)  # L targets, N sources
-        # GKGNet Eq. 1: D'_ig = max_k (Ŝ_kg − D_ig), printed the other way round; inside the convolution
+        graph = self.constructor(to_nodes(d), d.shape[2:], sources=patches)  # L targets, N sources
+        # GKGNet Eq. 1: D'_ig = max_j (Ŝ_jg − D_ig), printed the other way round; inside the convolution
         update = self.conv(d, graph, patches)  # (B, 2C, L, 1)
         # GKGNet Eq. 2: the destination's own residual, then that of FFN
         return self.ffn(self.drop_path(self.fc2(update)) + labels), graph
+
+
+def cross_level(config: GKGNetConfig, stage: int) -> CrossLevel:
+    """The cross level after a stage. Its sources are all patches of the stage, not pooled; there is no dilation and no
+    relative position; the drop-path rate is that of the stage's first block, as in the released code."""
+    height, width = config.grids[stage]
+    constructor = GroupKNN(min(config.k, height * width), config.groups)
+    rate = drop_path_rates(config.drop_path, sum(config.depth))[sum(config.depth[:stage])]
+    return CrossLevel(config.dim[stage], constructor, config.conv, rate)
 
 
 class GKGNet(nn.Module):
@@ -87,15 +95,14 @@ class GKGNet(nn.Module):
         self.config = config
         self.stem = Stem(config.dim[0], config.patch)
         self.position = nn.Parameter(torch.zeros(1, config.dim[0], *config.grid))
-        self.stages = stages(config)
+        self.stages = nn.ModuleList(Stage(config, i) for i in range(len(config.depth)))
         self.labels = nn.Embedding(config.num_classes, config.dim[0])  # D before the first stage
-        self.cross = nn.ModuleList(CrossLevel(dim, _label_constructor(config, i), config.conv, _drop_path(config, i))
-                                   for i, dim in enumerate(config.dim))
+        self.cross = nn.ModuleList(cross_level(config, i) for i in range(len(config.dim)))
         self.widen = nn.ModuleList(nn.Linear(dim, wider) for dim, wider in zip(config.dim, config.dim[1:]))
         self.of_labels = nn.Linear(config.dim[-1], config.num_classes)
         self.of_patches = nn.Linear(config.dim[-1], config.num_classes)
         init_weights(self)
-        for classifier in (self.of_labels, self.of_patches):  # every probability starts near ½, whatever the depth
+        for classifier in (self.of_labels, self.of_patches):  # so that every probability starts near ½
             nn.init.normal_(classifier.weight, std=0.01)
             nn.init.zeros_(classifier.bias)
 
@@ -129,14 +136,3 @@ class GKGNet(nn.Module):
             labels = to_nodes(nodes)
             graphs += [*made, graph] if keep_graphs else []
         return labels, x, graphs
-
-
-def _label_constructor(config: GKGNetConfig, stage: int) -> GroupKNN:
-    """Group k-NN of labels among all patches of a stage, not pooled, without dilation or relative positions."""
-    height, width = config.grids[stage]
-    return GroupKNN(min(config.k, height * width), config.groups)
-
-
-def _drop_path(config: GKGNetConfig, stage: int) -> float:
-    """The rate of the stage's first block, as in the released code."""
-    return config.drop_path * sum(config.depth[:stage]) / max(1, sum(config.depth) - 1)

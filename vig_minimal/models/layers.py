@@ -1,14 +1,17 @@
 """The parts between the graphs: stem, FFN, head, stochastic depth, and the two views of one tensor.
 
-Convolutions see images (B, C, H, W), graphs see nodes (B, N, C) with N = H·W. In `channels_last` memory an image *is*
-contiguous (B, N, C), so going from one to the other copies nothing.
+Convolutions see images (B, C, H, W), graphs see nodes (B, N, C) with N = H·W. Images are kept in `channels_last`
+memory, where the C numbers of a patch lie side by side. So an image *is* a contiguous (B, N, C), and changing the view
+copies nothing.
 """
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from ..graphs.draws import draw
+from ..graphs.graph import Graph
 
 
 def to_nodes(image: Tensor) -> Tensor:
@@ -22,7 +25,7 @@ def to_image(nodes: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def conv_bn(in_dim: int, out_dim: int, groups: int = 1) -> nn.Sequential:
-    """A linear layer on every node, with batch norm: 1×1 convolution, BN."""
+    """The same linear layer on every node, then batch norm: 1×1 convolution, BN."""
     return nn.Sequential(nn.Conv2d(in_dim, out_dim, 1, groups=groups), nn.BatchNorm2d(out_dim))
 
 
@@ -30,38 +33,40 @@ class Stem(nn.Module):
     """Image to patches: log2(patch) 3×3 convolutions of stride 2, each twice as wide as the last, then one of stride 1.
 
     Patch 16 (ViG): widths C/8, C/4, C/2, C, C. Patch 4 (Pyramid ViG): C/2, C, C. BN after each, GELU between.
-    widenings: so many convolutions before the last one, those past log2(patch) with stride 1 (ClusterViG: always 4).
-    narrowest: the least width, as far as dim allows (ClusterViG: 64).
+    layers: convolutions before the last one, log2(patch) by default; those past log2(patch) have stride 1.
+    narrowest: the least width, but never more than dim. (ClusterViG: 4 layers, narrowest 64.)
     (B, 3, H, W) -> (B, dim, H/patch, W/patch).
     """
 
-    def __init__(self, dim: int, patch: int, widenings: int | None = None, narrowest: int = 1):
+    def __init__(self, dim: int, patch: int, layers: int | None = None, narrowest: int = 1):
         super().__init__()
         halvings = int(math.log2(patch))
-        widenings = halvings if widenings is None else widenings
-        widths = [min(dim, max(dim // 2**i, narrowest)) for i in reversed(range(widenings))] + [dim]
-        layers, in_dim = [], 3
+        widths = [min(dim, max(dim // 2**i, narrowest)) for i in reversed(range(layers or halvings))] + [dim]
+        parts, in_dim = [], 3
         for i, width in enumerate(widths):
             stride = 2 if i < halvings else 1
-            layers += [nn.Conv2d(in_dim, width, 3, stride, padding=1), nn.BatchNorm2d(width), nn.GELU()]
+            parts += [nn.Conv2d(in_dim, width, 3, stride, padding=1), nn.BatchNorm2d(width), nn.GELU()]
             in_dim = width
-        self.layers = nn.Sequential(*layers[:-1])
+        self.layers = nn.Sequential(*parts[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
 
 
-def position_encoding(dim: int) -> nn.Conv2d:
-    """Conditional positional encoding (Chu et al., 2021): what a node sees of its surroundings, and of the image's
-    padded edge, by a 7×7 depthwise convolution. (B, C, H, W) -> (B, C, H, W)."""
-    return nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
+def embed(model: nn.Module, images: Tensor) -> Tensor:
+    """Stem and position embedding: images (B, 3, H, W) to patches (B, C, H/patch, W/patch), channels_last.
+
+    Raises ValueError for images of another size than the model's.
+    """
+    height, width = model.config.img_size
+    if images.ndim != 4 or tuple(images.shape[1:]) != (3, height, width):
+        raise ValueError(f"images of shape {tuple(images.shape)}: this model takes (B, 3, {height}, {width});"
+                         " resize them, or create the model with img_size=(height, width)")
+    return model.stem(images.contiguous(memory_format=torch.channels_last)) + model.position
 
 
 class FFN(nn.Module):
-    """Y = GELU(X W_1) W_2 + X, with C → 4C → C and BN after each linear layer. LRGC Eq. 1, ViG's FFN.
-
-    (B, C, H, W) -> (B, C, H, W).
-    """
+    """Y = GELU(X W_1) W_2 + X, with C → 4C → C and BN after each linear layer: (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, dim: int, drop_path: float = 0.0):
         super().__init__()
@@ -71,12 +76,27 @@ class FFN(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        # LRGC Eq. 1, ViG's FFN: Y = GELU(X W_1) W_2 + X
+        # LRGC Eq. 1, ViG's FFN: Y = GELU(X W_1) W_2 + X; ClusterViG Eq. 6 is the same
         return self.drop_path(self.fc2(self.act(self.fc1(x)))) + x
 
 
+class Block(nn.Module):
+    """A Grapher, then an FFN: (B, C, H, W) -> (B, C, H, W) and the Grapher's Graph."""
+
+    def __init__(self, grapher: nn.Module, ffn: FFN):
+        super().__init__()
+        self.grapher, self.ffn = grapher, ffn
+
+    def forward(self, x: Tensor, *relative: Tensor) -> tuple[Tensor, Graph]:
+        y, graph = self.grapher(x, *relative)  # a pyramid's Grapher also takes relative positions
+        return self.ffn(y), graph
+
+
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al., 2016): in training a branch is 0 with probability p, else times 1/(1 − p)."""
+    """Stochastic depth (Huang et al., 2016): in training a branch is 0 with probability p, else times 1/(1 − p).
+
+    Each image of the batch is drawn separately.
+    """
 
     def __init__(self, p: float):
         super().__init__()
@@ -90,6 +110,11 @@ class DropPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}"
+
+
+def drop_path_rates(rate: float, depth: int) -> list[float]:
+    """Drop-path rate of each block: it grows linearly from 0 in the first to `rate` in the last."""
+    return [rate * l / max(1, depth - 1) for l in range(depth)]
 
 
 def head(dim: int, num_classes: int, dropout: float = 0.0) -> nn.Sequential:

@@ -1,6 +1,6 @@
-"""Every model by name: family and size, as in 'lrgc_ti'. `create_model` builds one.
+"""Every model by name, family_size, with its configuration and its number of parameters; `create_model` builds one.
 
-Sizes named ti, s, m, b and resnetNN are the papers'; nano is ours, for small images and laptops.
+Sizes ti, s, m, b and resnetNN are the papers'; nano is ours, for small images and laptops.
 """
 
 from dataclasses import fields, replace
@@ -16,62 +16,63 @@ from .gkgnet import GKGNet, GKGNetConfig
 from .pyramid import PyramidConfig, PyramidViG
 from .vig import ViG, ViGConfig
 
+NETWORKS = {ViGConfig: ViG, ClusterViGConfig: ClusterViG, PyramidConfig: PyramidViG, GKGNetConfig: GKGNet,
+            CNN2GraphConfig: CNN2Graph}
+
 NANO = {"dim": 96, "depth": 6, "num_classes": 10, "img_size": 64, "patch": 8}
 PYRAMID_NANO = {"dim": (24, 48, 96, 160), "depth": (1, 1, 2, 1), "num_classes": 10, "img_size": 64, "patch": 2}
 CVIG_TI = ClusterViGConfig(dim=192, depth=12, update_groups=1, distillation=True)
 CVIG_B = replace(CVIG_TI, dim=640, depth=16, update_groups=4)
 RESNET_NANO = {"backbone": "nano", "num_classes": 10, "img_size": 32}
 
-CONFIGS = {
-    # ViG, Table 1: dim and depth                                              # parameters
-    "vig_nano": ViGConfig(**NANO),                                             #     933,098
-    "vig_ti": ViGConfig(dim=192, depth=12),                                    #   7,184,744
-    "vig_s": ViGConfig(dim=320, depth=16),                                     #  22,747,752
-    "vig_b": ViGConfig(dim=640, depth=16),                                     #  86,841,832
+CONFIGS = {                                                                      # parameters
+    # ViG, Table 1: dim and depth
+    "vig_nano": ViGConfig(**NANO),                                               #     933,098
+    "vig_ti": ViGConfig(dim=192, depth=12),                                      #   7,184,744
+    "vig_s": ViGConfig(dim=320, depth=16),                                       #  22,747,752
+    "vig_b": ViGConfig(dim=640, depth=16),                                       #  86,841,832
     # SViG: ViG-Ti with q_0 = 0.89, δ = 0.03 (74.6 % top-1 in its authors' table; 0.86 and 0.03 give the same)
-    "svig_nano": ViGConfig(**NANO, graph="threshold"),                         #     933,098
-    "svig_ti": ViGConfig(dim=192, depth=12, graph="threshold"),                #   7,184,744
+    "svig_nano": ViGConfig(**NANO, graph="threshold"),                           #     933,098
+    "svig_ti": ViGConfig(dim=192, depth=12, graph="threshold"),                  #   7,184,744
     # LRGC section 3.2 and Table 2: ViG-Ti's sizes
-    "lrgc_nano": ViGConfig(**NANO, graph="lrgc"),                              #   1,044,848
-    "lrgc_ti": ViGConfig(dim=192, depth=12, graph="lrgc"),                     #   8,074,100
+    "lrgc_nano": ViGConfig(**NANO, graph="lrgc"),                                #   1,044,848
+    "lrgc_ti": ViGConfig(dim=192, depth=12, graph="lrgc"),                       #   8,074,100
     # ClusterViG, Table III; the second, distillation classifier is counted
-    "cvig_nano": ClusterViGConfig(**NANO),                                     #   1,181,066
-    "cvig_ti": CVIG_TI,                                                        #  11,472,304
-    "cvig_s": replace(CVIG_B, dim=320),                                        #  28,163,232
-    "cvig_b": CVIG_B,                                                          # 104,803,792
-    "cvig_b_784": replace(CVIG_B, patch=8, clusters=6),                        # 105,180,112
+    "cvig_nano": ClusterViGConfig(**NANO),                                       #   1,181,066
+    "cvig_ti": CVIG_TI,                                                          #  11,472,304
+    "cvig_s": replace(CVIG_B, dim=320),                                          #  28,163,232
+    "cvig_b": CVIG_B,                                                            # 104,803,792
+    "cvig_b_784": replace(CVIG_B, patch=8, clusters=6),                          # 105,180,112
     # ViG, Table 2: widths and blocks of the pyramid's stages
-    "pvig_nano": PyramidConfig(**PYRAMID_NANO),                                #     973,098
-    "pvig_ti": PyramidConfig(),                                                #  10,714,376
-    "pvig_s": PyramidConfig(dim=(80, 160, 400, 640)),                          #  27,251,912
-    "pvig_m": PyramidConfig(dim=(96, 192, 384, 768), depth=(2, 2, 16, 2)),     #  49,525,832
-    "pvig_b": PyramidConfig(dim=(128, 256, 512, 1024), depth=(2, 2, 18, 2)),   #  92,980,328
+    "pvig_nano": PyramidConfig(**PYRAMID_NANO),                                  #     973,098
+    "pvig_ti": PyramidConfig(),                                                  #  10,714,376
+    "pvig_s": PyramidConfig(dim=(80, 160, 400, 640)),                            #  27,251,912
+    "pvig_m": PyramidConfig(dim=(96, 192, 384, 768), depth=(2, 2, 16, 2)),       #  49,525,832
+    "pvig_b": PyramidConfig(dim=(128, 256, 512, 1024), depth=(2, 2, 18, 2)),     #  92,980,328
     # GKGNet section 4.1 and Table 1: Pyramid ViG-S's sizes; 34,017,840 at 448 and 34,673,200 at 576 pixels
-    "gkgnet_nano": GKGNetConfig(**PYRAMID_NANO),                               #   1,282,028
-    "gkgnet_s": GKGNetConfig(dim=(80, 160, 400, 640)),                         #  33,265,200
+    "gkgnet_nano": GKGNetConfig(**PYRAMID_NANO),                                 #   1,282,028
+    "gkgnet_s": GKGNetConfig(dim=(80, 160, 400, 640)),                           #  33,265,200
     # CNN2GNN, Tables 1 and 2, and their baseline, the ResNet alone
-    "resnet_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="none"),
-    "resnet_18": CNN2GraphConfig("resnet18", "none"),
-    "resnet_34": CNN2GraphConfig("resnet34", "none"),
-    "cnn2mean_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="mean"),
-    "cnn2mean_resnet18": CNN2GraphConfig("resnet18", "mean"),
-    "cnn2mean_resnet34": CNN2GraphConfig("resnet34", "mean"),
-    "cnn2max_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="max"),
-    "cnn2max_resnet18": CNN2GraphConfig("resnet18", "max"),
-    "cnn2max_resnet34": CNN2GraphConfig("resnet34", "max"),
-    "cnn2gnn_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="gnn"),
-    "cnn2gnn_resnet18": CNN2GraphConfig("resnet18", "gnn"),
-    "cnn2gnn_resnet34": CNN2GraphConfig("resnet34", "gnn"),
-    "cnn2transformer_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="transformer"),
-    "cnn2transformer_resnet18": CNN2GraphConfig("resnet18", "transformer"),
-    "cnn2transformer_resnet34": CNN2GraphConfig("resnet34", "transformer"),
+    "resnet_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="none"),           #   1,228,970
+    "resnet_18": CNN2GraphConfig("resnet18", "none"),                            #  11,689,512
+    "resnet_34": CNN2GraphConfig("resnet34", "none"),                            #  21,797,672
+    "cnn2mean_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="mean"),         #   1,231,530
+    "cnn2mean_resnet18": CNN2GraphConfig("resnet18", "mean"),                    #  12,201,512
+    "cnn2mean_resnet34": CNN2GraphConfig("resnet34", "mean"),                    #  22,309,672
+    "cnn2max_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="max"),           #   1,231,530
+    "cnn2max_resnet18": CNN2GraphConfig("resnet18", "max"),                      #  12,201,512
+    "cnn2max_resnet34": CNN2GraphConfig("resnet34", "max"),                      #  22,309,672
+    "cnn2gnn_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="gnn"),           #   1,362,858
+    "cnn2gnn_resnet18": CNN2GraphConfig("resnet18", "gnn"),                      #  12,726,312
+    "cnn2gnn_resnet34": CNN2GraphConfig("resnet34", "gnn"),                      #  22,834,472
+    "cnn2transformer_nano": CNN2GraphConfig(**RESNET_NANO),                      #   1,756,074
+    "cnn2transformer_resnet18": CNN2GraphConfig("resnet18"),                     #  14,299,176
+    "cnn2transformer_resnet34": CNN2GraphConfig("resnet34"),                     #  24,407,336
 }
-NETWORKS = {ViGConfig: ViG, ClusterViGConfig: ClusterViG, PyramidConfig: PyramidViG, GKGNetConfig: GKGNet,
-            CNN2GraphConfig: CNN2Graph}
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names that `create_model` takes. pattern: as of file names, "lrgc_*"."""
+    """Return the names that `create_model` takes, or those that match a pattern like "lrgc_*" (none: an empty list)."""
     return [name for name in CONFIGS if fnmatch(name, pattern)]
 
 
@@ -94,22 +95,20 @@ def create_model(name: str, **overrides) -> nn.Module:
     for field in overrides:
         if field not in known:
             raise ValueError(f"{name} has no field {field!r}{_near(field, known)}")
-    # what follows from the image's size is worked out again for another size
-    derived = {name: None for name in ("k", "stem") if name in known}
-    config = replace(preset, **{**derived, **overrides})
-    network = NETWORKS[type(config)]
-    if not hasattr(config, "graph"):
+    # k and stem follow from the image's size: None has them worked out again for another one
+    config = replace(preset, **{name: None for name in ("k", "stem") if name in known} | overrides)
+    network, graph = NETWORKS[type(config)], getattr(config, "graph", None)
+    if graph is None:
         return network(config)
-    if config.graph not in CONSTRUCTORS:
-        raise ValueError(f"unknown graph {config.graph!r}{_near(config.graph, list_constructors())}")
+    if graph not in CONSTRUCTORS:
+        raise ValueError(f"unknown graph {graph!r}{_near(graph, list_constructors())}")
     for field, value in overrides.items():
-        readers = [graph for graph, (_, own_fields) in CONSTRUCTORS.items() if field in own_fields]
-        if readers and config.graph not in readers and value != getattr(preset, field):
-            graphs = " and ".join(f"graph={reader!r}" for reader in readers)
-            raise ValueError(f"{field} is read by {graphs} alone, and here graph={config.graph!r}")
-    if isinstance(config, PyramidConfig):  # a pyramid makes its own constructors, of the nodes that each stage has
+        readers = [f"graph={reader!r}" for reader, (_, own_fields) in CONSTRUCTORS.items() if field in own_fields]
+        if readers and f"graph={graph!r}" not in readers and value != getattr(preset, field):
+            raise ValueError(f"{field} is read by {' and '.join(readers)} alone, and here graph={graph!r}")
+    if isinstance(config, PyramidConfig):  # a pyramid makes its own constructors, for the nodes that each stage has
         return network(config)
-    one_per_block, _ = CONSTRUCTORS[config.graph]
+    one_per_block, _ = CONSTRUCTORS[graph]
     return network(config, one_per_block(config))
 
 

@@ -1,17 +1,18 @@
-"""Weights that the papers' authors released, under our names; and starting a model from another one's weights."""
+"""Weights from elsewhere: those that the papers' authors released, and those of another model to start from."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..files import CheckpointError, load
 from ..graphs.distance import full_precision
 
-# The names of the released ViG, Pyramid ViG, SViG (class DeepGCN) and GKGNet, and ours; `place` is the block or, in a
-# pyramid, the block or downsampling of that number.
+# Names in the released ViG, Pyramid ViG, SViG (class DeepGCN) and GKGNet -> ours. «place N» is the N-th block, in a
+# pyramid the N-th block or downsampling.
 RENAMES = (
     (r"^backbone\.(?=backbone|stem|pos_embed|gcn_label|ffn_label|label_lt)", ""),  # GKGNet's backbone has a backbone
     (r"^pos_embed$", "position"),
@@ -28,16 +29,16 @@ RENAMES = (
     (r"^prediction\.", "head."),
 )
 WRAPPERS = ("state_dict_ema", "state_dict", "model")
+BODY = ("stem", "position", "blocks", "stages")  # of a model: what does not depend on the classes
 
 
 def load_released(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Tensor]) -> None:
-    """Put the authors' released ViG, Pyramid ViG, SViG or GKGNet weights, or those of a checkpoint of train.py, into
-    `model`.
+    """Load the authors' released ViG, Pyramid ViG, SViG or GKGNet weights, or a checkpoint of train.py, into `model`.
 
     Takes a file (read without running code) or a state dict, bare or under `state_dict_ema`, `state_dict` or `model`
     (the first that is there), with or without a `module.` prefix. Position embeddings of another grid are resized
-    bicubically; tables of relative positions, which follow from the grid, are left out. Released weights are of the
-    max-relative convolution: with another one they are refused.
+    bicubically. Tables of relative positions are left out, since they follow from the grid. Released weights belong to
+    conv="mr"; a model with another convolution refuses them.
 
     Raises CheckpointError, which names keys and shapes, for what does not fit; the model is then as it was.
     """
@@ -46,35 +47,47 @@ def load_released(model: nn.Module, path_or_state_dict: str | Path | Mapping[str
 
 
 def init_from(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Tensor]) -> list[str]:
-    """Start `model` from weights of another one: stem, position and all blocks from there, and of the rest what has the
-    same name and shape. So GKGNet starts from Pyramid ViG-S, or any model from its own trained for other classes.
+    """Start `model` from another one's weights: its stem, position and all blocks, and whatever else has the same name
+    and shape. So GKGNet starts from Pyramid ViG-S, or any model from its own trained for other classes.
 
     Takes what `load_released` takes. Returns the parts that stay as they were, as 'head' or 'labels'. Raises
     CheckpointError where the stem, position or a block does not fit; the model is then as it was.
     """
     weights, source = _read_weights(model, path_or_state_dict)
     wanted = model.state_dict()
-
-    def is_body(key: str) -> bool:
-        return key.split(".")[0] in ("stem", "position", "blocks", "stages")
-
     taken = {key: value for key, value in weights.items()
-             if is_body(key) or (key in wanted and value.shape == wanted[key].shape)}
-    rest = [key for key in wanted if not is_body(key) and key not in taken]
+             if key.split(".")[0] in BODY or (key in wanted and value.shape == wanted[key].shape)}
+    rest = [key for key in wanted if key.split(".")[0] not in BODY and key not in taken]
     _fit(model, taken | {key: wanted[key] for key in rest}, source)
     return list(dict.fromkeys(key.split(".")[0] for key in rest if not key.endswith("num_batches_tracked")))
 
 
+def unwrapped(state: Mapping) -> Mapping:
+    """The weights of a checkpoint, which may be inside one of WRAPPERS."""
+    return next((state[wrapper] for wrapper in WRAPPERS if isinstance(state.get(wrapper), Mapping)), state)
+
+
+def misfit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Which keys are missing, unknown or of another shape, in words; '' where all fit."""
+    # num_batches_tracked is read by no computation, and old torch versions did not save it
+    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in given if key not in wanted]
+    shapes = [f"{key} (given {tuple(given[key].shape)}, wanted {tuple(value.shape)})"
+              for key, value in wanted.items() if key in given and given[key].shape != value.shape]
+    problems = (("missing", missing), ("not in this model", unknown), ("of another shape", shapes))
+    return "; ".join(f"{what}: {', '.join(keys[:6])}" + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
+                     for what, keys in problems if keys)
+
+
 def _read_weights(model: nn.Module, path_or_state_dict) -> tuple[dict[str, Tensor], str]:
-    """The weights of a file or state dict under our names, and what to call it."""
+    """The weights of a file or state dict under our names, and the name of their source for messages."""
     is_file = isinstance(path_or_state_dict, (str, Path))
-    state = load(path_or_state_dict) if is_file else path_or_state_dict
+    state = unwrapped(load(path_or_state_dict) if is_file else path_or_state_dict)
     source = str(path_or_state_dict) if is_file else "the state dict"
-    for wrapper in WRAPPERS:
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-            break
-    places = _places(model)
+    places = [f"blocks.{i}" for i in range(len(model.blocks))]
+    if hasattr(model, "stages"):  # the released code numbers blocks and downsamplings in one row
+        places = [place for i, stage in enumerate(model.stages) for place in
+                  (f"stages.{i}.downsample", *(f"stages.{i}.blocks.{j}" for j in range(len(stage.blocks))))][1:]
     weights = {_our_name(str(key), places): value for key, value in state.items()
                if isinstance(value, Tensor) and not str(key).endswith(".relative_pos")}
     if any(".gconv." in key for key in state) and model.config.conv != "mr":
@@ -84,15 +97,6 @@ def _read_weights(model: nn.Module, path_or_state_dict) -> tuple[dict[str, Tenso
     return weights, source
 
 
-def _places(model: nn.Module) -> list[str]:
-    """Our names of what the released code numbers in a row: blocks and, in a pyramid, the downsampling between them."""
-    if not hasattr(model, "stages"):
-        return [f"blocks.{i}" for i in range(len(model.blocks))]
-    rows = [[f"stages.{i}.downsample", *(f"stages.{i}.blocks.{j}" for j in range(len(stage.blocks)))]
-            for i, stage in enumerate(model.stages)]
-    return sum(rows, [])[1:]  # the first stage has no downsampling
-
-
 def _our_name(key: str, places: list[str]) -> str:
     key = key.removeprefix("module.")
     for pattern, name in RENAMES:
@@ -100,33 +104,15 @@ def _our_name(key: str, places: list[str]) -> str:
     number = re.match(r"place (\d+)", key)
     if number and int(number[1]) < len(places):
         key = places[int(number[1])] + key[number.end():]
-    return key.replace("place ", "blocks.")  # of a number that this model does not have
+    return key.replace("place ", "blocks.")  # for a number that this model does not have
 
 
 def _fit(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Load weights that fit the model after resizing its position embedding, or raise CheckpointError."""
     wanted = model.state_dict()
-    for key in wanted.keys() & weights.keys():
-        # only the table of positions depends on the grid: (1, C, h, w)
-        if key == "position" and weights[key].ndim == 4 and weights[key].shape[:2] == wanted[key].shape[:2]:
-            weights[key] = resize_position(weights[key], wanted[key].shape[2:])
-    # a counter that no computation reads, and that old torch versions did not save
-    missing = [key for key in wanted if key not in weights and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in weights if key not in wanted]
-    shapes = [f"{key} (given {tuple(weights[key].shape)}, wanted {tuple(value.shape)})"
-              for key, value in wanted.items() if key in weights and weights[key].shape != value.shape]
-    problems = [f"{what}: {_some(keys)}" for what, keys in
-                (("missing", missing), ("not in this model", unknown), ("of another shape", shapes)) if keys]
-    if problems:
-        raise CheckpointError(f"{source} does not fit this model; {'; '.join(problems)}")
+    given, own = (state.get("position", torch.empty(0)) for state in (weights, wanted))  # (1, C, h, w)
+    if given.ndim == 4 and given.shape[:2] == own.shape[:2] and given.shape != own.shape:
+        weights["position"] = F.interpolate(full_precision(given), own.shape[2:], mode="bicubic").to(given.dtype)
+    if problems := misfit(wanted, weights):
+        raise CheckpointError(f"{source} does not fit this model; {problems}")
     model.load_state_dict(weights, strict=False)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-
-
-def resize_position(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A position embedding (1, C, h, w) on another grid, bicubically: (1, C, *grid). On its own it is untouched."""
-    if tuple(table.shape[2:]) == tuple(grid):
-        return table
-    return F.interpolate(full_precision(table), tuple(grid), mode="bicubic").to(table.dtype)

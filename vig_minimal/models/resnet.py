@@ -1,7 +1,7 @@
 """Backbones: torchvision's ResNet18 and ResNet34 without their classifier, and a small one of the same blocks.
 
-A backbone φ turns images (B, 3, H, W) into embeddings (B, F). The stem is that for small images ("cifar": one 3×3
-convolution) or torchvision's own ("imagenet": 7×7 of stride 2, then a maximum of stride 2).
+A backbone φ turns images (B, 3, H, W) into embeddings (B, F). Its stem is one 3×3 convolution ("cifar", for small
+images) or torchvision's own ("imagenet": 7×7 of stride 2, then a maximum of stride 2).
 """
 
 from pathlib import Path
@@ -12,6 +12,7 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
 from ..files import CheckpointError, load
+from .released import misfit, unwrapped
 
 # name: widths and blocks of the stages. Nano is ours.
 BACKBONES = {"nano": ((32, 64, 128, 256), (1, 1, 1, 1)), "resnet18": ((64, 128, 256, 512), (2, 2, 2, 2)),
@@ -44,7 +45,7 @@ class ResNet(nn.Module):
         return [block for i in range(1, 5) for block in getattr(self, f"layer{i}")]
 
     def features(self, images: Tensor) -> Tensor:
-        """What is pooled: (B, F, H', W')."""
+        """Features before pooling, (B, F, H', W')."""
         x = self.maxpool(torch.relu(self.bn1(self.conv1(images.contiguous(memory_format=torch.channels_last)))))
         for block in self.blocks:
             x = block(x)
@@ -62,10 +63,10 @@ def _block(in_dim: int, dim: int, stride: int) -> BasicBlock:
 
 
 def load_backbone(backbone: ResNet, name: str, weights: str | Path) -> None:
-    """Weights of torchvision's ResNet of that name into the backbone: a file with its state dict, or "torchvision" for
-    those trained on ImageNet, which torchvision downloads. The classifier (fc) is left out.
+    """Load torchvision's weights of the ResNet called `name` into the backbone, all but its classifier (fc).
 
-    Raises CheckpointError, which names what does not fit; the backbone is then as it was.
+    weights: a file with a state dict, or "torchvision" to download those trained on ImageNet. Raises CheckpointError,
+    which names what does not fit; the backbone is then as it was.
     """
     if weights == "torchvision":
         if name == "nano":
@@ -77,16 +78,11 @@ def load_backbone(backbone: ResNet, name: str, weights: str | Path) -> None:
             raise CheckpointError(f"--backbone-weights torchvision: cannot be downloaded ({error}); give a"
                                   " file") from None
     else:
-        state = load(weights)
-        state = state.get("model", state)
-    state = {key.removeprefix("backbone."): value for key, value in state.items()
-             if not key.startswith("fc.") and isinstance(value, Tensor)}
-    wanted = backbone.state_dict()
-    wrong = [key for key in wanted if not key.endswith("num_batches_tracked")
-             and (key not in state or state[key].shape != wanted[key].shape)]
-    if wrong:
-        example = f"{wrong[0]} should be {tuple(wanted[wrong[0]].shape)}"
-        example += f" and is {tuple(state[wrong[0]].shape)}" if wrong[0] in state else " and is missing"
-        stem = "; for small images the stem differs, give --set stem=imagenet" if wrong == ["conv1.weight"] else ""
-        raise CheckpointError(f"{weights}: does not fit the backbone {name}: {len(wrong)} tensors, {example}{stem}")
-    backbone.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
+        state = unwrapped(load(weights))
+    wanted, state = backbone.state_dict(), {key.removeprefix("backbone."): value for key, value in state.items()}
+    state = {key: state[key] for key in wanted if isinstance(state.get(key), Tensor)}
+    if problems := misfit(wanted, state):
+        stem_alone = misfit(wanted, state | {"conv1.weight": wanted["conv1.weight"]}) == ""
+        hint = "; the stem for small images is another, give --set stem=imagenet" if stem_alone else ""
+        raise CheckpointError(f"{weights} does not fit the backbone {name}; {problems}{hint}")
+    backbone.load_state_dict(state, strict=False)

@@ -1,0 +1,53 @@
+"""Checks of config fields. Each raises a ValueError of one sentence: the field, its value, and what is allowed."""
+
+from collections.abc import Iterable, Sequence
+
+
+def check_whole(config: object, *names: str) -> None:
+    """Fields that count something: whole numbers of at least 1."""
+    for name in names:
+        value = getattr(config, name)
+        if type(value) is not int:
+            raise ValueError(f"{name}={value!r}: must be a whole number")
+        if value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+
+
+def check_numbers(config: object, *names: str, rates: Sequence[str] = ()) -> None:
+    """Fields that are numbers, whole or not; `rates` are those from 0 up to, but not, 1."""
+    for name in (*names, *rates):
+        value = getattr(config, name)
+        if type(value) not in (int, float):
+            raise ValueError(f"{name}={value!r}: must be a number")
+        if name in rates and not 0 <= value < 1:
+            raise ValueError(f"{name}={value:g}: a probability, at least 0 and less than 1")
+
+
+def check_choices(config: object, **allowed: Iterable) -> None:
+    """Fields that take one of a few values, the type included: 1 is not True."""
+    for name, choices in allowed.items():
+        value = getattr(config, name)
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}")
+
+
+def check_groups(groups: int, dims: Sequence[int], conv: str) -> None:
+    """Groups of channels that divide every width, and a convolution that keeps them apart."""
+    if any(dim % groups for dim in dims):
+        raise ValueError(f"groups={groups}: all widths ({', '.join(map(str, dims))}) must be multiples of it")
+    if conv == "edge" and groups > 1:
+        raise ValueError("conv='edge' with graph='group_knn': the MLP of an edge mixes all channels, and group k-NN"
+                         " gives each group edges of its own; choose mr, sage or gin")
+
+
+def image_size(size: int | Sequence[int], patch: int = 1) -> tuple[int, int]:
+    """Return (height, width), multiples of `patch`, of a size given as one number for a square, or as two."""
+    pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (tuple, list)) else ()
+    if len(pair) != 2 or not all(type(side) is int for side in pair):
+        raise ValueError(f"img_size={size!r}: one whole number for a square, or two, (height, width)")
+    if min(pair) < 1:
+        raise ValueError(f"img_size={pair[0]}×{pair[1]}: both sides must be at least 1 pixel")
+    if pair[0] % patch or pair[1] % patch:
+        raise ValueError(f"img_size={pair[0]}×{pair[1]}: both sides must be multiples of patch={patch};"
+                         " choose another size, or a smaller patch")
+    return pair

@@ -1,4 +1,4 @@
-"""train.py in processes of their own, which can be killed: what it said is in a file, its exit code in the process."""
+"""Run train.py in a process of its own, which tests can kill. Its output goes to a file, log.txt in its folder."""
 
 import csv
 import multiprocessing
@@ -18,22 +18,22 @@ import train
 
 TINY = ["--model", "vig_nano", "--set", "dim=16", "--set", "depth=2", "--set", "k=2", "--set", "epsilon=0.2",
         "--img-size", "16", "--set", "patch=4", "--device", "cpu"]
-# every draw that there is: crops, RandAugment, mixtures, erasing, copies, drop path, stochastic dilation, parts
+# uses every random draw: crops, RandAugment, mixup and cutmix, erasing, repeats, drop path, stochastic dilation
 RANDOM = ["--recipe", "lrgc", "--limit", "64", "--batch-size", "16", "--repeats", "2", "--accumulation", "2",
           "--epochs", "3", "--save-every", "1", "--workers", "1"]
-SECONDS = 120  # no test waits longer, whatever hangs
+SECONDS = 120  # no test waits longer for a process that hangs
 
-PROCESSES = multiprocessing.get_context("forkserver")  # they start from a clean one that has imported torch
+PROCESSES = multiprocessing.get_context("forkserver")  # forked from a clean process that has imported torch
 PROCESSES.set_forkserver_preload(["train"])
 
 
 def die() -> None:
-    """As a machine does when its power fails."""
+    """Simulate a power cut."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def at_call(number: int, function, action):
-    """`function`, with `action` before the call of that number, counted from 1."""
+    """Wrap `function` so that `action()` runs just before its call number `number`, counted from 1."""
     calls = []
 
     def counted(*args, **kwargs):
@@ -65,14 +65,14 @@ def _command(argv: list[str], folder: str, log: str, prepare) -> None:
 
 
 def start(folder: Path, *argv, prepare=None, log: str = "log.txt") -> multiprocessing.Process:
-    """train.py in `folder`. prepare: a function of a module, called in the process first."""
+    """Start train.py in `folder`. prepare: a module-level function that the process calls first."""
     process = PROCESSES.Process(target=_command, args=([str(arg) for arg in argv], str(folder), log, prepare))
     process.start()
     return process
 
 
 def finish(process: multiprocessing.Process) -> int:
-    """Its exit code, once it has ended; negative: the signal that killed it."""
+    """Wait for the process and return its exit code; -n if signal n killed it."""
     process.join(SECONDS)
     if process.is_alive():
         process.kill()
@@ -84,18 +84,18 @@ def until(condition, process: multiprocessing.Process) -> None:
     """Wait for a condition while the process runs."""
     begun = time.monotonic()
     while not condition():
-        assert process.is_alive() and time.monotonic() - begun < SECONDS, "it never came to that"
+        assert process.is_alive() and time.monotonic() - begun < SECONDS, "the condition never became true"
         time.sleep(0.02)
 
 
 def said(folder: Path, log: str = "log.txt") -> str:
-    """All that it said so far."""
+    """The output so far."""
     path = Path(folder, log)
     return path.read_text() if path.exists() else ""
 
 
 def children(pid: int) -> list[int]:
-    """Processes that this one started."""
+    """Ids of the processes that process `pid` started."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
@@ -107,12 +107,12 @@ def fell(folder: Path, log: str = "log.txt") -> bool:
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
-    """Default output folders lie below the working directory."""
+    """Work in an empty folder: default output folders lie below the working directory."""
     monkeypatch.chdir(tmp_path)
 
 
 def refused(capsys, *argv):
-    """The sentence with which train.py refuses these arguments."""
+    """Assert that train.py refuses these arguments in one line, and return that line."""
     with pytest.raises(SystemExit) as end:
         train.main([str(arg) for arg in argv])
     out, err = capsys.readouterr()
@@ -122,6 +122,7 @@ def refused(capsys, *argv):
 
 
 def rows(folder):
+    """The rows of the run's metrics.csv."""
     with open(Path(folder) / "metrics.csv", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -133,7 +134,7 @@ def free_port():
 
 
 def join(rank, world, port):
-    """Environment of one of several processes, as a launcher sets it."""
+    """Set the environment of process `rank` of `world`, as torchrun does."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)

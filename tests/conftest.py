@@ -1,4 +1,4 @@
-"""What every test starts from: a fixed seed, no gradient switched off, and no more than two threads."""
+"""Every test starts from a fixed seed; torch uses at most two threads."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the tests share: directed test graphs, random layers, and the comparison of values and gradients."""
+"""Shared by the tests: directed test graphs, random layers, and the comparison of values and gradients."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,21 @@ from torch import Tensor, nn
 
 from reference.vig import Dense
 from vig_minimal import Graph
+from vig_minimal.graphs.graph import GroupGraph
 
 FAMILIES = ["vig_nano", "svig_nano", "lrgc_nano"]
 TINY = {"dim": 16, "depth": 2, "num_classes": 5, "img_size": 16, "patch": 4}  # 16 nodes, some thousand parameters
 
 
 def nodes(*shape: int) -> Tensor:
-    """Random float64 features that ask for a gradient."""
+    """Random float64 features with requires_grad."""
     return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+def features(batch: int = 3, num_nodes: int = 12, dim: int = 4) -> Tensor:
+    """(B, N, C) float64, images and nodes of very different lengths: only directions may matter to ViG and SViG."""
+    scale = torch.rand(batch, num_nodes, 1, dtype=torch.float64) * 10 + 0.1
+    return torch.randn(batch, num_nodes, dim, dtype=torch.float64) * scale
 
 
 def directed_edges(batch: int, num_targets: int, num_sources: int) -> Tensor:
@@ -33,7 +40,7 @@ def directed_edges(batch: int, num_targets: int, num_sources: int) -> Tensor:
 
 
 def directed_weights(batch: int, num_targets: int, num_sources: int) -> Tensor:
-    """(B, N, M) float64 that asks for a gradient: `directed_edges` with weights, some negative; 0 is no edge."""
+    """(B, N, M) float64 with requires_grad: `directed_edges` with weights, some negative; 0 is no edge."""
     adj = directed_edges(batch, num_targets, num_sources)
     weights = torch.randn(adj.shape, dtype=torch.float64) * adj
     return weights.requires_grad_()
@@ -44,8 +51,14 @@ def random_index(batch: int, num_targets: int, num_sources: int, k: int) -> Tens
     return torch.rand(batch, num_targets, num_sources).topk(k).indices
 
 
+def directed_groups(groups: int, num_targets: int = 7, num_sources: int = 5, k: int = 3, batch: int = 2) -> GroupGraph:
+    """A GroupGraph with different random neighbours in every group."""
+    parts = [random_index(batch, num_targets, num_sources, k) for _ in range(groups)]
+    return GroupGraph(num_sources, index=torch.stack(parts, 1))
+
+
 def graph_of_kind(kind: str, batch: int, num_targets: int, num_sources: int) -> Graph:
-    """A directed graph in each of the three forms that a constructor may give: "edges", "weights", "index"."""
+    """A directed graph in one of the three forms that constructors return: "edges" (bool), "weights" or "index"."""
     if kind == "edges":
         return Graph(num_sources, weights=directed_edges(batch, num_targets, num_sources))
     if kind == "weights":
@@ -54,19 +67,19 @@ def graph_of_kind(kind: str, batch: int, num_targets: int, num_sources: int) -> 
 
 
 def image_of(graph: Graph, b: int) -> Graph:
-    """Image b's graph, a batch of one."""
+    """The graph of image b, as a batch of one."""
     if graph.index is not None:
         return Graph(graph.num_sources, index=graph.index[b:b + 1])
     return Graph(graph.num_sources, weights=graph.weights[b:b + 1])
 
 
 def image_by_image(oracle, *batches: Tensor) -> Tensor:
-    """The oracles of reference.py take one image: run one on each image of the batch."""
+    """Run an oracle of tests/reference/, which takes one image, on each image of the batch."""
     return torch.stack([oracle(*image) for image in zip(*batches, strict=True)])
 
 
 def assert_same(actual: Tensor, expected: Tensor, wrt: Sequence[Tensor] = (), rtol: float = 1e-9, atol: float = 1e-10):
-    """Equal values, and equal gradients of both with respect to every tensor of `wrt`, under a random cotangent."""
+    """Assert equal values, and equal gradients with respect to every tensor of `wrt`, for a random output gradient."""
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
     if not wrt:
         return
@@ -79,7 +92,7 @@ def assert_same(actual: Tensor, expected: Tensor, wrt: Sequence[Tensor] = (), rt
 
 
 def randomise(module: nn.Module) -> nn.Module:
-    """Float64 evaluation mode, every parameter and running statistic drawn at random: no term hides as a 0 or a 1."""
+    """Float64, evaluation mode, random parameters and running statistics, so that no factor is 1 and no term 0."""
     module = module.double().eval()
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.5)
@@ -109,7 +122,7 @@ def permuted(graph: Graph, order: Tensor) -> Tensor:
 
 
 def image_folder(root, train=("cat", "dog"), val=("cat", "dog"), count=3, size=(20, 24), fmt="png"):
-    """A folder of small noise images, `count` a class; returns it."""
+    """Write `count` small noise images for each class under root/train and root/val; return root."""
     rng = np.random.default_rng(0)
     for split, classes in (("train", train), ("val", val)):
         (root / split).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""k-NN inside partitions: what must hold whatever the partition and the features; values are in test_clustervig.py."""
+"""cluster_knn.py: properties that hold for any partition and features. Values are tested in test_clustervig.py."""
 
 import math
 
@@ -18,8 +18,8 @@ UNEVEN = torch.tensor([[0, 1, 1, 0, 2, 1, 1, 1, 0, 1], [2, 2, 1, 2, 0, 2, 1, 2, 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("where", ["a node", "an image", "everything"])
 @pytest.mark.parametrize("all_distances", [False, True], ids=["by size", "all distances"])
-def test_features_that_are_not_numbers_stay_in_their_partition(bad, where, all_distances, monkeypatch):
-    if all_distances:  # the way that compilers and GPUs take
+def test_nan_features_stay_in_their_partition(bad, where, all_distances, monkeypatch):
+    if all_distances:  # as compilers and GPUs do it
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     x = torch.randn(2, 10, 4)
     x[{"a node": (0, 2), "an image": 0, "everything": slice(None)}[where]] = bad
@@ -30,27 +30,27 @@ def test_features_that_are_not_numbers_stay_in_their_partition(bad, where, all_d
 
 @pytest.mark.parametrize("clusters", [4, 6])
 @pytest.mark.parametrize("batch", [2, 3])
-def test_a_model_carries_what_is_not_a_number_to_its_loss(clusters, batch):
+def test_nan_pixels_reach_the_loss_and_leave_other_images_alone(clusters, batch):
     model = create_model("cvig_nano", **TINY, clusters=clusters)
     images = torch.randn(batch, 3, 16, 16)
     images[0] = math.nan
     logits = model.eval()(images)
-    assert logits[0].isnan().all() and logits[1:].isfinite().all()  # of the other images nothing changes
+    assert logits[0].isnan().all() and logits[1:].isfinite().all()  # the NaN image leaves the others alone
     loss = model.train()(images).sum()
     assert loss.isnan()
     loss.backward()
 
 
-def test_numbers_of_partitions_do_not_matter():
+def test_renumbering_the_partitions_changes_nothing():
     x, renumbered = torch.randn(2, 10, 4), torch.tensor([2, 0, 1])[UNEVEN]
     assert torch.equal(cluster_graph(x, UNEVEN, 3, 4).adj(), cluster_graph(x, renumbered, 3, 4).adj())
 
 
-def test_a_neighbour_that_comes_again_is_no_further_edge():
+def test_duplicate_sources_count_once():
     x = torch.randn(2, 10, 4)
     graph = cluster_graph(x, UNEVEN, 3, 5)
     plain = Graph(10, weights=graph.adj())
-    size = F.one_hot(UNEVEN, 3).sum(1).gather(1, UNEVEN)  # of each node's partition
+    size = F.one_hot(UNEVEN, 3).sum(1).gather(1, UNEVEN)  # size of each node's partition
     assert torch.equal(graph.degree(), size.clamp(max=5)) and (size < 5).any()
     assert len(graph.edges()[0]) == int(size.clamp(max=5).sum())
     for aggregate in (aggregate_max, aggregate_sum, aggregate_mean, max_relative):
@@ -74,7 +74,7 @@ def test_evaluation_leaves_the_global_generator_alone():
         assert torch.equal(torch.rand(3), expected) != mode  # training does draw from it
 
 
-def test_picked_in_float32_and_without_gradient():
+def test_neighbours_are_picked_in_float32_and_without_gradient():
     x = (1 + 1e-3 * torch.randn(2, 30, 6)).requires_grad_()  # nodes that bfloat16 cannot tell apart
     constructor = ClusterKNN(5, 3).eval()
     expected = constructor(x).adj()

@@ -1,34 +1,20 @@
-"""Group k-NN and everything over a GroupGraph: which edges, the aggregates of groups, the interleaved update."""
+"""group_knn.py: group k-NN against loops over all pairs of a group. What reads its graph is in test_group_graph.py."""
 
 import math
 
 import pytest
 import torch
 
-from helpers import assert_same, dense_of, image_by_image, nodes, random_index, randomise
-from reference.gkgnet import group_knn, group_max_relative, group_sum
-from reference.vig import interleave, mlp
-from vig_minimal import Graph, create_model
+from helpers import directed_groups, image_by_image, nodes
+from reference.gkgnet import group_knn
+from vig_minimal import create_model
 from vig_minimal.constructors import KNN, GroupKNN, knn
-from vig_minimal.graphs import aggregate
-from vig_minimal.graphs.aggregate import aggregate_max, aggregate_mean, aggregate_sum, max_relative, subnodes
+from vig_minimal.graphs.aggregate import max_relative
 from vig_minimal.graphs.distance import unit_distance
 from vig_minimal.graphs.draws import part_of_batch
 from vig_minimal.graphs.graph import GroupGraph
-from vig_minimal.models.convs import CONVS, MRConv
-from vig_minimal.models.layers import to_image
 
 B, N, M, C = 2, 7, 5, 12
-
-
-def directed(groups: int, num_targets: int = N, num_sources: int = M, k: int = 3) -> GroupGraph:
-    """Other random neighbours in every group."""
-    parts = [random_index(B, num_targets, num_sources, k) for _ in range(groups)]
-    return GroupGraph(num_sources, index=torch.stack(parts, 1))
-
-
-def lists(graph: GroupGraph, b: int) -> list:
-    return graph.index[b].tolist()
 
 
 @pytest.mark.equation("gkgnet", "group k-NN")
@@ -61,9 +47,9 @@ def test_a_node_has_between_k_and_g_k_sources():
     assert (apart.degree() == 3).all()  # the node itself in both, another neighbour in each
     targets = torch.tensor([1.0, 0.0, 0.0, 1.0]).expand(1, 3, 4)
     sources = torch.tensor([[1.0, 0, 1, 0], [2.0, 0, 1, 0], [0, 1.0, 0, 1], [0, 1.0, 0, 2]])[None]
-    pooled = GroupKNN(2, 2)(targets, sources=sources)  # where they are others, G·K: 0 and 1 by the first group, 2 and 3
+    pooled = GroupKNN(2, 2)(targets, sources=sources)  # the first group picks 0 and 1, the second 2 and 3: G·K
     assert (pooled.degree() == 4).all() and pooled.adj()[0, 0, 0].tolist() == [True, True, False, False]
-    graph = directed(3, num_sources=20)
+    graph = directed_groups(3, num_sources=20)
     assert 3 <= graph.degree().min() <= graph.degree().max() <= 9
     union = graph.adj().any(1)
     assert torch.equal(graph.degree(), union.sum(-1)) and torch.equal(graph.union().adj(), union)
@@ -97,7 +83,7 @@ def test_stochastic_dilation_is_drawn_for_an_image_and_follows_its_place():
 
 
 @pytest.mark.parametrize("constructor, says", [(GroupKNN(3, 5), "groups=5: 12 channels"), (GroupKNN(4, 2, 2), "4·2")])
-def test_what_cannot_be_grouped_is_an_error(constructor, says):
+def test_groups_that_do_not_fit_are_an_error(constructor, says):
     with pytest.raises(ValueError, match=says):
         constructor(torch.randn(B, N, C))
 
@@ -112,107 +98,22 @@ def test_pairs_of_large_images_are_never_all_in_memory(monkeypatch):
     assert [shape[1] for shape in seen] == [3, 3, 1]
 
 
-def test_features_that_are_not_numbers_have_neighbours_in_range():
+def test_nan_features_get_neighbours_in_range():
     some = nodes(1, N, C)
     for x in (torch.full((1, N, C), torch.nan), some.masked_fill(torch.arange(N)[:, None] == 2, torch.nan)):
         graph = GroupKNN(3)(x)
         assert ((0 <= graph.index) & (graph.index < N)).all()
         m = max_relative(x, graph)
-        assert m.isnan().any() and m.shape == x.shape  # they go on to the loss, where training says what they are
+        assert m.isnan().any() and m.shape == x.shape  # NaNs pass on to the loss, where training reports them
     m.sum().backward()
 
 
 def test_neighbours_are_found_in_full_precision_under_autocast():
-    x = torch.randn(1, 1, C) + 1e-3 * torch.randn(2, N, C)  # alike to the third digit
+    x = torch.randn(1, 1, C) + 1e-3 * torch.randn(2, N, C)  # equal to the third digit
     index = GroupKNN(2)(x).index
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(GroupKNN(2)(x).index, index)
     assert not torch.equal(GroupKNN(2)(x.bfloat16()).index, index)
-
-
-# ---- over groups ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.equation("gkgnet", 1)
-@pytest.mark.parametrize("groups", [1, 2, 3, 12])
-def test_group_max_relative(groups):
-    graph, x, sources = directed(groups), nodes(B, N, C), nodes(B, M, C)
-    expected = torch.stack([group_max_relative(x[b], sources[b], lists(graph, b)) for b in range(B)])
-    assert_same(max_relative(x, graph, sources), expected, [x, sources])
-    with torch.no_grad():
-        torch.testing.assert_close(max_relative(x, graph, sources), expected)
-
-
-@pytest.mark.equation("gkgnet", 1)
-def test_patches_read_from_themselves_in_groups():
-    graph, x = directed(2, N, N), nodes(B, N, C)
-    expected = torch.stack([group_max_relative(x[b], x[b], lists(graph, b)) for b in range(B)])
-    assert_same(max_relative(x, graph), expected, [x])
-
-
-@pytest.mark.parametrize("elements", [1, 40])
-def test_the_search_over_groups_goes_block_by_block(elements, monkeypatch):
-    graph, x, sources = directed(3), nodes(B, N, C), nodes(B, M, C)
-    expected = torch.stack([group_max_relative(x[b], sources[b], lists(graph, b)) for b in range(B)])
-    monkeypatch.setattr(aggregate, "BLOCK_ELEMENTS", {"cpu": elements})
-    assert_same(max_relative(x, graph, sources), expected, [x, sources])
-    with torch.no_grad():
-        torch.testing.assert_close(max_relative(x, graph, sources), expected)
-
-
-def test_what_is_kept_for_the_backward_pass_does_not_grow_with_neighbours():
-    def kept(k):
-        graph, x, sources, sizes = directed(2, 40, 40, k), nodes(B, 40, C), nodes(B, 40, C), []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
-            max_relative(x, graph, sources)
-        return sum(sizes)
-
-    assert kept(2) == kept(20) == B * 40 * C * 2  # the winners, two bytes each
-
-
-@pytest.mark.parametrize("groups", [1, 2, 3])
-def test_other_aggregates_of_groups(groups):
-    graph, sources, zeros = directed(groups), nodes(B, M, C), torch.zeros(N, C, dtype=torch.float64)
-    largest = torch.stack([group_max_relative(zeros, sources[b], lists(graph, b)) for b in range(B)])
-    assert_same(aggregate_max(sources, graph), largest, [sources])
-    total = torch.stack([group_sum(sources[b], lists(graph, b)) for b in range(B)])
-    assert_same(aggregate_sum(sources, graph), total, [sources])
-    assert_same(aggregate_mean(sources, graph), total / 3, [sources])
-
-
-def test_subnodes_are_nodes_without_a_copy():
-    graph, x = directed(3), torch.randn(B, N, C)
-    view = subnodes(x, graph)
-    assert view.shape == (B, N * 3, C // 3) and view.data_ptr() == x.data_ptr()
-    small = graph.subnodes()
-    assert type(small) is Graph and (small.num_targets, small.num_sources) == (N * 3, M * 3)
-    for i in range(N):
-        for g in range(3):
-            assert (small.index[0, i * 3 + g] - g).tolist() == [3 * j for j in graph.index[0, g, i]]
-    assert torch.equal(view[1, 5 * 3 + 2], x[1, 5, 8:])
-
-
-@pytest.mark.equation("gkgnet", 2)
-@pytest.mark.parametrize("groups", [1, 2, 3])
-def test_the_update_is_interleaved_over_all_channels_and_has_four_heads(groups):
-    conv, graph = randomise(MRConv(C, 2 * C)), directed(groups)
-    x, sources = nodes(B, N, C), nodes(B, M, C)
-    out = conv(to_image(x, (N, 1)), graph, sources)
-    layer = dense_of(conv.update)
-    assert layer.groups == 4
-
-    def oracle(b):
-        m = group_max_relative(x[b], sources[b], lists(graph, b))
-        return torch.stack([mlp(interleave(a, d), layer) for a, d in zip(x[b], m)])
-
-    expected = torch.stack([oracle(b) for b in range(B)])
-    assert_same(out.flatten(2).mT, expected, [x, sources, *conv.parameters()])
-
-
-@pytest.mark.parametrize("name", ["mr", "sage", "gin"])
-def test_every_convolution_that_keeps_groups_apart_runs_over_them(name):
-    conv, graph, x = randomise(CONVS[name](C, 2 * C)), directed(2), torch.randn(B, C, N, 1, dtype=torch.float64)
-    assert conv(x, graph, torch.randn(B, M, C, dtype=torch.float64)).shape == (B, 2 * C, N, 1)
 
 
 def test_group_k_nn_in_the_isotropic_skeleton():
@@ -227,7 +128,7 @@ def test_group_k_nn_in_the_isotropic_skeleton():
         two.load_state_dict(plain.state_dict())
         logits, graphs = two(images, return_graphs=True)
         assert graphs[0].adj().shape == (2, 2, 16, 16) and not torch.allclose(logits, plain(images))
-        deep = {"depth": 9, "img_size": 32, "epsilon": 0.2}  # k grows from block to block, and dilation too
+        deep = {"depth": 9, "img_size": 32, "epsilon": 0.2}  # k and dilation grow from block to block
         ours, theirs = (create_model("vig_nano", **tiny | deep, graph=graph) for graph in ("group_knn", "knn"))
         for block, plain_block in zip(ours.blocks, theirs.blocks, strict=True):
             made, knn = block.grapher.constructor, plain_block.grapher.constructor

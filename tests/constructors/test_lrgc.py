@@ -1,4 +1,4 @@
-"""lrgc.py and constructors.LRGC: ViG-LRGC's Eqs. 2 to 5 against loops over all pairs; the graph starts fully connected.
+"""lrgc.py: ViG-LRGC's Eqs. 2 to 5 against loops over all pairs; the graph starts fully connected.
 
 Eq. 1 (the FFN) is in test_layers.py, the maximum of Eq. 5 over graphs of every form in test_aggregate.py.
 """
@@ -19,7 +19,7 @@ BATCH, NODES, DIM = 2, 5, 3
 
 
 def trained(dim: int = DIM) -> LRGC:
-    """The constructor with every number drawn at random, about half of its scores below tau."""
+    """An LRGC constructor with random parameters; about half of its scores are below tau."""
     constructor = LRGC(dim).double()
     for parameter in constructor.parameters():
         nn.init.normal_(parameter, std=0.5)
@@ -27,7 +27,7 @@ def trained(dim: int = DIM) -> LRGC:
 
 
 def of(constructor: LRGC) -> list[torch.Tensor]:
-    """Keys and queries in the order that the oracles take them."""
+    """The parameters of keys and queries, in the order in which the oracles take them."""
     return [constructor.key.weight, constructor.key.bias, constructor.query.weight, constructor.query.bias]
 
 
@@ -100,7 +100,7 @@ def test_updated_grapher():
     w_in, w_update, w_out = dense_of(module.fc1), dense_of(module.conv.update), dense_of(module.fc2)
     assert w_update.groups == 4, "W_update has 4 heads"
 
-    def attention(inner):  # of x', the output of W_in (Figure 4)
+    def attention(inner):  # inner: x', the output of W_in (Figure 4)
         return lrgc_attention(inner, *of(constructor), constructor.tau).T
 
     out, graph = module(image)
@@ -110,7 +110,7 @@ def test_updated_grapher():
 
 
 @pytest.mark.equation("lrgc", 5)
-def test_a_node_whose_every_edge_is_cut_is_updated_from_itself():
+def test_a_node_without_edges_is_updated_from_itself():
     module = randomise(Grapher(8, LRGC(8)))
     with torch.no_grad():
         module.constructor.tau.fill_(100.0)  # sigma(100) = 1 in float64: above every score
@@ -178,7 +178,7 @@ def test_raising_tau_prunes_edges_and_lowering_it_draws_them_all():
 
 
 def test_training_prunes_a_graph_that_starts_complete():
-    # LRGC Figure 5 in small: on the embedded data set, a few steps cut edges in every layer
+    # LRGC Figure 5 in small: on the synthetic scenes, a few steps cut edges in every layer
     images, labels = (torch.stack(parts) for parts in zip(*((image / 255, torch.tensor(label))
                                                             for image, label in Shapes(32, 40))))
     model = create_model("lrgc_nano", dim=16, depth=2, img_size=32)

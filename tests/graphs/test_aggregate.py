@@ -1,4 +1,4 @@
-"""aggregate.py: values and gradients of the four aggregations on directed graphs, and what the maximum keeps."""
+"""aggregate.py: values and gradients of the four aggregations on directed graphs, and the memory of the maximum."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ FROM_SOURCES = {"max": (aggregate_max, max_by_loops), "sum": (aggregate_sum, sum
 
 
 def differentiable(graph: Graph) -> list[torch.Tensor]:
-    """The graph's weights, if it has some that ask for a gradient."""
+    """The graph's weights, if they require a gradient."""
     return [graph.weights] if graph.weights is not None and graph.weights.requires_grad else []
 
 
@@ -46,7 +46,7 @@ def test_aggregation_is_the_loop_over_edges(name, kind):
     ours, by_loops = FROM_SOURCES[name]
     y, graph = nodes(BATCH, SOURCES, DIM), graph_of_kind(kind, BATCH, TARGETS, SOURCES)
     leaves = differentiable(graph)
-    if leaves:  # a weight of 0 stays no edge: the derivative of a sum by it is not the oracle's business
+    if leaves:  # a weight of 0 is no edge: the oracle has no derivative by it
         graph = Graph(SOURCES, weights=leaves[0] * (leaves[0] != 0))
     expected = image_by_image(by_loops, y, graph.adj())
     assert_same(ours(y, graph), expected, [y, *leaves])
@@ -55,7 +55,7 @@ def test_aggregation_is_the_loop_over_edges(name, kind):
 
 
 def test_maxima_of_messages_that_are_all_negative_are_negative():
-    # 0 must come from the lack of an edge, never from edges that are not there
+    # sources without an edge must not enter the maximum as zeros
     x, y = torch.ones(1, 2, 3), -torch.ones(1, 4, 3)
     weights, index = torch.tensor([[[1.0, 0, 0, 1], [0, 0.5, 0, 0]]]), torch.tensor([[[0, 3], [1, 2]]])
     for graph in (Graph(4, weights=weights), Graph(4, weights=weights != 0), Graph(4, index=index)):
@@ -66,7 +66,7 @@ def test_maxima_of_messages_that_are_all_negative_are_negative():
 def test_a_target_without_edges_gets_zero_and_gives_no_gradient(weighted):
     x, y = nodes(1, 3, DIM), nodes(1, 4, DIM)
     weights = torch.zeros(1, 3, 4, dtype=torch.float64)
-    weights[0, 1, 2] = 1  # target 1 reads from source 2; targets 0 and 2 from nobody
+    weights[0, 1, 2] = 1  # target 1 reads from source 2; targets 0 and 2 have no source
     weights = weights.requires_grad_() if weighted else weights.bool()
     graph = Graph(4, weights=weights)
     for m in (max_relative(x, graph, y), *(ours(y, graph) for ours, _ in FROM_SOURCES.values())):
@@ -148,7 +148,7 @@ def saved_for_backward(function) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_kept_for_the_backward_pass_does_not_grow_with_edges_times_channels(kind):
+def test_memory_for_the_backward_pass_does_not_grow_with_edges_times_channels(kind):
     batch, count, dim = 2, 48, 64
     x = torch.randn(batch, count, dim, requires_grad=True)
     graph = graph_of_kind(kind, batch, count, count)
@@ -179,7 +179,7 @@ def test_the_search_gives_the_same_whatever_its_block_size(kind, elements, monke
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_later_call_does_not_touch_an_earlier_result(kind):
-    # the search reuses its memory; also between inference mode and training
+    # the search reuses its memory from call to call, also between inference mode and training
     x, graph = nodes(BATCH, TARGETS, DIM), graph_of_kind(kind, BATCH, TARGETS, TARGETS)
     with torch.inference_mode():
         evaluated = max_relative(x, graph)
@@ -284,7 +284,7 @@ def test_weights_may_be_float32_beside_bfloat16_nodes_under_autocast():
 
 
 def test_a_directed_graph_is_not_read_backwards():
-    # Source 1 is target 0's only neighbour, and 0 is nobody's: the transposed reading would give target 1 a message
+    # Source 1 is target 0's only source, and target 1 has none: a transposed reading would swap them
     edge = torch.zeros(1, 2, 2, dtype=torch.bool)
     edge[0, 0, 1] = True
     x = torch.tensor([[[1.0], [5.0]]])

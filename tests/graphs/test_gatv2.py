@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "gatv2.npz"
 
 
 def layer(*args, **options):
-    """Random parameters, biases too."""
+    """A GATv2 in float64 with random parameters, biases included."""
     gat = GATv2(*args, **options).double()
     for parameter in gat.parameters():
         nn.init.normal_(parameter)
@@ -22,7 +22,7 @@ def layer(*args, **options):
 
 
 def loops(gat, x, sources, mask):
-    """Targets (N, C'), attention (N, M, heads) of one image, for each target and head on its own."""
+    """Updated targets (N, C') and attention (N, M, heads) of one image, by loops over targets, heads and sources."""
     heads, width = gat.att.shape[1:]
     updated, attention = [], torch.zeros(len(x), len(sources), heads, dtype=x.dtype)
     for i in range(len(x)):
@@ -82,13 +82,13 @@ def test_without_self_loops_a_target_does_not_read_from_itself(masked):
     assert_same(updated, torch.stack([part[0] for part in oracle]), [x, *gat.parameters()])
 
 
-def test_self_loops_are_of_targets_that_are_their_own_sources():
+def test_self_loops_matter_only_if_targets_are_their_own_sources():
     gat, x, sources = layer(4, 4, self_loops=False), nodes(1, 1, 4), nodes(1, 3, 4)
-    torch.testing.assert_close(gat(x)[0, 0], gat.bias)  # alone, with nothing to read from
-    assert (gat(x, sources, return_attention=True)[1] > 0).all()  # of other nodes none is left out
+    torch.testing.assert_close(gat(x)[0, 0], gat.bias)  # a single node, which has nothing to read from
+    assert (gat(x, sources, return_attention=True)[1] > 0).all()  # sources that are other nodes are all read
 
 
-def test_a_target_without_sources_gives_no_gradient_that_is_not_a_number():
+def test_a_target_without_sources_has_finite_gradients():
     gat, x = layer(3, 3), nodes(1, 2, 3)
     gat(x, mask=torch.tensor([[[False, False], [True, False]]])).sum().backward()
     assert all(tensor.grad.isfinite().all() for tensor in (x, *gat.parameters()))
@@ -108,7 +108,7 @@ def test_heads_must_divide_the_width():
         GATv2(3, 6, heads=4)
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="the reference numbers of ../shared/golden are not there")
+@pytest.mark.skipif(not GOLDEN.exists(), reason="needs the reference numbers in ../shared/golden")
 def test_the_same_numbers_as_pyg():
     golden = np.load(GOLDEN)
     cases = sorted({name.split(".")[0] for name in golden.files})

@@ -8,7 +8,7 @@ import torch
 from helpers import directed_edges, random_index
 from vig_minimal import Graph
 
-# One image, 3 targets, 4 sources. Target 0 reads from sources 1 and 3, target 1 from nobody, target 2 from source 0.
+# One image, 3 targets, 4 sources. Target 0 reads from sources 1 and 3, target 2 from source 0, target 1 has no source.
 DIRECTED = torch.tensor([[[0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]]], dtype=torch.bool)
 
 
@@ -56,7 +56,7 @@ def test_edge_list_names_image_target_source_and_weight():
     assert edges == [(0, 0, 1, 0.5), (1, 0, 0, -2.0), (1, 0, 2, 3.0)]
 
 
-def test_edge_list_of_an_index_is_that_of_its_adjacency():
+def test_an_index_and_its_adjacency_have_the_same_edge_list():
     indexed = Graph(6, index=random_index(2, 6, 6, k=2))
     dense = Graph(6, weights=indexed.adj())
     for ours, theirs in zip(indexed.edges(), dense.edges(), strict=True):
@@ -64,7 +64,7 @@ def test_edge_list_of_an_index_is_that_of_its_adjacency():
 
 
 def test_statistics_of_a_graph_counted_by_hand():
-    # Nodes 0 -> 1, 1 -> 0, 2 -> 0 and 0 -> 0 as (target, source): (1, 0), (0, 1), (0, 2), (0, 0); node 2 has no source.
+    # Edges (target, source): (0, 0), (0, 1), (0, 2), (1, 0). Node 2 has no source.
     adj = torch.tensor([[[1, 1, 1], [1, 0, 0], [0, 0, 0]]], dtype=torch.bool)
     statistics = Graph(3, weights=adj).statistics()
     expected = {"mean_degree": 4 / 3, "min_degree": 0, "max_degree": 3, "density": 4 / 9, "isolated": 1 / 3,
@@ -72,13 +72,13 @@ def test_statistics_of_a_graph_counted_by_hand():
     assert statistics == pytest.approx(expected)
 
 
-def test_statistics_of_other_sources_say_nothing_of_self_loops():
+def test_self_loops_are_counted_only_if_nodes_are_their_own_sources():
     statistics = Graph(4, weights=DIRECTED).statistics()
     assert statistics["mean_degree"] == 1 and statistics["density"] == 0.25
     assert "self_loops" not in statistics and "reciprocity" not in statistics
 
 
-def test_statistics_of_an_index_are_those_of_its_adjacency():
+def test_an_index_and_its_adjacency_have_the_same_statistics():
     indexed = Graph(6, index=random_index(2, 6, 6, k=4))
     assert indexed.statistics() == pytest.approx(Graph(6, weights=indexed.adj()).statistics())
 

@@ -1,4 +1,4 @@
-"""Batched k-means against a plain Lloyd in numpy, and everything that must hold whatever the data."""
+"""Batched k-means against Lloyd's algorithm in numpy loops, and properties that hold for any data."""
 
 import math
 
@@ -15,7 +15,7 @@ def generator(seed=0):
 
 
 def lloyd(x, centroids, iters):
-    """Labels, centroids and the sum of squared distances after each round, of one image (N, C): two plain loops."""
+    """Labels, centroids and the sum of squared distances after each round, for one image (N, C): plain loops."""
     x, centroids, sums, labels = x.numpy(), centroids.numpy().copy(), [], None
     for _ in range(iters):
         new = []
@@ -39,7 +39,7 @@ def inertia(x, labels, centroids):
 
 
 def blobs(batch, sizes, channels=5):
-    """Well-separated groups of nodes, shuffled: (B, N, C) float64 and which group each node is of."""
+    """Well-separated groups of nodes, shuffled: (B, N, C) float64, and the group of each node, (B, N)."""
     group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     group = torch.stack([group[torch.randperm(len(group))] for _ in range(batch)])  # (B, N)
     middles = 100 * torch.randn(batch, len(sizes), channels, dtype=torch.float64)
@@ -109,16 +109,16 @@ def test_difficult_data_ends_with_every_label(kind, init, iters):
     assert all(len(set(image.tolist())) == 6 for image in labels)
 
 
-def test_an_empty_partition_is_founded_by_the_farthest_node():
+def test_an_empty_partition_gets_the_farthest_node():
     x = torch.tensor([0.0, 1.0, 2.0, 10.0, 30.0]).view(1, 5, 1)
-    start = torch.tensor([1.0, 500.0, 600.0]).view(1, 3, 1)  # nobody goes to the last two
+    start = torch.tensor([1.0, 500.0, 600.0]).view(1, 3, 1)  # no node goes to the last two
     labels, _ = kmeans(x, 3, 1, start)
-    assert labels.tolist() == [[0, 0, 0, 2, 1]]  # the farthest takes the first empty one, the next the second
+    assert labels.tolist() == [[0, 0, 0, 2, 1]]  # the first empty one gets the farthest node, the second the next
 
 
-def test_a_partition_of_one_node_that_is_not_a_number_stays():
+def test_a_partition_of_one_nan_node_stays():
     x = torch.tensor([0.0, math.nan, 1.0, 2.0]).view(1, 4, 1)
-    start = torch.tensor([500.0, 0.0, 600.0]).view(1, 3, 1)  # of the first only the NaN is a node, the last has none
+    start = torch.tensor([500.0, 0.0, 600.0]).view(1, 3, 1)  # only the NaN goes to the first, no node to the last
     labels, _ = kmeans(x, 3, 1, start)
     assert labels[0, 1] == 0 and sorted(set(labels[0].tolist())) == [0, 1, 2]
 
@@ -149,7 +149,7 @@ def test_centroids_can_be_given_for_all_images_at_once():
 
 
 def test_no_gradient_and_no_half_precision():
-    x = (1000 + torch.randn(2, 30, 4)).requires_grad_()  # in bfloat16 all alike
+    x = (1000 + torch.randn(2, 30, 4)).requires_grad_()  # all equal in bfloat16
     labels, centroids = kmeans(x, 4, init=x.detach()[:, :4])
     assert not centroids.requires_grad
     with torch.autocast("cpu", torch.bfloat16):
@@ -169,7 +169,7 @@ def test_partition_means_pass_a_gradient_to_the_nodes_only():
     ({"k": 9}, "k-means of 8 nodes with k=9"), ({"k": 0}, "k=0"), ({"iters": 0}, "iters=0"),
     ({"init": "forgy"}, "init='forgy': choose random, k-means"),
 ])
-def test_what_cannot_work_is_a_sentence(change, message):
+def test_arguments_that_cannot_work_are_an_error(change, message):
     with pytest.raises(ValueError, match=message):
         kmeans(torch.randn(1, 8, 2), **({"k": 3} | change))
 

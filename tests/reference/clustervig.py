@@ -1,7 +1,7 @@
 """Slow, obvious oracles of ClusterViG: Eqs. 1 to 6, Tables I and II, Algorithms 1 and 2, as the paper prints them.
 
-As in reference.py: ONE image, plain float64 tensors, Python loops, nothing taken from `vig_minimal`. Only Algorithm 2
-takes a batch, since a batch is what it is about.
+As in vig.py: ONE image, plain float64 tensors, Python loops, nothing taken from `vig_minimal`. Only Algorithm 2 takes a
+batch, since it describes how a batch is computed.
 
 Letters: N nodes v and u, kappa partitions i and j, C channels. labels: the partition of every node, a list of N numbers
 from 0 to kappa - 1. neighbours: for every node v the list of the nodes u it reads from. The paper's attention
@@ -73,7 +73,7 @@ def global_message_passing(x: Tensor, z: Tensor, labels: list[int], neighbours: 
     return torch.stack(rows)
 
 
-# Phi, (+) and Psi of Eq. 1 for the four rows of Table I; sage takes two layers, Phi's and Psi's, and gin epsilon
+# Phi, (+) and Psi of Eq. 1 for the four rows of Table I. sage takes a layer for Phi and one for Psi; gin takes epsilon.
 TABLE_1 = {
     "edge": lambda layer: (lambda x_i, x_j: mlp(interleave(x_i, x_j - x_i), layer), maximum, lambda x_i, m: m),
     "mr": lambda layer: (lambda x_i, x_j: x_j - x_i, maximum, lambda x_i, m: mlp(interleave(x_i, m), layer)),
@@ -154,7 +154,7 @@ def global_update(z: Tensor, gat: Attention) -> Tensor:
 
 
 def nearest_in(x: Tensor, members: list[int], k: int) -> dict[int, list[int]]:
-    """k-NN(V^i, X_i, K): of every member the k nearest members, itself among them; all of them where they are fewer."""
+    """k-NN(V^i, X_i, K): for every member its k nearest members, itself included; all members if there are fewer."""
     distance = squared_distance(x[members], x[members])
     graph = {}
     for row, v in zip(distance, members):
@@ -214,7 +214,7 @@ def optimised_degc(x: Tensor, labels: list[list[int]], kappa: int, k: int, gat: 
 
 
 def depthwise(image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """CPE: a depthwise convolution with zeros past the edge. image (C, H, W), weight (C, 1, s, s), s odd."""
+    """CPE (conditional positional encoding): depthwise, zero-padded. image (C, H, W), weight (C, 1, s, s), s odd."""
     channels, height, width = image.shape
     side = weight.shape[-1]
     rows = []

@@ -1,4 +1,4 @@
-"""Slow, obvious oracles of CNN2GNN and CNN2Transformer, as `reference.py`: one image x (F,), loops over the proxy set.
+"""Slow, obvious oracles of CNN2GNN and CNN2Transformer, as in vig.py: one image x (F,), loops over its sources.
 
 anchors (A, F) and proxies (P, F) are lists of nodes; labels are lists of numbers.
 """
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def isotropic_mean(x: Tensor, anchors: Tensor, proxies: Tensor, with_self: bool) -> Tensor:
-    """Eq. 2 with D^-1 A: the mean of everything that the image reads from."""
+    """Eq. 2 with D^-1 A: the mean of all sources of the image."""
     everything = ([x] if with_self else []) + list(anchors) + list(proxies)
     return sum(everything) / len(everything)
 
 
 def printed_mean(batch: Tensor, anchors: Tensor, proxies: Tensor) -> Tensor:
-    """Eq. 2 as printed, of a whole mini-batch: D^-1/2 A D^-1/2 [x | P | L] with A complete and bipartite, and a self
-    loop at every image; a member of the proxy set has an edge to every image."""
+    """Eq. 2 as printed, for a whole mini-batch: D^-1/2 A D^-1/2 [x | P | L]. Every image has an edge to itself, and one
+    to every proxy and anchor."""
     members = list(proxies) + list(anchors)
     rows = []
     for x in batch:

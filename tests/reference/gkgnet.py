@@ -1,4 +1,4 @@
-"""Slow, obvious oracles of Pyramid ViG and GKGNet, as `reference.py`: one image, plain tensors, loops over nodes.
+"""Slow, obvious oracles of Pyramid ViG and GKGNet, in the manner of vig.py: one image, plain tensors, loops over nodes.
 
 Letters: N targets, M sources, C channels, G groups, L labels. `edges[g][i]` lists the sources of target i in group g.
 """
@@ -13,7 +13,7 @@ from reference.vig import Dense, dense, gelu, interleave, linear, lrgc_ffn, mlp
 
 
 def groups_of(x: Tensor, groups: int) -> list[Tensor]:
-    """The slices of channels that the groups see: G tensors (N, C/G)."""
+    """Split the channels into the slices of the groups: G tensors (N, C/G)."""
     width = x.shape[1] // groups
     return [x[:, g * width:(g + 1) * width] for g in range(groups)]
 
@@ -55,7 +55,7 @@ def group_sum(sources: Tensor, edges: list) -> Tensor:
 
 
 def pooled(image: Tensor, r: int) -> Tensor:
-    """Pyramid ViG's sources: the mean of every r x r patches of (C, H, W), row by row; the rest is left out."""
+    """Pyramid ViG's sources: the mean of every r x r patches of (C, H, W), row by row; a remainder is dropped."""
     channels, height, width = image.shape
     rows = []
     for y in range(height // r):
@@ -69,7 +69,7 @@ def pooled(image: Tensor, r: int) -> Tensor:
 
 
 def position_table(dim: int, height: int, width: int) -> Tensor:
-    """P, entry by entry: of column, then of row, sin and cos of place / 10000^(i / (dim/4))."""
+    """P, entry by entry: sin and cos of place / 10000^(i / (dim/4)), place being the column, then the row."""
     quarter, rows = dim // 4, []
     for y in range(height):
         for x in range(width):
@@ -82,14 +82,14 @@ def position_table(dim: int, height: int, width: int) -> Tensor:
 
 
 def relative_positions(dim: int, height: int, width: int, sources: int) -> Tensor:
-    """-2 P P^T / C as the whole N x N table, whose second side torch resizes bicubically: (N, sources)."""
+    """-2 P P^T / C: the whole N x N table, its second side resized bicubically by torch. (N, sources)"""
     table = position_table(dim, height, width)
     whole = -2 * table @ table.T / dim
     return F.interpolate(whole[None, None], (len(whole), sources), mode="bicubic")[0, 0]
 
 
 def grapher(targets: Tensor, sources_of, w_in: Dense, w_update: Dense, w_out: Dense, edges_of) -> Tensor:
-    """Y of a Pyramid Grapher for targets (N, C): sources_of makes the sources of x' = X W_in, edges_of the edges."""
+    """Pyramid Grapher of targets (N, C). sources_of: x' = X W_in -> sources; edges_of: x', sources -> edges."""
     h = torch.stack([dense(x, w_in) for x in targets])
     sources = sources_of(h)
     m = group_max_relative(h, sources, edges_of(h, sources))
@@ -97,7 +97,7 @@ def grapher(targets: Tensor, sources_of, w_in: Dense, w_update: Dense, w_out: De
 
 
 def stage(image: Tensor, blocks: list, pool: int, k: int, groups: int, dilations: list[int]) -> Tensor:
-    """A stage of a pyramid on (C, H, W), blocks being five layers each: w_in, w_update, w_out, and the FFN's two."""
+    """One stage of a pyramid on (C, H, W). A block is five layers: w_in, w_update, w_out and the two of its FFN."""
     channels, height, width = image.shape
     relative = relative_positions(channels, height, width, (height // pool) * (width // pool))
     x = torch.stack([image[:, row, column] for row in range(height) for column in range(width)])
@@ -114,14 +114,17 @@ def stage(image: Tensor, blocks: list, pool: int, k: int, groups: int, dilations
 
 def cross_level(labels: Tensor, patches: Tensor, k: int, groups: int, w_in: Dense, w_update: Dense, w_out: Dense,
                 ffn1: Dense, ffn2: Dense) -> Tensor:
-    """GKGNet Eq. 2 of labels (L, C) that read from patches (N, C), which do not pass W_in."""
+    """GKGNet Eq. 2: labels (L, C) read from patches (N, C). W_in is applied to the labels only."""
     y = grapher(labels, lambda h: patches, w_in, w_update, w_out, lambda h, s: group_knn(h, s, k, groups))
     return torch.stack([row + dense(gelu(dense(row, ffn1)), ffn2) for row in y])
 
 
 def logits(labels: Tensor, patches: Tensor, w_labels: Tensor, b_labels: Tensor, w_patches: Tensor,
            b_patches: Tensor) -> Tensor:
-    """GKGNet Eq. 3 before the sigmoid: (L,). The released code takes a diagonal: W_labels applied to every label."""
+    """GKGNet Eq. 3 before the sigmoid: (L,).
+
+    The released code applies W_labels to every label, and takes entry n of label n (the diagonal).
+    """
     mean = sum(patches) / len(patches)
     whole = linear(mean, w_patches, b_patches)
     return torch.stack([linear(labels[n], w_labels, b_labels)[n] + whole[n] for n in range(len(labels))])

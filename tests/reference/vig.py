@@ -2,7 +2,7 @@
 
 Each function works on ONE image and on plain tensors (use float64), with Python loops, so that it can be checked
 against the paper by eye. Results are built from torch scalars: autograd gives the oracle's gradient too.
-Nothing here is taken from `vig_minimal`; the tests compare the two.
+Nothing here is imported from `vig_minimal`: the tests compare the two.
 
 Letters: N targets, M sources, C channels. `adj[i][j]` follows the package's contract: ROW i IS THE TARGET, COLUMN j THE
 SOURCE. LRGC's paper writes alpha_{i,j} with SOURCE i and TARGET j: functions that keep the paper's order say so.
@@ -56,7 +56,7 @@ def dense(x: Tensor, layer: Dense) -> Tensor:
 
 
 def mlp(x: Tensor, layer: Dense) -> Tensor:
-    """ "MLP" of ClusterViG's Table I: linear, batch norm, GELU."""
+    """The MLP of ClusterViG's Table I: linear, batch norm, GELU."""
     return gelu(dense(x, layer))
 
 

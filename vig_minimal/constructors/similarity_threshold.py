@@ -24,7 +24,7 @@ from ..graphs.graph import Graph
 
 
 def quantiles(threshold: float, decrement: float, depth: int) -> list[float]:
-    """Return q_l of each block: it falls, so that deeper blocks have more edges. Raises ValueError if one leaves (0, 1)."""
+    """Return q_l of each block. It falls: deeper blocks have more edges. Raises ValueError unless 0 < q_l < 1."""
     # SViG: q_l = q_0 − l·δ
     q = [threshold - l * decrement for l in range(depth)]
     if not all(0 < q_l < 1 for q_l in q):

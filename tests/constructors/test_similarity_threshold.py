@@ -1,16 +1,61 @@
-"""svig.py: the quantile of every block, and graphs whose nodes have as many neighbours as are similar enough.
+"""similarity_threshold.py: SViG's edges against loops over all pairs, and the quantile of every block."""
 
-The threshold itself is checked against loops over all pairs in test_constructors.py.
-"""
+from statistics import NormalDist
 
 import pytest
 import torch
 
-from helpers import as_nodes, assert_same, dense_of, image_by_image, nodes, randomise
+from helpers import as_nodes, assert_same, dense_of, features, image_by_image, nodes, randomise
 from reference.vig import grapher, svig_threshold
 from vig_minimal import create_model
 from vig_minimal.constructors import SimilarityThreshold
 from vig_minimal.models.vig import Grapher
+
+NODES, DIM = 12, 4
+
+
+@pytest.mark.equation("svig", "threshold")
+@pytest.mark.parametrize("quantile", [0.1, 0.5, 0.74, 0.89])
+def test_similarity_threshold_is_the_loop_over_all_pairs(quantile):
+    x = features()
+    graph = SimilarityThreshold(quantile)(x)
+    expected = image_by_image(lambda image: svig_threshold(image, quantile), x)
+    assert 0 < expected.sum() < expected.numel()
+    assert graph.adj().dtype == torch.bool
+    assert torch.equal(graph.adj(), expected)
+
+
+@pytest.mark.equation("svig", "threshold")
+def test_similarity_threshold_divides_by_the_unbiased_deviation():
+    # A cut just above the z of a node with itself (similarity 0, the highest) leaves no edge; with the biased
+    # deviation, which is smaller, every node would read from itself.
+    x = torch.randn(1, 3, DIM, dtype=torch.float64)
+    unit = x[0] / x[0].norm(dim=1, keepdim=True)
+    similarity = -(unit[:, None] - unit[None]).square().sum(2)  # (3, 3)
+    z = -similarity.mean() / similarity.std(correction=1)
+    biased = -similarity.mean() / similarity.std(correction=0)
+    quantile = NormalDist().cdf(((z + biased) / 2).item())
+    assert biased - z > 0.02
+    assert SimilarityThreshold(quantile)(x).degree().sum() == 0
+    assert SimilarityThreshold(NormalDist().cdf((z - 0.01).item()))(x).degree().sum() == 3
+
+
+def test_similarity_threshold_standardises_each_image_by_itself():
+    x = features()
+    x[1] = 1 + 0.01 * torch.randn_like(x[1])  # an image whose nodes are all alike
+    degrees = SimilarityThreshold(0.7)(x).degree()
+    assert torch.all(degrees.sum(1) > NODES)  # every image has edges, not only the varied ones
+
+
+def test_similarity_threshold_of_an_image_of_one_colour_is_finite():
+    graph = SimilarityThreshold(0.7)(torch.ones(1, NODES, DIM))
+    assert graph.adj().dtype == torch.bool and graph.adj().shape == (1, NODES, NODES)
+
+
+@pytest.mark.parametrize("quantile", [0.0, 1.0, -0.2, 1.5])
+def test_similarity_threshold_takes_a_quantile_between_0_and_1(quantile):
+    with pytest.raises(ValueError, match="quantile"):
+        SimilarityThreshold(quantile)
 
 
 def quantiles(model) -> list[float]:

@@ -1,0 +1,67 @@
+"""knn.py: k nearest neighbours, dilated and stochastic, against loops over all pairs."""
+
+import pytest
+import torch
+
+from helpers import features
+from reference.vig import nearest
+from vig_minimal.constructors import KNN
+
+BATCH, NODES = 3, 12
+
+
+@pytest.mark.equation("vig", "dilation")
+@pytest.mark.parametrize("k, dilation", [(1, 1), (4, 1), (3, 2), (3, 4), (12, 1), (1, 12)])
+def test_knn_is_every_dth_of_the_nearest_nodes(k, dilation):
+    x = features()
+    graph = KNN(k, dilation)(x)
+    assert graph.index.tolist() == [nearest(image, image, k, dilation) for image in x]
+    assert (graph.num_targets, graph.num_sources) == (NODES, NODES)
+
+
+def test_knn_starts_with_the_node_itself_and_is_directed():
+    graph = KNN(4)(features())
+    assert torch.equal(graph.index[:, :, 0], torch.arange(NODES).expand(BATCH, NODES))
+    assert not torch.equal(graph.adj(), graph.adj().mT), "nearest neighbours are not mutual"
+
+
+@pytest.mark.equation("vig", "dilation")
+def test_stochastic_dilation_draws_k_of_the_nearest_k_d_in_training():
+    x = features()
+    constructor = KNN(3, dilation=3, epsilon=0.999).train()  # nearly always
+    drawn = [constructor(x).index for _ in range(20)]
+    for index in drawn:
+        for b in range(BATCH):
+            within = nearest(x[b], x[b], 9)
+            for i in range(NODES):
+                row = index[b, i].tolist()
+                assert len(set(row)) == 3 and set(row) <= set(within[i])
+    assert any(not torch.equal(drawn[0], other) for other in drawn[1:]), "every draw was the same"
+
+
+def test_stochastic_dilation_is_off_in_evaluation():
+    x = features()
+    regular = KNN(3, dilation=3)(x).index
+    constructor = KNN(3, dilation=3, epsilon=0.999).eval()
+    assert all(torch.equal(constructor(x).index, regular) for _ in range(5))
+
+
+def test_stochastic_dilation_happens_to_a_share_epsilon_of_the_images():
+    x = torch.randn(4000, 6, 3, dtype=torch.float64)
+    regular = KNN(2, dilation=3)(x).index
+    stochastic = KNN(2, dilation=3, epsilon=0.2).train()(x).index
+    changed = (stochastic != regular).flatten(1).any(1).double().mean().item()
+    # of the C(6, 2) = 15 choices one is the regular one: 0.2 * 14 / 15 = 0.187, give or take 0.006
+    assert changed == pytest.approx(0.2 * 14 / 15, abs=0.03)
+
+
+def test_stochastic_dilation_draws_every_rank_alike():
+    x = torch.randn(1, 6, 3, dtype=torch.float64).expand(4000, 6, 3)
+    index = KNN(2, dilation=3, epsilon=0.999).train()(x).index[:, 0]  # node 0 of 4000 equal images: (4000, 2)
+    share = torch.bincount(index.flatten(), minlength=6) / 4000
+    torch.testing.assert_close(share, torch.full((6,), 1 / 3), rtol=0, atol=0.04)
+
+
+def test_knn_without_enough_nodes_is_an_error_that_says_so():
+    with pytest.raises(ValueError, match="12"):
+        KNN(5, dilation=3)(features())

@@ -31,9 +31,7 @@ def _uniform(count: int, generator: torch.Generator) -> list[float]:
 def draw_flip_and_shift(count: int, size: tuple[int, int], flip: bool, shift: bool,
                         generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Draw `mirror` (half of them), `down` and `right` (up to an eighth of the side) for `count` images, (count,) each.
-
-    size: height and width. Without `flip` none is mirrored, without `shift` none is moved.
-    """
+    size: height and width. Without `flip` none is mirrored, without `shift` none is moved."""
     mirror = torch.rand(count, generator=generator) < (0.5 if flip else 0)
     reach = [side // 8 if shift else 0 for side in size]
     down, right = (torch.randint(-r, r + 1, (count,), generator=generator) for r in reach)
@@ -41,10 +39,8 @@ def draw_flip_and_shift(count: int, size: tuple[int, int], flip: bool, shift: bo
 
 
 def flip_and_shift(images: Tensor, mirror: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Mirror images where `mirror` (B,) is true, then move them `down` and `right` (B,) pixels; edge pixels repeat.
-
-    (B, 3, H, W) to (B, 3, H, W) in channels_last memory.
-    """
+    """Mirror images (B, 3, H, W) where `mirror` (B,) is true, then move them `down` and `right` (B,) pixels; edges
+    repeat. The result is in channels_last memory: the channels of a pixel lie side by side."""
     batch, _, height, width = images.shape
     device = images.device
     rows = (torch.arange(height, device=device) - down[:, None]).clamp(0, height - 1)  # (B, H): source of each row
@@ -56,10 +52,8 @@ def flip_and_shift(images: Tensor, mirror: Tensor, down: Tensor, right: Tensor) 
 
 
 def random_resized_box(height: int, width: int, generator: torch.Generator) -> Box:
-    """Draw a box with 8 to 100 % of the area and width/height from 3/4 to 4/3 (Szegedy et al., 2015).
-
-    If ten trials do not fit, take the largest box in the middle with allowed proportions.
-    """
+    """Draw a box with 8 to 100 % of the area and width/height from 3/4 to 4/3 (Szegedy et al., 2015); if ten trials do
+    not fit, take the largest allowed one in the middle."""
     for _ in range(10):
         u = torch.rand(4, generator=generator).tolist()
         area = height * width * (0.08 + 0.92 * u[0])
@@ -155,10 +149,8 @@ def rand_augment(image: Image.Image, generator: torch.Generator, magnitude: floa
 
 
 def color_jitter(image: Image.Image, generator: torch.Generator, strength: float = 0.4) -> Image.Image:
-    """Scale brightness, contrast and saturation in random order, each by a factor uniform in [1 − s, 1 + s].
-
-    image: mode RGB. Negative factors become 0. (Krizhevsky et al., 2012, jitter colours first; this is torchvision's.)
-    """
+    """Scale brightness, contrast and saturation of an RGB image in random order, each by a factor uniform in
+    [1 − s, 1 + s], at least 0. (Krizhevsky et al., 2012, jitter colours first; this form is torchvision's.)"""
     adjust = TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation
     uniform = _uniform(3, generator)
     for i in torch.randperm(3, generator=generator).tolist():
@@ -211,10 +203,8 @@ def _clipped(box: Box, height: int, width: int) -> Box:
 
 
 def cutmix_box(height: int, width: int, share: float, generator: torch.Generator) -> Box:
-    """Draw CutMix's box, H √(1 − λ) × W √(1 − λ) with λ = `share`, centre uniform in the image; clipped to the image.
-
-    1 − λ is its area before clipping; `cutmix` counts the pixels that are left.
-    """
+    """Draw CutMix's box, H √(1 − λ) × W √(1 − λ) with λ = `share` and its centre uniform in the image, then clip it:
+    1 − λ is its share of the area before clipping; `cutmix` counts the pixels that are left."""
     side = math.sqrt(1 - share)
     h, w = round(height * side), round(width * side)
     y, x = _uniform(2, generator)
@@ -241,10 +231,8 @@ def beta(alpha: float, generator: torch.Generator) -> float:
 
 def draw_mix(height: int, width: int, mixup_alpha: float, cutmix_alpha: float, switch: float,
              generator: torch.Generator) -> tuple[str, float | Box] | None:
-    """Draw how to mix a whole batch: ("mixup", λ) or ("cutmix", box), with λ ~ Beta(α, α); None if both α are 0.
-
-    If both α are above 0, it is cutmix with probability `switch`; else the one whose α is above 0.
-    """
+    """Draw how to mix a whole batch: ("mixup", λ) or ("cutmix", box), with λ ~ Beta(α, α); None if both α are 0. If
+    both are above 0, it is cutmix with probability `switch`; else the one whose α is above 0."""
     if mixup_alpha <= 0 and cutmix_alpha <= 0:
         return None
     if mixup_alpha <= 0 or (cutmix_alpha > 0 and _uniform(1, generator)[0] < switch):

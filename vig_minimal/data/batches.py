@@ -19,11 +19,10 @@ class TrainingOrder:
     """The images of an epoch, as lists of keys (epoch, index, copy): this process's share of every part of a batch.
 
     All images come in random order, another one each epoch; an incomplete last batch is left out. With repeated
-    augmentation (`repeats` r; Hoffer et al., 2020, as in DeiT) each image comes r times in a row of batches, and an
-    epoch ends after as many images as the data set has, rounded down to a multiple of 256: it sees 1/r of the data.
+    augmentation (`repeats` r; Hoffer et al., 2020, as in DeiT) each image comes r times in a row, and an epoch ends
+    after as many images as the data set has, rounded down to a multiple of 256: it sees 1/r of the data.
 
-    A batch has `accumulation` parts, and a part has one share for each process. Set `epoch` and `first_step` to choose
-    where to begin.
+    A batch has `accumulation` parts, a part one share for each process. Set `epoch` and `first_step` to begin there.
     """
 
     def __init__(self, count: int, recipe: DataRecipe, seed: int, share: tuple[int, int] = (0, 1)):
@@ -73,10 +72,8 @@ class TrainingBatches:
         return self.order.steps
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of that epoch from that step on, `accumulation` parts a step.
-
-        Raises DataError, naming files, if an image is unreadable and not replaced, or if too many are broken.
-        """
+        """The batches of that epoch from that step on, `accumulation` parts a step. Raises DataError, naming files, if
+        an image is unreadable and not replaced, or if too many are broken."""
         self.order.epoch, self.order.first_step = epoch, first_step
         for i, (images, labels, notes) in enumerate(checked(self.loader)):
             self._take_notes(notes)
@@ -117,11 +114,11 @@ class ValidationBatches:
     def __init__(self, images: PreparedImages | StoredImages, recipe: DataRecipe, share: tuple[int, int],
                  device: torch.device, workers: int):
         self.recipe, self.device = recipe, device
-        self.order = validation_order(len(images), recipe.batch_size // (share[1] * recipe.accumulation), share)
-        self.loader = loader(images, self.order, workers, device)
+        order = validation_order(len(images), recipe.batch_size // (share[1] * recipe.accumulation), share)
+        self.loader = loader(images, order, workers, device)
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels, _ in checked(self.loader):

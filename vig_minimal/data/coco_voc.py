@@ -9,6 +9,7 @@ Annotations are checked as a whole when they are opened; a DataError says in one
 import json
 import math
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -65,54 +66,8 @@ def repeats(targets: Tensor, threshold: float) -> list[int]:
     return torch.arange(len(targets)).repeat_interleave(times).tolist()
 
 
-class _Objects:
-    """Collects the objects that annotations list and the problems found. path: the file or folder of annotations."""
-
-    def __init__(self, path: Path):
-        self.path, self.found, self.problems = path, {}, {}
-
-    def add(self, row: int, column: int, area: float, target: int = 1) -> None:
-        """An object in image `row`, of class `column`. Of several, the largest target and the largest area count."""
-        before = self.found.get((row, column), (target, area))
-        self.found[row, column] = max(before[0], target), max(before[1], area)
-
-    def reject(self, kind: str, example: str) -> None:
-        count, first = self.problems.get(kind, (0, example))
-        self.problems[kind] = count + 1, first
-
-    def annotated(self, what: str, folder: Path, names: list[str], listed: Path, classes: Sequence[str]) -> Annotated:
-        """The data set of the images `names` in `folder`, as listed in the file `listed`.
-
-        Raises DataError if images are missing, or for problems in annotations: number and example of each kind.
-        """
-        if self.problems:
-            found = "; ".join(f"{count} {what} {kind}, as {first}" for kind, (count, first) in self.problems.items())
-            raise DataError(f"{self.path}: {found}; repair or remove them")
-        try:
-            there = set(os.listdir(folder))
-        except OSError as error:
-            raise DataError(f"{folder}: cannot be read ({error.strerror}); it must hold the images of"
-                            f" {listed}") from None
-        if missing := [name for name in names if name not in there and not (folder / name).is_file()]:
-            raise DataError(f"{folder}: {len(missing)} of {len(names)} images that {listed} lists are missing, the"
-                            f" first is {missing[0]}; put them there or remove them from the list")
-        targets, areas = torch.zeros(2, len(names), len(classes))
-        if self.found:
-            place = tuple(torch.tensor(list(self.found)).T)
-            targets[place], areas[place] = torch.tensor(list(self.found.values()), dtype=torch.float32).T
-        return Annotated([folder / name for name in names], classes, targets.to(torch.int8), areas)
-
-
-# ---- COCO ----------------------------------------------------------------------------------------------------------
-
-
-def coco(folder: str | None) -> tuple[Annotated, Annotated]:
-    """COCO's training and validation photos. Classes are the categories, in the order of their ids.
-
-    Photos without objects are all-negative. A crowd region counts as its class. Raises DataError.
-    """
-    if folder is None:
-        raise DataError("coco: name the folder that holds train2017/, val2017/ and annotations/ with --data-dir")
+def coco(folder: str) -> tuple[Annotated, Annotated]:
+    """COCO's training and validation photos. Classes are the categories by id; a crowd region counts as its class."""
     train, val = (_coco_split(Path(folder), split) for split in ("train2017", "val2017"))
     if train.classes != val.classes:
         raise DataError(f"{folder}: train2017 and val2017 name different categories; their instances_*.json must be of"
@@ -129,19 +84,20 @@ def _coco_split(folder: Path, split: str) -> Annotated:
     rows, columns = {image["id"]: i for i, image in enumerate(images)}, {number: i for i, number in enumerate(names)}
     if len(rows) < len(images):
         raise DataError(f"{path}: two images have the same id")
-    objects = _Objects(path)
+    objects, problems = defaultdict(list), defaultdict(list)
     for entry in annotations:
         row, column, box = rows.get(entry["image_id"]), columns.get(entry["category_id"]), entry.get("bbox")
         if row is None:
-            objects.reject("of an image that the file does not list", f"image_id {entry['image_id']}")
+            problems["of an image that the file does not list"].append(f"image_id {entry['image_id']}")
         elif column is None:
-            objects.reject("of a category that the file does not list", f"category_id {entry['category_id']}")
+            problems["of a category that the file does not list"].append(f"category_id {entry['category_id']}")
         elif not _inside(box, images[row]):
             size = f"{images[row].get('width')}×{images[row].get('height')}"
-            objects.reject(BAD_BOX, f"{box} in {images[row]['file_name']} of {size}")
+            problems[BAD_BOX].append(f"{box} in {images[row]['file_name']} of {size}")
         else:
-            objects.add(row, column, entry.get("area", box[2] * box[3]))
-    return objects.annotated("objects", folder / split, [image["file_name"] for image in images], path, names.values())
+            objects[row, column].append((1, entry.get("area", box[2] * box[3])))
+    _check(path, "objects", problems)
+    return _annotated(folder / split, [image["file_name"] for image in images], path, names.values(), objects)
 
 
 def _coco_json(path: Path) -> tuple[list[dict], list[dict], list[dict]]:
@@ -176,9 +132,6 @@ def _inside(box: object, image: dict) -> bool:
     return -1 <= left and -1 <= top and 0 <= width and 0 <= height and left + width <= right and top + height <= bottom
 
 
-# ---- VOC 2007 ------------------------------------------------------------------------------------------------------
-
-
 def fetch_voc2007(folder: str) -> None:
     """Download VOC 2007 (900 MB) unless it is there. Raises DataError if that fails."""
     if _voc_root(folder) is not None:
@@ -193,7 +146,7 @@ def fetch_voc2007(folder: str) -> None:
 
 
 def voc2007(folder: str) -> tuple[Annotated, Annotated]:
-    """VOC 2007's trainval and test photos. A class with only «difficult» objects is unknown (−1). Raises DataError."""
+    """VOC 2007's trainval and test photos. A class with only «difficult» objects is unknown (−1)."""
     root = _voc_root(folder)
     if root is None:
         raise DataError(f"{folder}: no VOCdevkit/VOC2007 with ImageSets/Main/trainval.txt and test.txt in it; put it"
@@ -213,15 +166,15 @@ def _voc_split(root: Path, split: str) -> Annotated:
     names = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
     if not names:
         raise DataError(f"{listed}: names no image; nothing can be learnt from it")
-    objects = _Objects(root / "Annotations")
+    objects, problems = defaultdict(list), defaultdict(list)
     for row, name in enumerate(names):
         try:
-            tree = ElementTree.parse(objects.path / f"{name}.xml")
+            tree = ElementTree.parse(root / "Annotations" / f"{name}.xml")
         except OSError:
-            objects.reject("that are missing", f"{name}.xml")
+            problems["that are missing"].append(f"{name}.xml")
             continue
         except ElementTree.ParseError:
-            objects.reject("that are no XML, or cut short", f"{name}.xml")
+            problems["that are no XML, or cut short"].append(f"{name}.xml")
             continue
         size = {side: tree.findtext(f"size/{side}", "inf") for side in ("width", "height")}
         for thing in tree.iter("object"):
@@ -233,10 +186,36 @@ def _voc_split(root: Path, split: str) -> Annotated:
             except ValueError:
                 box = None
             if label not in VOC_CLASSES:
-                objects.reject(f"with an object of a class that VOC does not have ({', '.join(VOC_CLASSES)})",
-                               f"{label!r} in {name}.xml")
+                kind = f"with an object of a class that VOC does not have ({', '.join(VOC_CLASSES)})"
+                problems[kind].append(f"{label!r} in {name}.xml")
             elif not _inside(box, size):
-                objects.reject(BAD_BOX, f"{corners} in {name}.xml")
+                problems[BAD_BOX].append(f"{corners} in {name}.xml")
             else:
-                objects.add(row, VOC_CLASSES.index(label), box[2] * box[3], -1 if difficult else 1)
-    return objects.annotated("annotations", root / "JPEGImages", [f"{name}.jpg" for name in names], listed, VOC_CLASSES)
+                objects[row, VOC_CLASSES.index(label)].append((-1 if difficult else 1, box[2] * box[3]))
+    _check(root / "Annotations", "annotations", problems)
+    return _annotated(root / "JPEGImages", [f"{name}.jpg" for name in names], listed, VOC_CLASSES, objects)
+
+
+def _check(path: Path, what: str, problems: dict[str, list[str]]) -> None:
+    """Raises DataError with the number of problems of each kind and the first of them."""
+    if problems:
+        kinds = "; ".join(f"{len(found)} {what} {kind}, as {found[0]}" for kind, found in problems.items())
+        raise DataError(f"{path}: {kinds}; repair or remove them")
+
+
+def _annotated(folder: Path, names: list[str], listed: Path, classes: Sequence[str], objects: dict) -> Annotated:
+    """The data set of images `folder`/`names`, listed in the file `listed`. Raises DataError if images are missing.
+    objects: (image, class) to (target, area) of each object; the largest target and the largest area count."""
+    try:
+        there = set(os.listdir(folder))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror}); it must hold the images of {listed}") from None
+    if missing := [name for name in names if name not in there and not (folder / name).is_file()]:
+        raise DataError(f"{folder}: {len(missing)} of {len(names)} images that {listed} lists are missing, the first is"
+                        f" {missing[0]}; put them there or remove them from the list")
+    targets, areas = torch.zeros(2, len(names), len(classes))
+    if objects:
+        place = tuple(torch.tensor(list(objects)).T)  # images, classes
+        largest = [[max(values) for values in zip(*found)] for found in objects.values()]
+        targets[place], areas[place] = torch.tensor(largest, dtype=torch.float32).T
+    return Annotated([folder / name for name in names], classes, targets.to(torch.int8), areas)

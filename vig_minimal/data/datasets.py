@@ -27,6 +27,7 @@ DOWNLOADS = {
 }
 MULTI_LABEL = ("shapes-multi", "coco", "voc2007")  # an image may show several classes
 DATA_SETS = ("shapes", "imagefolder", *DOWNLOADS, *MULTI_LABEL)
+NEED_FOLDER = {"imagefolder": "train/ and val/", "coco": "train2017/, val2017/ and annotations/"}
 # default side of the images; data sets of photos, which are not listed here, take the model's own
 IMAGE_SIZES = {"shapes": 64, "shapes-multi": 64, "cifar10": 32, "cifar100": 32, "stl10": 96, "svhn": 32}
 SHAPES_TRAIN, SHAPES_VAL = 10_000, 2_000
@@ -59,6 +60,8 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit}: at least 1 training image")
+    if folder is None and name in NEED_FOLDER:
+        raise DataError(f"{name}: name the folder that holds {NEED_FOLDER[name]} with --data-dir")
     if name in ("shapes", "shapes-multi"):
         view = "single" if name == "shapes" else "multi"
         train = Shapes(size, limit or SHAPES_TRAIN, "train", view)
@@ -126,10 +129,8 @@ def _downloaded(name: str, folder: str, download: bool) -> tuple[Dataset, Datase
                         " files there, or name another folder with --data-dir") from None
 
 
-def _image_folders(folder: str | None) -> list[Dataset]:
+def _image_folders(folder: str) -> list[Dataset]:
     """The splits FOLDER/train/CLASS/* and FOLDER/val/CLASS/*."""
-    if folder is None:
-        raise DataError("imagefolder: name the folder that holds train/ and val/ with --data-dir")
     paths = Path(folder, "train"), Path(folder, "val")
     for path in (Path(folder), *paths):
         if not path.is_dir():

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-ORIENTATION = 0x0112  # EXIF's tag
-
 
 class DataError(ValueError):
     """Data cannot be used; the message is one sentence for the person who gave it."""
@@ -27,7 +25,7 @@ def read_image(path: str | Path) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
                 image, was = _to_rgb(ImageOps.exif_transpose(file))
-                rotated = file.getexif().get(ORIENTATION, 1) != 1
+                rotated = file.getexif().get(0x0112, 1) != 1  # the tag of the orientation
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"as large as a decompression bomb: {str(error).split(',')[0]}") from None
     except UnidentifiedImageError:

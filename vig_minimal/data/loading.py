@@ -17,9 +17,8 @@ import torchvision.transforms.functional as TF
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import InterpolationMode
 
-from .augment import color_jitter, rand_augment, random_resized_box
+from .augment import BICUBIC, color_jitter, rand_augment, random_resized_box
 from .data_recipe import DataRecipe
 from .datasets import image_name
 from .decoding import DataError
@@ -65,15 +64,12 @@ class PreparedImages(Dataset):
         return len(self.source)
 
     def __getitems__(self, keys: list[Key]) -> Batch | DataError:
-        """The batch of these keys, or the error if an image is unreadable and must not be replaced.
-
-        It is returned, not raised, because a DataLoader wraps what a worker raises into the worker's traceback.
-        """
+        """The batch of these keys, or the error if an image is unreadable and must not be replaced."""
         notes = []
         try:
             images, labels = zip(*(self._prepare(key, notes) for key in keys))
         except DataError as error:
-            return error
+            return error  # raised in a worker, it would come wrapped in the worker's traceback
         return Batch(torch.stack(images), torch.stack(labels), notes)
 
     def _prepare(self, key: Key, notes: list[FileNote]) -> tuple[Tensor, Tensor]:
@@ -82,12 +78,11 @@ class PreparedImages(Dataset):
         _, height, width = TF.get_dimensions(image)
         if recipe and recipe.crop == "resized":
             box = random_resized_box(height, width, generator("crop", self.seed, *key))
-            image = TF.resized_crop(image, *box, self.size, InterpolationMode.BICUBIC)
+            image = TF.resized_crop(image, *box, self.size, BICUBIC)
         else:
             if self.eval_crop < 1 or (height, width) != self.size:
                 scale = max(self.size[0] / height, self.size[1] / width) / self.eval_crop
-                resized = [max(1, round(height * scale)), max(1, round(width * scale))]
-                image = TF.resize(image, resized, InterpolationMode.BICUBIC)
+                image = TF.resize(image, [max(1, round(side * scale)) for side in (height, width)], BICUBIC)
             image = TF.center_crop(image, self.size)
         if recipe and (recipe.rand_augment > 0 or recipe.color_jitter > 0):
             source = generator("colours", self.seed, *key)
@@ -123,10 +118,7 @@ class PreparedImages(Dataset):
 
 
 class StoredImages(Dataset):
-    """A split in memory: images (n, 3, H, W) uint8, labels (n,) or targets (n, ...), and remarks on their files.
-
-    Keys are those of `PreparedImages`; only the index counts.
-    """
+    """A split in memory: images (n, 3, H, W) uint8 and labels (n,) or targets (n, ...). Of a key the index counts."""
 
     def __init__(self, images: Tensor, labels: Tensor, notes: Sequence[FileNote] = ()):
         self.images, self.labels, self.notes = images, labels, list(notes)
@@ -141,10 +133,8 @@ class StoredImages(Dataset):
 
 def store_if_it_fits(images: PreparedImages, workers: int, copies: int,
                      device: torch.device) -> PreparedImages | StoredImages:
-    """Read all images onto the device if they look the same every epoch and `copies` of them fit into MEMORY_LIMIT.
-
-    copies: number of processes on this machine, each of which keeps one. Raises DataError for an unreadable image.
-    """
+    """Read all images onto the device if they look the same every epoch and `copies` of them (one for each process of
+    this machine) fit into MEMORY_LIMIT. Raises DataError for an unreadable image."""
     count, (height, width), recipe = len(images), images.size, images.recipe
     changes = recipe and (recipe.crop == "resized" or recipe.rand_augment > 0 or recipe.color_jitter > 0)
     if changes or count * 3 * height * width * copies > MEMORY_LIMIT:
@@ -163,10 +153,8 @@ def validation_order(count: int, batch_size: int, share: tuple[int, int] = (0, 1
 
 def loader(images: PreparedImages | StoredImages, order: Iterable[list[Key]], workers: int,
            device: torch.device = torch.device("cpu")) -> DataLoader:
-    """The batches of that order: prepared by `workers` processes, or by this one if there are none or nothing to read.
-
-    device: where batches go; for a GPU, read images are put into pinned memory.
-    """
+    """The batches of that order: prepared by `workers` processes and, for a GPU, put into pinned memory; prepared by
+    this process if `workers` is 0 or the images are stored."""
     reads = isinstance(images, PreparedImages)
     workers = workers if reads else 0
     return DataLoader(images, batch_sampler=order, num_workers=workers, collate_fn=_unchanged,

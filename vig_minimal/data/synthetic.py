@@ -101,7 +101,12 @@ def compose(index: int, split: str, seed: int, extent: tuple[float, float]) -> S
         frequency, direction, phase = 1.5 + 3 * rng.random(), 2 * math.pi * rng.random(), 2 * math.pi * rng.random()
         waves.append((frequency * math.cos(direction), frequency * math.sin(direction), phase))
     hardness = 0.5 + 2 * rng.random()
-    strokes = [_stroke(extent, rng) for _ in range(2 + int(3 * rng.random()))]
+    strokes = []
+    for _ in range(2 + int(3 * rng.random())):
+        x, y, angle = extent[0] * rng.random(), extent[1] * rng.random(), 2 * math.pi * rng.random()
+        length, half = 0.15 + 0.25 * rng.random(), 0.008 + 0.012 * rng.random()
+        end = x + length * math.cos(angle), y + length * math.sin(angle)
+        strokes.append((x, y, *end, half, 0.7 * rng.random(3)))
     items = [_item(index % len(SHAPES), 0.19 + 0.15 * rng.random(), extent, [], rng)]
     for _ in range(int(4 * rng.random())):
         label, radius = int(len(SHAPES) * rng.random()), 0.115 + 0.05 * rng.random()
@@ -110,18 +115,10 @@ def compose(index: int, split: str, seed: int, extent: tuple[float, float]) -> S
     return Scene(ground, waves, hardness, strokes, items)
 
 
-def _stroke(extent: tuple[float, float], rng: np.random.Generator) -> tuple:
-    x, y, angle = extent[0] * rng.random(), extent[1] * rng.random(), 2 * math.pi * rng.random()
-    length, half = 0.15 + 0.25 * rng.random(), 0.008 + 0.012 * rng.random()
-    return x, y, x + length * math.cos(angle), y + length * math.sin(angle), half, 0.7 * rng.random(3)
-
-
 def _item(label: int, radius: float, extent: tuple[float, float], others: list[Item],
           rng: np.random.Generator) -> Item | None:
-    """A shape inside the image whose circle touches no other's; None if none of 24 drawn places is free.
-
-    It always draws the same amount of randomness, so the rest of a scene does not depend on whether it fits.
-    """
+    """A shape inside the image whose circle touches no other's; None if none of 24 drawn places is free. It always
+    makes the same number of draws, so the rest of a scene does not depend on whether it fits."""
     x, y = radius + rng.random((24, 2)).T * (np.array(extent)[:, None] - 2 * radius)  # (24,), (24,)
     angle, colour = 2 * math.pi * rng.random(), 0.55 + 0.45 * rng.random(3)
     free = np.ones(len(x), bool)

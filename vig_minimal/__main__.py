@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from .look.command import fail
+
 # command -> module of vig_minimal.look with a `main(argv)`, and its line in the list
 COMMANDS = {
     "explore": ("explore", "draw the patches that a patch or a label reads from"),
@@ -22,8 +24,7 @@ def main(argv: list[str] | None = None) -> None:
         print("\n".join(f"  {name:10} {line}" for name, (_, line) in COMMANDS.items()))
         return
     if argv[0] not in COMMANDS:
-        print(f"vig_minimal: error: unknown command {argv[0]!r}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
-        sys.exit(2)
+        fail("vig_minimal", f"unknown command {argv[0]!r}; choose one of {', '.join(COMMANDS)}")
     module, _ = COMMANDS[argv[0]]
     importlib.import_module(f"vig_minimal.look.{module}").main(argv[1:])
 

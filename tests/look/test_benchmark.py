@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from vig_minimal import create_model
-from vig_minimal.look import benchmark, throughput
+from vig_minimal.look import benchmark
 
 TINY = ["--rounds", "1", "--threads", "1"]
 
@@ -32,7 +32,7 @@ def test_the_table_of_ratios(capsys, name):
 
 
 def test_two_classifiers_are_both_trained(capsys):
-    model = throughput.create_model("cvig_nano", dim=16, depth=1, img_size=16, patch=4, distillation=True).train()
+    model = benchmark.create_model("cvig_nano", dim=16, depth=1, img_size=16, patch=4, distillation=True).train()
     benchmark.forward_backward(model, torch.randn(4, 3, 16, 16))
     assert model.distilled.weight.grad.abs().sum() > 0 and model.head[4].weight.grad.abs().sum() > 0
 
@@ -76,15 +76,15 @@ def test_out_of_memory_ends_a_models_row(monkeypatch):
         return 10.0 * batch
 
     sent = []
-    monkeypatch.setattr(throughput, "evaluate", evaluate)
+    monkeypatch.setattr(benchmark, "evaluate", evaluate)
     pipe = type("Pipe", (), {"send": lambda self, figure: sent.append(figure)})()
-    throughput._measure(pipe, "vig_nano", [1, 2, 4, 8], 1, "cpu", 1, False, {})
+    benchmark._measure(pipe, "vig_nano", [1, 2, 4, 8], 1, "cpu", 1, False, {})
     assert [figure and figure[0] for figure in sent] == [10.0, 20.0, None]
-    monkeypatch.setattr(throughput, "create_model", lambda *_, **__: evaluate(None, 4, 1, False))
-    throughput._measure(pipe, "vig_nano", [1], 1, "cpu", 1, False, {})
+    monkeypatch.setattr(benchmark, "create_model", lambda *_, **__: evaluate(None, 4, 1, False))
+    benchmark._measure(pipe, "vig_nano", [1], 1, "cpu", 1, False, {})
     assert sent[3:] == [None]  # not even the model itself fits
-    assert throughput.out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert not throughput.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert benchmark.out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not benchmark.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 def killed(pipe, *_):
@@ -98,34 +98,34 @@ def ends(pipe, *_):
 
 
 def fails(pipe, *argv):
-    throughput.evaluate = lambda *_: torch.ones(2) @ torch.ones(3)
+    benchmark.evaluate = lambda *_: torch.ones(2) @ torch.ones(3)
     MEASURE(pipe, *argv)
 
 
-MEASURE = throughput._measure
+MEASURE = benchmark._measure
 
 
 def test_a_process_that_the_system_ends_is_out_of_memory(monkeypatch):
-    monkeypatch.setattr(throughput, "_measure", killed)
-    results = throughput.throughput(["vig_nano"], [1, 8, 16], 1, "cpu", 1, False, {})
+    monkeypatch.setattr(benchmark, "_measure", killed)
+    results = benchmark.throughput(["vig_nano"], [1, 8, 16], 1, "cpu", 1, False, {})
     assert results == {"vig_nano": [(5.0, 1.0), None, None]}
-    text = throughput.table(results, [1, 8, 16], 0)
+    text = benchmark.table(results, [1, 8, 16], 0)
     assert text.splitlines()[-1] == "| vig_nano | 5.0 | - | - |"
-    assert throughput.table(results, [1, 8, 16], 1).endswith("| 1 | - | - |")
+    assert benchmark.table(results, [1, 8, 16], 1).endswith("| 1 | - | - |")
 
 
 @pytest.mark.parametrize(("measure", "message"), [
     (ends, "vig_nano, batch 8: its process ended with code 3"), (fails, "vig_nano, batch 1: RuntimeError: .*size"),
 ])
 def test_another_failure_is_an_error_and_no_out_of_memory(monkeypatch, capsys, tmp_path, measure, message):
-    monkeypatch.setattr(throughput, "_measure", measure)
+    monkeypatch.setattr(benchmark, "_measure", measure)
     with pytest.raises(SystemExit) as end:
         run(capsys, "--throughput", "vig_nano", "--batches", 1, 8, "--out", tmp_path / "speed.png")
     assert end.value.code == 2 and re.search(message, capsys.readouterr().err) and not list(tmp_path.iterdir())
 
 
 def test_a_picture_without_any_figure_is_still_drawn():
-    page = throughput.chart({"vig_nano": [None, None]}, [1, 2], "nothing fits")
+    page = benchmark.chart({"vig_nano": [None, None]}, [1, 2], "nothing fits")
     assert page.width > 500 and page.height > 300
 
 
@@ -134,15 +134,15 @@ def test_a_picture_without_any_figure_is_still_drawn():
     (24, 31, range(24, 32)),
 ])
 def test_marks_of_a_logarithmic_axis(low, high, marks):
-    assert throughput.speed_ticks(low, high) == list(marks)
+    assert benchmark.speed_ticks(low, high) == list(marks)
 
 
 @pytest.mark.parametrize(("argv", "message"), [
     (["vig_nan"], "unknown model 'vig_nan'"), (["--throughput", "resnet"], "unknown model 'resnet'"),
     (["--throughput", "vig_nano", "--batches", "0"], "must be at least 1"),
     (["--grids", "0", "--graphs"], "must be at least 1"),
-    (["--throughput", "vig_nano", "--out", "nowhere/x.png"], "nowhere/x.png: cannot be written"),
-    (["--throughput", "vig_nano", "--out", "x.jpg"], "x.jpg: the picture is a PNG"),
+    (["--throughput", "vig_nano", "--out", "nowhere/x.png"], "nowhere/x.png: the picture cannot be written"),
+    (["--throughput", "vig_nano", "--out", "x.txt"], "x.txt: the picture cannot be written; give a name that ends in"),
     (["vig_nano", "--img-size", "63"], "img_size=63"), (["vig_nano", "--img-size", "0"], "img_size=0"),
     (["vig_nano", "--device", "gpu"], "invalid choice: 'gpu'"), (["vig_nano", "--amp"], "--amp with --throughput"),
 ])
@@ -151,6 +151,7 @@ def test_bad_input_is_a_sentence(capsys, argv, message):
         benchmark.main(argv)
     error = capsys.readouterr().err
     assert end.value.code == 2 and re.search(re.escape(message), error) and "Traceback" not in error
+    assert error.startswith("benchmark: error: ") and error.count("\n") == 1
 
 
 def test_a_model_without_patches_has_no_floor(capsys):

@@ -10,6 +10,7 @@ from PIL import Image, ImageColor
 from vig_minimal import Graph, create_model
 from vig_minimal.data.synthetic import CLASSES, Shapes
 from vig_minimal.look import explore
+from vig_minimal.look.command import Opened, open_image, open_model
 from vig_minimal.look.explore_layers import Layer
 from vig_minimal.look.panels import colours, patch_box, picture, sheet, tint
 from vig_minimal.training import checkpoint
@@ -111,7 +112,7 @@ def test_a_scene_with_a_checkpoint(saved, tmp_path, capsys):
 
 
 def test_a_checkpoint_is_used(saved):
-    opened = explore.open_model(None, str(saved))
+    opened = open_model(None, str(saved))
     state = checkpoint.load(saved)["model"]
     assert opened.name == "lrgc_nano" and not opened.model.training and not opened.multi_label
     assert all(torch.equal(value, state[key]) for key, value in opened.model.state_dict().items())
@@ -122,7 +123,7 @@ def test_a_photo_is_cut_to_the_models_size(tmp_path):
     pixels = np.zeros((40, 120, 3), np.uint8)
     pixels[:, 40:80] = 255  # the middle third, which alone remains
     Image.fromarray(pixels).save(tmp_path / "photo.png")
-    image = explore.open_image(str(tmp_path / "photo.png"), (32, 32))
+    image = open_image(str(tmp_path / "photo.png"), (32, 32))
     assert image.shape == (3, 32, 32) and image.dtype == torch.uint8 and image.float().mean() > 250
 
 
@@ -134,8 +135,8 @@ def test_a_photo_is_cut_to_the_models_size(tmp_path):
     (["shapes:0", "--model", "lrgc_nan"], "unknown model 'lrgc_nan'; did you mean lrgc_nano"),
     (["shapes:0", "--node", "8,0"], "--node 8,0: takes ROW,COLUMN of a patch, from 0,0 to 7,7"),
     (["shapes:0", "--node", "3"], "--node 3: takes ROW,COLUMN"),
-    (["shapes:0", "--layers", "0,6"], "--layers 0,6: this model's layers are 0 to 5"),
-    (["shapes:0", "--layers", "a"], "--layers a: takes whole numbers"),
+    (["shapes:0", "--layers", "0,6"], "--layers 0,6: takes numbers of this model's layers, 0 to 5, with"),
+    (["shapes:0", "--layers", "a"], "--layers a: takes numbers of this model's layers, 0 to 5, with commas"),
     (["shapes:0", "--label", "star"], "--label: in lrgc_nano's graphs no label is a node; choose one of GKGNet's"),
     (["shapes:0", "--partitions"], "--partitions: this model's nodes have none"),
     (["shapes:0", "--checkpoint", "missing.pt"], "missing.pt: no such checkpoint"),
@@ -173,7 +174,7 @@ def test_partitions_keep_their_names_from_layer_to_layer():
 def test_every_partition_has_its_colour(tmp_path, capsys):
     model = create_model("cvig_nano", img_size=32, patch=8, dim=16, depth=2, clusters=3).eval()
     image, _ = Shapes(32, 1)[0]
-    opened = explore.Opened(model, "cvig_nano", list(CLASSES), False, (0.5,) * 3, (0.5,) * 3)
+    opened = Opened(model, "cvig_nano", list(CLASSES), False, (0.5,) * 3, (0.5,) * 3)
     graphs = explore.apply(opened, image)[1]
     page = explore.explore_partitions(image, [Layer("layer 0", graphs[0], (4, 4))])
     panel = page.crop((8 + 264, 8, 8 + 264 + 256, 8 + 256))  # the second panel; the first is the image

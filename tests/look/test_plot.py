@@ -7,9 +7,24 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from vig_minimal.look import plot
-from vig_minimal.look.panels import FONT, PALETTE, Axis, colours, curve, dashes, labels, pieces, shorten, ticks
-from vig_minimal.look.plot import HEIGHT, LEFT, TOP, WIDTH
+from vig_minimal.look import panels, plot
+from vig_minimal.look.panels import (
+    FONT,
+    HEIGHT,
+    LEFT,
+    LINE,
+    PALETTE,
+    TOP,
+    WIDTH,
+    Axis,
+    colours,
+    curve,
+    dashes,
+    labels,
+    pieces,
+    shorten,
+    ticks,
+)
 from vig_minimal.training.run_log import append_row
 
 NAN = math.nan
@@ -43,8 +58,8 @@ def drawn(tmp_path, *folders):
 
 def box(page, row, column, top=FIRST):
     """The pixels of the box of one panel; right for pages whose upper panels have one row of legend entries."""
-    left = LEFT + column * (LEFT + WIDTH + plot.RIGHT)
-    top += TOP + row * (TOP + HEIGHT + plot.BOTTOM + plot.LINE + 2)
+    left = LEFT + column * (LEFT + WIDTH + panels.RIGHT)
+    top += TOP + row * (TOP + HEIGHT + panels.BOTTOM + LINE + 2)
     return page[top:top + HEIGHT, left:left + WIDTH]
 
 
@@ -217,7 +232,7 @@ def test_values_are_drawn_where_they_are(tmp_path):
     for epoch, loss in enumerate((4.0, 2.5, 3.0, 1.0)):
         row = HEIGHT - 1 - at(low, high, loss, HEIGHT)
         assert near(panel[row, columns[epoch]], PALETTE[1], 0)
-        assert (panel[row - 12, columns[epoch]] == ImageColor.getrgb(plot.GRID)).all()  # grid lines of the epochs
+        assert (panel[row - 12, columns[epoch]] == ImageColor.getrgb(panels.GRID)).all()  # grid lines of the epochs
     middle = HEIGHT - 1 - at(low, high, 3.25, HEIGHT)  # the line from 4.0 to 2.5
     assert near(panel[middle - 2:middle + 3, (columns[0] + columns[1]) // 2], PALETTE[1], 90).any()
     row = HEIGHT - 1 - at(low, high, 5.0, HEIGHT)  # the first training loss: a ring, and none before it
@@ -273,7 +288,7 @@ def test_a_huge_first_loss_does_not_flatten_the_curve(tmp_path):
 def test_panels_without_values_are_left_out(tmp_path):
     rows = [{"epoch": epoch, "train_loss": 1.0 / epoch, "val_loss": ""} for epoch in (1, 2)]
     page = drawn(tmp_path, write_run(tmp_path / "run", rows))
-    assert page.shape[1] == LEFT + WIDTH + plot.RIGHT
+    assert page.shape[1] == LEFT + WIDTH + panels.RIGHT
 
 
 def test_another_measure_than_top1(tmp_path):
@@ -301,7 +316,7 @@ def test_several_runs_share_axes_and_have_their_colours(tmp_path, capsys):
     long = write_run(tmp_path / "long", epochs(3.0, 2.5, 2.0, 1.5, 1.0), ("lrgc_nano", "shapes", "demo"))
     page = drawn(tmp_path, short, long)
     assert capsys.readouterr().out == f"wrote {tmp_path / 'curves.png'}\n"
-    top = FIRST + plot.LINE + 2  # below the legend of the runs
+    top = FIRST + LINE + 2  # below the legend of the runs
     ends = [at(-0.08, 4.08, epoch, WIDTH) for epoch in (2, 4)]
     for row, column in ((0, 1), (1, 0), (1, 1)):
         panel = box(page, row, column, top)
@@ -319,7 +334,7 @@ def test_equal_runs_show_both_colours_in_every_panel(tmp_path):
     page = drawn(tmp_path, *(write_run(tmp_path / name, epochs(3.0, 2.0, 1.0)) for name in ("first", "second")))
     for row in (0, 1):
         for column in (0, 1):
-            panel = box(page, row, column, FIRST + plot.LINE + 2)
+            panel = box(page, row, column, FIRST + LINE + 2)
             counts = [near(panel, colour, 60).sum() for colour in PALETTE[:2]]
             assert min(counts) > 0.3 * sum(counts) > 50
 
@@ -361,9 +376,9 @@ def test_the_title_says_model_data_and_recipe(tmp_path):
     (["folder"], "metrics.csv: cannot be read"),
     (["other"], "there is no row with an epoch in it"),
     (["nothing"], "there is nothing to draw"),
-    (["run", "--out", "nowhere/curves.png"], "nowhere/curves.png: cannot be written (No such file or directory)"),
-    (["run", "--out", "taken.png"], "taken.png: cannot be written (Is a directory)"),
-    (["run", "--out", "curves.jpg"], "--out curves.jpg: the picture is a PNG"),
+    (["run", "--out", "nowhere/a.png"], "nowhere/a.png: the picture cannot be written (No such file or directory)"),
+    (["run", "--out", "taken.png"], "taken.png: the picture cannot be written (Is a directory)"),
+    (["run", "--out", "curves.txt"], "--out: curves.txt: the picture cannot be written; give a name that ends in .png"),
     (["run", "--out", ""], "give a name that ends in .png"),
     ([], "required: DIR"),
 ])
@@ -397,7 +412,7 @@ def test_a_full_disk_leaves_the_picture_that_was_there(tmp_path, monkeypatch, ca
     monkeypatch.setattr(Image.Image, "save", fill)
     with pytest.raises(SystemExit):
         plot.main([str(run), "--out", str(tmp_path / "curves.png")])
-    assert "curves.png: cannot be written (No space left on device)" in capsys.readouterr().err
+    assert "curves.png: the picture cannot be written (No space left on device)" in capsys.readouterr().err
     assert (tmp_path / "curves.png").read_bytes() == before
     assert not list(tmp_path.glob("*.tmp"))
 

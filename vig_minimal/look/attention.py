@@ -1,17 +1,12 @@
-"""What CNN2GNN's images make of anchors and proxies: attention by class, and all embeddings in two dimensions.
-
-    python -m vig_minimal attention runs/cnn2transformer_nano-cifar10/best.pt --data cifar10 --out attention.png
-    python -m vig_minimal attention runs/…/epoch-000.pt runs/…/epoch-006.pt runs/…/epoch-012.pt --data-dir CIFAR \\
-        --embeddings --out embeddings.png
+"""Draw CNN2GNN's attention from classes of images to classes of anchors and proxies, or all its embeddings.
 
 Attention (the paper's Figures 5 and 6): entry (i, j) is the mean attention of validation images of class i to the
-proxies, or to the anchors, of class j; the darker, the more; a row sums to 1. Embeddings (Figure 4): images are dots,
-anchors crosses, proxies triangles, all L2-normalised and projected on the two directions in which those of that
-checkpoint vary most. `train.py --keep-every N` keeps the checkpoints of epochs 0, N, 2N, ...
+proxies, or to the anchors, of class j. Darker = more; each row sums to 1.
+With --embeddings (Figure 4): images are dots, anchors crosses, proxies triangles, all L2-normalised and projected on
+the two directions in which the embeddings of that checkpoint vary most. Give several checkpoints to see them move:
+`train.py --keep-every N` keeps those of epochs 0, N, 2N, …
 """
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -23,33 +18,34 @@ from torch import Tensor
 from ..data.augment import normalise
 from ..data.datasets import DATA_SETS, Data, open_data
 from ..data.loading import PreparedImages, checked
-from ..files import replacing
-from .explore import Opened, open_model
+from .command import Opened, Parser, open_model, save_picture
 from .panels import FONT, LINE, PALETTE, colours, sheet, shorten
 
 SIDE = 360  # of a matrix or a scatter plot, in pixels
 NAMES = 84  # room for the names of classes
-MOST_NAMED = 24  # classes that are named along an axis; of more, every so many
+MOST_NAMED = 24  # classes that are named along an axis; of more, every second, third, …
 
 
 def validation(opened: Opened, data: Data, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised validation images (b, 3, H, W) and labels (b,), the first `limit` of a random order that is always the
-    same. Raises ValueError for data of other classes than the checkpoint's."""
+    """Normalised validation images (b, 3, H, W) and labels (b,): the first `limit` of a fixed random order.
+
+    Raises ValueError if the data's classes are not the checkpoint's.
+    """
     if data.multi_label or data.classes != opened.classes:
         raise ValueError(f"the checkpoint is for {len(opened.classes)} classes ({', '.join(opened.classes[:5])}…), and"
                          f" {data.name} has others or several an image; give the data it was trained on")
-    pictures = PreparedImages(data.val, opened.model.config.img_size, 1.0)
-    order = torch.randperm(len(data.val), generator=torch.Generator().manual_seed(0))[:limit].tolist()
-    for start in range(0, len(order), 128):
-        batch = next(checked([pictures.__getitems__([(0, index, 0) for index in order[start:start + 128]])]))
+    images = PreparedImages(data.val, opened.model.config.img_size, 1.0)
+    order = torch.randperm(len(data.val), generator=torch.Generator().manual_seed(0))[:limit]
+    for part in order.split(128):
+        batch = next(checked([images.__getitems__([(0, index, 0) for index in part.tolist()])]))
         yield normalise(batch.images, opened.mean, opened.std), batch.labels
 
 
 @torch.no_grad()
 def attention_by_class(model, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Mean attention of images of class i to the proxies and to the anchors of class j: two (c, c), rows sum to 1.
+    """Mean attention of images of class i to the proxies and to the anchors of class j: two (classes, classes).
 
-    A class without images has a row of zeros.
+    Rows sum to 1, or to 0 for a class without images.
     """
     classes, config = model.config.num_classes, model.config
     total, count = torch.zeros(classes, len(model.anchors) + len(model.proxies)), torch.zeros(classes)
@@ -64,7 +60,7 @@ def attention_by_class(model, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple
 
 @torch.no_grad()
 def embeddings(model, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Places (n, 2), labels (n,) and kinds (n,) of all embeddings: kind 0 images, 1 anchors, 2 proxies."""
+    """All embeddings in two dimensions (n, 2), their labels (n,) and kinds (n,): 0 images, 1 anchors, 2 proxies."""
     parts = [(model.backbone(images), labels, 0) for images, labels in batches]
     parts += [(model.anchors, model.labels(model.config.anchors_per_class), 1),
               (model.proxies, model.labels(model.config.proxies_per_class), 2)]
@@ -72,19 +68,19 @@ def embeddings(model, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor,
     kinds = torch.cat([torch.full((len(part),), kind) for part, _, kind in parts])
     torch.manual_seed(0)  # pca_lowrank draws
     _, _, directions = torch.pca_lowrank(x, q=2)
-    directions = directions * directions.sum(0).sign()  # else each picture might be mirrored
+    directions = directions * directions.sum(0).sign()  # else a picture might be mirrored by chance
     return (x - x.mean(0)) @ directions, torch.cat([labels for _, labels, _ in parts]), kinds
 
 
 def draw_matrix(matrix: Tensor, classes: Sequence[str]) -> Image.Image:
-    """Rows and columns of cells, white at 0 and dark at the largest, with the names of classes at both axes."""
+    """Draw a matrix: white cells at 0, dark ones at its largest value, the names of classes at both axes."""
     cells = (matrix / matrix.max().clamp(min=1e-12)).numpy()[..., None]
     pixels = (1 - cells) * 255 + cells * np.array([0, 60, 120])
     cell = max(1, SIDE // len(classes))
     heat = Image.fromarray(pixels.astype(np.uint8)).resize(2 * (cell * len(classes),), Image.Resampling.NEAREST)
     page = Image.new("RGB", (heat.width + NAMES, heat.height + NAMES), "white")
     page.paste(heat, (NAMES, NAMES))
-    sideways = Image.new("RGB", (NAMES, heat.width), "white")  # names of columns, last on top; turned later
+    sideways = Image.new("RGB", (NAMES, heat.width), "white")  # the columns' names, the last on top; rotated below
     every = -(-len(classes) // MOST_NAMED)
     for i, name in list(enumerate(classes))[::every]:
         text, middle = shorten(name, FONT, NAMES - 8), round((i + 0.5) * cell)
@@ -95,8 +91,8 @@ def draw_matrix(matrix: Tensor, classes: Sequence[str]) -> Image.Image:
     return page
 
 
-def draw_places(places: Tensor, labels: Tensor, kinds: Tensor, classes: int) -> Image.Image:
-    """A scatter plot: dots, above them crosses and triangles, a colour a class."""
+def draw_embeddings(places: Tensor, labels: Tensor, kinds: Tensor, classes: int) -> Image.Image:
+    """Draw what `embeddings` returns: dots, above them crosses and triangles, one colour for each class."""
     scale = 4  # drawn larger and averaged down
     page = Image.new("RGB", 2 * (scale * SIDE,), "white")
     draw, palette, low = ImageDraw.Draw(page), class_colours(classes), places.amin(0)
@@ -119,12 +115,12 @@ def draw_places(places: Tensor, labels: Tensor, kinds: Tensor, classes: int) -> 
 
 
 def class_colours(count: int) -> Sequence[str]:
-    """A colour a class: up to ten that differ in hue, else from dark to light."""
+    """One colour for each class: up to ten differ in hue, more run from dark to light."""
     return (*PALETTE, "#999999", "#8c564b", "#b8a800")[:count] if count <= 10 else colours(count)
 
 
-def legend(classes: Sequence[str]) -> Image.Image:
-    """The colour of every class, one below the other."""
+def draw_legend(classes: Sequence[str]) -> Image.Image:
+    """Draw the colours and names of the classes, one below the other."""
     page = Image.new("RGB", (NAMES + 30, max(SIDE, LINE * len(classes) + 8)), "white")
     for i, (name, colour) in enumerate(zip(classes, class_colours(len(classes)), strict=True)):
         ImageDraw.Draw(page).ellipse((4, 8 + i * LINE, 12, 16 + i * LINE), colour)
@@ -133,52 +129,41 @@ def legend(classes: Sequence[str]) -> Image.Image:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command; see `python -m vig_minimal attention --help`."""
-    parser = argparse.ArgumentParser(prog="python -m vig_minimal attention", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = fail
+    """Run `python -m vig_minimal attention`."""
+    parser = Parser("attention", __doc__, "runs/cnn2transformer_nano-shapes/best.pt --data shapes --out attention.png")
     add = parser.add_argument
     add("checkpoints", nargs="+", metavar="CHECKPOINT", help="of CNN2GNN or CNN2Transformer, by train.py")
-    add("--data", help=f"one of {', '.join(DATA_SETS)} (default: imagefolder with --data-dir, else shapes)")
+    add("--data", metavar="NAME", help=f"one of {', '.join(DATA_SETS)} (default: imagefolder with --data-dir, else"
+                                       " shapes)")
     add("--data-dir", metavar="DIR", help="as for train.py")
     add("--limit", type=int, default=2000, metavar="N", help="validation images (default 2000)")
     add("--embeddings", action="store_true", help="draw embeddings in two dimensions, not attention")
-    add("--out", default="relations.png", metavar="FILE", help="the picture to write (default relations.png)")
+    parser.add_out("attention.png")
     args = parser.parse_args(argv)
-    try:
-        panels, captions = [], []
+    if args.limit < 1:
+        parser.error(f"--limit {args.limit}: at least 1 image")
+    panels, captions = [], []
+    with parser.errors_in_one_sentence():
         for path in args.checkpoints:
             opened = open_model(None, path)
             if not hasattr(opened.model, "proxies"):
                 raise ValueError(f"{path}: {opened.name} has no anchors and proxies; give one of cnn2gnn or"
                                  " cnn2transformer")
-            if args.limit < 1:
-                raise ValueError(f"--limit {args.limit}: at least 1 image")
             name = args.data or ("imagefolder" if args.data_dir else "shapes")
             batches = validation(opened, open_data(name, args.data_dir, opened.model.config.img_size, None), args.limit)
             if args.embeddings:
-                panels.append(draw_places(*embeddings(opened.model, batches), len(opened.classes)))
+                panels.append(draw_embeddings(*embeddings(opened.model, batches), len(opened.classes)))
                 captions.append(f"{path}\ndots: images, crosses: anchors, triangles: proxies")
                 continue
             for kind, matrix in zip(("proxies", "anchors"), attention_by_class(opened.model, batches), strict=True):
-                panels.append(draw_matrix(matrix, opened.classes))
                 own = 100 * matrix.diagonal().mean().item()
                 first = 100 * (matrix.argmax(1) == torch.arange(len(matrix))).float().mean().item()
+                panels.append(draw_matrix(matrix, opened.classes))
                 captions.append(f"{opened.name}: from images of a class (rows) to {kind} (columns)\n"
                                 f"{own:.1f} % to their own class, the most in {first:.0f} % of classes")
                 print(f"{path}: {kind}: {own:.1f} % of attention goes to the own class, which gets the most of all in"
                       f" {first:.0f} % of classes")
         if args.embeddings:
-            panels.append(legend(opened.classes))
-            captions.append("")
-        with replacing(args.out) as file:
-            sheet(panels, captions, columns=len(panels) if args.embeddings else 2).save(file, "png")
-    except (ValueError, OSError) as error:
-        fail(str(error))
+            panels, captions = [*panels, draw_legend(opened.classes)], [*captions, ""]
+        save_picture(sheet(panels, captions, columns=len(panels) if args.embeddings else 2), args.out)
     print(f"wrote {args.out}")
-
-
-def fail(message: str) -> None:
-    """Say in one sentence what is wrong, and end with code 2."""
-    print(f"relations: error: {message}", file=sys.stderr)
-    sys.exit(2)

@@ -1,47 +1,56 @@
-"""What the graph costs, as a ratio to the same network without one.
+"""Measure what the graph costs, as a ratio to the same network without one: time, memory, parameters.
 
-    python -m vig_minimal benchmark vig_ti svig_ti lrgc_ti          # Markdown table: time, floor, memory
-    python -m vig_minimal benchmark lrgc_ti --compile               # the same through torch.compile
-    python -m vig_minimal benchmark --graphs                        # building the graphs of vig_ti and cvig_ti, N grows
+    python -m vig_minimal benchmark lrgc_ti --compile      # through torch.compile
+    python -m vig_minimal benchmark --graphs               # building the graphs of vig_ti and cvig_ti as N grows
     python -m vig_minimal benchmark --throughput cvig_ti vig_ti --batches 1 8 16 32 64 --out throughput.png
 
 The *floor* of a model is its own stem, linear layers, norms, activations and head with nothing between them: no
 constructor, and the aggregate replaced by the features themselves. Model and floor take turns in one run and the best
-time of each counts, so a ratio holds on any machine; milliseconds hold on this one.
+time of each counts, so a ratio holds on any machine; milliseconds hold on this one only.
+
+--throughput measures and draws images per second and memory against the batch, as in ClusterViG's Table VI and
+Figure 5. Each model runs in its own process, from the smallest batch on, so that its memory is its own. A process that
+the system kills for lack of memory counts as out of memory: `-`, for all larger batches too.
 """
 
-import argparse
+import math
+import multiprocessing
+import re
 import time
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
+from signal import SIGKILL
 
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ..constructors import CONSTRUCTORS
-from ..files import replacing
 from ..models.cost import count_macs, count_parameters, saved_bytes
 from ..models.pyramid import PyramidConfig
 from ..models.registry import CONFIGS, create_model, list_models
-from .throughput import chart, table, throughput
+from .command import Parser, save_picture
+from .panels import BOTTOM, FAINT, FONT, HEIGHT, WIDTH, Axis, Series, colours, draw_chart, ticks
+
+Figure = tuple[float, float] | None  # images a second and MiB; None for out of memory
 
 
 class Floor(nn.Module):
-    """A model's convolutions, norms and activations, no graph: (B, 3, H, W) -> (B, num_classes)."""
+    """A model's convolutions, norms and activations without a graph: (B, 3, H, W) -> (B, num_classes)."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         config = model.config
-        same = {"dim": config.dim, "depth": config.depth, "patch": config.patch, "img_size": config.img_size}
-        name = "pvig_ti" if isinstance(config, PyramidConfig) else "vig_ti"
-        self.model = create_model(name, num_classes=config.num_classes, **same)
+        same = {field: getattr(config, field) for field in ("dim", "depth", "patch", "img_size", "num_classes")}
+        self.model = create_model("pvig_ti" if isinstance(config, PyramidConfig) else "vig_ti", **same)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.model.stem(images)
-        downsampling = {}
-        if hasattr(self.model, "stages"):
-            downsampling = {stage.blocks[0]: stage.downsample for stage in self.model.stages}
+        downsampling = {stage.blocks[0]: stage.downsample for stage in getattr(self.model, "stages", ())}
         for block in self.model.blocks:
             x = downsampling[block](x) if block in downsampling else x
             h = block.grapher.fc1(x)
@@ -65,29 +74,30 @@ def forward_backward(model: nn.Module, images: Tensor) -> None:
 
 
 def best_times(models: Sequence, images: Tensor, step: Callable, rounds: int) -> list[float]:
-    """Milliseconds an image of `step(model, images)`, the best of `rounds`, taking turns after one round to warm up."""
-    times = [float("inf")] * len(models)
+    """Milliseconds per image of `step(model, images)`: the models take turns after a warm-up, the best round counts."""
+    times = [math.inf] * len(models)
+    synchronise = torch.cuda.synchronize if images.is_cuda else lambda: None
     for model in models:
         step(model, images)
     for _ in range(rounds):
         for i, model in enumerate(models):
-            _synchronise(images)
+            synchronise()
             start = time.perf_counter()
             step(model, images)
-            _synchronise(images)
+            synchronise()
             times[i] = min(times[i], (time.perf_counter() - start) * 1e3 / len(images))
     return times
 
 
-def _synchronise(images: Tensor) -> None:
-    if images.is_cuda:
-        torch.cuda.synchronize()
+def random_images(model: nn.Module, batch: int, device: str) -> Tensor:
+    """A batch of the model's size in channels_last memory, where an image is (B, N, C) without a copy."""
+    return torch.randn(batch, 3, *model.config.img_size, device=device).to(memory_format=torch.channels_last)
 
 
 def measure(name: str, batch: int, rounds: int, device: str, compiled: bool, fields: dict) -> str:
-    """One row of the table."""
+    """One row of the table: size, time and memory of a model, and its ratios to the floor."""
     model = create_model(name, **fields).to(device)
-    images = torch.randn(batch, 3, *model.config.img_size, device=device).contiguous(memory_format=torch.channels_last)
+    images = random_images(model, batch, device)
     pair = [m.to(device, memory_format=torch.channels_last) for m in (model, Floor(model))]
     cost = [f"{count_parameters(model):,}", f"{count_macs(model, images) / 1e9:.3f}"]
     cost_of_backward = f"{saved_bytes(model.train(), images) / 1e6:.1f}"
@@ -100,56 +110,149 @@ def measure(name: str, batch: int, rounds: int, device: str, compiled: bool, fie
 
 
 def graph_times(grid: int, batch: int, rounds: int, device: str) -> list[float]:
-    """Milliseconds an image for all 12 graphs of vig_ti on grid² nodes, for all of cvig_ti, and its k-means alone.
+    """Milliseconds per image for all 12 graphs of vig_ti on grid² nodes, for all of cvig_ti, and for its k-means alone.
 
-    Features are random, the same in every run, with 8 groups in them; κ is 4, and 6 from 784 nodes on, as in the paper.
+    Features are random around 8 centres, the same in every run. κ is 4, and 6 from 784 nodes on, as in the paper.
     """
     images = 16 * grid
     plain = CONSTRUCTORS["knn"][0](replace(CONFIGS["vig_ti"], img_size=images, k=9))
     clusters = 4 if grid < 28 else 6
     inside = CONSTRUCTORS["cluster_knn"][0](replace(CONFIGS["cvig_ti"], img_size=images, k=9, clusters=clusters))
     draw = torch.Generator().manual_seed(0)
-    group = torch.randint(8, (batch, grid * grid, 1), generator=draw).expand(-1, -1, 192)
+    group = torch.randint(8, (batch, grid**2, 1), generator=draw).expand(-1, -1, 192)
     centres = torch.randn(batch, 8, 192, generator=draw)
-    nodes = (torch.randn(batch, grid * grid, 192, generator=draw) + centres.gather(1, group)).to(device)
-    builders = [[constructor.eval() for constructor in plain], [constructor.eval() for constructor in inside],
-                [constructor.eval().partition for constructor in inside]]
+    nodes = (torch.randn(batch, grid**2, 192, generator=draw) + centres.gather(1, group)).to(device)
+    builders = [[constructor.eval() for constructor in constructors] for constructors in (plain, inside)]
+    builders.append([constructor.partition for constructor in builders[1]])
     return best_times(builders, nodes, lambda builder, x: [build(x) for build in builder], rounds)
 
 
-def print_graph_times(grids: Sequence[int], batch: int, rounds: int, device: str) -> None:
-    """The table of --graphs."""
-    print("| nodes | vig_ti: k-NN, ms/image | cvig_ti: k-means and k-NN inside partitions | of it k-means | ratio |")
-    print("|---:|" + "---:|" * 4)
-    for grid in grids:
-        plain, inside, k_means = graph_times(grid, batch, rounds, device)
-        print(f"| {grid * grid} | {plain:.1f} | {inside:.1f} | {k_means:.1f} | {inside / plain:.2f} |", flush=True)
+def throughput(names: list[str], batches: list[int], rounds: int, device: str, threads: int, amp: bool,
+               fields: dict) -> dict[str, list[Figure]]:
+    """The figures of each model for each batch (ascending): evaluation, the best of `rounds`.
+
+    Raises ValueError where a model fails for another reason than memory.
+    """
+    context, results = multiprocessing.get_context("spawn"), {}
+    for name in names:
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=_measure, args=(theirs, name, batches, rounds, device, threads, amp, fields),
+                                daemon=True)  # it ends when this process does
+        child.start()
+        theirs.close()
+        figures = results[name] = []
+        with tqdm(batches, name, leave=False, disable=None) as progress:
+            for batch in progress:
+                try:
+                    figure = ours.recv()
+                except EOFError:  # the process is gone; Linux kills where memory runs out
+                    child.join()
+                    killed = child.exitcode == -SIGKILL
+                    figure = None if killed else f"its process ended with code {child.exitcode}"
+                if isinstance(figure, str):
+                    raise ValueError(f"{name}, batch {batch}: {figure}")
+                if figure is None:
+                    break
+                figures.append(figure)
+        figures += [None] * (len(batches) - len(figures))
+        child.join()
+    return results
 
 
-def print_throughput(args: argparse.Namespace, fields: dict) -> None:
-    """The tables of --throughput, and its picture."""
-    if Path(args.out).suffix.lower() != ".png":
-        raise ValueError(f"--out {args.out}: the picture is a PNG; give a name that ends in .png")
+def _measure(pipe: Connection, name: str, batches: list[int], rounds: int, device: str, threads: int, amp: bool,
+             fields: dict) -> None:
+    """In the model's own process: send a figure for each batch; after a failure None, for out of memory, or why."""
+    torch.set_num_threads(threads)
+    before = _peak(device)
+    try:
+        model = create_model(name, **fields).to(device, memory_format=torch.channels_last).eval()
+        for batch in batches:
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            pipe.send((evaluate(model, batch, rounds, amp), (_peak(device) - before) / 2**20))
+    except Exception as error:  # whatever it is, the other process must not wait for the next figure
+        pipe.send(None if out_of_memory(error) else f"{type(error).__name__}: {error}")
+
+
+def evaluate(model: nn.Module, batch: int, rounds: int, amp: bool) -> float:
+    """Images per second at that batch."""
+    images = random_images(model, batch, next(model.parameters()).device)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
+        [milliseconds] = best_times([model], images, forward_only, rounds)
+    return 1e3 / milliseconds
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether the error says that memory ran out. Torch has an exception for GPUs, but none for CPUs."""
+    said = re.search("not enough memory|can't allocate memory|out of memory", str(error))
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or isinstance(error, RuntimeError) and bool(said)
+
+
+def _peak(device: str) -> float:
+    """The peak of memory so far, in bytes: on a GPU of torch's tensors, else of this process; NaN if unknown."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    # not getrusage's ru_maxrss: on Linux a new process inherits it from its parent
+    status = Path("/proc/self/status")
+    peak = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return int(peak[1]) * 1024 if peak else math.nan
+
+
+def table(results: dict[str, list[Figure]], batches: list[int], which: int) -> str:
+    """Markdown: a row for each model, a column for each batch. which: 0 for images per second, 1 for MiB."""
+    lines = ["| model | " + " | ".join(f"b = {batch}" for batch in batches) + " |", "|---|" + "---:|" * len(batches)]
+    for name, figures in results.items():
+        cells = ["-" if figure is None else f"{figure[which]:.{1 - which}f}" for figure in figures]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def chart(results: dict[str, list[Figure]], batches: list[int], title: str) -> Image.Image:
+    """Draw images per second against the batch, both axes logarithmic: a curve for each model, up to out of memory."""
+    left, top = 70, 70
+    speeds = [figure[0] for figures in results.values() for figure in figures if figure] or [1.0]
+    low, high = min(speeds) / 1.2, max(speeds) * 1.2
+    x = Axis(min(batches) / 1.2, max(batches) * 1.2, [float(batch) for batch in batches], log=True)
+    y = Axis(low, high, speed_ticks(low, high), log=True)
+    curves = [Series(name, [(batch, figure[0]) for batch, figure in zip(batches, figures) if figure], colour)
+              for (name, figures), colour in zip(results.items(), colours(len(results)))]
+    page = Image.new("RGB", (left + WIDTH + 30, top + HEIGHT + BOTTOM + 20 * (1 + len(results))), "white")
+    ImageDraw.Draw(page).text((left, 16), title, FAINT, FONT)
+    legend = draw_chart(page, left, top, x, y, ("images a batch", "images per second"), curves, curves)
+    return page.crop((0, 0, page.width, top + HEIGHT - 1 + BOTTOM + legend + 8))
+
+
+def speed_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten, or where these are fewer than three, evenly spaced numbers."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    marks = [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
+    marks = [mark for mark in marks if low <= mark <= high]
+    return marks if len(marks) >= 3 else [mark for mark in ticks(low, high, 8) if mark > 0]
+
+
+def print_throughput(args: Namespace, fields: dict) -> None:
+    """Print the tables of --throughput, and draw its picture."""
+    for name in args.throughput:
+        create_model(name, **fields)  # fails before anything is measured
     batches = sorted(set(args.batches))
-    with replacing(args.out) as file:  # what cannot be written is found before anything is measured
-        results = throughput(args.throughput, batches, args.rounds, args.device, args.threads, args.amp, fields)
-        title = f"{args.device}, {'bfloat16' if args.amp else 'float32'}, best of {args.rounds} rounds"
-        chart(results, batches, title).save(file, "png")
+    results = throughput(args.throughput, batches, args.rounds, args.device, args.threads, args.amp, fields)
+    title = f"{args.device}, {'bfloat16' if args.amp else 'float32'}, best of {args.rounds} rounds"
     what = "in tensors, weights among them" if args.device == "cuda" else "beyond that of the process before the model"
     print(f"images per second\n\n{table(results, batches, 0)}\n\npeak memory in MiB, {what}\n\n"
-          f"{table(results, batches, 1)}\n\nwrote {args.out}")
+          f"{table(results, batches, 1)}\n")
+    save_picture(chart(results, batches, title), args.out)
+    print(f"wrote {args.out}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, measure, print a Markdown table."""
-    parser = argparse.ArgumentParser(prog="python -m vig_minimal benchmark", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run `python -m vig_minimal benchmark`."""
+    parser = Parser("benchmark", __doc__, "vig_ti svig_ti lrgc_ti")
     add = parser.add_argument
     add("models", nargs="*", default=["vig_ti", "svig_ti", "lrgc_ti", "cvig_ti", "pvig_ti", "gkgnet_s"],
         help="names from list_models()")
     add("--throughput", nargs="+", metavar="MODEL", help="images/s and memory of these for each of --batches instead")
     add("--batches", type=int, nargs="+", default=[1, 8, 16, 32, 64], metavar="N", help="for --throughput")
-    add("--out", default="throughput.png", metavar="FILE", help="the picture of --throughput")
+    parser.add_out("throughput.png", "the picture of --throughput")
     add("--amp", action="store_true", help="--throughput in bfloat16")
     add("--graphs", action="store_true", help="time of building graphs against the number of nodes instead")
     add("--grids", type=int, nargs="+", default=[14, 28, 42], metavar="G", help="for --graphs: G² nodes")
@@ -173,22 +276,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--device cuda: this torch sees no GPU; use --device cpu")
     torch.set_num_threads(args.threads)
     fields = {} if args.img_size is None else {"img_size": args.img_size}
-    work = "evaluation" if args.throughput else f"batch {args.batch}"
-    print(f"{work}, {'bfloat16' if args.amp else 'float32'}, {args.device}, {args.threads} threads,"
-          f" torch {torch.__version__}; best of {args.rounds} rounds\n")
-    try:
+    print(f"{'evaluation' if args.throughput else f'batch {args.batch}'}, {'bfloat16' if args.amp else 'float32'},"
+          f" {args.device}, {args.threads} threads, torch {torch.__version__}; best of {args.rounds} rounds\n")
+    with parser.errors_in_one_sentence():
         if args.graphs:
-            return print_graph_times(args.grids, args.batch, args.rounds, args.device)
-        if args.throughput:
-            for name in args.throughput:
-                create_model(name, **fields)  # what cannot work is found before anything is measured
-            return print_throughput(args, fields)
-        print("| model | parameters | GMACs | eval ms/image | eval / floor | train ms/image | train / floor |"
-              " MB kept/image |")
-        print("|---|" + "---:|" * 7)
-        for name in args.models:
-            print(f"| {measure(name, args.batch, args.rounds, args.device, args.compile, fields)} |", flush=True)
-    except OSError as error:
-        parser.error(f"{args.out}: cannot be written ({error.strerror or error})")
-    except ValueError as error:
-        parser.error(str(error))
+            print("| nodes | vig_ti: k-NN, ms/image | cvig_ti: k-means and k-NN inside partitions | of it k-means |"
+                  " ratio |\n|---:|" + "---:|" * 4)
+            for grid in args.grids:
+                plain, inside, k_means = graph_times(grid, args.batch, args.rounds, args.device)
+                print(f"| {grid**2} | {plain:.1f} | {inside:.1f} | {k_means:.1f} | {inside / plain:.2f} |", flush=True)
+        elif args.throughput:
+            print_throughput(args, fields)
+        else:
+            print("| model | parameters | GMACs | eval ms/image | eval / floor | train ms/image | train / floor |"
+                  " MB kept/image |\n|---|" + "---:|" * 7)
+            for name in args.models:
+                print(f"| {measure(name, args.batch, args.rounds, args.device, args.compile, fields)} |", flush=True)

@@ -1,11 +1,11 @@
-"""PreparedImages of what each group of channels reads: GKGNet's Figures 5 and 6; and where the nodes of a layer lie.
+"""Where the nodes of a layer lie on the image, and what each group of channels reads (GKGNet's Figures 5 and 6).
 
     Figure 5   the patches that every group connects to a label, cross level by cross level   `explore_label`
     Figure 6   the sources that a patch has in every group, layer by layer                    `explore_groups`
 
-All is drawn on the patches of the first stage. In stage s of a pyramid, counted from 0, a patch covers 2^s × 2^s of
-them, and a source that is the mean of r × r patches covers as many times r × r; at the right and lower edge what is
-left. Both figures give a layer a row of panels: the image, one panel a group, and one of all groups.
+Everything is drawn on the patches of the first stage. In stage s of a pyramid, counted from 0, a patch covers 2^s × 2^s
+of them, and a source that is the mean of r × r patches covers r × r times as many. At the right and lower edge they
+cover what is left. Both figures give each layer a row of panels: the image, one panel a group, and one of all groups.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from torch import Tensor
 
 from ..graphs.graph import Graph
 from ..models.gkgnet import GKGNetConfig
-from .panels import PALETTE, colours, outline, patch_box, picture, sheet, tint
+from .panels import PALETTE, Box, colours, patch_box, picture, sheet, tint
 
 SIDE = 256  # about the shorter side of a panel in pixels, more where patches would be too small to see
-PATCH, LARGEST = 8, 512  # so many pixels a patch, but no panel is made larger than that for it
-GROUPS = tuple(PALETTE[i] for i in (0, 4, 6, 5, 3))  # those that nobody takes for grey, or for the red of the lines
+PATCH, LARGEST = 8, 512  # a patch gets at least this many pixels, unless the panel would get larger than that
+GROUPS = tuple(PALETTE[i] for i in (0, 4, 6, 5, 3))  # colours that differ from grey and from the red of the lines
 OPACITY, PALE = 0.65, 0.3  # share of a group's colour in its patches, and of white in the grey image below
 FRAME = 5  # width in pixels, two of which are white
 STRIPE = 4  # width in pixels of the stripes of a patch that several groups have
@@ -35,8 +35,9 @@ Grid = tuple[int, int]  # rows and columns of patches
 class Layer:
     """The graph of one layer, and where its nodes lie on the image.
 
-    grid: its patches; targets, but for a cross level (`of_labels`), whose targets are labels. pool: r, the sources are
-    means of r × r of these patches. scale: so many patches of the first stage lie along a side of one of these.
+    grid: rows and columns of its patches. They are the targets, except in a cross level (`of_labels`), whose targets
+    are labels. pool: r, each source is the mean of r × r patches. scale: a patch is as wide as `scale` patches of the
+    first stage.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Layer:
 
     @property
     def source_grid(self) -> Grid:
-        """Rows and columns of sources. Patches that fill no whole r × r are in none."""
+        """Rows and columns of sources. Patches at the edge that do not fill r × r are in no source."""
         return self.grid[0] // self.pool, self.grid[1] // self.pool
 
     @property
@@ -60,19 +61,17 @@ class Layer:
         return f"{patches} patches" + (f", {sources} sources" if self.pool > 1 else "")
 
     def patch_at(self, node: Grid) -> Grid:
-        """Row and column of the patch that covers one of the first stage, given by row and column."""
+        """Row and column of the patch that covers the patch `node` of the first stage."""
         return node[0] // self.scale, node[1] // self.scale
 
     def row(self, node: Grid) -> Tensor:
-        """The adjacency's row of the patch that covers that node of the first stage: (M,), or (G, M) of groups."""
+        """The adjacency's row of the patch that covers `node` of the first stage: (M,), or (G, M) with groups."""
         row, column = self.patch_at(node)
         return self.graph.adj()[0, ..., row * self.grid[1] + column, :]
 
     def spread(self, values: Tensor, whole: Grid) -> Tensor:
-        """What each of M sources has, given to the patches of the first stage that it covers; the others have 0.
-
-        (..., M) to (..., rows, columns) of `whole`, the first stage's grid.
-        """
+        """Give the values (..., M) of sources to the patches of the first stage that they cover, 0 to all others:
+        (..., rows, columns) of `whole`, the first stage's grid."""
         side = self.scale * self.pool
         large = values.unflatten(-1, self.source_grid).repeat_interleave(side, -2).repeat_interleave(side, -1)
         large = large[..., :whole[0], :whole[1]]
@@ -80,8 +79,8 @@ class Layer:
 
 
 def layers_of(config: object, graphs: Sequence[Graph]) -> list[Layer]:
-    """What `return_graphs=True` gives of a model with that config, by name: "layer 0" and on, counted over all blocks,
-    and of GKGNet, after the blocks of each stage, "cross level 0" and on."""
+    """The graphs that a model with that config returns, as layers: "layer 0", … counted over all blocks; in GKGNet
+    each stage ends with "cross level 0", …"""
     if isinstance(config.depth, int):
         return [Layer(f"layer {i}", graph, config.grid) for i, graph in enumerate(graphs)]
     result, made = [], iter(graphs)
@@ -94,27 +93,23 @@ def layers_of(config: object, graphs: Sequence[Graph]) -> list[Layer]:
     return result
 
 
-def area(panel: Image.Image, whole: Grid, row: int, column: int, side: int) -> tuple[int, int, int, int]:
-    """The pixels, as of `patch_box`, of a square of side × side patches, the row-th from above and column-th from the
-    left; as far as the `whole` grid goes."""
+def area(panel: Image.Image, whole: Grid, row: int, column: int, side: int) -> Box:
+    """The pixels of a square of side × side patches, cut off at the `whole` grid; row, column: counted in squares."""
     last = min((row + 1) * side, whole[0]) - 1, min((column + 1) * side, whole[1]) - 1
     return patch_box(panel, whole, row * side, column * side)[:2] + patch_box(panel, whole, *last)[2:]
 
 
-def frame(panel: Image.Image, box: tuple[int, int, int, int]) -> None:
-    """The red frame of the target with a white edge, just inside its box (left, top, right, bottom), or around a small
-    one, which it would hide."""
+def frame(panel: Image.Image, box: Box) -> None:
+    """Draw the target's red frame with a white edge: just inside its box, or around it where the box is small."""
     if min(box[2] - box[0], box[3] - box[1]) < 4 * FRAME:
         box = box[0] - FRAME, box[1] - FRAME, box[2] + FRAME, box[3] + FRAME
-    outline(panel, box, "white", FRAME)
-    outline(panel, box, "red", FRAME - 2)
+    ImageDraw.Draw(panel).rectangle(box, outline="white", width=FRAME)
+    ImageDraw.Draw(panel).rectangle(box, outline="red", width=FRAME - 2)
 
 
 def tint_groups(panel: Image.Image, read: Tensor, palette: Sequence[str]) -> Image.Image:
-    """A copy in which the patches that a group reads have its colour; those of several groups have stripes of each.
-
-    read: (G, rows, columns) bool. palette: one colour a group.
-    """
+    """A copy in which the patches `read` by a group, (G, rows, columns) bool, have its colour in the palette; those of
+    several groups have stripes of each."""
     rows, columns = np.arange(panel.height) * read.shape[1] // panel.height, np.arange(panel.width)
     at = read.numpy()[:, rows[:, None], columns * read.shape[2] // panel.width]  # (G, height, width)
     turn = (np.arange(panel.height)[:, None] + columns) // STRIPE % np.maximum(at.sum(0), 1)  # (height, width)
@@ -124,31 +119,27 @@ def tint_groups(panel: Image.Image, read: Tensor, palette: Sequence[str]) -> Ima
 
 
 def connect(panel: Image.Image, layer: Layer, node: Grid, reads: Tensor, whole: Grid) -> None:
-    """Red lines, drawn on the panel, from the centre of the target to those of its sources; reads: (M,) bool."""
+    """Draw red lines from the centre of the target to the centres of its sources. reads: (M,) bool."""
     target = area(panel, whole, *layer.patch_at(node), layer.scale)
     sources = [divmod(int(source), layer.source_grid[1]) for source in reads.nonzero()]
-    ends = [_centre(area(panel, whole, *source, layer.scale * layer.pool)) for source in sources]
+    boxes = [target] + [area(panel, whole, *source, layer.scale * layer.pool) for source in sources]
+    start, *ends = [((box[0] + box[2] + 1) // 2, (box[1] + box[3] + 1) // 2) for box in boxes]
     for colour, width in (("white", 3), ("red", 1)):
         for end in ends:
-            ImageDraw.Draw(panel).line((_centre(target), end), colour, width)
+            ImageDraw.Draw(panel).line((start, end), colour, width)
     for x, y in ends:
         ImageDraw.Draw(panel).ellipse((x - 2, y - 2, x + 2, y + 2), "red", "white")
     frame(panel, target)
 
 
-def _centre(box: tuple[int, int, int, int]) -> tuple[int, int]:
-    return (box[0] + box[2] + 1) // 2, (box[1] + box[3] + 1) // 2
-
-
 def draw_groups(plain: Image.Image, layer: Layer, reads: Tensor, whole: Grid, what: str,
                 node: Grid | None = None) -> tuple[list[Image.Image], list[str]]:
-    """Panels and captions: every group, then, where there are several, all of them.
+    """Draw a panel for each group and, if there are several, one of all groups. Returns panels and captions.
 
-    plain: the image. reads: (G, M) bool, the sources of one target in each group. what: "sources" or "patches", as
-    captions call them. node: the target in the first stage, which gets a frame, and lines to its sources.
+    plain: the image. reads: (G, M) bool, the sources of one target in each group. what: the captions' word for them,
+    "sources" or "patches". node: the target in the first stage, which gets a frame, and lines to its sources.
     """
-    grey = plain.convert("L").convert("RGB")  # grey and pale, so that all colours are those of groups
-    grey = tint(grey, np.full((1, 1), PALE), "white")
+    grey = tint(plain.convert("L").convert("RGB"), np.full((1, 1), PALE), "white")  # so that all colours are groups'
     groups = len(reads)
     palette = GROUPS[:groups] if groups <= len(GROUPS) else colours(groups)
     choices = [[group] for group in range(groups)] + ([list(range(groups))] if groups > 1 else [])
@@ -166,28 +157,25 @@ def draw_groups(plain: Image.Image, layer: Layer, reads: Tensor, whole: Grid, wh
 
 
 def explore_groups(image: Tensor, layers: Sequence[Layer], whole: Grid, node: Grid, title: str = "") -> Image.Image:
-    """Figure 6: one row a layer, the sources of one patch in each group. node: row and column of a patch of the first
-    stage, whose grid is `whole`; in later stages the patch that covers it is drawn."""
+    """Draw Figure 6: one row a layer, the sources of one patch in each group. node, whole: see `explore`."""
     plain, panels, captions = _enlarged(image, whole), [], []
     for layer in layers:
-        panels.append(plain.copy())
-        frame(panels[-1], area(plain, whole, *layer.patch_at(node), layer.scale))
         row, column = layer.patch_at(node)
-        captions.append(f"{layer.name}: patch {row},{column} of {layer.grid[0]} by {layer.grid[1]}"
-                        + (f"\na source is {layer.pool} by {layer.pool} patches" if layer.pool > 1 else ""))
         drawn, texts = draw_groups(plain, layer, layer.row(node), whole, "sources", node)
-        panels, captions = panels + drawn, captions + texts
+        panels += [plain.copy(), *drawn]
+        frame(panels[-1 - len(drawn)], area(plain, whole, row, column, layer.scale))
+        captions += [f"{layer.name}: patch {row},{column} of {layer.grid[0]} by {layer.grid[1]}"
+                     + (f"\na source is {layer.pool} by {layer.pool} patches" if layer.pool > 1 else ""), *texts]
     return sheet(panels, captions, columns=len(panels) // len(layers), title=title)
 
 
 def explore_label(image: Tensor, layers: Sequence[Layer], whole: Grid, label: int, title: str = "") -> Image.Image:
-    """Figure 5: one row a cross level, the patches that each group connects to one label."""
+    """Draw Figure 5: one row a cross level, the patches that each group connects to one label."""
     plain, panels, captions = _enlarged(image, whole), [], []
     for layer in layers:
-        panels.append(plain)
-        captions.append(f"{layer.name}\n{layer.grid[0]} by {layer.grid[1]} patches")
         drawn, texts = draw_groups(plain, layer, layer.graph.adj()[0, :, label], whole, "patches")
-        panels, captions = panels + drawn, captions + texts
+        panels += [plain, *drawn]
+        captions += [f"{layer.name}\n{layer.grid[0]} by {layer.grid[1]} patches", *texts]
     return sheet(panels, captions, columns=len(panels) // len(layers), title=title)
 
 
@@ -196,7 +184,7 @@ def _enlarged(image: Tensor, whole: Grid) -> Image.Image:
 
 
 def choose_label(text: str, classes: Sequence[str]) -> int:
-    """The number of a label, given by its name, or by that number where no name is like it. Raises ValueError."""
+    """The number of a label, given by its name, or else by its number. Raises ValueError, with similar names."""
     if text in classes:
         return classes.index(text)
     if text.isdecimal() and int(text) < len(classes):

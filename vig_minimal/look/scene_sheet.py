@@ -1,18 +1,16 @@
-"""A sheet of synthetic scenes, and how little a linear classifier makes of them.
+"""Draw a sheet of synthetic scenes with their class names, or measure a linear classifier on their raw pixels.
 
-    python -m vig_minimal scenes --out sheet.png --view boxes --size 128
-    python -m vig_minimal scenes --linear
+With --linear it trains softmax regression and prints its top-1: how much of the classes can be told without shape.
 """
 
-import argparse
-
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..data.synthetic import CLASSES, VIEWS, Shapes
-from .panels import outline, picture, sheet
+from .command import Parser, save_picture
+from .panels import picture, sheet
 
 
 def linear_baseline(size: int = 64, train: int = 10_000, val: int = 2_000, epochs: int = 20) -> float:
@@ -34,7 +32,7 @@ def linear_baseline(size: int = 64, train: int = 10_000, val: int = 2_000, epoch
 
 
 def _pixels(scenes: Shapes) -> tuple[Tensor, Tensor]:
-    """All images as rows of numbers around 0, and their labels."""
+    """All images as rows of numbers around 0, (count, 3 · size²), and their labels."""
     images, labels = zip(*scenes)
     return torch.stack(images).flatten(1).float() / 127.5 - 1, torch.tensor(labels)
 
@@ -51,19 +49,16 @@ def contact_sheet(view: str, size: int, seed: int) -> Image.Image:
         else:
             names = [CLASSES[label] for label in target["labels"]]
             for left, top, right, bottom in (target["boxes"] * (panel.width / image.shape[2])).tolist():
-                outline(panel, (left, top, right - 1, bottom - 1), "red", 1)
+                ImageDraw.Draw(panel).rectangle((left, top, right - 1, bottom - 1), outline="red")
         panels.append(panel)
         captions.append("\n".join(names))
     return sheet(panels, captions, columns=10)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command; see `python -m vig_minimal scenes --help`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vig_minimal scenes",
-        description="Look at the embedded data set, or measure how little a linear classifier makes of it.",
-        epilog="example: python -m vig_minimal scenes --out sheet.png --view boxes --size 128")
-    parser.add_argument("--out", metavar="FILE", help="draw a contact sheet with class names into this picture")
+    """Run `python -m vig_minimal scenes`."""
+    parser = Parser("scenes", __doc__, "--out sheet.png --view boxes --size 128")
+    parser.add_out(None, "draw a contact sheet with class names into this picture")
     parser.add_argument("--view", choices=VIEWS, default="single", help="which view of the scenes the sheet shows")
     parser.add_argument("--size", type=int, default=64, help="side of an image in pixels (default 64)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other scenes (default 0)")
@@ -71,11 +66,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.out and not args.linear:
         parser.error("nothing to do: give --out FILE, --linear or both")
-    try:
+    with parser.errors_in_one_sentence():
         if args.out:
-            contact_sheet(args.view, args.size, args.seed).save(args.out)
+            save_picture(contact_sheet(args.view, args.size, args.seed), args.out)
             print(f"wrote {args.out}")
         if args.linear:
             print(f"softmax regression on raw pixels: {linear_baseline(args.size):.1f} % top-1 (chance: 10 %)")
-    except (ValueError, OSError) as error:
-        parser.error(str(error))

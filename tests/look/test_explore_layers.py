@@ -11,15 +11,15 @@ from PIL import Image, ImageColor
 from vig_minimal import Graph, create_model
 from vig_minimal.data.synthetic import CLASSES, Shapes
 from vig_minimal.graphs.graph import GroupGraph
-from vig_minimal.look import explore
-from vig_minimal.look import explore_layers as explore_groups
+from vig_minimal.look import explore, explore_layers
+from vig_minimal.look.command import open_model
 from vig_minimal.look.explore_layers import GROUPS, OPACITY, Layer
 from vig_minimal.look.panels import patch_box, picture
 from vig_minimal.training import checkpoint
 
 TINY = {"img_size": 32, "patch": 2, "dim": (8, 8, 16, 16), "depth": (1, 1, 2, 1)}  # grids of 16, 8, 4 and 2
 GREY = 95  # of a flat picture
-PALE = round(GREY + explore_groups.PALE * (255 - GREY))  # of what no group reads
+PALE = round(GREY + explore_layers.PALE * (255 - GREY))  # of what no group reads
 
 
 def flat(rows: int, columns: int, side: int = 16) -> torch.Tensor:
@@ -60,7 +60,7 @@ def layers_and_config(name, **fields):
     model = create_model(name, **fields).eval()
     with torch.inference_mode():
         graphs = model(torch.randn(1, 3, *model.config.img_size), return_graphs=True)[1]
-    return explore_groups.layers_of(model.config, graphs), model.config
+    return explore_layers.layers_of(model.config, graphs), model.config
 
 
 # ---- where nodes lie
@@ -107,7 +107,7 @@ def test_the_node_follows_to_the_patch_that_covers_it(whole):
             # the row of the adjacency is that of the patch, whose only source here is itself: it covers the node
             assert layer.row(node).nonzero().tolist() == [[row * grid[1] + column]]
             assert layer.spread(layer.row(node), whole)[node] > 0
-            inner, outer = patch_box(panel, whole, *node), explore_groups.area(panel, whole, row, column, layer.scale)
+            inner, outer = patch_box(panel, whole, *node), explore_layers.area(panel, whole, row, column, layer.scale)
             assert outer[0] <= inner[0] and outer[1] <= inner[1] and outer[2] >= inner[2] and outer[3] >= inner[3]
             assert outer[2] - outer[0] < 4 * layer.scale and outer[2] < panel.width and outer[3] < panel.height
 
@@ -138,7 +138,7 @@ def hand_made() -> GroupGraph:
 
 def test_patches_of_a_label_have_the_colour_of_their_group_and_no_others():
     layer = Layer("cross level 0", hand_made(), (3, 4), of_labels=True)
-    page = explore_groups.explore_label(flat(3, 4, 64), [layer], (3, 4), label=2)
+    page = explore_layers.explore_label(flat(3, 4, 64), [layer], (3, 4), label=2)
     image, *groups, both = panels_of(page, 4, 256, 192)
     assert set(pixels(image)) == {(GREY,) * 3}
     reads = {1, 4, 6}, {4, 11}
@@ -154,19 +154,19 @@ def test_patches_of_a_label_have_the_colour_of_their_group_and_no_others():
 def test_a_patch_of_several_groups_has_an_equal_part_of_each_colour():
     plain = Image.new("RGB", (96, 48), (PALE,) * 3)
     read = torch.tensor([[True, True], [True, False], [True, True]])[:, None]  # (3, 1, 2): all, then 0 and 2
-    drawn = explore_groups.tint_groups(plain, read, GROUPS[:3])
+    drawn = explore_layers.tint_groups(plain, read, GROUPS[:3])
     for column, groups in enumerate([(0, 1, 2), (0, 2)]):
         found = patch_pixels(drawn, (1, 2), 0, column)
         counts = [found.count(mixed(group)) / len(found) for group in range(3)]
         assert counts == pytest.approx([(group in groups) / len(groups) for group in range(3)], abs=0.05)
-    small = explore_groups.tint_groups(Image.new("RGB", (8, 4), (PALE,) * 3), read[:2], GROUPS[:2])
+    small = explore_layers.tint_groups(Image.new("RGB", (8, 4), (PALE,) * 3), read[:2], GROUPS[:2])
     assert set(patch_pixels(small, (1, 2), 0, 0)) == {mixed(0), mixed(1)}  # also where it is as small as 4 pixels
 
 
 def test_sources_of_a_patch_have_their_colours_and_a_red_line():
     """Target 4 is row 1, column 0. Its line to source 3 (row 0, column 3) runs through no other source's centre."""
     layer = Layer("layer 0", hand_made(), (3, 4))
-    page = explore_groups.explore_groups(flat(3, 4, 64), [layer], (3, 4), node=(1, 0))
+    page = explore_layers.explore_groups(flat(3, 4, 64), [layer], (3, 4), node=(1, 0))
     panels = panels_of(page, 4, 256, 192)
     reads = set(), {2, 3, 9}, {2, 8, 9}, {2, 3, 8, 9}
     for panel, read in zip(panels, reads, strict=True):
@@ -190,7 +190,7 @@ def test_pooled_sources_are_drawn_over_the_patches_that_they_cover():
     index = torch.zeros(1, 2, 16, 1, dtype=torch.int64)
     index[0, 0, 5], index[0, 1, 5] = 2, 3  # of row 1, column 1, which covers the first stage's 2,2 to 3,3
     layer = Layer("layer 1", GroupGraph(4, index=index), (4, 4), pool=2, scale=2)
-    page = explore_groups.explore_groups(flat(8, 8, 32), [layer], (8, 8), node=(3, 2))
+    page = explore_layers.explore_groups(flat(8, 8, 32), [layer], (8, 8), node=(3, 2))
     _, first, second, both = panels_of(page, 4, 256, 256)
     for row, column in np.ndindex(8, 8):
         spot = column * 32 + 22, row * 32 + 8  # where no line leads through
@@ -206,7 +206,7 @@ def test_pooled_sources_are_drawn_over_the_patches_that_they_cover():
 
 def test_a_small_target_is_framed_around_and_not_hidden():
     panel = Image.new("RGB", (64, 64))
-    explore_groups.frame(panel, (32, 32, 35, 35))
+    explore_layers.frame(panel, (32, 32, 35, 35))
     assert set(pixels(panel.crop((32, 32, 36, 36)))) == {(0, 0, 0)}
     assert panel.getpixel((27, 27)) == panel.getpixel((40, 40)) == (255, 0, 0) != panel.getpixel((26, 26))
 
@@ -216,7 +216,7 @@ def test_one_group_needs_no_panel_of_all_and_many_have_a_colour_each():
     for groups in (1, 2, 8):
         reads = torch.eye(groups, 16, dtype=torch.bool)
         layer = Layer("cross level 0", GroupGraph(16, index=torch.zeros(1, groups, 1, 1, dtype=torch.int64)), (4, 4))
-        panels, captions = explore_groups.draw_groups(plain, layer, reads, (4, 4), "patches")
+        panels, captions = explore_layers.draw_groups(plain, layer, reads, (4, 4), "patches")
         assert len(panels) == len(captions) == groups + (groups > 1)
         assert len({patch_pixels(panels[-1], (4, 4), *divmod(i, 4))[0] for i in range(groups)}) == groups
         assert captions[0] == "group 0: 1 patches"
@@ -225,10 +225,10 @@ def test_one_group_needs_no_panel_of_all_and_many_have_a_colour_each():
 
 def test_captions_count_different_sources(monkeypatch):
     written = []
-    monkeypatch.setattr(explore_groups, "sheet", lambda panels, captions, columns, title: written.extend(captions))
+    monkeypatch.setattr(explore_layers, "sheet", lambda panels, captions, columns, title: written.extend(captions))
     layer = Layer("layer 3", hand_made(), (3, 4))
-    explore_groups.explore_groups(flat(3, 4), [layer], (3, 4), node=(1, 0))
-    explore_groups.explore_label(flat(3, 4), [layer], (3, 4), label=2)
+    explore_layers.explore_groups(flat(3, 4), [layer], (3, 4), node=(1, 0))
+    explore_layers.explore_label(flat(3, 4), [layer], (3, 4), label=2)
     assert written == ["layer 3: patch 1,0 of 3 by 4", "group 0: 3 sources", "group 1: 3 sources",
                        "all groups: 4 different sources\n2 of them in several groups",
                        "layer 3\n3 by 4 patches", "group 0: 3 patches", "group 1: 2 patches",
@@ -248,9 +248,9 @@ def test_a_label_is_drawn_over_the_scene_with_all_its_shapes(tmp_path, capsys):
     panel = page.crop((8, 8 + 3 * 17, 8 + 256, 8 + 3 * 17 + 256))  # below the title's three lines
     assert (np.asarray(panel) == np.asarray(picture(image, 256))).all() and not torch.equal(image, single)
     # which patches differ from what is read by none, is what the graph says
-    opened = explore.open_model("gkgnet_nano", None)
+    opened = open_model("gkgnet_nano", None)
     graph = explore.apply(opened, image)[1][-1]
-    expected, captions = explore_groups.draw_groups(picture(image, 256), Layer("", graph, (4, 4), scale=8),
+    expected, captions = explore_layers.draw_groups(picture(image, 256), Layer("", graph, (4, 4), scale=8),
                                                     graph.adj()[0, :, CLASSES.index("star")], (32, 32), "patches")
     for i, wanted in enumerate(expected):
         x = 8 + (i + 1) * 264
@@ -294,7 +294,7 @@ def test_names_come_from_the_checkpoint_and_the_title_says_the_score(tmp_path, m
     monkeypatch.setattr(explore, "explore_label", lambda image, layers, whole, label, title: titles.append(
         (label, title)) or Image.new("RGB", (1, 1)))
     path = saved(tmp_path / "best.pt", "gkgnet_nano", ["a dog", *CLASSES], **TINY)
-    opened = explore.open_model(None, path)
+    opened = open_model(None, path)
     shown = Shapes(32, 8, "val", "multi")[7][1]
     yes, no = CLASSES[int(shown.argmax())], CLASSES[int(shown.argmin())]
     image = (Shapes(32, 8, "val", "multi")[7][0] / 255 - torch.tensor(opened.mean).view(3, 1, 1))
@@ -345,8 +345,8 @@ def test_groups_of_an_isotropic_model(fields, tmp_path, capsys):
     (["--label", ""], "no such label. There are 10"),
     (["--label", "star", "--node", "0,0"], "--label: the label is the target, so leave --node and --partitions out"),
     (["--label", "star", "--partitions"], "--label: the label is the target, so leave --node and --partitions out"),
-    (["--label", "star", "--layers", "4"], "--layers 4: this model's cross levels are 0 to 3"),
-    (["--layers", "5"], "--layers 5: this model's layers are 0 to 4"),
+    (["--label", "star", "--layers", "4"], "--layers 4: takes numbers of this model's cross levels, 0 to 3"),
+    (["--layers", "5"], "--layers 5: takes numbers of this model's layers, 0 to 4"),
     (["--node", "32,0"], "--node 32,0: takes ROW,COLUMN of a patch, from 0,0 to 31,31"),
     (["--partitions"], "--partitions: this model's nodes have none"),
     (["--model", "pvig_nano", "--label", "star"], "--label: in pvig_nano's graphs no label is a node"),
@@ -366,5 +366,5 @@ def test_wrong_input_is_one_sentence(argv, message, tmp_path, monkeypatch, capsy
 
 def test_many_labels_are_named_in_part():
     with pytest.raises(ValueError, match=r"There are 80, by name or number: 0, .*, 19, …$"):
-        explore_groups.choose_label("dog", [str(number) for number in range(80)])
-    assert explore_groups.choose_label("1", ["0", "7", "1"]) == 2  # a name comes before a number
+        explore_layers.choose_label("dog", [str(number) for number in range(80)])
+    assert explore_layers.choose_label("1", ["0", "7", "1"]) == 2  # a name comes before a number

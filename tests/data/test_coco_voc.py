@@ -68,7 +68,7 @@ def without(name):
     ([thing(10, 1, (-3, 2, 5, 8))], None, "0.jpg of 32×24"), ([thing(10, 1, (1, 2, -5, 8))], None, "malformed"),
     ([thing(10, 1, (1, 2, 5))], None, "malformed"), ([thing(10, 1, (1, 2, math.nan, 3))], None, "malformed"),
     ([thing(10, 1, "all")], None, "malformed"),
-    (None, lambda content: content | {"images": [image | {"width": None} for image in content["images"]]}, "of None×24"),
+    (None, lambda content: content | {"images": [entry | {"width": ""} for entry in content["images"]]}, "of ×24"),
     ([{"image_id": 10}], None, "an entry of annotations has no image_id or no category_id"),
     (None, lambda content: content | {"images": []}, "has no images; nothing can be learnt"),
     (None, lambda content: content | {"categories": []}, "has no categories"),

@@ -1,4 +1,7 @@
-"""vig_minimal: Vision Graph Neural Networks in plain PyTorch that reads like the papers."""
+"""vig_minimal: Vision Graph Neural Networks in plain PyTorch that reads like the papers.
+
+Folders, each importing only those before it: graphs, constructors, models, data, training, look.
+"""
 
 from .graphs.graph import Graph
 from .models.registry import create_model, list_constructors, list_models

@@ -1,4 +1,4 @@
-"""clustervig.py and the convolutions with a global feature: Eqs. 1 to 6, Table II, Algorithms 1 and 2 against loops over all nodes."""
+"""clustervig.py: Eqs. 1 to 6, Table II (convolutions with a global feature), Algorithms 1 and 2 against loops."""
 
 import os
 import shutil
@@ -511,8 +511,10 @@ def test_more_partitions_than_nodes_is_an_error_at_construction(name):
 
 @pytest.mark.parametrize("field, value, says", [
     ("clusters", 0, "clusters"), ("clusters", 65, "64 nodes"), ("clusters", 2.5, "whole number"),
-    ("graph", "knn", "cluster_knn"), ("update_groups", 3, "choose one of 1, 2, 4"), ("update_groups", "all", "choose one of 1, 2, 4"),
-    ("distillation", "yes", "choose one of True, False"), ("k", 0, "k=0"), ("conv", "gat", "mr, edge, sage"),
+    ("graph", "knn", "cluster_knn"), ("update_groups", 3, "choose one of 1, 2, 4"),
+    ("update_groups", "all", "choose one of 1, 2, 4"),
+    ("distillation", "yes", "choose one of True, False"),
+    ("k", 0, "k=0"), ("conv", "gat", "mr, edge, sage"),
     ("threshold", 0.5, "threshold"), ("img_size", 100, "multiple"),
 ])
 def test_a_value_that_cannot_work_is_an_error_at_construction(field, value, says):

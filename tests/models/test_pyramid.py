@@ -224,10 +224,12 @@ def test_compiled_it_computes_the_same(name):
 @pytest.mark.parametrize("fields, says", [
     ({"dim": (8, 18)}, "multiples of 4"), ({"dim": 8}, "one a stage"),
     ({"depth": (1,)}, "each needs one number a stage"), ({"depth": (1, 0)}, "at least 1"),
-    ({"pool": (16, 1)}, "too few to pool"), ({"patch": 16}, "choose one of 2, 4, 8"), ({"img_size": 17}, "multiples of patch"),
+    ({"pool": (16, 1)}, "too few to pool"), ({"patch": 16}, "choose one of 2, 4, 8"),
+    ({"img_size": 17}, "multiples of patch"),
     ({"graph": "lrgc"}, "knn and group_knn"), ({"conv": "gat"}, "mr, edge"),
     ({"graph": "group_knn", "groups": 3}, "multiples of it"), ({"graph": "group_knn", "conv": "edge"}, "mixes all"),
-    ({"drop_path": 1.0}, "a probability"), ({"k": 0}, "k=0: must be at least 1"), ({"num_classes": 0}, "at least 1"),
+    ({"drop_path": 1.0}, "a probability"),
+    ({"k": 0}, "k=0: must be at least 1"), ({"num_classes": 0}, "at least 1"),
     ({"k": 2.5}, "whole number"), ({"dims": (1, 2)}, "no field 'dims'"),
 ])
 def test_what_cannot_be_built_is_one_sentence(fields, says):

@@ -84,8 +84,7 @@ def draw_anchors(labels: Tensor, classes: int, per_class: int, generator: torch.
 
 
 class Mean(nn.Module):
-    """Mean of the image and the proxy set: x (B, F), anchors (A, F), proxies (P, F) -> z (B, F), weights
-    (B, 1, A + P)."""
+    """Mean of image and proxy set: x (B, F), anchors (A, F), proxies (P, F) -> z (B, F), weights (B, 1, A + P)."""
 
     def __init__(self, config: CNN2GraphConfig, dim: int):
         super().__init__()
@@ -108,8 +107,8 @@ class Maximum(nn.Module):
     def forward(self, x: Tensor, anchors: Tensor, proxies: Tensor) -> tuple[Tensor, Tensor]:
         # CNN2GNN section 3.2: z_i = max [φ(X_i) ‖ P ‖ φ(L)]
         best = torch.cat([anchors, proxies]).amax(0).expand_as(x)  # (B, F)
-        weights = x.new_ones(len(x), 1, len(anchors) + len(proxies))
-        return torch.maximum(x, best) if self.aggregate_self else best, weights
+        z = torch.maximum(x, best) if self.aggregate_self else best
+        return z, x.new_ones(len(x), 1, len(anchors) + len(proxies))
 
 
 class CNN2GNN(nn.Module):

@@ -6,7 +6,7 @@ too: after every stage each label reads from the patches nearest to it. In the p
     section, equation         says                                               is
     section 3.2, group k-NN   D_ig has its k nearest among S_g                   `constructors.GroupKNN`
     Eq. 1                     D'_ig = max_j (Ŝ_jg − D_ig)                        `convs.MRConv` over a `GroupGraph`
-    Eq. 2                     D + FFN(D + Linear(Concat(D, D')))                 `CrossLevel`; patches: `pyramid.Block`
+    Eq. 2                     D + FFN(D + Linear(Concat(D, D')))                 `CrossLevel`; patches: `pyramid.Stage`
     section 3.3               patches read from patches, labels from patches     `GKGNet`
     Eq. 3                     Y = σ(Y_xp + Y_xl)                                 `GKGNet.forward`, before σ
     section 3.4               L_smooth + L_asy                                   `training.tasks.MultiLabelTask`
@@ -79,8 +79,8 @@ class CrossLevel(nn.Module):
 
 
 def cross_level(config: GKGNetConfig, stage: int) -> CrossLevel:
-    """The cross level after a stage. Its sources are all patches of the stage, not pooled; there is no dilation and no
-    relative position; the drop-path rate is that of the stage's first block, as in the released code."""
+    """The cross level after a stage. All patches are sources, not pooled, without dilation or relative positions; the
+    drop-path rate is that of the stage's first block, as in the released code."""
     height, width = config.grids[stage]
     constructor = GroupKNN(min(config.k, height * width), config.groups)
     rate = drop_path_rates(config.drop_path, sum(config.depth))[sum(config.depth[:stage])]
@@ -88,7 +88,7 @@ def cross_level(config: GKGNetConfig, stage: int) -> CrossLevel:
 
 
 class GKGNet(nn.Module):
-    """Stem, position embedding, stages that each end with a cross level, and a classifier of labels and patches."""
+    """Stem, position embedding, stages that each end with a cross level, classifiers of labels and of patches."""
 
     def __init__(self, config: GKGNetConfig):
         super().__init__()

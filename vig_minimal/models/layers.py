@@ -5,8 +5,6 @@ memory, where the C numbers of a patch lie side by side. So an image *is* a cont
 copies nothing.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +38,7 @@ class Stem(nn.Module):
 
     def __init__(self, dim: int, patch: int, layers: int | None = None, narrowest: int = 1):
         super().__init__()
-        halvings = int(math.log2(patch))
+        halvings = patch.bit_length() - 1  # log2(patch)
         widths = [min(dim, max(dim // 2**i, narrowest)) for i in reversed(range(layers or halvings))] + [dim]
         parts, in_dim = [], 3
         for i, width in enumerate(widths):
@@ -93,10 +91,8 @@ class Block(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al., 2016): in training a branch is 0 with probability p, else times 1/(1 − p).
-
-    Each image of the batch is drawn separately.
-    """
+    """Stochastic depth (Huang et al., 2016): in training an image's branch is 0 with probability p, else times
+    1/(1 − p)."""
 
     def __init__(self, p: float):
         super().__init__()

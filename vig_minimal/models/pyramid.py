@@ -157,12 +157,13 @@ class Stage(nn.Module):
         if stage > 0:
             self.downsample = nn.Sequential(nn.Conv2d(config.dim[stage - 1], dim, 3, 2, padding=1), nn.BatchNorm2d(dim))
         self.blocks = nn.ModuleList()
-        for block, rate in list(enumerate(rates))[first:first + config.depth[stage]]:
+        for block in range(first, first + config.depth[stage]):
             # Pyramid ViG: d_l = min(l // 4 + 1, 49 // 9), and no more than there are sources for
             dilation = max(1, min(block // 4 + 1, MAX_DILATION, num_sources // k))
             constructor = (KNN(k, dilation, config.epsilon) if config.graph == "knn"
                            else GroupKNN(k, config.groups, dilation, config.epsilon))
-            self.blocks.append(Block(Grapher(dim, constructor, config.conv, pool, rate), FFN(dim, rate)))
+            grapher = Grapher(dim, constructor, config.conv, pool, rates[block])
+            self.blocks.append(Block(grapher, FFN(dim, rates[block])))
         self.register_buffer("relative", relative_positions(dim, grid, num_sources), persistent=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Graph]]:

@@ -90,9 +90,7 @@ class Grapher(nn.Module):
 
     x'_i = x_i W_in;  x''_i = max_{j ∈ N(i)} a_ij (x'_j − x'_i);  y_i = GELU([x'_i, x''_i] W_update) W_out + x_i,
     where N(i) and a_ij (1 in ViG, α in LRGC) are the graph that `constructor` makes of x', and W_update has 4 heads.
-    LRGC Eq. 5, which prints i for the source and j for the target.
-
-    (B, C, H, W) -> (B, C, H, W) and the Graph.
+    LRGC Eq. 5 prints i for the source and j for the target. (B, C, H, W) -> (B, C, H, W) and the Graph.
     """
 
     def __init__(self, dim: int, constructor: nn.Module, conv: str = "mr", drop_path: float = 0.0):
@@ -112,10 +110,7 @@ class Grapher(nn.Module):
 
 
 class ViG(nn.Module):
-    """The isotropic skeleton: stem, position embedding, blocks of one width on one grid, average pooling, head.
-
-    constructors: one graph constructor a block; k-NN makes it ViG.
-    """
+    """The isotropic skeleton, with one graph constructor for each block: k-NN makes it ViG."""
 
     def __init__(self, config: ViGConfig, constructors: Sequence[nn.Module]):
         super().__init__()
@@ -140,10 +135,7 @@ class ViG(nn.Module):
 
 
 def encode(model: nn.Module, images: Tensor, keep_graphs: bool) -> tuple[Tensor, list[Graph]]:
-    """Stem, position and blocks of an isotropic model: features (B, C, H/patch, W/patch), and every block's Graph.
-
-    Raises ValueError for images of another size than the model's.
-    """
+    """Stem, position and blocks of an isotropic model: features (B, C, H/patch, W/patch), and every block's Graph."""
     x, graphs = embed(model, images), []
     for block in model.blocks:
         x, graph = block(x)

@@ -237,14 +237,14 @@ def test_every_image_is_used():
     assert images and [name for name in images if name not in text] == []
 
 
-def test_the_table_of_models_is_true():
+def test_the_table_of_models_is_true(monkeypatch):
+    for name in ("kaiming_normal_", "kaiming_uniform_", "uniform_", "normal_"):  # numbers are counted, not read
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
     listed = {}
     for row in re.findall(r"^\| `\w+_nano`.*$", README.read_text(encoding="utf-8"), re.MULTILINE):
         _, names, _, parameters, *_ = row.split("|")
         names, parameters = re.findall(r"`(\w+)`", names), parameters.split(";")
         listed |= dict(zip(names, (int(number.replace(",", "")) for number in parameters), strict=True))
-    assert list(listed) == list_models()
+    assert sorted(listed) == sorted(list_models())
     for name, parameters in listed.items():
-        with torch.device("meta"):  # no memory, no numbers
-            model = create_model(name)
-        assert sum(p.numel() for p in model.parameters()) == parameters, name
+        assert sum(p.numel() for p in create_model(name).parameters()) == parameters, name

@@ -211,7 +211,7 @@ def test_a_small_target_is_framed_around_and_not_hidden():
     assert panel.getpixel((27, 27)) == panel.getpixel((40, 40)) == (255, 0, 0) != panel.getpixel((26, 26))
 
 
-def test_one_group_needs_no_panel_of_all_and_many_have_a_colour_each():
+def test_one_panel_a_group_and_one_of_all_if_there_are_several():
     plain = Image.new("RGB", (64, 64))
     for groups in (1, 2, 8):
         reads = torch.eye(groups, 16, dtype=torch.bool)
@@ -247,7 +247,7 @@ def test_a_label_is_drawn_over_the_scene_with_all_its_shapes(tmp_path, capsys):
     page = Image.open(out)
     panel = page.crop((8, 8 + 3 * 17, 8 + 256, 8 + 3 * 17 + 256))  # below the title's three lines
     assert (np.asarray(panel) == np.asarray(picture(image, 256))).all() and not torch.equal(image, single)
-    # which patches differ from what is read by none, is what the graph says
+    # the other panels show the sources that the graph has
     opened = open_model("gkgnet_nano", None)
     graph = explore.apply(opened, image)[1][-1]
     expected, captions = explore_layers.draw_groups(picture(image, 256), Layer("", graph, (4, 4), scale=8),
@@ -308,7 +308,7 @@ def test_names_come_from_the_checkpoint_and_the_title_says_the_score(tmp_path, m
     assert titles[-1][0] == 3 and titles[-1][1].splitlines()[1].startswith(f"label {CLASSES[2]}: ")
 
 
-def test_of_a_photo_nobody_knows_what_it_shows():
+def test_what_a_photo_shows_is_not_known():
     assert explore.shows("photo.jpg", (32, 32), "star") is None and explore.shows("shapes:0", (32, 32), "dog") is None
     for index in range(4):
         shown = Shapes((24, 40), 4, "val", "multi")[index][1]
@@ -364,7 +364,7 @@ def test_wrong_input_is_one_sentence(argv, message, tmp_path, monkeypatch, capsy
     assert message in printed.err and printed.err.startswith("explore: error: ") and printed.err.count("\n") == 1
 
 
-def test_many_labels_are_named_in_part():
+def test_an_error_names_the_first_twenty_labels():
     with pytest.raises(ValueError, match=r"There are 80, by name or number: 0, .*, 19, …$"):
         explore_layers.choose_label("dog", [str(number) for number in range(80)])
     assert explore_layers.choose_label("1", ["0", "7", "1"]) == 2  # a name comes before a number

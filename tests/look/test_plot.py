@@ -125,7 +125,7 @@ def test_the_axis_of_values():
     assert (axis(0, 100).low, axis(0, 100).high) == (-4, 104)
     assert axis(0, 100).ticks[-1] == 100
     assert (axis(NAN, 2, 1).low, axis(NAN, 2, 1).high) == pytest.approx((0.96, 2.04))
-    # a huge loss of epoch 0 is left out, a like one is not; and in no other panel, nor where there is no other
+    # a huge loss of epoch 0 is left out; not a similar one, not in other panels, and not where it is the only one
     assert axis(553.6, 2, 1, kind="loss").high == pytest.approx(2.04)
     assert axis(4, 2, 1, kind="loss").high == pytest.approx(4.12)
     assert axis(553.6, 2, 1).high > 553.6

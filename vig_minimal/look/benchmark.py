@@ -90,7 +90,7 @@ def best_times(models: Sequence, images: Tensor, step: Callable, rounds: int) ->
 
 
 def random_images(model: nn.Module, batch: int, device: str) -> Tensor:
-    """A batch of the model's size in channels_last memory, where an image is (B, N, C) without a copy."""
+    """A batch of the model's size in channels_last memory (channels of a pixel side by side), as in training."""
     return torch.randn(batch, 3, *model.config.img_size, device=device).to(memory_format=torch.channels_last)
 
 

@@ -178,7 +178,8 @@ def draw(args: argparse.Namespace, opened: Opened, image: Tensor, layers: list[L
     if isinstance(chosen[0].graph, GroupGraph):
         title += "\none colour for each group: its sources, with red lines to them; stripes = in several groups"
         return explore_groups(image, chosen, whole, node, title)
-    return explore(image, chosen, whole, node, title + "; orange: its sources, darker orange = heavier edge")
+    title += "; orange: its sources, darker orange = heavier edge; black: others"
+    return explore(image, chosen, whole, node, title)
 
 
 def table(layers: list[Layer]) -> str:

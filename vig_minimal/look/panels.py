@@ -68,22 +68,20 @@ def sheet(panels: list[Image.Image], captions: list[str], columns: int, title: s
     title_width, top = _text_size(title)
     result = Image.new("RGB", (max(columns * (width + GAP), title_width + GAP) + GAP,
                                top + -(-len(panels) // columns) * (height + GAP) + GAP), "white")
-    _write(result, GAP, GAP // 2, title)
+    texts = [(GAP, GAP // 2, title)]
     for i, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
         x, y = GAP + i % columns * (width + GAP), GAP + top + i // columns * (height + GAP)
         result.paste(panel, (x, y))
-        _write(result, x, y + panel.height, caption)
+        texts.append((x, y + panel.height, caption))
+    for x, y, text in texts:
+        for i, line in enumerate(text.splitlines()):
+            ImageDraw.Draw(result).text((x, y + i * LINE), line, "black", FONT)
     return result
 
 
 def _text_size(text: str) -> tuple[int, int]:
     lines = text.splitlines()
     return max([int(FONT.getlength(line)) + 1 for line in lines], default=0), LINE * len(lines)
-
-
-def _write(panel: Image.Image, x: int, y: int, text: str) -> None:
-    for i, line in enumerate(text.splitlines()):
-        ImageDraw.Draw(panel).text((x, y + i * LINE), line, "black", FONT)
 
 
 def shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

@@ -5,7 +5,6 @@ With --linear it trains softmax regression and prints its top-1: how much of the
 
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..data.synthetic import CLASSES, VIEWS, Shapes
@@ -16,8 +15,11 @@ from .panels import picture, sheet
 def linear_baseline(size: int = 64, train: int = 10_000, val: int = 2_000, epochs: int = 20) -> float:
     """The best top-1, in percent, that softmax regression on raw pixels reaches in any epoch on validation scenes."""
     torch.manual_seed(0)
-    sets = [Shapes(size, train, "train"), Shapes(size, val, "val")]
-    (x, y), (x_val, y_val) = [_pixels(scenes) for scenes in sets]
+    data = []  # training and validation: images as rows of numbers around 0, and labels
+    for scenes in (Shapes(size, train, "train"), Shapes(size, val, "val")):
+        images, labels = zip(*scenes)
+        data += [torch.stack(images).flatten(1).float() / 127.5 - 1, torch.tensor(labels)]
+    x, y, x_val, y_val = data
     model = torch.nn.Linear(x.shape[1], len(CLASSES))
     torch.nn.init.zeros_(model.weight)
     optimiser, best = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1), 0.0
@@ -29,12 +31,6 @@ def linear_baseline(size: int = 64, train: int = 10_000, val: int = 2_000, epoch
         with torch.no_grad():
             best = max(best, 100 * float((model(x_val).argmax(1) == y_val).float().mean()))
     return best
-
-
-def _pixels(scenes: Shapes) -> tuple[Tensor, Tensor]:
-    """All images as rows of numbers around 0, (count, 3 · size²), and their labels."""
-    images, labels = zip(*scenes)
-    return torch.stack(images).flatten(1).float() / 127.5 - 1, torch.tensor(labels)
 
 
 def contact_sheet(view: str, size: int, seed: int) -> Image.Image:

@@ -148,7 +148,7 @@ def draw_chart(page: Image.Image, left: int, top: int, x: Axis, y: Axis, names: 
     so that all their colours show.
     """
     draw, right, bottom = ImageDraw.Draw(page), left + WIDTH - 1, top + HEIGHT - 1
-    for mark, text in zip(y.ticks, labels(y.ticks, y.log and y.low < 0.1), strict=True):
+    for mark, text in zip(y.ticks, labels(y.ticks, y.log and y.low < 0.1), strict=True):  # 1e-4, but 20 and 50
         row = bottom - round(y.pixel(mark, HEIGHT))
         draw.line((left, row, right, row), GRID)
         draw.text((left - 8, row), text, INK, FONT, anchor="rm")

@@ -24,7 +24,7 @@ def tiny(name="gkgnet_nano", **fields):
 
 
 def layers_of(grapher, ffn):
-    """The five layers of a Grapher, or of what is built as one, and of its FFN."""
+    """The five layers of a Grapher or cross level and its FFN."""
     return [dense_of(part) for part in (grapher.fc1, grapher.conv.update, grapher.fc2, ffn.fc1, ffn.fc2)]
 
 

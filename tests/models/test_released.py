@@ -25,7 +25,7 @@ def golden(name):
 
 
 def noise(key, shape, seed):
-    """What a tensor of that name and shape is made of, by the rule that came with the reference data."""
+    """Standard normal noise for a tensor of that name, by the rule of the reference data."""
     state = np.random.RandomState((zlib.crc32(key.encode()) ^ seed) & 0x7FFFFFFF)
     return torch.from_numpy(np.asarray(state.standard_normal(shape)))
 

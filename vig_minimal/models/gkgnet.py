@@ -74,7 +74,7 @@ class CrossLevel(nn.Module):
         graph = self.constructor(to_nodes(d), d.shape[2:], sources=patches)  # L targets, N sources
         # GKGNet Eq. 1: D'_ig = max_j (Ŝ_jg − D_ig), printed the other way round; inside the convolution
         update = self.conv(d, graph, patches)  # (B, 2C, L, 1)
-        # GKGNet Eq. 2: the destination's own residual, then that of FFN
+        # GKGNet Eq. 2: a residual around the Grapher, then FFN with its own
         return self.ffn(self.drop_path(self.fc2(update)) + labels), graph
 
 

@@ -108,12 +108,12 @@ def test_anchors_have_one_augmentation_an_epoch():
 
 
 def test_classes_need_as_many_images_as_anchors(capsys, tmp_path):
-    with pytest.raises(DataError, match="class disc has 4 training images, and 5 of them are to be its anchors"):
+    with pytest.raises(DataError, match="class disc has 4 training images, too few for 5 anchors"):
         anchors(per_class=5)
     image_folder(tmp_path / "data", count=3)
     message = refused(capsys, "--model", "cnn2gnn_nano", *TINY, "--data-dir", "data", "--limit", "6", "--batch-size",
                       "2", "--set", "anchors_per_class=4")
-    assert "class cat has 3 training images, and 4 of them are to be its anchors; add images, or use fewer" in message
+    assert "class cat has 3 training images, too few for 4 anchors; add images, or use fewer" in message
 
 
 @pytest.mark.parametrize(("argv", "says"), [

@@ -1,7 +1,7 @@
-"""CNN2GNN's anchors: training images that stand for their classes, chosen once, by the seed (Eq. 1).
+"""CNN2GNN's anchors: training images that stand for their classes, chosen once by the seed (Eq. 1).
 
-In training an anchor has one augmentation an epoch, the same in every step and process of that epoch; in evaluation it
-is as it is. A trained model keeps their embeddings and needs the images no more.
+In training, an anchor is augmented once per epoch: alike in all steps and processes of that epoch. A trained model
+stores the embeddings of the anchors as they are, and needs their images no more.
 """
 
 from collections.abc import Sequence
@@ -19,28 +19,27 @@ from .recipes import Recipe
 
 
 class Anchors:
-    """`per_class` images of every class, drawn uniformly; class after class.
+    """`per_class` images of every class, drawn uniformly; A = classes · per_class of them, class after class.
 
-    names: of their files, A = classes · per_class of them.
-    Raises DataError for a class that has too few images, and for data that does not know its labels.
+    names: their file names. Raises DataError for a class with too few images, and for data without a list of labels.
     """
 
     def __init__(self, source: Sequence, classes: Sequence[str], per_class: int, size: tuple[int, int], recipe: Recipe,
                  seed: int, device: torch.device):
         labels = targets_of(source)
         if labels is None or labels.ndim != 1:
-            raise DataError("anchors: this data does not know the one class of an image without reading it")
+            raise DataError("anchors: this data has no list with the one class of each image")
         for name, count in zip(classes, label_counts(source, len(classes)), strict=True):
             if count < per_class:
-                raise DataError(f"anchors: class {name} has {count} training images, and {per_class} of them are to be"
-                                " its anchors; add images, or use fewer anchors with --anchors-per-class")
+                raise DataError(f"anchors: class {name} has {count} training images, too few for {per_class} anchors;"
+                                " add images, or use fewer anchors with --anchors-per-class")
         self.indices = draw_anchors(labels, len(classes), per_class, generator("anchors", seed)).tolist()
         self.names = [image_name(source, index) for index in self.indices]
         self.recipe, self.seed, self.device = recipe, seed, device
         self.varied, self.plain = (PreparedImages(source, size, recipe.eval_crop, r, seed) for r in (recipe, None))
 
     def augmented(self, epoch: int) -> Tensor:
-        """The anchors of an epoch, (A, 3, H, W), augmented as training images are, but always alike in that epoch."""
+        """Return the anchors (A, 3, H, W), normalised and augmented as training images, alike within an epoch."""
         images = self._read(self.varied, epoch)
         draws = draw_flip_and_shift(len(images), images.shape[2:], self.recipe.flip, self.recipe.crop == "pad",
                                     generator("anchors", self.seed, epoch))
@@ -48,9 +47,9 @@ class Anchors:
         return normalise(images, self.recipe.mean, self.recipe.std)
 
     def as_they_are(self) -> Tensor:
-        """The anchors without augmentation, (A, 3, H, W)."""
+        """Return the anchors (A, 3, H, W), normalised and not augmented."""
         return normalise(self._read(self.plain, 0), self.recipe.mean, self.recipe.std)
 
-    def _read(self, pictures: PreparedImages, epoch: int) -> Tensor:
-        batch = pictures.__getitems__([(epoch, index, 0) for index in self.indices])
+    def _read(self, images: PreparedImages, epoch: int) -> Tensor:
+        batch = images.__getitems__([(epoch, index, 0) for index in self.indices])
         return next(checked([batch])).images.to(self.device)

@@ -1,8 +1,8 @@
-"""One process or many: who this process is, what it computes on, and the few things that processes say to one another.
+"""One process or many: which one this is, the device it computes on, and what the processes exchange.
 
-torchrun, and anything else that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, starts one process for
-every GPU (or several on a CPU). So does srun, whose own variables are read where MASTER_ADDR and MASTER_PORT are set.
-Each process holds the whole model and works on its share of every batch.
+A launcher starts one process per GPU (or several on a CPU). Each holds the whole model and works on its share of every
+batch. torchrun and others set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. srun sets variables of its
+own, which are read if MASTER_ADDR and MASTER_PORT are set too.
 """
 
 import os
@@ -17,7 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class Processes:
-    """This process: `rank` of `world` in all, `local_rank` of `local_world` on its machine, and the device it uses."""
+    """This process, number `rank` of `world` in all and `local_rank` of `local_world` on its machine, and its device.
+
+    Every process must call the methods, in the same order.
+    """
 
     rank: int
     world: int
@@ -32,11 +35,11 @@ class Processes:
 
     @property
     def share(self) -> tuple[int, int]:
-        """(rank, world): which share of every batch is this process's."""
+        """(rank, world): which part of every batch this process works on."""
         return self.rank, self.world
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of `values` over all processes, on the CPU. Every process must call this."""
+        """Return the sum of `values` over all processes, on the CPU."""
         if self.world == 1:
             return values.cpu()
         values = values.to(self.device, copy=True)
@@ -44,14 +47,14 @@ class Processes:
         return values.cpu()
 
     def gather(self, value: object) -> list:
-        """The (plain) values of all processes in the order of their ranks. Every process must call this."""
+        """Return the values (plain data) of all processes in the order of their ranks."""
         values = [value] * self.world
         if self.world > 1:
             dist.all_gather_object(values, value)
         return values
 
     def joined(self, values: Tensor) -> Tensor:
-        """The rows of all processes, one after the other, with gradient. Every process must call this with as many."""
+        """Return the rows of all processes, one after the other, with gradient. Each must have as many rows."""
         return values if self.world == 1 else _Joined.apply(values, self.rank, self.world)
 
     def from_first(self, function: Callable, *args) -> object:
@@ -70,7 +73,7 @@ class Processes:
         return answer[0]
 
     def first_alone(self, function: Callable, *args) -> None:
-        """Call function(*args) on the first process while the others wait, as for a download. Raises its error in all.
+        """Call function(*args), such as a download, on the first process while the others wait; raise its error in all.
         """
         def without_result() -> None:
             function(*args)
@@ -78,26 +81,25 @@ class Processes:
         self.from_first(without_result)
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """`model` with gradients averaged over all processes after every backward pass."""
+        """Return the model wrapped so that every backward pass averages gradients over all processes."""
         if self.world == 1:
             return model
         return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == "cuda" else None)
 
     @torch.no_grad()
     def share_buffers(self, model: nn.Module) -> None:
-        """Give every process the first one's running statistics, so that all evaluate the same model."""
-        if self.world > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, 0)
+        """Copy the first process's running statistics to all, so that all evaluate the same model."""
+        for buffer in model.buffers() if self.world > 1 else ():
+            dist.broadcast(buffer, 0)
 
 
 class _Joined(torch.autograd.Function):
-    """All processes' rows. Each process computes the whole loss from them, so the gradient of its own rows is the sum
-    of what all of them found; the mean over processes, which DistributedDataParallel takes, makes it right."""
+    """Rows of all processes. Each process computes the whole loss from all rows, so backward sums over processes the
+    gradients of its own rows; DistributedDataParallel's mean over processes then gives the gradient of one loss."""
 
     @staticmethod
     def forward(ctx, values, rank, world):
-        ctx.place = slice(rank * len(values), (rank + 1) * len(values))
+        ctx.own = slice(rank * len(values), (rank + 1) * len(values))
         parts = [torch.empty_like(values) for _ in range(world)]
         dist.all_gather(parts, values.contiguous())
         return torch.cat(parts)
@@ -106,16 +108,16 @@ class _Joined(torch.autograd.Function):
     def backward(ctx, grad):
         grad = grad.contiguous()
         dist.all_reduce(grad)
-        return grad[ctx.place], None, None
+        return grad[ctx.own], None, None
 
 
-# what torchrun sets -> what srun sets
+# variable of torchrun -> variable of srun
 SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID",
          "LOCAL_WORLD_SIZE": "SLURM_NTASKS_PER_NODE"}
 
 
 def read_place() -> tuple[int, int, int, int]:
-    """rank, world, local rank and local world as the launcher gave them; one process alone where there is none."""
+    """Return rank, world, local rank and local world as the launcher set them; without a launcher, of one process."""
     if "RANK" not in os.environ and {"SLURM_STEP_ID", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         # init_process_group reads torchrun's names
         os.environ |= {name: os.environ[theirs] for name, theirs in SLURM.items() if theirs in os.environ}
@@ -124,29 +126,28 @@ def read_place() -> tuple[int, int, int, int]:
 
 
 def start(device: str = "auto") -> Processes:
-    """Join the other processes, if a launcher started several. device: auto, cpu, cuda, cuda:1, mps, ...
+    """Join the other processes, if there are any. device: auto, cpu, cuda, cuda:1, mps, …
 
-    Raises ValueError where the device or the port to meet at cannot be had.
+    Raises ValueError if there is no such device, or if the processes cannot connect to each other.
     """
     rank, world, local_rank, local_world = read_place()
     processes = Processes(rank, world, local_rank, local_world, _device(device, world, local_rank))
     if world == 1:
         return processes
-    on_gpu = processes.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.set_device(processes.device)
+    gpu = processes.device if processes.device.type == "cuda" else None
+    if gpu:
+        torch.cuda.set_device(gpu)
     try:
-        # torchrun may start the processes again: they must not find what those before them left in its store
+        # torchrun may restart the processes: a prefix per restart hides what the earlier ones left in its store
         store, _, _ = next(dist.rendezvous("env://", rank, world))
         store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        dist.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=world,
-                                device_id=processes.device if on_gpu else None)
+        dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=world, device_id=gpu)
     except (RuntimeError, ValueError) as error:
         address, port = (os.environ.get(name, f"(no {name})") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        reason = str(error).splitlines()[0]
         if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
-            raise ValueError(f"the processes cannot meet at {address}:{port}: that port is in use; choose another"
-                             " MASTER_PORT") from None
-        raise ValueError(f"the processes cannot meet at {address}:{port}: {str(error).splitlines()[0]}") from None
+            reason = "that port is in use; choose another MASTER_PORT"
+        raise ValueError(f"the processes cannot meet at {address}:{port}: {reason}") from None
     return processes
 
 
@@ -157,18 +158,18 @@ def stop() -> None:
 
 
 def _device(name: str, world: int, local_rank: int) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    has_gpu = torch.cuda.is_available()
     try:
-        device = torch.device(name)
+        device = torch.device(("cuda" if has_gpu else "cpu") if name == "auto" else name)
     except RuntimeError:
         raise ValueError(f"--device {name}: no such device; choose auto, cpu, cuda or mps") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type == "cuda" and not has_gpu:
         raise ValueError(f"--device {name}: this torch sees no GPU; use --device cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"--device {name}: this torch sees no Apple GPU; use --device cpu")
-    if device.type == "cuda" and world > 1:
-        device = torch.device("cuda", local_rank)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type != "cuda":
+        return device
+    device = torch.device("cuda", local_rank) if world > 1 else device
+    if (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"{device}: this machine has {torch.cuda.device_count()} GPUs; start no more processes")
     return device

@@ -1,30 +1,26 @@
-"""Losses of multi-label training (GKGNet) and of embeddings, anchors and proxies (CNN2GNN).
+"""Losses of multi-label training (GKGNet), and of embeddings of images, anchors and proxies (CNN2GNN).
 
-Multi-label: every class of an image has a label of its own, yes (1), no (0) or unknown (−1).
+Multi-label: L = L_smooth + w L_asy (GKGNet section 3.4; w is 1 in the paper and 10 in the released code).
 
-    L = L_smooth + w L_asy        (GKGNet section 3.4; w is 1 in the paper and 10 in the released code)
+    symbol     variable                    shape
+    x          logits                      (B, classes)
+    p          σ(x)                        (B, classes): probability that the image shows the class
+    y          targets                     (B, classes): 1 yes, 0 no, −1 unknown; in between: a mixture of yes and no
+    γ⁺ γ⁻ m ε  gamma_pos/_neg, clip, eps
 
-    symbol   variable          shape
-    x        logits            (B, classes)
-    p        σ(x)              (B, classes): probability that the image shows the class
-    y        targets           (B, classes): 1, 0, −1 for unknown; a number between 0 and 1 mixes the losses of both
-    γ⁺ γ⁻    gamma_pos/_neg
-    m        clip
-    ε        eps
+`reduction`: "none" gives the loss of each entry, (B, classes), 0 where the label is unknown; "sum" adds them up; "mean"
+adds over classes and averages over images, as in GKGNet: other libraries' mean times the number of classes.
 
-`reduction`: "none" returns the loss of each entry (B, classes), 0 where the label is unknown. "sum" adds them all.
-"mean" adds over classes and averages over images, as GKGNet trains; other libraries' "mean" is smaller by a factor of
-the number of classes. Everything is computed in at least float32, also under autocast.
+Embeddings, all L2-normalised, so that no squared distance exceeds 4:
 
-Embeddings: all are L2-normalised, so no squared distance exceeds 4. "none" returns one value per valid triplet or pair,
-"mean" averages over them:
+    symbol     variable                    shape
+    S, G, N    sources, …                  (·, F): sources, positives (G) and negatives, each set with its labels (·,)
+    X, L       x, anchors                  (B, F) images of a batch, (A, F) training images that stand for their class
+    P          proxies                     (P, F): learned vectors that stand for their class
+    α          margin
 
-    symbol   variable          shape
-    S, G, N  sources, …        (·, F): sources, positives (G) and negatives; three sets, each with its labels (·,)
-    X        x                 (B, F): images of a batch
-    L        anchors           (A, F): training images that stand for their class
-    P        proxies           (P, F): learned vectors that stand for their class
-    α        margin
+`reduction`: "none" gives one value per valid triplet or pair; "mean" averages them. Both kinds of losses compute in
+float32 or float64, also under autocast.
 """
 
 import torch
@@ -48,7 +44,7 @@ def asymmetric_loss(logits: Tensor, targets: Tensor, gamma_pos: float = 0.0, gam
     if min(gamma_pos, gamma_neg) < 0 or not 0 <= clip < 1:
         raise ValueError(f"asymmetric loss with gamma_pos={gamma_pos}, gamma_neg={gamma_neg}, clip={clip}: gammas must"
                          " not be negative, clip must be at least 0 and below 1")
-    x, y = _checked(logits, targets, reduction)
+    x, y = _checked(logits, targets)
     # log p and log(1 − p) come from the logits, since p itself rounds to 0 or 1
     # Asymmetric loss, L₊ = (1 − p)^γ⁺ log p
     positive = -_power(torch.sigmoid(-x), gamma_pos) * F.logsigmoid(x)
@@ -57,7 +53,7 @@ def asymmetric_loss(logits: Tensor, targets: Tensor, gamma_pos: float = 0.0, gam
     log_rest = F.logsigmoid(-x) if clip == 0 else torch.log1p(-shifted)  # log(1 − p_m); p_m ≤ 1 − m keeps it finite
     # Asymmetric loss, L₋ = p_m^γ⁻ log(1 − p_m)
     negative = -_power(shifted, gamma_neg) * log_rest
-    return _over_known(y * positive + (1 - y) * negative, y, reduction)
+    return _reduced(y * positive + (1 - y) * negative, y >= 0, reduction, images=len(x))
 
 
 def smooth_bce(logits: Tensor, targets: Tensor, eps: float = 0.1, reduction: str = "mean") -> Tensor:
@@ -69,14 +65,14 @@ def smooth_bce(logits: Tensor, targets: Tensor, eps: float = 0.1, reduction: str
     """
     if not 0 <= eps <= 0.5:
         raise ValueError(f"label smoothing eps={eps}: must be between 0 and 0.5")
-    x, y = _checked(logits, targets, reduction)
+    x, y = _checked(logits, targets)
     # GKGNet section 3.4, label smoothing: 1 → 1 − ε, 0 → ε
     smooth = (1 - eps) * y + eps * (1 - y)  # (B, classes)
-    return _over_known(F.binary_cross_entropy_with_logits(x, smooth, reduction="none"), y, reduction)
+    loss = F.binary_cross_entropy_with_logits(x, smooth, reduction="none")
+    return _reduced(loss, y >= 0, reduction, images=len(x))
 
 
-def _checked(logits: Tensor, targets: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
-    _check_reduction(reduction)
+def _checked(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     if logits.ndim != 2 or targets.shape != logits.shape:
         raise ValueError(f"logits {tuple(logits.shape)} with targets {tuple(targets.shape)}: multi-label losses take"
                          " (B, classes) of both")
@@ -89,11 +85,16 @@ def _power(base: Tensor, exponent: float) -> Tensor:
     return base.clamp(min=torch.finfo(base.dtype).tiny) ** exponent
 
 
-def _over_known(loss: Tensor, targets: Tensor, reduction: str) -> Tensor:
-    return _reduced(torch.where(targets >= 0, loss, 0), len(loss), reduction)
-
-
-# ---- embeddings ----------------------------------------------------------------------------------------------------
+def _reduced(loss: Tensor, valid: Tensor, reduction: str, images: int | None = None) -> Tensor:
+    """Reduce the valid entries. "mean" divides their sum by `images` or, without it, by how many they are."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction={reduction!r}: choose {', '.join(REDUCTIONS)}")
+    masked = torch.where(valid, loss, 0)
+    if reduction == "none":
+        return loss[valid] if images is None else masked
+    if reduction == "sum":
+        return masked.sum()
+    return masked.sum() / (valid.sum().clamp(min=1) if images is None else images)
 
 
 def triplet_loss(sources: Tensor, source_labels: Tensor, positives: Tensor, positive_labels: Tensor, negatives: Tensor,
@@ -103,7 +104,7 @@ def triplet_loss(sources: Tensor, source_labels: Tensor, positives: Tensor, posi
     Without a valid triplet the loss is 0 with zero gradient. Memory: pairs (s, g) times the number of negatives.
     Raises ValueError for a negative margin and an unknown reduction. Source: CNN2GNN Eq. 8.
     """
-    _check_margin(margin, reduction)
+    _check_margin(margin)
     source, positive = (source_labels[:, None] == positive_labels).nonzero().T  # (V,) pairs of one class
     with torch.autocast(sources.device.type, enabled=False):
         sources, positives, negatives = full_precision(sources), full_precision(positives), full_precision(negatives)
@@ -112,18 +113,18 @@ def triplet_loss(sources: Tensor, source_labels: Tensor, positives: Tensor, posi
     # CNN2GNN Eq. 8
     loss = F.relu(to_positive[:, None] - to_negative[source] + margin)  # (V, N)
     valid = source_labels[source, None] != negative_labels  # (V, N)
-    return _over_valid(loss, valid, reduction)
+    return _reduced(loss, valid, reduction)
 
 
 def contrastive_loss(x: Tensor, labels: Tensor, margin: float = 1.0, reduction: str = "mean") -> Tensor:
     """Return ½ D² for each pair of one class and ½ max(0, α − D)² for each pair of two classes, at distance D.
 
-    The print calls Y = 1 «of the same class» but multiplies the first term by 1 − Y: it would pull classes together.
+    The print multiplies the first term by 1 − Y, with Y = 1 for one class: that would pull different classes together.
     x: (n, F) with labels (n,). Without a pair the loss is 0 with zero gradient.
     Raises ValueError for a negative margin and an unknown reduction.
     Source: CNN2GNN Eqs. 9 and 10, after Hadsell et al., 2006.
     """
-    _check_margin(margin, reduction)
+    _check_margin(margin)
     with torch.autocast(x.device.type, enabled=False):
         square = squared_distance(full_precision(x)[None], full_precision(x)[None])[0].clamp(min=0)  # D²: (n, n)
     # CNN2GNN Eq. 9; the root has an infinite gradient at 0: equal embeddings get D = 0 and no gradient
@@ -131,7 +132,7 @@ def contrastive_loss(x: Tensor, labels: Tensor, margin: float = 1.0, reduction: 
     same = labels[:, None] == labels
     # CNN2GNN Eq. 10
     loss = torch.where(same, square / 2, F.relu(margin - distance).square() / 2)
-    return _over_valid(loss, torch.ones_like(same).triu(1), reduction)
+    return _reduced(loss, torch.ones_like(same).triu(1), reduction)
 
 
 def bipartite_losses(x: Tensor, labels: Tensor, anchors: Tensor, anchor_labels: Tensor, proxies: Tensor,
@@ -151,37 +152,14 @@ def bipartite_losses(x: Tensor, labels: Tensor, anchors: Tensor, anchor_labels: 
 
 
 def classification_losses(logits: Tensor, labels: Tensor, anchor_logits: Tensor, anchor_labels: Tensor,
-                          proxy_logits: Tensor, proxy_labels: Tensor,
-                          label_smoothing: float = 0.0) -> dict[str, Tensor]:
+                          proxy_logits: Tensor, proxy_labels: Tensor, label_smoothing: float = 0) -> dict[str, Tensor]:
     """Return the cross-entropy of images, anchors and proxies by name; their sum is L_classification."""
-    pairs = {"images": (logits, labels), "anchors": (anchor_logits, anchor_labels),
-             "proxies": (proxy_logits, proxy_labels)}
+    pairs = (logits, labels), (anchor_logits, anchor_labels), (proxy_logits, proxy_labels)
     # CNN2GNN Eq. 16
     return {name: F.cross_entropy(full_precision(scores), truth, label_smoothing=label_smoothing)
-            for name, (scores, truth) in pairs.items()}
+            for name, (scores, truth) in zip(("images", "anchors", "proxies"), pairs, strict=True)}
 
 
-def _check_margin(margin: float, reduction: str) -> None:
-    _check_reduction(reduction)
+def _check_margin(margin: float) -> None:
     if not margin >= 0:
         raise ValueError(f"margin={margin}: must be at least 0")
-
-
-def _over_valid(loss: Tensor, valid: Tensor, reduction: str) -> Tensor:
-    if reduction == "none":
-        return loss[valid]
-    return _reduced(torch.where(valid, loss, 0), valid.sum().clamp(min=1), reduction)
-
-
-# ---- both ----------------------------------------------------------------------------------------------------------
-
-
-def _check_reduction(reduction: str) -> None:
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction={reduction!r}: choose {', '.join(REDUCTIONS)}")
-
-
-def _reduced(loss: Tensor, count: int | Tensor, reduction: str) -> Tensor:
-    if reduction == "none":
-        return loss
-    return loss.sum() if reduction == "sum" else loss.sum() / count

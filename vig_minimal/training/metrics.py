@@ -1,14 +1,14 @@
-"""Metrics that stream: fed batch by batch, brought together over processes, computed once.
+"""Metrics that stream: each is fed batch by batch and computed once, over the images of all processes.
 
-Of single-label data: TopK. Of multi-label data: MultiLabel, and the plain functions that it calls (GKGNet section 4):
+TopK is for data with one label an image; MultiLabel, and the functions that it calls, for several (GKGNet section 4):
 
     symbol     variable     shape
     s          scores       (images, classes): probabilities
-    y          targets      (images, classes): 1, 0, and -1 where unknown, which is as if the entry were not there
-    C                       classes that have a positive: the others have no AP and no recall, and are in no mean
+    y          targets      (images, classes): 1, 0, or −1 for unknown; unknown entries count nowhere
+    C                       number of classes with a positive; the others have no AP or recall and are in no mean
     N_c^p      predicted    (C,): images in which class c is predicted
     N_c^g      positives    (C,): images that show class c
-    N_c^t      right        (C,): both
+    N_c^t      right        (C,): images that show class c, and in which it is predicted
 """
 
 import warnings
@@ -24,40 +24,39 @@ from .distributed import Processes
 
 
 class TopK:
-    """Cross-entropy and top-1 and top-5 accuracy in percent, over all images that it was fed.
+    """Cross-entropy, and top-1 and top-5 accuracy in percent.
 
-    A label is in the top k if fewer than k classes have a higher score. With fewer than five classes top-5 is 100 %.
+    A label is in the top k if fewer than k classes have a higher score: with at most five classes top-5 is 100 %.
     """
 
     def __init__(self):
-        self.sums = torch.zeros(4, dtype=torch.float64)  # images, loss, right in the first 1 and in the first 5
+        self.sums = torch.zeros(4, dtype=torch.float64)  # images, loss, images right in top 1, in top 5
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """logits: (B, classes). labels: (B,) int64."""
+        """Add a batch: logits (B, classes), labels (B,) int64."""
         logits = logits.float()
-        rank = (~(logits <= logits.gather(1, labels[:, None]))).sum(1)  # (B,), 0 is the highest; NaNs are never right
+        rank = (~(logits <= logits.gather(1, labels[:, None]))).sum(1)  # (B,), 0 is the highest; NaN is never right
         loss = F.cross_entropy(logits, labels, reduction="sum")
         batch = torch.stack([loss, (rank < 1).sum(), (rank < 5).sum()]).cpu().double()
         self.sums += torch.cat([torch.tensor([float(len(labels))]), batch])
 
     def compute(self, processes: Processes) -> dict[str, float]:
-        """`loss`, `top1` and `top5` over the images of all processes, each of which must call this."""
+        """Return `loss`, `top1` and `top5`. Every process must call this."""
         count, loss, top1, top5 = processes.sum(self.sums).tolist()
         return {"loss": loss / count, "top1": 100 * top1 / count, "top5": 100 * top5 / count}
 
 
 def average_precision(scores: Tensor, targets: Tensor) -> list[float | None]:
-    """AP of each class in percent, None for a class without positives. scores, targets: (images, classes).
+    """Return the average precision (AP) of each class in percent, None for a class without positives.
 
-    AP_c = mean over the positives i of N(y = 1 and s ≥ s_i) / N(s ≥ s_i): the precision at each positive's own
-    score, so that the order of equal scores does not matter. A score that is not a number is below all others.
-    Raises ValueError as `multilabel_metrics`.
+    AP_c is the mean over its positives i of N(y = 1 and s ≥ s_i) / N(s ≥ s_i), the precision at the score of i. The
+    order of equal scores does not matter. NaN counts as below all scores. Raises ValueError as `multilabel_metrics`.
     """
     scores, targets = _checked(scores, targets)
     scores = torch.where(scores.isnan(), -torch.inf, scores)
     result = []
     for s, y in zip(scores.T, targets.T, strict=True):
-        # searchsorted counts what is not above: of -s, the scores that are not below
+        # among sorted −s, searchsorted(−s_i, right=True) is the number of scores ≥ s_i
         everyone, positives = (-s[y >= 0]).sort().values, (-s[y == 1]).sort().values
         right = torch.searchsorted(positives, positives, right=True)
         chosen = torch.searchsorted(everyone, positives, right=True)
@@ -66,11 +65,11 @@ def average_precision(scores: Tensor, targets: Tensor) -> list[float | None]:
 
 
 def precision_and_recall(predicted: Tensor, targets: Tensor) -> dict[str, float]:
-    """CP, CR, CF1, OP, OR, OF1 in percent of predictions (images, classes) bool; 0 where nothing is predicted.
+    """Return CP, CR, CF1, OP, OR, OF1 in percent. predicted: (images, classes) bool.
 
     CP = 1/C Σ_c N_c^t / N_c^p,   CR = 1/C Σ_c N_c^t / N_c^g,   OP = Σ N_c^t / Σ N_c^p,   OR = Σ N_c^t / Σ N_c^g,
-    CF1 = 2 CP CR / (CP + CR),   OF1 = 2 OP OR / (OP + OR). A class that is shown and never predicted has precision 0.
-    Source: GKGNet section 4; where every class has a positive, equal to the released evaluation.
+    CF1 = 2 CP CR / (CP + CR),   OF1 = 2 OP OR / (OP + OR). The precision of a class that is never predicted is 0.
+    Source: GKGNet section 4; equals the released evaluation where every class has a positive.
     """
     right = (predicted & (targets == 1)).sum(0).double()  # (classes,), as the next two
     chosen = (predicted & (targets >= 0)).sum(0).double()
@@ -80,38 +79,36 @@ def precision_and_recall(predicted: Tensor, targets: Tensor) -> dict[str, float]
     cp = _share(right[shown], chosen[shown]).sum() / max(shown.sum(), 1)
     cr = _share(right[shown], positives[shown]).sum() / max(shown.sum(), 1)
     # GKGNet section 4: OP, OR
-    overall_precision, overall_recall = _share(right.sum(), chosen.sum()), _share(right.sum(), positives.sum())
+    op, or_ = _share(right.sum(), chosen.sum()), _share(right.sum(), positives.sum())
     # GKGNet section 4: CF1, OF1
-    cf1 = _share(2 * cp * cr, cp + cr)
-    of1 = _share(2 * overall_precision * overall_recall, overall_precision + overall_recall)
-    values = cp, cr, cf1, overall_precision, overall_recall, of1
-    names = "CP", "CR", "CF1", "OP", "OR", "OF1"
-    return {name: 100 * value.item() for name, value in zip(names, values, strict=True)}
+    cf1, of1 = _share(2 * cp * cr, cp + cr), _share(2 * op * or_, op + or_)
+    values = {"CP": cp, "CR": cr, "CF1": cf1, "OP": op, "OR": or_, "OF1": of1}
+    return {name: 100 * value.item() for name, value in values.items()}
 
 
 def multilabel_metrics(scores: Tensor, targets: Tensor, threshold: float = 0.5,
                        top3_threshold: float | None = None) -> dict[str, float]:
-    """mAP, CP, CR, CF1, OP, OR, OF1 and CP_top3 ... OF1_top3, in percent.
+    """Return mAP, CP, CR, CF1, OP, OR, OF1 and CP_top3, …, OF1_top3, in percent.
 
-    scores, targets: (images, classes), tensors or arrays. Predicted are scores of at least `threshold`; for top3 the
-    three highest of an image whatever they are (of equal ones the first classes), or with `top3_threshold` those of
-    them that reach it, as in the released evaluation on COCO. A warning names the classes without positives; if no
-    class has any, all is 0. Raises ValueError for unlike shapes and for targets other than 1, 0 and -1.
+    scores, targets: (images, classes), tensors or arrays. A class is predicted if its score is at least `threshold`;
+    for top3, if it is one of the image's three highest (of equal scores the first classes) and at least
+    `top3_threshold`, where given, as in the released evaluation on COCO. A warning names the classes without positives;
+    if all are, all values are 0. Raises ValueError for different shapes and for targets other than 1, 0 and −1.
     """
     scores, targets = _checked(scores, targets)
     aps = average_precision(scores, targets)
     if missing := [c for c, ap in enumerate(aps) if ap is None]:
-        warnings.warn(f"no image is known to show these of the {len(aps)} classes, which are in no mean:"
+        warnings.warn(f"no image shows these of the {len(aps)} classes, so they are in no mean:"
                       f" {', '.join(map(str, missing))}", stacklevel=2)
     return _summary(aps, scores, targets, threshold, top3_threshold)
 
 
 def map_by_size(scores: Tensor, targets: Tensor, sizes: Tensor) -> dict[str, float | None]:
-    """mAP in percent of small, medium and large objects (GKGNet, Table 6), None for a size without positives.
+    """Return mAP in percent of small, medium and large objects (GKGNet Table 6), None for a size without positives.
 
-    sizes: (images, classes), the size class of each positive, read nowhere else. For a size, positives of the other
-    sizes are unknown, and negatives stay. The paper does not say which size a label has whose objects differ: that is
-    for the caller to say.
+    sizes: (images, classes), index into OBJECT_SIZES of each positive; ignored elsewhere. In the mAP of one size,
+    positives of the other sizes are unknown and all negatives count. Which size a label has when its objects differ
+    is the caller's choice; the paper does not say.
     """
     scores, targets = _checked(scores, targets)
     result = {}
@@ -123,20 +120,19 @@ def map_by_size(scores: Tensor, targets: Tensor, sizes: Tensor) -> dict[str, flo
 
 
 class MultiLabel:
-    """`multilabel_metrics` over all images that it was fed, and AP by class and by object size.
+    """`multilabel_metrics`, with AP by class and, where sizes are given, by object size.
 
-    classes: their names. After `compute`, `per_class` is AP in percent by name, None for a class without positives, and
-    `without_positives` names those.
+    classes: their names. After `compute`, `per_class` is AP in percent by name, None for a class without positives.
     """
 
     def __init__(self, classes: Sequence[str] | None = None, threshold: float = 0.5,
                  top3_threshold: float | None = None):
         self.classes, self.threshold, self.top3_threshold = classes, threshold, top3_threshold
-        self.batches: list[tuple[Tensor, ...]] = []  # AP is of the whole: every score is kept
+        self.batches: list[tuple[Tensor, ...]] = []  # every score is kept, since AP needs them all
         self.per_class: dict[str, float | None] = {}
 
     def update(self, logits: Tensor, targets: Tensor, sizes: Tensor | None = None) -> None:
-        """logits, targets, sizes: (B, classes); sizes, if any, with every batch: see `map_by_size`."""
+        """Add a batch; all are (B, classes). sizes: with every batch or with none, see `map_by_size`."""
         logits, targets = _checked(logits, targets)
         if self.classes is not None and len(self.classes) != logits.shape[1]:
             raise ValueError(f"scores of {logits.shape[1]} classes, names of {len(self.classes)}")
@@ -144,22 +140,16 @@ class MultiLabel:
         self.batches.append(tuple(part.detach().cpu() for part in batch))
 
     def compute(self, processes: Processes) -> dict[str, float]:
-        """The metrics over the images of all processes, each of which must call this; with sizes also mAP_small, ..."""
+        """Return the metrics, with sizes also mAP_small, …. Every process must call this."""
         mine = [torch.cat(parts) for parts in zip(*self.batches, strict=True)]
-        everyone = [parts for parts in processes.gather(mine) if parts]  # a process may have had no image
+        everyone = [parts for parts in processes.gather(mine) if parts]  # without processes that had no image
         logits, targets, *sizes = [torch.cat(parts) for parts in zip(*everyone, strict=True)]
-        scores = logits.double().sigmoid()  # in float32 everything above 17 would be 1, and equal
+        scores = logits.double().sigmoid()  # in float32 all above 17 would become 1, and equal
         aps = average_precision(scores, targets)
-        names = map(str, range(len(aps))) if self.classes is None else self.classes
-        self.per_class = dict(zip(names, aps, strict=True))
+        self.per_class = dict(zip(self.classes or map(str, range(len(aps))), aps, strict=True))
         result = _summary(aps, scores, targets, self.threshold, self.top3_threshold)
         by_size = map_by_size(scores, targets, *sizes) if sizes else {}
         return result | {f"mAP_{size}": value for size, value in by_size.items() if value is not None}
-
-    @property
-    def without_positives(self) -> list[str]:
-        """Names of the classes that are in no mean, since no image is known to show them."""
-        return [name for name, ap in self.per_class.items() if ap is None]
 
 
 def _checked(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,28 +158,23 @@ def _checked(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"scores {tuple(scores.shape)} with targets {tuple(targets.shape)}: multi-label metrics take"
                          " (images, classes) of both")
     if not ((targets == 0) | (targets == 1) | (targets == -1)).all():
-        raise ValueError("multi-label targets other than 1, 0, and -1 where unknown")
+        raise ValueError("multi-label targets must be 1, 0, or -1 where unknown")
     return full_precision(scores), targets.to(torch.int8)
 
 
 def _summary(aps: list[float | None], scores: Tensor, targets: Tensor, threshold: float,
              top3_threshold: float | None) -> dict[str, float]:
-    top3 = _three_highest(scores, targets)
+    known = (targets >= 0) & ~scores.isnan()
+    highest = scores.masked_fill(~known, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :3]
+    top3 = torch.zeros_like(known).scatter(1, highest, True) & known  # (images, classes) bool
     if top3_threshold is not None:
         top3 &= scores >= top3_threshold
-    at_three = {f"{name}_top3": value for name, value in precision_and_recall(top3, targets).items()}
-    return {"mAP": _mean(aps)} | precision_and_recall(scores >= threshold, targets) | at_three
-
-
-def _three_highest(scores: Tensor, targets: Tensor) -> Tensor:
-    """(images, classes) bool: the three highest scores of every image, of those whose target is known."""
-    eligible = (targets >= 0) & ~scores.isnan()
-    order = scores.masked_fill(~eligible, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :3]
-    return torch.zeros_like(eligible).scatter(1, order, True) & eligible
+    of_top3 = {f"{name}_top3": value for name, value in precision_and_recall(top3, targets).items()}
+    return {"mAP": _mean(aps)} | precision_and_recall(scores >= threshold, targets) | of_top3
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole, 0 where there is no whole."""
+    """Return part / whole, 0 where whole is 0."""
     return torch.where(whole > 0, part / whole.where(whole > 0, 1), 0)
 
 

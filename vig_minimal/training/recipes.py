@@ -1,33 +1,24 @@
-"""How each paper trains, as data: a recipe is one frozen dataclass, and every field of it is a flag of train.py.
+"""How each paper trains, as data: a recipe is one frozen dataclass, and every field with a help text is a flag."""
 
-    demo        nano models on small images and a laptop; the default on the embedded data set and for nano models;
-                demo_multi where an image may show several classes
-    vig         ViG and SViG on ImageNet
-    lrgc        ViG-LRGC on ImageNet: the same at batch 256
-    cvig        ClusterViG on ImageNet: the same with distillation
-    gkgnet      GKGNet on COCO; gkgnet_voc on VOC 2007
-    cnn2graph   CNN2GNN and CNN2Transformer; cnn2graph_100 on CIFAR-100 and folders of images, as ImageNet
-"""
-
+import math
 from dataclasses import dataclass, fields, replace
 
 from ..data.data_recipe import DataRecipe, flag
 
-CHOICES = {"optimiser": ("adamw", "sgd"), "schedule": ("cosine", "step")}
-
 
 @dataclass(frozen=True)
 class Recipe(DataRecipe):
-    """Everything about training that is neither model nor data nor machine. Raises ValueError for what cannot work.
+    """All of training but model, data and machine. Raises ValueError for impossible values.
 
-    The learning rate rises linearly from `warmup_lr` to `lr` over the warm-up. Then, with schedule "cosine", it falls
-    as a cosine to `min_lr` and stays there for the cool-down; with "step" it is multiplied by 0.1 at `decay_epochs`.
+    The learning rate rises linearly from `warmup_lr` to `lr` during the warm-up. Then, with schedule "cosine", it falls
+    along a cosine to `min_lr` and stays there for the cool-down; with "step" it shrinks tenfold at each of
+    `decay_epochs`.
     """
 
     epochs: int = flag(300, "epochs; warm-up, cool-down and decay_epochs keep their share of them unless given too")
     optimiser: str = flag("adamw", "adamw or sgd (with momentum 0.9); no decay on biases, norms and τ")
     lr: float = flag(2e-3, "highest learning rate")
-    schedule: str = flag("cosine", "of the learning rate after warm-up: cosine or step")
+    schedule: str = flag("cosine", "schedule of the learning rate after warm-up: cosine or step")
     warmup_lr: float = flag(1e-6, "learning rate of the first step")
     min_lr: float = flag(1e-5, "learning rate at the end of the cosine")
     warmup_epochs: float = flag(20.0, "epochs of linear warm-up")
@@ -35,36 +26,35 @@ class Recipe(DataRecipe):
     decay_epochs: tuple = flag((), "epochs at which the schedule 'step' multiplies the learning rate by 0.1")
     weight_decay: float = flag(0.05, "weight decay")
     clip_grad: float = flag(0.0, "largest norm of the gradient; 0 for no limit")
-    label_smoothing: float = flag(0.1, "share of a label that goes to all classes alike; of several labels a yes is"
-                                        " worth 1 − ε and a no ε")
+    label_smoothing: float = flag(0.1, "ε: share of a label that is spread over all classes; of several labels, a yes"
+                                        " counts as 1 − ε and a no as ε")
     asymmetric: float = flag(10.0, "weight w of the asymmetric loss, where an image has several labels")
     contrastive: float = flag(1.0, "weight of CNN2GNN's triplet and contrastive losses; 0 for cross-entropy alone")
     drop_path: float = flag(0.1, "stochastic depth of the last block, growing linearly from 0")
-    ema_decay: float = flag(0.99996, "decay of the weights' moving average, which is what is evaluated; 0 for none")
-    teacher: str = flag("none", "torchvision model whose answers are learnt too (hard-label distillation), or none")
-    size: str = "ti"                               # of a model given by its family alone
+    ema_decay: float = flag(0.99996, "decay of the moving average of the weights (EMA), which is evaluated; 0 for none")
+    teacher: str = flag("none", "torchvision model whose answers are learned too (hard-label distillation), or none")
+    size: str = "ti"  # of a model given by its family alone
 
     def __post_init__(self):
         super().__post_init__()
-        if self.epochs < 1:
-            raise ValueError(f"epochs={self.epochs}: must be at least 1")
-        for name in ("warmup_lr", "min_lr", "warmup_epochs", "cooldown_epochs", "weight_decay", "clip_grad",
-                     "asymmetric", "contrastive"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name):g}: must be at least 0")
-        for name in ("label_smoothing", "ema_decay", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name):g}: must be at least 0 and less than 1")
-        if not 0 < self.lr < float("inf"):
-            raise ValueError(f"lr={self.lr:g}: must be more than 0")
-        for name, choices in CHOICES.items():
+        for names, allowed, rule in (
+            (("epochs",), lambda v: v >= 1, "must be at least 1"),
+            (("lr",), lambda v: 0 < v < math.inf, "must be more than 0"),
+            (("warmup_lr", "min_lr", "warmup_epochs", "cooldown_epochs", "weight_decay", "clip_grad", "asymmetric",
+              "contrastive"), lambda v: 0 <= v < math.inf, "must be at least 0"),
+            (("label_smoothing", "ema_decay", "drop_path"), lambda v: 0 <= v < 1, "must be at least 0 and less than 1"),
+        ):
+            for name in names:
+                if not allowed(value := getattr(self, name)):
+                    raise ValueError(f"{name}={value:g}: {rule}")
+        for name, choices in (("optimiser", ("adamw", "sgd")), ("schedule", ("cosine", "step"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
         if self.warmup_epochs + self.cooldown_epochs > self.epochs:
             raise ValueError(f"warmup_epochs={self.warmup_epochs:g} and cooldown_epochs={self.cooldown_epochs:g} do not"
                              f" fit in epochs={self.epochs}; make them shorter")
         if list(self.decay_epochs) != sorted(self.decay_epochs) or any(not e > 0 for e in self.decay_epochs):
-            raise ValueError(f"decay_epochs={self.decay_epochs}: positive numbers, each larger than the one before")
+            raise ValueError(f"decay_epochs={self.decay_epochs}: must be positive and increase")
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -74,63 +64,62 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # (m9, mstd 0.5, inc), mixup 0.8, CutMix 1.0, erasing 0.25, repeated augmentation ×3; crop 0.9, mean = std = 0.5.
 VIG = Recipe(batch_size=1024, rand_augment=9.0, mixup=0.8, cutmix=1.0, erasing=0.25, repeats=3)
 
-# GKGNet section 4.1: AdamW at 1e-4, weight decay 0.05, 80 epochs, ×0.1 at epochs 10 and 50 (VOC: 5 and 50); the
-# released configuration: batch 128, 5 epochs of warm-up from 1e-3 of the rate, clip 5, erasing 0.5, jitter 0.4,
-# ε = 0.1, w = 10
+# GKGNet section 4.1: AdamW at 1e-4, weight decay 0.05, 80 epochs, ×0.1 at epochs 10 and 50 (VOC: 5 and 50). Released
+# configuration: batch 128, 5 epochs of warm-up from lr/1000, clip 5, erasing 0.5, jitter 0.4, ε = 0.1, w = 10.
 GKGNET = Recipe(epochs=80, batch_size=128, lr=1e-4, schedule="step", warmup_lr=1e-7, warmup_epochs=5.0,
                 cooldown_epochs=0.0, decay_epochs=(10.0, 50.0), clip_grad=5.0, ema_decay=0.0, color_jitter=0.4,
                 erasing=0.5, eval_crop=1.0, size="s", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
-# ours: chosen so that lrgc_nano passes 90 % on the embedded data set within 5 minutes on two CPU cores
+# ours: with it, lrgc_nano passes 90 % on the synthetic scenes within 5 minutes on two CPU cores
 DEMO = Recipe(epochs=3, batch_size=32, lr=1.5e-3, warmup_epochs=0.3, cooldown_epochs=0.0, drop_path=0.0, ema_decay=0.99,
               clip_grad=1.0, crop="pad", eval_crop=1.0, size="nano")
 
 # CNN2GNN section 4.1: SGD with momentum 0.9 at 3e-4, 100 epochs, batch 256 (100 for CIFAR-100 and ImageNet), random
-# crop and colour jitter; the paper names neither schedule nor decay
+# crop and colour jitter; the paper gives neither a schedule nor weight decay.
 CNN2GRAPH = Recipe(epochs=100, batch_size=256, optimiser="sgd", lr=3e-4, schedule="step", warmup_epochs=0.0,
                    cooldown_epochs=0.0, weight_decay=0.0, label_smoothing=0.0, drop_path=0.0, ema_decay=0.0,
                    color_jitter=0.4, eval_crop=1.0, size="resnet18", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 RECIPES = {
+    # nano models, small images, laptops
     "demo": DEMO,
-    # several labels take longer: gkgnet_nano passes 90 mAP on the embedded data set within 10 minutes on two CPU cores
+    # ours, for several labels: gkgnet_nano passes 90 mAP on the synthetic scenes within 10 minutes on two CPU cores
     "demo_multi": replace(DEMO, epochs=5, warmup_epochs=0.5),
     "vig": VIG,
     # LRGC Table 1 and section 4.2: ViG's own recipe at batch 256
     "lrgc": replace(VIG, batch_size=256),
     # ClusterViG section V: batch 1024, AdamW at 2e-3, cosine, 300 epochs, distillation from RegNetY-16GF, augmentation
-    # as in ViG; mean and std are the released code's, and the teacher's own
+    # as in ViG; mean and std: the released code, and the teacher's own training
     "cvig": replace(VIG, teacher="regnet_y_16gf", mean=IMAGENET_MEAN, std=IMAGENET_STD),
     "gkgnet": GKGNET,
     "gkgnet_voc": replace(GKGNET, decay_epochs=(5.0, 50.0)),
     "cnn2graph": CNN2GRAPH,
     "cnn2graph_100": replace(CNN2GRAPH, batch_size=100),
 }
-# Family of a model to the paper's recipe.
+# family of a model -> recipe of its paper
 PAPERS = {"vig": "vig", "svig": "vig", "pvig": "vig", "lrgc": "lrgc", "cvig": "cvig", "gkgnet": "gkgnet",
           **dict.fromkeys(("cnn2gnn", "cnn2transformer", "cnn2mean", "cnn2max", "resnet"), "cnn2graph")}
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe of that name. Raises ValueError, naming what exists, for an unknown one."""
+    """Return the recipe of that name. Raises ValueError for an unknown one."""
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}: there are {', '.join(RECIPES)}")
     return RECIPES[name]
 
 
 def kept_recipe(values: dict) -> Recipe:
-    """The recipe that a checkpoint keeps as plain data. Raises ValueError if its fields are not those of today."""
+    """Return the recipe that a checkpoint keeps as plain data. Raises ValueError for unknown fields."""
     try:
         return Recipe(**values)
     except TypeError:
-        raise ValueError("the checkpoint's recipe is of another version of this project; name one with"
-                         " --recipe") from None
+        raise ValueError("the checkpoint's recipe is of another version of this project; give --recipe NAME") from None
 
 
 def override(recipe: Recipe, changes: dict, scale_lr: bool = False) -> Recipe:
-    """The recipe with some fields replaced. With `epochs` alone, its phases keep their share of them.
+    """Return the recipe with some fields replaced. If `epochs` is, its phases keep their share unless replaced too.
 
-    scale_lr: the learning rates are for the recipe's own batch, and grow in proportion with the one of `changes`.
+    scale_lr: scale the learning rates in proportion to the batch size.
     """
     share = changes.get("epochs", recipe.epochs) / recipe.epochs
     if share != 1:
@@ -138,12 +127,10 @@ def override(recipe: Recipe, changes: dict, scale_lr: bool = False) -> Recipe:
                   "decay_epochs": tuple(share * epoch for epoch in recipe.decay_epochs)}
         changes = phases | changes
     changed = replace(recipe, **changes)
-    if scale_lr:
-        factor = changed.batch_size / recipe.batch_size
-        changed = replace(changed, lr=changed.lr * factor, min_lr=changed.min_lr * factor)
-    return changed
+    factor = changed.batch_size / recipe.batch_size if scale_lr else 1
+    return replace(changed, lr=changed.lr * factor, min_lr=changed.min_lr * factor)
 
 
 def flags() -> dict[str, tuple[type, str]]:
-    """The fields that have a flag: name to type and help text."""
+    """Return the fields that have a flag: name to type and help text."""
     return {f.name: (f.type, f.metadata["help"]) for f in fields(Recipe) if f.metadata}

@@ -1,13 +1,9 @@
-"""What differs between kinds of training: the task. It turns outputs and targets into named losses, and has a metric.
+"""The task: everything that depends on the kind of labels. The training loop knows nothing else about them.
 
-    task             an image has                            losses                      key
+    task             labels of an image                      losses                      score of the best epoch
     SingleLabel      one class                               cross-entropy               top-1
     MultiLabelTask   yes, no or unknown for every class      smoothed BCE, asymmetric    mAP
-    BipartiteTask    one class, which anchors stand for      CNN2GNN Eqs. 8-17           top-1
-
-A task has `key`, the score that decides which epoch is best; `lines`, how the scores of an epoch are said;
-`losses(...)`, named, whose sum is trained on, and `loss_names`; `metric()`, a fresh one; `chance(classes)`, the loss of
-a guess.
+    BipartiteTask    one class, with anchors and proxies     CNN2GNN Eqs. 8-17           top-1
 """
 
 import math
@@ -28,71 +24,85 @@ from .recipes import Recipe
 
 
 class Task:
-    """What all tasks have in common: nothing to do at the beginning of an epoch or of an evaluation, and no anchors."""
+    """Base class. Beside the methods here, a task has:
+
+    key, key_name                       score that decides which epoch is best, and how it is printed
+    lines                               formats of an epoch's scores, by column of metrics.csv
+    loss_names                          names of the losses that have a column in metrics.csv
+    losses(outputs, targets, images)    losses by name; training minimises their sum
+    metric()                            a new metric: `update(outputs, targets)` takes a batch, `compute(processes)`,
+                                        called in every process, returns the scores
+    chance(classes)                     loss of a network that guesses, and words for it
+    """
 
     anchor_names: Sequence[str] = ()
 
     def begin_epoch(self, model: nn.Module, epoch: int) -> None:
-        """Called with the model that is trained, before the first step of an epoch, or the first after going on."""
+        """Called with the trained model before the first step of an epoch, or the first one after resuming."""
 
     def begin_evaluation(self, model: nn.Module) -> None:
-        """Called with the model that is evaluated."""
+        """Called with the model to evaluate."""
 
     def predict(self, model: nn.Module, images: Tensor):
-        """What the metric is fed with, besides the targets."""
+        """Return what the metric takes as outputs."""
         return model(images)
 
 
 class SingleLabel(Task):
-    """The task of telling which one class an image shows: cross-entropy with label smoothing; top-1 decides.
+    """An image shows one class: cross-entropy with label smoothing.
 
-    teacher: normalised images to the logits of a trained network, for hard-label distillation (DeiT, section 4):
+    teacher: maps normalised images to the logits of a trained network, for hard-label distillation (DeiT, section 4):
     ½ CE(classifier, label) + ½ CE(distillation classifier, argmax of the teacher). A model with one classifier learns
-    both with it; without a teacher, the label stands in for its answer.
+    both with it. For a model with two and no teacher, the label takes the place of the teacher's answer.
     """
 
     key, key_name = "top1", "top-1"
     lines = {"val_top1": "top-1 {:5.2f} %", "val_top5": "top-5 {:5.2f} %"}
+    metric = TopK
 
     def __init__(self, label_smoothing: float, teacher: Callable[[Tensor], Tensor] | None = None):
         self.label_smoothing, self.teacher = label_smoothing, teacher
-
-    @property
-    def loss_names(self) -> tuple[str, ...]:
-        """What `losses` gives, but for a model of two classifiers, whose second loss has no column of its own."""
-        return ("cross_entropy",) if self.teacher is None else ("cross_entropy", "distillation")
+        # without a teacher, the second loss of a model with two classifiers has no column of its own
+        self.loss_names = ("cross_entropy",) if teacher is None else ("cross_entropy", "distillation")
 
     def losses(self, outputs: Tensor | tuple[Tensor, Tensor], targets: Tensor, images: Tensor) -> dict[str, Tensor]:
-        """Named losses, whose sum is trained on.
-
-        outputs: logits (B, classes), or those of the classifier and of the distillation classifier. targets: labels
-        (B,), or shares of the classes (B, classes). images: what the model saw.
-        """
-        two = isinstance(outputs, tuple)
-        logits, distilled = outputs if two else (outputs, outputs)
+        """Return the losses by name. outputs: logits (B, classes), or those of the classifier and of the distillation
+        classifier. targets: labels (B,), or shares of the classes (B, classes). images: what the model saw."""
+        logits, distilled = outputs if isinstance(outputs, tuple) else (outputs, outputs)
         truth = F.cross_entropy(full_precision(logits), targets, label_smoothing=self.label_smoothing)
-        if self.teacher is None and not two:
+        if self.teacher is not None:
+            learned = F.cross_entropy(full_precision(distilled), self.teacher(images).argmax(1))
+        elif distilled is not logits:
+            learned = F.cross_entropy(full_precision(distilled), targets, label_smoothing=self.label_smoothing)
+        else:
             return {"cross_entropy": truth}
-        smoothing = self.label_smoothing if self.teacher is None else 0.0
-        answers = targets if self.teacher is None else self.teacher(images).argmax(1)
-        learnt = F.cross_entropy(full_precision(distilled), answers, label_smoothing=smoothing)
-        return {"cross_entropy": truth / 2, "distillation": learnt / 2}
-
-    def metric(self) -> TopK:
-        """A fresh metric of this task."""
-        return TopK()
+        return {"cross_entropy": truth / 2, "distillation": learned / 2}
 
     @staticmethod
     def chance(classes: int) -> tuple[float, str]:
-        """The loss of a guess, and what it is."""
         return math.log(classes), f"a guess among {classes} classes has ln {classes}"
 
 
-class MultiLabelTask(Task):
-    """The task of telling for every class whether an image shows it; mAP decides.
+class MultiLabelScores:
+    """`metrics.MultiLabel`, and the mean loss of the task."""
 
-    L = L_smooth + w·L_asy. GKGNet section 3.4 has w = 1, its released code w = 10. classes: their names.
-    """
+    def __init__(self, task: "MultiLabelTask"):
+        self.task, self.scores = task, MultiLabel(task.classes)
+        self.sums = torch.zeros(2, dtype=torch.float64)  # images, loss
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Add a batch: logits and targets as for `MultiLabelTask.losses`."""
+        loss = sum(self.task.losses(logits, targets, logits).values())
+        self.sums += torch.tensor([1.0, loss.item()], dtype=torch.float64) * len(logits)
+        self.scores.update(logits, *(targets.unbind(1) if targets.ndim == 3 else (targets,)))
+
+    def compute(self, processes: Processes) -> dict[str, float]:
+        count, loss = processes.sum(self.sums).tolist()
+        return {"loss": loss / count} | self.scores.compute(processes)
+
+
+class MultiLabelTask(Task):
+    """An image has a label for every class: L = L_smooth + w·L_asy, w = `asymmetric`. classes: their names."""
 
     key, key_name = "mAP", "mAP"
     lines = {"val_mAP": "mAP {:5.2f} %", "val_CF1": "CF1 {:5.2f} %", "val_OF1": "OF1 {:5.2f} %",
@@ -101,53 +111,62 @@ class MultiLabelTask(Task):
 
     def __init__(self, classes: Sequence[str], label_smoothing: float, asymmetric: float):
         self.classes, self.label_smoothing, self.asymmetric = classes, label_smoothing, asymmetric
-        self.last: MultiLabelScores | None = None  # the metric of the last evaluation, which knows the AP of each class
+        self.last: MultiLabelScores | None = None  # metric of the last evaluation; it has the AP of each class
 
     def losses(self, outputs: Tensor, targets: Tensor, images: Tensor) -> dict[str, Tensor]:
-        """Named losses, whose sum is trained on. outputs: logits (B, classes). targets: (B, classes), 1, 0 and −1, or
-        (B, 2, classes) with the sizes of objects, which no loss reads."""
+        """Return the losses by name. outputs: logits (B, classes). targets: (B, classes), 1, 0 and −1, or
+        (B, 2, classes) with the sizes of objects, which the losses ignore."""
         targets = targets[:, 0] if targets.ndim == 3 else targets
         # GKGNet section 3.4: L = L_smooth + L_asy
         return {"smooth": smooth_bce(outputs, targets, self.label_smoothing),
                 "asymmetric": self.asymmetric * asymmetric_loss(outputs, targets)}
 
-    def metric(self) -> "MultiLabelScores":
-        """A fresh metric of this task, which is also kept as `last`."""
+    def metric(self) -> MultiLabelScores:
         self.last = MultiLabelScores(self)
         return self.last
 
     def chance(self, classes: int) -> tuple[float, str]:
-        """The loss where every class has probability ½ and none is shown, and what it is."""
-        half = torch.zeros(1, classes)
-        loss = sum(self.losses(half, half, half).values()).item()
+        none = torch.zeros(1, classes)  # as logits and as targets
+        loss = sum(self.losses(none, none, none).values()).item()
         return loss, f"probability ½ for each of {classes} classes, none of them shown, has"
 
 
-class MultiLabelScores:
-    """The loss of a MultiLabelTask and `metrics.MultiLabel`, over all images that it was fed."""
+class BipartiteScores:
+    """`metrics.TopK`, and two scores that show whether proxies collapse, that is, become alike or useless.
 
-    def __init__(self, task: MultiLabelTask):
-        self.task, self.scores = task, MultiLabel(task.classes)
-        self.sums = torch.zeros(2, dtype=torch.float64)  # images, loss
+    proxy_distance: the smallest distance between L2-normalised proxies of different classes, 0 to 2. strongest: percent
+    of images whose strongest attention goes to a proxy of their class; only for models with attention.
+    """
 
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        """logits: (B, classes). targets: as for `MultiLabelTask.losses`."""
-        loss = sum(self.task.losses(logits, targets, logits).values())
-        self.sums += torch.tensor([1.0, loss.item()], dtype=torch.float64) * len(logits)
-        self.scores.update(logits, *(targets.unbind(1) if targets.ndim == 3 else (targets,)))
+    def __init__(self):
+        self.top, self.sums, self.model = TopK(), torch.zeros(2, dtype=torch.float64), None
+
+    def update(self, outputs: tuple[Tensor, Tensor, CNN2Graph], labels: Tensor) -> None:
+        """Add a batch: outputs of `BipartiteTask.predict`, labels (B,)."""
+        logits, attention, self.model = outputs
+        self.top.update(logits, labels)
+        strongest = attention.argmax(1) // self.model.config.proxies_per_class  # (B,), classes
+        self.sums += torch.tensor([len(labels), (strongest == labels).sum()], dtype=torch.float64)
 
     def compute(self, processes: Processes) -> dict[str, float]:
-        """`loss`, and all of `metrics.MultiLabel`, over the images of all processes, each of which must call this."""
-        count, loss = processes.sum(self.sums).tolist()
-        return {"loss": loss / count} | self.scores.compute(processes)
+        count, right = processes.sum(self.sums).tolist()
+        result = self.top.compute(processes) | {"proxy_distance": proxy_distance(self.model)}
+        return result | ({"strongest": 100 * right / count} if self.model.attends else {})
+
+
+@torch.no_grad()
+def proxy_distance(model: CNN2Graph) -> float:
+    """Return the smallest distance between L2-normalised proxies of different classes; 0 if two are the same."""
+    unit, labels = F.normalize(model.proxies.double(), dim=-1), model.labels(model.config.proxies_per_class)
+    distance = torch.cdist(unit, unit).masked_fill(labels[:, None] == labels, torch.inf)
+    return distance.min().item() if len(labels.unique()) > 1 else 0.0
 
 
 class BipartiteTask(Task):
-    """The task of telling the one class of an image with anchors and proxies beside it; top-1 decides.
+    """An image shows one class, and so does each anchor and proxy: L = L_classification + w·L_total_contrastive.
 
-    L = L_classification + w·L_total_contrastive. CNN2GNN has w = 1; w = 0 is cross-entropy alone. Embeddings of all
-    processes are brought together, so that triplets and their gradients are those of the global batch.
-    anchors: None in evaluation alone, where the model has their embeddings.
+    contrastive: w, 1 in CNN2GNN; 0 leaves cross-entropy alone. Embeddings of all processes are joined, so triplets and
+    gradients are those of the global batch. anchors: None for evaluation alone, where the model has their embeddings.
     """
 
     key, key_name = SingleLabel.key, SingleLabel.key_name
@@ -155,6 +174,7 @@ class BipartiteTask(Task):
              "val_strongest": "strongest proxy {:5.2f} %"}
     loss_names = ("images", "anchors", "proxies", "anchor_triplet", "proxy_triplet", "anchor_proxy_triplet",
                   "proxy_contrastive")
+    metric = BipartiteScores
 
     def __init__(self, anchors: Anchors | None, label_smoothing: float, contrastive: float, processes: Processes):
         self.anchors, self.processes = anchors, processes
@@ -162,22 +182,22 @@ class BipartiteTask(Task):
         self.label_smoothing, self.contrastive = label_smoothing, contrastive
 
     def begin_epoch(self, model: CNN2Graph, epoch: int) -> None:
-        """The anchors of an epoch are augmented alike in all its steps and processes. (Without any: black images.)"""
+        """Give the model this epoch's anchor images; without anchors, black ones."""
         black = torch.zeros(len(model.anchors), 3, *model.config.img_size, device=model.anchors.device)
         model.anchor_images = black if self.anchors is None else self.anchors.augmented(epoch)
 
     def begin_evaluation(self, model: CNN2Graph) -> None:
-        """The evaluated network's own embeddings of the anchors, once."""
+        """Let the model compute and store its own embeddings of the anchors."""
         if self.anchors is not None:
             model.store_anchors(self.anchors.as_they_are())
 
-    def predict(self, model: CNN2Graph, images: Tensor):
-        """Logits and the attention of images to proxies (B, P)."""
-        logits, graphs = model.forward(images, return_graphs=True)  # past a compiled __call__, which knows no graphs
+    def predict(self, model: CNN2Graph, images: Tensor) -> tuple[Tensor, Tensor, CNN2Graph]:
+        """Return logits, the attention of images to proxies (B, P), and the model."""
+        logits, graphs = model.forward(images, return_graphs=True)  # not the compiled __call__, which returns no graphs
         return logits, graphs[0].weights[0, :, len(model.anchors):], model
 
     def losses(self, outputs: Output, targets: Tensor, images: Tensor) -> dict[str, Tensor]:
-        """Named losses, whose sum is trained on. targets: labels (B,)."""
+        """Return the losses by name. targets: labels (B,)."""
         named = classification_losses(outputs.logits, targets, outputs.anchor_logits, outputs.anchor_labels,
                                       outputs.proxy_logits, outputs.proxy_labels, self.label_smoothing)
         x, labels = self.processes.joined(outputs.x), self.processes.joined(targets)
@@ -189,56 +209,17 @@ class BipartiteTask(Task):
 
     @staticmethod
     def chance(classes: int) -> tuple[float, str]:
-        """The loss of three guesses, and what it is; the other terms begin below 1."""
-        guesses = f"guesses of images, anchors and proxies among {classes} classes have 3 ln {classes}"
-        return 3 * math.log(classes), guesses
-
-    def metric(self) -> "BipartiteScores":
-        """A fresh metric of this task."""
-        return BipartiteScores()
-
-
-class BipartiteScores:
-    """`metrics.TopK`, and what tells of collapsed proxies, over all images that it was fed.
-
-    proxy_distance: the smallest distance between L2-normalised proxies of different classes, 0 to 2. strongest: the
-    share of images, in percent, whose strongest proxy is of their class; only where images attend.
-    """
-
-    def __init__(self):
-        self.top, self.sums, self.model = TopK(), torch.zeros(2, dtype=torch.float64), None
-
-    def update(self, outputs: tuple[Tensor, Tensor, CNN2Graph], labels: Tensor) -> None:
-        """outputs: what `BipartiteTask.predict` gives. labels: (B,)."""
-        logits, attention, self.model = outputs
-        self.top.update(logits, labels)
-        strongest = attention.argmax(1) // self.model.config.proxies_per_class
-        self.sums += torch.tensor([len(labels), (strongest == labels).sum()], dtype=torch.float64)
-
-    def compute(self, processes: Processes) -> dict[str, float]:
-        """All scores over the images of all processes, each of which must call this."""
-        count, right = processes.sum(self.sums).tolist()
-        result = self.top.compute(processes) | {"proxy_distance": proxy_distance(self.model)}
-        return result | ({"strongest": 100 * right / count} if self.model.attends else {})
-
-
-@torch.no_grad()
-def proxy_distance(model: CNN2Graph) -> float:
-    """The smallest distance between L2-normalised proxies of different classes; 0: two of them are the same."""
-    unit, labels = F.normalize(model.proxies.double(), dim=-1), model.labels(model.config.proxies_per_class)
-    distance = torch.cdist(unit, unit).masked_fill(labels[:, None] == labels, torch.inf)
-    return distance.min().item() if len(labels.unique()) > 1 else 0.0
+        words = f"guesses of images, anchors and proxies among {classes} classes have 3 ln {classes}"
+        return 3 * math.log(classes), words  # the other terms start below 1
 
 
 def choose_task(config: object, data: Data, recipe: Recipe, teacher: Callable | None, processes: Processes, seed: int,
                 trains: bool) -> Task:
-    """The task of a model of that config on that data. trains: else anchors are not needed."""
+    """Return the task of a model with this config on this data. trains: whether anchors are needed."""
     if data.multi_label:
         return MultiLabelTask(data.classes, recipe.label_smoothing, recipe.asymmetric)
     if getattr(config, "aggregation", "none") == "none":
         return SingleLabel(recipe.label_smoothing, teacher)
-    anchors = None
-    if trains:
-        anchors = Anchors(data.train, data.classes, config.anchors_per_class, config.img_size, recipe, seed,
-                          processes.device)
+    anchors = Anchors(data.train, data.classes, config.anchors_per_class, config.img_size, recipe, seed,
+                      processes.device) if trains else None
     return BipartiteTask(anchors, recipe.label_smoothing, recipe.contrastive, processes)

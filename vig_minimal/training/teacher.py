@@ -1,4 +1,4 @@
-"""The teacher of a distillation: a trained network of torchvision whose answers a model learns beside the labels."""
+"""The teacher of a distillation: a trained classifier of torchvision whose answers a model learns beside the labels."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +13,12 @@ from .recipes import IMAGENET_MEAN, IMAGENET_STD, Recipe
 
 def create_teacher(name: str, weights: str | Path | None, classes: int, recipe: Recipe,
                    device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Images, normalised as the recipe says, to the logits of that torchvision classifier: without gradient, in
-    evaluation mode, and normalised again as its training was (ImageNet's mean and standard deviation).
+    """Return a function from images, normalised as in the recipe, to the logits of a classifier, without gradient.
 
-    weights: a file with its state dict for as many classes as there are; None: torchvision's own, of ImageNet's 1000.
+    weights: a file with the classifier's state dict for `classes` classes; None: torchvision's own for ImageNet's 1000.
     Raises ValueError for an unknown name, weights that do not fit or cannot be downloaded, another number of classes.
     """
-    known = [model for model in models.list_models(module=models)]
-    if name not in known:
+    if name not in (known := models.list_models(module=models)):
         raise ValueError(f"--teacher {name}: torchvision has no such classifier; it has {', '.join(known)}")
     if weights is None and classes != 1000:
         raise ValueError(f"--teacher {name}: torchvision's weights are for ImageNet's 1000 classes, and this data has"
@@ -38,20 +36,16 @@ def create_teacher(name: str, weights: str | Path | None, classes: int, recipe: 
         raise ValueError(f"--teacher {name}: its weights cannot be downloaded ({_first_line(error)}); give a file with"
                          " --teacher-weights, or --teacher none") from None
     network.to(device).eval().requires_grad_(False)
-    scale, shift = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in _renormalise(recipe))
+    # x·scale + shift turns (image − mean) / std of the recipe into that of ImageNet, as in the teacher's own training
+    scale = [std / imagenet for std, imagenet in zip(recipe.std, IMAGENET_STD)]
+    shift = [(mean - imagenet) / std for mean, imagenet, std in zip(recipe.mean, IMAGENET_MEAN, IMAGENET_STD)]
+    scale, shift = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (scale, shift))
 
     @torch.no_grad()
     def answer(images: Tensor) -> Tensor:
         return network(images * scale + shift)
 
     return answer
-
-
-def _renormalise(recipe: Recipe) -> tuple[list[float], list[float]]:
-    """Factor and term that turn (x − mean)/std of the recipe into that of ImageNet, for each channel."""
-    scale = [std / imagenet for std, imagenet in zip(recipe.std, IMAGENET_STD)]
-    shift = [(mean - imagenet) / std for mean, imagenet, std in zip(recipe.mean, IMAGENET_MEAN, IMAGENET_STD)]
-    return scale, shift
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Training CNN2GNN: named losses, anchors by the seed, going on, evaluation without training images, ranks."""
+"""Training CNN2GNN: named losses, anchors, resuming, evaluation without training images, several processes."""
 
 import os
 from dataclasses import replace
@@ -33,7 +33,7 @@ def run(*argv, model="cnn2transformer"):
 
 
 @pytest.mark.parametrize("model", ["cnn2gnn", "cnn2transformer", "cnn2mean", "cnn2max", "resnet"])
-def test_a_run_logs_every_term_and_what_tells_of_collapse(capsys, model):
+def test_a_run_logs_every_loss_term_and_the_scores_of_proxy_collapse(capsys, model):
     run("--epochs", "1", "--output", "out", model=model)
     said = capsys.readouterr().out
     assert f"{model}_nano (family {model}" in said and "best top-1" in said
@@ -146,7 +146,7 @@ def test_a_checkpoint_of_another_number_of_classes_is_refused(capsys, tmp_path):
 
 
 def gradients(processes):
-    """Of one step on this process's share of eight images, batch norm with fixed statistics, mean over processes."""
+    """Gradients of one step on this process's share of eight images, with batch norm in evaluation mode."""
     torch.manual_seed(0)
     model = create_model("cnn2transformer_nano", num_classes=3, img_size=16, proxies_per_class=2).double()
     for norm in model.modules():
@@ -184,10 +184,10 @@ def test_gradients_of_a_split_batch_are_those_of_the_whole(tmp_path):
     assert whole["proxies"].abs().max() > 0
 
 
-# ---- what tells of collapse, and pictures --------------------------------------------------------------------------
+# ---- proxy collapse and the attention command ----------------------------------------------------------------------
 
 
-def test_collapse_is_a_number():
+def test_scores_of_proxy_collapse():
     model: CNN2Graph = create_model("cnn2transformer_nano", num_classes=3, img_size=16, proxies_per_class=2)
     model.proxies.data = torch.zeros(6, 256)
     for row, (place, value) in enumerate([(0, 1.0), (0, 2.0), (1, 1.0), (1, 3.0), (0, -1.0), (2, 1.0)]):

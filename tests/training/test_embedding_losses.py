@@ -12,7 +12,7 @@ from vig_minimal.training.losses import bipartite_losses, classification_losses,
 from vig_minimal.training.tasks import BipartiteTask
 
 DIM, ONE = 4, Processes(0, 1, 0, 1, torch.device("cpu"))
-# as many images, anchors and proxies as no two of them have
+# three different counts, so that no two sets can be mistaken for each other
 X, X_LABELS = 7, torch.tensor([0, 2, 1, 1, 2, 2, 0])
 L, L_LABELS = 3, torch.tensor([0, 1, 2])
 P, P_LABELS = 6, torch.tensor([0, 0, 1, 1, 2, 2])
@@ -63,7 +63,7 @@ def sets():
     pytest.param("proxy_triplet", "PXX", 1, marks=pytest.mark.equation("cnn2graph", 12)),
     pytest.param("anchor_proxy_triplet", "LPP", 2, marks=pytest.mark.equation("cnn2graph", 13)),
 ])
-def test_which_sets_a_triplet_takes(name, of, index):
+def test_each_triplet_loss_takes_its_sets(name, of, index):
     leaves, images, anchors, proxies = sets()
     by_name = {"X": images, "L": anchors, "P": proxies}
     found = oracle.triplets(*by_name[of[0]], *by_name[of[1]], *by_name[of[2]], 0.2)
@@ -88,7 +88,7 @@ def test_the_four_terms_and_their_sum():
 
 
 def output(weight=None):
-    """What a model gives in training, and the leaves that it depends on."""
+    """The leaf tensors, and the model output in training that depends on them."""
     leaves, (x, _), (anchors, l_labels), (proxies, p_labels) = sets()
     weight = nodes(DIM, 3) if weight is None else weight
     logits = [part @ weight for part in leaves]
@@ -118,7 +118,7 @@ def test_the_whole_loss_is_the_sum_of_its_named_terms(weight):
     assert_same(sum(losses.values()), expected, leaves)
 
 
-# ---- nothing to compare with ---------------------------------------------------------------------------------------
+# ---- edge cases ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("source, positive, negative", [
@@ -159,7 +159,7 @@ def test_renaming_classes_changes_nothing():
     assert all(torch.allclose(before[name], after[name]) for name in before)
 
 
-def test_a_thousand_classes_need_no_thousand_cubed():
+def test_memory_at_a_thousand_classes_is_not_cubic():
     anchors, proxies = (F.normalize(torch.randn(1000, 8), dim=-1).requires_grad_() for _ in range(2))
     x, labels, classes = F.normalize(torch.randn(100, 8), dim=-1), torch.randint(1000, (100,)), torch.arange(1000)
     kept = []
@@ -171,7 +171,7 @@ def test_a_thousand_classes_need_no_thousand_cubed():
 
 @pytest.mark.parametrize("loss", [lambda **o: triplet_loss(*3 * [torch.zeros(2, 3), torch.arange(2)], **o),
                                   lambda **o: contrastive_loss(torch.zeros(2, 3), torch.arange(2), **o)])
-def test_wrong_options_are_told(loss):
+def test_wrong_options_are_refused(loss):
     with pytest.raises(ValueError, match="margin=-1: must be at least 0"):
         loss(margin=-1)
     with pytest.raises(ValueError, match="reduction='all': choose mean, sum, none"):

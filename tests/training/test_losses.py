@@ -16,7 +16,7 @@ LOSSES = [asymmetric_loss, smooth_bce]
 
 
 def targets_with_unknown(images, classes):
-    """Ones, zeros and -1, each of them present; image 0 all negative, image 1 all unknown."""
+    """Random 1, 0 and -1, each at least once; image 0 is all negative, image 1 all unknown."""
     targets = torch.randint(-1, 2, (images, classes))
     targets[0], targets[1] = 0, -1
     assert set(targets.unique().tolist()) == {-1, 0, 1}
@@ -94,7 +94,7 @@ def test_mean_is_over_images_of_the_sum_over_classes(loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_what_is_unknown_has_no_say(loss):
+def test_unknown_labels_change_neither_loss_nor_gradient(loss):
     logits, targets = nodes(5, 6), targets_with_unknown(5, 6)
     (gradient,) = torch.autograd.grad(loss(logits, targets), logits)
     assert (gradient[targets < 0] == 0).all() and gradient[targets >= 0].abs().min() > 0
@@ -129,13 +129,13 @@ def test_extreme_logits_in_float32_are_finite_and_right(size, options):
     for value in (loss, smooth):
         (gradient,) = torch.autograd.grad(value.sum(), logits)
         assert gradient.isfinite().all()
-        if size >= 20:  # a missed positive pulls with its whole weight, however far off it is
+        if size >= 20:  # the gradient of a missed positive does not shrink, however wrong its logit
             assert gradient[0, 1].item() == pytest.approx(-1 if value is loss else -0.9, abs=1e-5)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_never_in_half_precision(loss, half):
+def test_losses_compute_in_float32_for_half_precision_logits(loss, half):
     logits, targets = (4 * torch.randn(5, 6)).to(half), targets_with_unknown(5, 6)
     with torch.autocast("cpu", torch.bfloat16):
         value = loss(logits, targets)
@@ -151,7 +151,7 @@ def test_targets_of_any_type():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_wrong_targets_and_options_are_told(loss):
+def test_wrong_targets_and_options_are_refused(loss):
     with pytest.raises(ValueError, match=r"logits \(4, 5\) with targets \(4,\)"):
         loss(torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64))  # single-label data
     with pytest.raises(ValueError, match=r"targets \(1, 5\)"):
@@ -160,7 +160,7 @@ def test_wrong_targets_and_options_are_told(loss):
         loss(torch.zeros(4, 5), torch.zeros(4, 5), reduction="max")
 
 
-def test_wrong_numbers_are_told():
+def test_wrong_numbers_are_refused():
     zeros = torch.zeros(4, 5)
     for options in ({"gamma_pos": -1}, {"gamma_neg": -1}, {"clip": 1}, {"clip": -0.1}):
         with pytest.raises(ValueError, match="asymmetric loss with"):
@@ -171,7 +171,7 @@ def test_wrong_numbers_are_told():
 
 @pytest.mark.parametrize("case", range(3))
 def test_released_losses(case):
-    """The reference numbers are means over all entries; ours sum over classes."""
+    """The reference averages over all entries; ours sums over classes."""
     if not GOLDEN.exists():
         pytest.skip(f"no reference data at {GOLDEN}")
     reference = np.load(GOLDEN)

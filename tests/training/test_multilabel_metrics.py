@@ -1,4 +1,4 @@
-"""Multi-label metrics against plain numpy loops, on ties, unknown labels and empty classes, and released numbers."""
+"""Multi-label metrics against plain loops, with ties, unknown labels and empty classes, and released numbers."""
 
 import math
 import threading
@@ -21,9 +21,9 @@ NAMES = ["CP", "CR", "CF1", "OP", "OR", "OF1"]
 
 
 def example(images=40, classes=7, levels=None, seed=0):
-    """Scores that know something of the targets, which have all of 1, 0, -1; image 0 is all negative, image 1 unknown.
+    """Scores correlated with targets of 1, 0 and -1; image 0 is all negative, image 1 all unknown.
 
-    levels: as many different scores at most, so that many are equal.
+    levels: round scores to this many steps, so that many are equal.
     """
     random = np.random.RandomState(seed)
     targets = random.choice([-1, 0, 0, 1], (images, classes))
@@ -36,7 +36,7 @@ def example(images=40, classes=7, levels=None, seed=0):
 
 
 def ap_loop(scores, targets):
-    """Of one class: precision at the score of each positive, averaged over the positives."""
+    """AP of one class: precision at the score of each positive, averaged over the positives."""
     precisions = []
     for own, target in zip(scores, targets):
         if target == 1:
@@ -46,7 +46,7 @@ def ap_loop(scores, targets):
 
 
 def predicted_loop(scores, targets, threshold=-math.inf, top=None):
-    """Image by image: the classes whose score is high enough and, with `top`, among the so many highest known ones."""
+    """Classes predicted for each image: score ≥ `threshold` and, with `top`, among the `top` highest known ones."""
     predicted = np.zeros(scores.shape, dtype=bool)
     for i in range(len(scores)):
         known = [c for c in range(scores.shape[1]) if targets[i, c] != -1]
@@ -57,7 +57,7 @@ def predicted_loop(scores, targets, threshold=-math.inf, top=None):
 
 
 def counts_loop(predicted, targets):
-    """CP, CR, CF1, OP, OR, OF1 in percent, of classes that have a positive and of everything."""
+    """CP, CR, CF1 over classes with a positive and OP, OR, OF1 over all entries, in percent."""
     images, classes = targets.shape
     right, chosen, shown = [0] * classes, [0] * classes, [0] * classes
     for i in range(images):
@@ -80,7 +80,7 @@ def counts_loop(predicted, targets):
 
 
 def metrics_loop(scores, targets, threshold=0.5, top3_threshold=-math.inf):
-    """All thirteen."""
+    """All thirteen metrics."""
     aps = [ap_loop(scores[:, c], targets[:, c]) for c in range(scores.shape[1])]
     known = [ap for ap in aps if ap is not None]
     top3 = counts_loop(predicted_loop(scores, targets, top3_threshold, top=3), targets)
@@ -126,7 +126,7 @@ def test_average_precision_does_not_depend_on_the_order_of_equal_scores():
 
 
 def test_the_first_of_equal_scores_are_the_three_highest():
-    scores, targets = example(images=20, classes=80, levels=2)  # many: small sorts keep the order by themselves
+    scores, targets = example(images=20, classes=80, levels=2)  # 80 classes: sorts of few numbers are stable anyway
     assert multilabel_metrics(scores, targets) == pytest.approx(metrics_loop(scores, targets), rel=1e-12)
 
 
@@ -163,19 +163,19 @@ def test_classes_without_positives_are_in_no_class_mean_and_named():
     assert result["OP"] < without["OP"]  # what is predicted wrongly of class 2 still counts
 
 
-def test_nothing_to_find_is_zero_and_said():
+def test_without_positives_all_metrics_are_zero_with_a_warning():
     with pytest.warns(UserWarning, match="these of the 3 classes"):
         result = multilabel_metrics(torch.rand(5, 3), torch.zeros(5, 3))
     assert set(result.values()) == {0.0} and len(result) == 13
 
 
-def test_all_classes_with_positives_warn_of_nothing():
+def test_no_warning_if_all_classes_have_positives():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         multilabel_metrics(*example())
 
 
-def test_scores_that_are_no_numbers_are_never_predicted():
+def test_nan_scores_are_never_predicted():
     scores, targets = example()
     broken = scores.copy()
     broken[3:9] = math.nan
@@ -190,7 +190,7 @@ def test_fewer_than_three_classes():
     assert multilabel_metrics(scores, targets)["OR_top3"] == 100.0
 
 
-def test_wrong_shapes_and_targets_are_told():
+def test_wrong_shapes_and_targets_are_refused():
     with pytest.raises(ValueError, match=r"scores \(4, 5\) with targets \(4,\)"):
         multilabel_metrics(torch.rand(4, 5), torch.zeros(4))  # single-label data
     with pytest.raises(ValueError, match="must be 1, 0, or -1 where unknown"):
@@ -223,7 +223,7 @@ def test_map_by_size_of_positives_of_that_size_against_all_negatives():
 
 
 def streamed(parts, classes=None, **options):
-    """A metric that was fed these batches of (logits, targets, ...)."""
+    """A metric after these batches of (logits, targets, …)."""
     metric = MultiLabel(classes, **options)
     for part in parts:
         metric.update(*part)
@@ -246,7 +246,7 @@ def test_streaming_gives_what_the_whole_gives(options):
     aps = average_precision(logits.double().sigmoid(), targets)
     assert metric.per_class == dict(zip("abcdefg", aps))
     assert [name for name, ap in metric.per_class.items() if ap is None] == ["d"]
-    assert metric.compute(ONE) == result  # nothing is used up
+    assert metric.compute(ONE) == result  # computing does not consume the batches
 
 
 def test_logits_that_saturate_keep_their_order():
@@ -266,20 +266,20 @@ def test_streaming_with_sizes():
 
 
 class Thread:
-    """One of several processes, which are threads here: `gather` waits for all and gives everyone's values by rank."""
+    """A thread in the place of a process: `gather` waits for all threads and returns their values by rank."""
 
     def __init__(self, rank, values, barrier):
         self.rank, self.values, self.barrier = rank, values, barrier
 
     def gather(self, value):
-        """The values of all, in the order of their ranks."""
+        """Values of all threads in the order of their ranks."""
         self.values[self.rank] = value
         self.barrier.wait(timeout=10)
         return list(self.values)
 
 
 def computed_together(metrics):
-    """What each metric's `compute` gives, each in a process of its own."""
+    """Results of each metric's `compute`, each called in a thread of its own."""
     values, barrier = [None] * len(metrics), threading.Barrier(len(metrics))
     with ThreadPoolExecutor(len(metrics)) as threads:
         return list(threads.map(lambda rank: metrics[rank].compute(Thread(rank, values, barrier)), range(len(metrics))))

@@ -27,7 +27,7 @@ def run(*argv, model="gkgnet"):
     train.main(["--model", model, *TINY, *map(str, argv)])
 
 
-def test_a_run_says_and_writes_the_metrics_of_several_labels(capsys):
+def test_a_run_prints_and_writes_the_multi_label_metrics(capsys):
     run("--epochs", "2", "--output", "out")
     said = capsys.readouterr().out
     for text in ("gkgnet_nano (family gkgnet", "shapes-multi: 10 classes, 32 training images", "mAP ", "CF1 ", "OF1 ",
@@ -44,7 +44,7 @@ def test_a_run_says_and_writes_the_metrics_of_several_labels(capsys):
     with open("out/per_class_ap.csv", newline="") as file:
         aps = {row["class"]: float(row["AP"]) for row in csv.DictReader(file)}
     assert list(aps) == state["classes"]
-    # those of the best epoch: their mean is its mAP
+    # APs of the best epoch: their mean is its mAP
     assert sum(aps.values()) / len(aps) == pytest.approx(state["best"]["mAP"], abs=1e-3)
 
 
@@ -137,7 +137,7 @@ def test_weights_of_a_pyramid_start_gkgnet(capsys, tmp_path):
 @pytest.mark.parametrize(("argv", "says"), [
     (["--model", "gkgnet", "--data", "shapes"], "of shapes has exactly one; multi-label data are shapes-multi"),
     (["--model", "gkgnet", "--data-dir", "photos"], "an image of imagefolder has exactly one"),
-    (["--model", "pvig_nano", "--multi-label", "--data", "shapes"], "--multi-label: the model would answer yes or no"),
+    (["--model", "pvig_nano", "--multi-label", "--data", "shapes"], "--multi-label: the model answers yes or no"),
     (["--model", "pvig_nano", "--data", "shapes-multi"], "tells the one class of an image, and an image of shapes"),
     (["--model", "gkgnet", "--mixup", "0.8"], "give --mixup 0 --cutmix 0"),
     (["--model", "gkgnet", "--teacher", "resnet18"], "give --teacher none"),
@@ -153,7 +153,7 @@ def test_what_does_not_go_together_is_one_sentence(capsys, argv, says):
     assert says in refused(capsys, *argv)
 
 
-def test_the_data_of_several_labels_knows_that_it_is():
+def test_multi_label_data_is_marked_as_such():
     data = open_data("shapes-multi", None, (16, 16), 20)
     assert data.multi_label and not open_data("shapes", None, (16, 16), 20).multi_label
     assert data.train[3][1].shape == (10,) and data.train[3][1].sum() >= 1

@@ -268,7 +268,7 @@ def test_set_takes_numbers_and_words():
     (["--sync-bn"], "--sync-bn: torch has synchronised batch norm for GPUs only"),
     (["--teacher", "oracle"], "--teacher oracle: torchvision has no such classifier"),
     (["--amp", "int8"], "invalid choice: 'int8'"),
-    (["--decay-epochs", "50", "10"], "decay_epochs=(50.0, 10.0): positive numbers"),
+    (["--decay-epochs", "50", "10"], "decay_epochs=(50.0, 10.0): must be positive and increase"),
     (["--rand-augment", "99"], "rand_augment=99: a magnitude from 0 to 10"),
     (["--dry-run", "--eval-only", "--resume", "x.pt"], "one of them"),
     (["--workers", "-1"], "--workers -1"),

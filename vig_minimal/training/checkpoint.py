@@ -1,4 +1,4 @@
-"""Checkpoints: saving, loading, going on, and weights released by the papers' authors.
+"""Checkpoints of a run: what they hold, which one to go on from, and the lock of their folder.
 
 A checkpoint is a dict of tensors and plain data and nothing else: `weights_only=True` loads it, and runs no code. The
 file ends with its own checksum. Writing is atomic, and the last.pt before this one stays as previous.pt.
@@ -8,7 +8,7 @@ file ends with its own checksum. Writing is atomic, and the last.pt before this 
     recipe, epoch, step, steps, best   how they came about: epochs and steps done, steps of an epoch
     training   in last.pt only, what is needed to go on: weights, moving average, optimiser, sums of the epoch
 
-No random state is kept: every random draw is a function of (seed, epoch, step or image), see `data.mixed_seed`.
+No random state is kept: every random draw is a function of (seed, epoch, step or image), see data/seeds.py.
 """
 
 import os
@@ -27,34 +27,32 @@ __all__ = ["CheckpointError", "check_same", "last_good", "load", "load_latest", 
 
 
 def load_run(path: str | Path) -> dict:
-    """A checkpoint that train.py wrote. Raises CheckpointError as `load` does, and for a file of anything else."""
+    """Load a checkpoint that train.py wrote. Raises CheckpointError for any other file."""
     state = load(path)
     if missing := [key for key in ("name", "config", "classes", "recipe", "model") if key not in state]:
-        raise CheckpointError(f"{path}: not a checkpoint of train.py, it has no {missing[0]!r} (released weights are"
-                              " loaded with vig_minimal.checkpoint.load_released)")
+        raise CheckpointError(f"{path}: not a checkpoint of train.py, it has no {missing[0]!r} (load released"
+                              " weights with vig_minimal.load_released)")
     return state
 
 
 def load_latest(folder: str | Path) -> tuple[dict | None, Path | None, str]:
-    """The run's last checkpoint or, if that cannot be used, the one before it; its path; and a sentence on what was
-    wrong with the last, or "". (None, None, "") where there is none yet. Raises CheckpointError if no one can be used.
-    """
+    """Load last.pt or, if it is damaged, previous.pt. Returns the checkpoint, its path, and what was wrong with last.pt
+    or ""; (None, None, "") if there is none yet. Raises CheckpointError if none can be used."""
     wrong = []
-    for path in (Path(folder, "last.pt"), Path(folder, "previous.pt")):
-        if path.exists():
-            try:
-                return load_run(path), path, "; ".join(wrong)
-            except CheckpointError as error:
-                wrong.append(str(error))
+    for path in filter(Path.exists, (Path(folder, "last.pt"), Path(folder, "previous.pt"))):
+        try:
+            return load_run(path), path, "; ".join(wrong)
+        except CheckpointError as error:
+            wrong.append(str(error))
     if wrong:
         raise CheckpointError("; ".join(wrong))
     return None, None, ""
 
 
 def position(state: dict, path: str | Path, steps: int) -> tuple[int, int]:
-    """Where a run goes on: steps taken in all, and in the epoch that is open. steps: of an epoch, now.
+    """Return where a run goes on: steps done in all, and in the open epoch. steps: of an epoch of this run.
 
-    Raises CheckpointError for a checkpoint from the middle of an epoch that had another number of steps.
+    Raises CheckpointError for the middle of an epoch that had another number of steps.
     """
     in_epoch = state["step"] - state["epoch"] * state["steps"]
     if in_epoch and steps != state["steps"]:
@@ -64,7 +62,7 @@ def position(state: dict, path: str | Path, steps: int) -> tuple[int, int]:
 
 
 def check_same(state: dict, path: str | Path, name: str, config: dict, classes: list[str]) -> None:
-    """Raises CheckpointError unless `state`, from `load_run`, is of that model and for those classes."""
+    """Raise CheckpointError unless the checkpoint `state` is of that model, config and classes."""
     if state["name"] != name:
         raise CheckpointError(f"{path}: a checkpoint of {state['name']}, and this run's model is {name}; choose --model"
                               f" {state['name']} or another checkpoint")
@@ -74,9 +72,8 @@ def check_same(state: dict, path: str | Path, name: str, config: dict, classes: 
     if state["classes"] != classes:
         theirs, ours = next(pair for pair in zip(state["classes"], classes) if pair[0] != pair[1])
         raise CheckpointError(f"{path}: trained for other classes: where it has {theirs!r}, the data has {ours!r}")
-    theirs = state["config"]
-    if differ := [key for key in config if theirs.get(key) != config[key]]:
-        theirs, ours = (", ".join(f"{key}={values.get(key)}" for key in differ) for values in (theirs, config))
+    if differ := [key for key in config if state["config"].get(key) != config[key]]:
+        theirs, ours = (", ".join(f"{key}={values.get(key)}" for key in differ) for values in (state["config"], config))
         raise CheckpointError(f"{path}: trained with {theirs}, and this run has {ours}; give the flags it was trained"
                               " with")
 
@@ -94,17 +91,16 @@ def last_good(folder: Path) -> str:
 
 
 def lock(folder: Path) -> IO:
-    """Make the output folder and take it for this process, until it ends, in whatever way, or closes the
-    file that this returns.
+    """Make the output folder and lock it, until this process ends or closes the file that is returned.
 
-    Raises ValueError if another process, still alive, writes there, and OSError if nobody can.
+    Raises ValueError if another live process has the lock, and OSError if the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = open(folder / ".lock", "a+")
     if fcntl is None:
         return file
     try:
-        # a record lock, since children do not inherit it: it is gone as soon as this process is
+        # a record lock: children do not inherit it, so that it ends with this process
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         with file:

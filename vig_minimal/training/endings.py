@@ -12,12 +12,12 @@ from ..data.decoding import DataError
 from .checkpoint import last_good
 from .distributed import read_place
 
-PATIENCE = 1.0  # seconds in which a second SIGINT is the same one: torchrun hands on what the terminal sent already
+PATIENCE = 1.0  # seconds within which a second SIGINT counts as the first: torchrun passes the terminal's on
 EXIT_FAILED, EXIT_REFUSED = 1, 2  # training could not go on; nothing was begun. By a signal: 128 + its number
 
 
 class Diverged(Exception):
-    """Training that cannot go on, said in one sentence."""
+    """Training cannot go on; the message is one sentence."""
 
 
 def fail(error: object, everywhere: bool = False, code: int = EXIT_REFUSED) -> NoReturn:
@@ -50,9 +50,9 @@ class Stopped(Exception):
 
 
 class Signals:
-    """SIGTERM or SIGINT ask the run to save and end after the step in hand; a second SIGINT ends it at once.
+    """SIGTERM and SIGINT ask the run to save and end after the current step; a second SIGINT ends it at once.
 
-    received: the number of the signal, 0 for none yet.
+    received: the number of the signal, 0 if none came.
     """
 
     def __init__(self):
@@ -60,7 +60,7 @@ class Signals:
 
     @contextlib.contextmanager
     def listening(self, says: bool = True) -> Iterator[None]:
-        """Take the signals meanwhile. says: tell the person what will happen."""
+        """Receive the signals inside this context. says: print what will happen."""
         def take(number: int, _) -> None:
             if self.received == number == signal.SIGINT and time.monotonic() - self._since > PATIENCE:
                 signal.signal(signal.SIGINT, signal.default_int_handler)

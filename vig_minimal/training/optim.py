@@ -1,4 +1,4 @@
-"""What moves the weights: optimiser, learning rate, moving average, and a guard of what a bad step would spoil."""
+"""Optimiser, learning rate, moving average of the weights, and the running statistics that a bad step would spoil."""
 
 import math
 
@@ -10,9 +10,9 @@ from .recipes import Recipe
 
 
 def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
-    """The rate of a step, counted from 0: linear warm-up, then cosine and cool-down, or ×0.1 at every decay epoch.
+    """Return the rate of a step, counted from 0: linear warm-up, then cosine and cool-down, or ×0.1 at decay epochs.
 
-    A function of the step alone, so that a run which goes on needs no state of it.
+    It is a function of the step alone: a resumed run needs no scheduler state.
     """
     warm = recipe.warmup_epochs * steps_per_epoch
     if step < warm:
@@ -25,7 +25,7 @@ def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
 
 
 def create_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW, or SGD with momentum 0.9, without weight decay on biases, norms (one dimension) and LRGC's τ (none)."""
+    """AdamW, or SGD with momentum 0.9. Biases, norms (1-D) and LRGC's τ (0-D) have no weight decay."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -36,9 +36,9 @@ def create_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """The exponential moving average of a model's weights and running statistics.
+    """Exponential moving average (EMA) of a model's weights and running statistics.
 
-    After t updates the decay is min(decay, (1 + t) / (10 + t)), so that a short run's average is not its random start.
+    After t updates the decay is min(decay, (1 + t) / (10 + t)), so that a short run forgets its random start.
     """
 
     def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
@@ -49,7 +49,7 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
 
 
 class RunningStatistics:
-    """Batch norm's running statistics as they were before a step, which a step that is skipped must not change."""
+    """Batch norm's running statistics before a step: a skipped step must not change them."""
 
     def __init__(self, model: nn.Module):
         norms = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
@@ -58,12 +58,12 @@ class RunningStatistics:
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Remember them."""
+        """Remember them, before a step."""
         for kept, buffer in zip(self.kept, self.buffers):
             kept.copy_(buffer)
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put back what was kept."""
+        """Undo a skipped step."""
         for kept, buffer in zip(self.kept, self.buffers):
             buffer.copy_(kept)

@@ -80,11 +80,6 @@ class RunLog:
             json.dump(config, file, indent=2)
         keep_rows(folder / "metrics.csv", run.epoch)
 
-    def first_loss(self, loss: float) -> None:
-        """Say the loss of the first step beside that of a guess."""
-        if self.run.step == 1:
-            self.say(first_loss(loss, *self.run.task.chance(len(self.data.classes))))
-
     def row(self, trained: dict[str, float], scores: dict[str, float]) -> dict:
         """Write and return the row of metrics.csv of the epoch that is done."""
         row = metrics_row(self.run, trained, scores, mean_neighbours(self.run.evaluated, self.probe))
@@ -92,7 +87,8 @@ class RunLog:
         for name, value in row.items() if self.events else ():
             if value != "" and name not in ("epoch", "step"):
                 self.events.add_scalar(name, value, self.run.epoch)
-                self.events.flush()
+        if self.events:
+            self.events.flush()
         return row
 
     def best(self) -> None:
@@ -107,16 +103,14 @@ class RunLog:
         """Say how the epoch went, which files were replaced or converted for the first time, and what looks wrong."""
         self.say(line(row, self.run.recipe.epochs, self.run.task.lines))
         new = [note for note in {note.name: note for note in notes}.values() if note.name not in self.told]
-        if new:
-            self.told.update(note.name for note in new)
-            self.say(*file_notes(new, self.settings.folder / "bad_images.tsv"))
+        self.told.update(note.name for note in new)
+        self.say(*file_notes(new, self.settings.folder / "bad_images.tsv"))
         if warning := suspicious(scores, self.run.epoch):
             self.say(warning)
 
     def evaluation(self, scores: dict[str, float]) -> None:
         """Say the scores of --eval-only."""
-        self.say("  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-        self._per_class()
+        self.say("  ".join(f"{name} {value:.3f}" for name, value in scores.items()), *self._per_class())
 
     def stopped(self) -> None:
         """Say where a signal ended the run."""
@@ -128,13 +122,12 @@ class RunLog:
         """Say the best epoch and what it took. images, seconds: of training alone."""
         run, key, name = self.run, self.run.task.key, self.run.task.key_name
         speed = f", {images / seconds:.0f} images/s in training" if images else ""
-        self._per_class()
-        self.say(f"best {name} {run.best[key]:.2f} % at epoch {run.best['epoch']} of {run.recipe.epochs}; this took"
+        self.say(*self._per_class(),
+                 f"best {name} {run.best[key]:.2f} % at epoch {run.best['epoch']} of {run.recipe.epochs}; this took"
                  f" {duration(time.perf_counter() - self.start)}{speed}; everything is in {self.settings.folder}")
 
-    def _per_class(self) -> None:
-        if self.data.multi_label:
-            self.say(*per_class(self.run.task.last.scores.per_class))
+    def _per_class(self) -> list[str]:
+        return per_class(self.run.task.last.scores.per_class) if self.data.multi_label else []
 
 
 def paragraph(heading: str, text: str) -> str:
@@ -207,10 +200,11 @@ def suspicious(scores: dict[str, float], epoch: int) -> str | None:
 
 def file_notes(notes: list[FileNote], path: Path) -> list[str]:
     """Append all notes to a file, and return lines on the images that were replaced or converted to RGB."""
-    with open(path, "a") as file:
-        for note in notes:
-            print(note.name, "replaced" if note.broken else "converted", note.text, sep="\t", file=file)
     lines = []
+    if notes:
+        with open(path, "a") as file:
+            csv.writer(file, "excel-tab", lineterminator="\n").writerows(
+                (note.name, "replaced" if note.broken else "converted", note.text) for note in notes)
     for broken, what in ((True, "cannot be read and are replaced by others"), (False, "are converted to RGB")):
         some = [f"{note.name} ({note.text})" for note in notes if note.broken == broken]
         if some:

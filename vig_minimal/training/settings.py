@@ -23,7 +23,7 @@ MULTI_LABEL_FAMILY = "gkgnet"
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line. What a flag of the recipe was not given stays None, and the recipe's own value holds."""
+    """Parse the command line. A flag of the recipe that is not given is None: the recipe's own value holds."""
     parser = argparse.ArgumentParser(prog="train.py", description="Train or evaluate a Vision GNN.",
                                      epilog="example: torchrun train.py --model lrgc")
     parser.error = fail
@@ -33,7 +33,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                        " shapes-multi for GKGNet and --multi-label")
     add("--data-dir", metavar="DIR", help="holds train/CLASS/*.jpg and val/CLASS/*.jpg; or keeps downloads (./data)")
     add("--multi-label", action="store_true",
-        help="train a model of one class an image on multi-label data: yes or no for each class; GKGNet always does")
+        help="train yes or no for each class, on multi-label data; GKGNet always does")
     add("--anchors-per-class", type=int, metavar="N", help="of CNN2GNN: training images that stand for a class (1)")
     add("--proxies-per-class", type=int, metavar="N", help="of CNN2GNN: learnt vectors that stand for a class (1)")
     add("--backbone-weights", metavar="FILE", help="of CNN2GNN's ResNet: a state dict, or «torchvision» to download")
@@ -81,32 +81,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                          help="name the operation whose gradient is not a number; slow")
     args = parser.parse_args(argv)
     args.decay_epochs = None if args.decay_epochs is None else tuple(args.decay_epochs)
-    try:
-        check(args)
-    except ValueError as error:
-        fail(error)
+    whole_numbers = (("save_every", 1, "step"), ("keep_every", 1, "epoch"), ("workers", 0, "process"))
+    for wrong, sentence in [
+        (args.eval_only and args.resume in (None, "auto"), "--eval-only: name the checkpoint with --resume PATH"),
+        (args.dry_run and args.eval_only, "--dry-run and --eval-only: choose one of them"),
+        (args.eval_split == "train" and not args.eval_only, "--eval-split: goes with --eval-only alone"),
+        *((getattr(args, name) is not None and getattr(args, name) < least,
+           f"--{name.replace('_', '-')} {getattr(args, name)}: at least {least} {unit}")
+          for name, least, unit in whole_numbers),
+    ]:
+        if wrong:
+            fail(sentence)
     return args
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raises ValueError for flags that cannot work, alone or together."""
-    if args.eval_only and args.resume in (None, "auto"):
-        raise ValueError("--eval-only: name the checkpoint to evaluate with --resume PATH")
-    if (args.workers or 0) < 0:
-        raise ValueError(f"--workers {args.workers}: at least 0, which decodes in the training process itself")
-    if args.save_every is not None and args.save_every < 1:
-        raise ValueError(f"--save-every {args.save_every}: at least 1 step")
-    if args.keep_every is not None and args.keep_every < 1:
-        raise ValueError(f"--keep-every {args.keep_every}: at least 1 epoch")
-    if args.dry_run and args.eval_only:
-        raise ValueError("--dry-run and --eval-only: one of them")
-    if args.eval_split == "train" and not args.eval_only:
-        raise ValueError("--eval-split: goes with --eval-only, and training evaluates the validation images")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One run of train.py. What a flag alone decides is read from `flags`; all else is here."""
+    """All that is decided before a run begins. What one flag alone decides stays in `flags`."""
 
     flags: argparse.Namespace
     model: str               # full name, as lrgc_nano
@@ -134,7 +125,7 @@ class Settings:
 
 
 def settle(args: argparse.Namespace, processes: Processes) -> Settings:
-    """Work out what will be done. Raises ValueError, before any data is read, for what cannot work together."""
+    """Decide everything, before any data is read. Raises ValueError for what cannot work together."""
     resumed, state, damaged = None, None, ""
     if args.resume not in (None, "auto"):
         resumed = Path(args.resume)
@@ -149,15 +140,16 @@ def settle(args: argparse.Namespace, processes: Processes) -> Settings:
     recipe = override(recipe, given, args.scale_lr)
     fields = choose_fields(args, data, model, recipe, state)
     check_task(data, model, recipe, fields, args, state)
-    cores = os.cpu_count() or 1
-    workers = min(8, max(1, cores // processes.local_world)) if args.workers is None else args.workers
+    workers = args.workers
+    if workers is None:
+        workers = min(8, max(1, (os.cpu_count() or 1) // processes.local_world))
     settings = Settings(args, model, fields, data, recipe_name, recipe, folder, workers, resumed, state, damaged)
     settings.build_model()  # what cannot work is found before any data is fetched
     return settings
 
 
 def choose_data(args: argparse.Namespace, state: dict | None) -> str:
-    """The name of the data set: as given, else image folders, or the embedded pictures in the view of the model."""
+    """Name the data set: --data, else image folders if there is --data-dir, else synthetic scenes."""
     model = args.model or (state["name"] if state else "")
     several = args.multi_label or (state or {}).get("multi_label") or model.startswith(MULTI_LABEL_FAMILY)
     return args.data or ("imagefolder" if args.data_dir else "shapes-multi" if several else "shapes")
@@ -165,38 +157,35 @@ def choose_data(args: argparse.Namespace, state: dict | None) -> str:
 
 def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argparse.Namespace,
                state: dict | None) -> None:
-    """Raises ValueError for a model or recipe that cannot learn from data of one class an image, or of several."""
+    """Raise ValueError if model or recipe cannot learn from single-label or from multi-label data."""
     several, made_for = data in MULTI_LABEL, model.startswith(MULTI_LABEL_FAMILY)
-    there_are = f"{', '.join(MULTI_LABEL[:-1])} and {MULTI_LABEL[-1]}"
-    if not several and (made_for or args.multi_label):
-        who = f"{model} answers" if made_for else "--multi-label: the model would answer"
-        raise ValueError(f"{who} yes or no for every class, and an image of {data} has exactly one; multi-label data"
-                         f" are {there_are}" + (", or choose another model" if made_for else ""))
+    asked = made_for or args.multi_label or (state or {}).get("multi_label")
     has_anchors = getattr(CONFIGS[model], "aggregation", "none") != "none"
-    if not several and recipe.mixes and has_anchors:
-        raise ValueError("mixup and CutMix give an image shares of two classes, and triplets need one; give --mixup 0"
-                         " --cutmix 0")
-    if args.backbone_weights and not hasattr(CONFIGS[model], "backbone"):
-        raise ValueError(f"--backbone-weights: {model} has no ResNet; give --init-from its own weights")
-    if not several:
-        return
-    if not (made_for or args.multi_label or (state or {}).get("multi_label")):
-        raise ValueError(f"{model} tells the one class of an image, and an image of {data} shows several or none;"
-                         " choose gkgnet, or give --multi-label to train yes or no for every class")
-    if recipe.mixes:
-        raise ValueError("mixup and CutMix mix images of one class each; for multi-label data give --mixup 0"
-                         " --cutmix 0")
-    distillation = fields.get("distillation", getattr(CONFIGS[model], "distillation", False))
-    if recipe.teacher != "none" or distillation:
-        raise ValueError("a teacher tells one class an image; for multi-label data give --teacher none and, with"
-                         " ClusterViG, --set distillation=False")
-    if has_anchors:
-        raise ValueError(f"{model}: its anchors stand for one class each; choose resnet, or another model")
+    taught = recipe.teacher != "none" or fields.get("distillation", getattr(CONFIGS[model], "distillation", False))
+    no_mixing = "give --mixup 0 --cutmix 0"
+    for wrong, sentence in [
+        (not several and (made_for or args.multi_label),
+         f"{model if made_for else '--multi-label: the model'} answers yes or no for every class, and an image of"
+         f" {data} has exactly one; multi-label data are {', '.join(MULTI_LABEL)}; choose one, or another model"),
+        (not several and recipe.mixes and has_anchors,
+         f"mixup and CutMix give an image shares of two classes, and triplets need one; {no_mixing}"),
+        (args.backbone_weights and not hasattr(CONFIGS[model], "backbone"),
+         f"--backbone-weights: {model} has no ResNet; give --init-from its own weights"),
+        (several and not asked,
+         f"{model} tells the one class of an image, and an image of {data} shows several or none; choose gkgnet, or"
+         " give --multi-label to train yes or no for every class"),
+        (several and recipe.mixes, f"mixup and CutMix mix images of one class each; for multi-label data {no_mixing}"),
+        (several and taught, "a teacher tells one class an image; for multi-label data give --teacher none and, with"
+                             " ClusterViG, --set distillation=False"),
+        (several and has_anchors, f"{model}: its anchors stand for one class each; choose resnet, or another model"),
+    ]:
+        if wrong:
+            raise ValueError(sentence)
 
 
 def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tuple[str, str]:
-    """Full name of the model, and name of the recipe: demo for nano models and shapes, else the paper's. A family takes
-    the recipe's size."""
+    """Return the model's full name and the recipe's name. The recipe is demo for nano models and synthetic scenes, else
+    the paper's; a family without a size takes the recipe's."""
     model = args.model or (state["name"] if state else "lrgc")
     family = model if model in FAMILIES else model.rsplit("_", 1)[0]
     paper = PAPERS.get(family, "vig")
@@ -209,9 +198,9 @@ def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tup
 
 
 def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recipe, state: dict | None) -> dict:
-    """The model's config fields from --set, --img-size and the recipe, or else from the checkpoint to go on from.
+    """Return the config fields that differ from the preset: of --set, --img-size and the recipe, or of the checkpoint.
 
-    The patch is the one that keeps the grid nearest to the preset's own, unless it is set.
+    Unless it is set, patch is chosen so that the grid is near the preset's.
     """
     if model not in CONFIGS:
         create_model(model)  # raises, naming the models there are
@@ -223,7 +212,7 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
         fields |= {} if args.drop_path is None else {"drop_path": args.drop_path}
     for name in ("anchors_per_class", "proxies_per_class"):
         if getattr(args, name) is not None:
-            fields[name] = getattr(args, name)  # a model without it says so
+            fields[name] = getattr(args, name)  # other models refuse it
     if args.drop_path and not hasattr(preset, "drop_path"):
         raise ValueError(f"--drop-path {args.drop_path:g}: {model} has no stochastic depth; leave it out")
     for setting in args.set:
@@ -249,7 +238,7 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
 
 
 def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
-    """Raises ValueError for a batch that this data or these processes cannot make."""
+    """Raise ValueError if the batch is larger than the data, or cannot be split over processes and parts."""
     size, parts = recipe.batch_size, processes.world * recipe.accumulation
     if size > images:
         raise ValueError(f"--batch-size {size}: larger than the data set of {images} training images")
@@ -263,7 +252,7 @@ def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
 
 
 def output_folder(args: argparse.Namespace, name: str) -> str:
-    """Where this run writes. Never where another run is: that is refused or, with no --output, another number taken."""
+    """Choose where this run writes, never over another run: without --output, the next free number is taken."""
     def holds_run(folder: Path) -> bool:
         return any((folder / file).exists() for file in ("last.pt", "previous.pt", "best.pt", "metrics.csv"))
 

@@ -17,7 +17,7 @@ from ..models.resnet import load_backbone
 from . import checkpoint
 from .distributed import Processes
 from .engine import Run, create_run, evaluate
-from .run_log import RunLog
+from .run_log import RunLog, first_loss
 from .settings import Settings, check_batch
 from .tasks import choose_task
 from .teacher import create_teacher
@@ -55,8 +55,9 @@ class Job:
         checkpoint.save(self.settings.folder / name, state, keep="previous.pt" if with_training else None)
 
     def after_step(self, loss: float) -> None:
-        """Say the first loss; write last.pt every --save-every steps."""
-        self.log.first_loss(loss)
+        """Say the loss of the first step beside that of a guess; write last.pt every --save-every steps."""
+        if self.run.step == 1:
+            self.log.say(first_loss(loss, *self.run.task.chance(len(self.data.classes))))
         every = self.settings.flags.save_every
         if self.settings.writes and self.run.processes.is_first and every and self.run.step % every == 0:
             self.save("last.pt", with_training=True)
@@ -72,10 +73,9 @@ def build(settings: Settings, processes: Processes) -> Job:
     data = open_data(settings.data, flags.data_dir, size, flags.limit)
     data = oversampled(data, recipe.oversample) if recipe.oversample > 0 and not flags.eval_only else data
     check_batch(recipe, len(data.train), processes)
-    images = {"training": PreparedImages(data.train, size, recipe.eval_crop, recipe, flags.seed,
-                                         skip=flags.bad_images == "skip"),
-              "validation": PreparedImages(data.train if flags.eval_split == "train" else data.val, size,
-                                           recipe.eval_crop)}
+    skip, evaluated = flags.bad_images == "skip", data.train if flags.eval_split == "train" else data.val
+    images = {"training": PreparedImages(data.train, size, recipe.eval_crop, recipe, flags.seed, skip),
+              "validation": PreparedImages(evaluated, size, recipe.eval_crop)}
     images = {split: store_if_it_fits(part, settings.workers, processes.local_world, processes.device)
               for split, part in images.items()}
     place = processes.share, processes.device, settings.workers
@@ -165,7 +165,10 @@ def describe(job: Job) -> dict[str, str]:
         output += f", going on after epoch {run.epoch}{steps} of {settings.resumed}"
     if not settings.writes:
         output = "none: " + (f"evaluates {settings.resumed}" if flags.eval_only else "a dry run")
-    lines = {
+    start = {}
+    if job.new_parts is not None:
+        start["start"] = f"from {flags.init_from}; new are: {', '.join(job.new_parts) or 'none'}"
+    return {
         "model": f"{name}: {parameters:,} parameters, {macs / 1e9:.3f} GMACs an image",
         "grid": f"{config.img_size[0]}×{config.img_size[1]} pixels{grid}",
         "data": f"{data.name}: {len(data.classes)} classes, {', '.join(counts)}",
@@ -177,11 +180,8 @@ def describe(job: Job) -> dict[str, str]:
         "memory": f"about {memory / 2**20:,.0f} MiB a process: {4 * copies * parameters / 2**20:,.0f} for weights,"
                   f" gradients and averages, {kept / 2**20:.1f} for each image of the backward pass",
         "device": f"{processes.device}{threads}, {AMP_NAMES[run.amp]}, torch {torch.__version__}",
-    }
-    lines["output"] = output
-    if job.new_parts is not None:
-        lines["start"] = f"from {flags.init_from}; new are: {', '.join(job.new_parts) or 'none'}"
-    return lines
+        "output": output,
+    } | start
 
 
 def _short(value: object) -> str:

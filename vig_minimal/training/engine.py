@@ -18,7 +18,7 @@ from ..data.seeds import mixed_seed
 from ..graphs.draws import part_of_batch
 from .distributed import Processes
 from .endings import Signals, Stopped
-from .optim import create_optimiser, moving_average
+from .optim import RunningStatistics, create_optimiser, moving_average
 from .recipes import Recipe
 from .tasks import Task
 
@@ -126,17 +126,11 @@ def recompute_blocks(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def _without_statistics(block: nn.Module) -> Iterator[None]:
-    # batch norm has seen this batch already: the second pass must leave its running statistics alone
-    norms = [part for part in block.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
-    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
+    statistics = RunningStatistics(block)  # batch norm has seen this batch already: undo the second time
     try:
         yield
     finally:
-        for norm, momentum, batches in before:
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)
+        statistics.restore()
 
 
 @torch.no_grad()

@@ -117,9 +117,9 @@ class Settings:
         return not (self.flags.eval_only or self.flags.dry_run)
 
     def build_model(self, **fields) -> nn.Module:
-        """Build the model, with further fields of its config. Raises ValueError for a value that cannot work."""
+        """Build the model; `fields` come on top of the settings. Raises ValueError for a value that cannot work."""
         try:
-            return create_model(self.model, **self.fields, **fields)
+            return create_model(self.model, **(self.fields | fields))
         except TypeError as error:
             raise ValueError(f"--set: a value of the wrong kind ({error})") from None
 

@@ -5,8 +5,8 @@
     torchrun --nproc_per_node 8 train.py --model lrgc --data-dir IMAGENET --amp   # a folder with train/ and val/
     python train.py --resume runs/lrgc_nano-shapes/best.pt --eval-only
 
-Read it from top to bottom: main → train → fit (epochs) → train_one_epoch (steps) → backward → update. What the flags
-mean together is worked out in training/settings.py; data, model and task are made in training/setup.py.
+Read it from top to bottom: main → train → fit (epochs) → train_one_epoch (steps), which calls backward and update. What
+follows from the flags is decided in training/settings.py; data, model and task are made in training/setup.py.
 It writes metrics.csv, config.json, last.pt (to go on from; previous.pt is the one before) and best.pt (to use) into the
 output folder. Where the recipe has a moving average of the weights (ema_decay), that is what is evaluated and what
 these files hold as `model`.
@@ -139,7 +139,8 @@ def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_s
         bar.update(recipe.batch_size)
         if after_step is not None:
             after_step(sum(losses.values()))
-        if stop or (run.processes.world == 1 and run.signals.received):  # many processes end together, in the next step
+        # several processes learn of a signal with the next step's losses, and all stop after the same step
+        if stop or (run.processes.world == 1 and run.signals.received):
             raise Stopped
     run.processes.share_buffers(run.evaluated)
     done, taken = last_step - first_step, last_step - run.skipped
@@ -150,7 +151,10 @@ def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_s
 
 
 def backward(run: Run, parts: Iterator[tuple[Tensor, Tensor]]) -> tuple[dict[str, float], bool]:
-    """Gradients of the next batch, part by part; its mean losses, and whether any process was told to end."""
+    """Forward and backward pass of the next batch, part by part.
+
+    Returns the batch's mean losses, and whether a signal told any process to end.
+    """
     count, total = run.recipe.accumulation, 0.0
     for part in range(count):
         images, targets = next(parts)
@@ -166,7 +170,7 @@ def backward(run: Run, parts: Iterator[tuple[Tensor, Tensor]]) -> tuple[dict[str
 
 
 def update(run: Run, statistics: RunningStatistics, losses: dict[str, float], lr: float, where: str) -> None:
-    """Move the weights; if loss or gradient is not finite, skip the step without a trace."""
+    """Move the weights; if loss or gradient is not finite, count the step as skipped and leave all else as it was."""
     for group in run.optimiser.param_groups:
         group["lr"] = lr
     loss = sum(losses.values())

@@ -1,12 +1,13 @@
-"""Checkpoints of a run: what they hold, which one to go on from, and the lock of their folder.
+"""Checkpoints of a run: which one to go on from, whether it fits, and the lock of their folder.
 
-A checkpoint is a dict of tensors and plain data and nothing else: `weights_only=True` loads it, and runs no code. The
-file ends with its own checksum. Writing is atomic, and the last.pt before this one stays as previous.pt.
+`Job.save` in setup.py writes them. A checkpoint is a dict of tensors and plain data and nothing else:
+`weights_only=True` loads it, and runs no code. The file ends with its own checksum. Writing is atomic, and the last.pt
+before this one stays as previous.pt.
 
     model      the weights to use: the exponential moving average where the recipe has one, else the trained weights
-    name, config, classes, mean, std   what is needed to use them
+    name, config, classes, mean, std, multi_label, anchors   what is needed to use them
     recipe, epoch, step, steps, best   how they came about: epochs and steps done, steps of an epoch
-    training   in last.pt only, what is needed to go on: weights, moving average, optimiser, sums of the epoch
+    training   in last.pt and previous.pt, to go on: weights, moving average, optimiser, loss scaler, sums of the epoch
 
 No random state is kept: every random draw is a function of (seed, epoch, step or image), see data/seeds.py.
 """

@@ -43,7 +43,7 @@ class Run:
     epoch: int = 0                   # epochs done
     step: int = 0                    # steps done in all, skipped ones among them
     best: dict[str, float] = field(default_factory=dict)    # best epoch and its score
-    losses: dict[str, float] = field(default_factory=dict)  # by name, summed over this epoch's steps, mean of processes
+    losses: dict[str, float] = field(default_factory=dict)  # sums over this epoch's steps, by name
     skipped: int = 0                 # steps of this epoch whose loss or gradient was not finite
     bad_in_a_row: int = 0
 
@@ -60,8 +60,9 @@ class Run:
     def part(self, number: int, images: int) -> Iterator[None]:
         """The context of one part of a step's batch, forward and backward.
 
-        Random draws inside the model (drop path, k-means, …) follow from the step and the image's place in the global
-        batch. DDP averages gradients over processes in the last part only.
+        number: of the part. images: how many of them this process computes. Random draws inside the model (drop path,
+        k-means, …) follow from the step and an image's place in the global batch. DDP averages gradients over processes
+        in the last part only.
         """
         torch.manual_seed(mixed_seed("step", self.seed, self.step))
         last = number == self.recipe.accumulation - 1
@@ -126,7 +127,7 @@ def recompute_blocks(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def _without_statistics(block: nn.Module) -> Iterator[None]:
-    statistics = RunningStatistics(block)  # batch norm has seen this batch already: undo the second time
+    statistics = RunningStatistics(block)  # batch norm has seen this batch: undo the second update
     try:
         yield
     finally:

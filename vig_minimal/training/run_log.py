@@ -155,7 +155,7 @@ def line(row: dict, epochs: int, scores: dict[str, str]) -> str:
         if row.get(name, "") != "":
             parts.append(text.format(row[name]))
     if row["skipped"]:
-        parts.append(f"{row['skipped']} steps skipped, whose loss was not finite")
+        parts.append(f"{row['skipped']} steps skipped, whose loss or gradient was not finite")
     neighbours = [f"{value:.1f}" for name, value in row.items() if name.startswith("neighbours_")]
     return "  ".join([*parts, "neighbours " + " ".join(neighbours)])
 

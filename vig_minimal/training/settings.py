@@ -1,4 +1,4 @@
-"""The flags of train.py (`parse`), and what flags, checkpoint, recipe, data and model mean together (`settle`)."""
+"""The flags of train.py (`parse`), and what follows from flags, checkpoint, recipe, data and model (`settle`)."""
 
 import argparse
 import ast
@@ -97,7 +97,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Settings:
-    """All that is decided before a run begins. What one flag alone decides stays in `flags`."""
+    """All that is decided before a run begins. `flags` holds what needs no other information."""
 
     flags: argparse.Namespace
     model: str               # full name, as lrgc_nano
@@ -109,7 +109,7 @@ class Settings:
     workers: int             # processes that decode images
     resumed: Path | None     # the checkpoint to go on from, or to evaluate
     state: dict | None       # what it holds
-    damaged: str             # why last.pt gave way to previous.pt, or ""
+    damaged: str             # why previous.pt is used and not last.pt, or ""
 
     @property
     def writes(self) -> bool:
@@ -198,7 +198,7 @@ def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tup
 
 
 def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recipe, state: dict | None) -> dict:
-    """Return the config fields that differ from the preset: of --set, --img-size and the recipe, or of the checkpoint.
+    """Return config fields that differ from the preset: from --set, --img-size and recipe, or from the checkpoint.
 
     Unless it is set, patch is chosen so that the grid is near the preset's.
     """

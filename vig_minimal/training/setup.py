@@ -1,4 +1,4 @@
-"""Set-up of a run: from settings to data, model and task, or to where a checkpoint left off."""
+"""Set-up of a run: from settings to data, model and task, or to the state of a checkpoint."""
 
 import contextlib
 import copy
@@ -64,7 +64,7 @@ class Job:
 
 
 def build(settings: Settings, processes: Processes) -> Job:
-    """Data, model, task and run, where --resume says from its checkpoint. Raises ValueError for what cannot work."""
+    """Make data, model, task and run; with --resume, the run as its checkpoint left it. Raises ValueError."""
     flags, recipe, size = settings.flags, settings.recipe, settings.fields["img_size"]
     torch.autograd.set_detect_anomaly(flags.detect_anomaly)
 
@@ -126,7 +126,7 @@ def restore(run: Run, settings: Settings, data: Data, steps: int) -> int:
 
 
 def take_folder(settings: Settings, resources: contextlib.ExitStack) -> None:
-    """Lock the output folder. A damaged last.pt makes room, or it would take the place of the good previous.pt."""
+    """Lock the output folder. Rename a damaged last.pt: the next save would overwrite the good previous.pt with it."""
     resources.enter_context(checkpoint.lock(settings.folder))
     if settings.damaged and (settings.folder / "last.pt").exists():
         (settings.folder / "last.pt").replace(settings.folder / "damaged.pt")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torchvision import datasets
 
 import train
 from commands import own_folder, refused, rows  # noqa: F401
-from vig_minimal.data import coco_voc
 from vig_minimal.data.coco_voc import VOC_CLASSES, coco, repeats, voc2007
 from vig_minimal.data.datasets import fetch, image_name, label_counts, open_data, oversampled
 from vig_minimal.data.decoding import DataError
@@ -75,8 +75,8 @@ def without(name):
     (None, without("annotations"), "lists images, categories and annotations"), (None, lambda _: {}, "not COCO's"),
     (None, lambda _: [], "not COCO's instances"),
     (None, lambda content: content | {"images": 2 * content["images"]}, "two images have the same id"),
-    (None, lambda content: content | {"categories": 2 * CATEGORIES}, "two categories have the same id or name"),
-    (None, lambda content: content | {"categories": [*CATEGORIES, {"id": 2, "name": "person"}]}, "same id or name"),
+    (None, lambda content: content | {"categories": 2 * CATEGORIES}, "two categories have the same id"),
+    (None, lambda content: content | {"categories": [*CATEGORIES, {"id": 2, "name": "person"}]}, "have the same name"),
     (None, lambda content: content | {"categories": CATEGORIES[1:], "annotations": []}, "name different categories"),
     (None, lambda content: content | {"images": [*content["images"], {"id": 1, "file_name": "gone.jpg"}]},
      "1 of 4 images that"),
@@ -182,7 +182,7 @@ def test_missing_parts_of_voc_are_named(tmp_path, monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(coco_voc.datasets, "VOCDetection", no_network)
+    monkeypatch.setattr(datasets.VOCDetection, "__init__", no_network)
     with pytest.raises(DataError, match=r"could not be downloaded \(no route to host\); put VOCdevkit/VOC2007 there"):
         fetch("voc2007", str(tmp_path))
     with pytest.raises(DataError, match="no VOCdevkit/VOC2007"):

@@ -1,9 +1,5 @@
-"""Augmentations as plain functions: crop, flip, RandAugment, colour jitter, mixup, CutMix, random erasing.
-
-    on one PIL image          `rand_augment`, `color_jitter`; `random_resized_box` draws which part to cut out
-    on uint8 batches          `flip_and_shift`, `normalise`
-    on normalised batches     `mixup`, `cutmix`, which mix targets too; `draw_mix` draws which one and how
-    on one normalised image   `erase`; `erasing_box` draws where
+"""Augmentations as plain functions, in this order: on uint8 batches (flip, shift, normalise), on one PIL image (crop,
+RandAugment, colour jitter), on normalised batches and their targets (mixup, CutMix), on one normalised image (erasing).
 
 `python -m vig_minimal augment shapes:7` draws a sheet of all of them. Randomness comes from the generator given, on the
 CPU so that draws do not depend on the device. A box is (top, left, height, width).
@@ -18,14 +14,13 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 Box = tuple[int, int, int, int]
+BICUBIC = InterpolationMode.BICUBIC
+GREY = [128, 128, 128]  # fills the gap that a moved image leaves: the recipe's mean 0.5
 
 
 def _uniform(count: int, generator: torch.Generator) -> list[float]:
     """Numbers in [0, 1), in double precision."""
     return torch.rand(count, generator=generator, dtype=torch.float64).tolist()
-
-
-# ---- crop, flip, shift, normalise ----------------------------------------------------------------------------------
 
 
 def draw_flip_and_shift(count: int, size: tuple[int, int], flip: bool, shift: bool,
@@ -51,6 +46,12 @@ def flip_and_shift(images: Tensor, mirror: Tensor, down: Tensor, right: Tensor) 
     return moved.permute(0, 3, 1, 2)
 
 
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(x/255 − mean) / std for each channel: uint8 to float32, (B, 3, H, W)."""
+    mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (mean, std))
+    return (images.float() / 255 - mean) / std
+
+
 def random_resized_box(height: int, width: int, generator: torch.Generator) -> Box:
     """Draw a box with 8 to 100 % of the area and width/height from 3/4 to 4/3 (Szegedy et al., 2015); if ten trials do
     not fit, take the largest allowed one in the middle."""
@@ -63,18 +64,6 @@ def random_resized_box(height: int, width: int, generator: torch.Generator) -> B
             return int(u[2] * (height - h + 1)), int(u[3] * (width - w + 1)), h, w
     h, w = min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))
     return (height - h) // 2, (width - w) // 2, h, w
-
-
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(x/255 − mean) / std for each channel: uint8 to float32, (B, 3, H, W)."""
-    mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (mean, std))
-    return (images.float() / 255 - mean) / std
-
-
-# ---- RandAugment and colour jitter ---------------------------------------------------------------------------------
-
-GREY = [128, 128, 128]  # fills the gap that a moved image leaves: the recipe's mean 0.5
-BICUBIC = InterpolationMode.BICUBIC
 
 
 def _shear(image: Image.Image, x: float, y: float) -> Image.Image:
@@ -102,8 +91,8 @@ OPERATIONS = {
     "Equalize": (lambda m, sign: None, lambda image, s: TF.equalize(image)),
     "Invert": (lambda m, sign: None, lambda image, s: TF.invert(image)),
     "Rotate": (lambda m, sign: sign * 30 * m / 10, lambda image, s: TF.rotate(image, s, BICUBIC, fill=GREY)),
-    "Posterize": (lambda m, sign: max(1, 4 - int(4 * m / 10)), lambda image, s: TF.posterize(image, s)),
-    "Solarize": (lambda m, sign: 256 - int(256 * m / 10), lambda image, s: TF.solarize(image, s)),
+    "Posterize": (lambda m, sign: max(1, 4 - int(4 * m / 10)), TF.posterize),
+    "Solarize": (lambda m, sign: 256 - int(256 * m / 10), TF.solarize),
     "SolarizeAdd": (lambda m, sign: int(110 * m / 10), _solarize_add),
     "Color": (_factor, TF.adjust_saturation),
     "Contrast": (_factor, TF.adjust_contrast),
@@ -138,8 +127,7 @@ def rand_augment(image: Image.Image, generator: torch.Generator, magnitude: floa
 
     Differs from the commands: moved images are resampled bicubically as in DeiT's, where ViG's draws bilinear or
     bicubic; Posterize keeps at least 1 bit, where theirs keeps none at m = 10, which makes a black image.
-
-    image: mode RGB, of any size, which stays. Raises ValueError for another mode.
+    The size stays. Raises ValueError for an image that is not RGB.
     """
     if image.mode != "RGB":
         raise ValueError(f"an image of mode {image.mode}: rand_augment takes RGB; convert it first")
@@ -158,39 +146,28 @@ def color_jitter(image: Image.Image, generator: torch.Generator, strength: float
     return image
 
 
-# ---- mixing pairs of images and their labels -----------------------------------------------------------------------
-
-
 def _partner(images: Tensor) -> Tensor:
-    """Partner of image i: its neighbour i XOR 1, so 0 ↔ 1, 2 ↔ 3, ... (B,). Raises ValueError for an odd B."""
+    """Partner of each image (B,): its neighbour i XOR 1, the same for any even split of a batch over processes."""
     if len(images) % 2:
         raise ValueError(f"a batch of {len(images)} images: mixup and cutmix take pairs, so an even number of them")
     return torch.arange(len(images), device=images.device) ^ 1
 
 
 def mixup(images: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """mixup (Zhang et al., 2018): x̃_i = λ x_i + (1 − λ) x_j, ỹ_i = λ y_i + (1 − λ) y_j, with λ = `share`.
-
-    The partner j of image i is its neighbour, 0 ↔ 1, 2 ↔ 3, ...: processes with shares of even size mix the same pairs
-    as one process with the whole batch, so results do not depend on the number of processes.
-
-    images (B, 3, H, W), targets (B, classes), both float. Raises ValueError for an odd batch.
-    """
+    """mixup (Zhang et al., 2018) of pairs 0 ↔ 1, 2 ↔ 3, ...: x̃_i = λ x_i + (1 − λ) x_j, ỹ_i = λ y_i + (1 − λ) y_j, with
+    λ = `share`. images (B, 3, H, W) and targets (B, classes) are float. Raises ValueError for an odd B."""
     j = _partner(images)
     return share * images + (1 - share) * images[j], share * targets + (1 - share) * targets[j]
 
 
 def cutmix(images: Tensor, targets: Tensor, box: Box) -> tuple[Tensor, Tensor]:
-    """CutMix (Yun et al., 2019): the pixels in the box come from the partner, ỹ_i = λ y_i + (1 − λ) y_j.
-
-    1 − λ is the exact share of pixels taken: parts of the box outside the image do not count. Partners, shapes and
-    errors as in `mixup`.
-    """
+    """CutMix (Yun et al., 2019): the pixels in the box come from the partner, ỹ_i = λ y_i + (1 − λ) y_j, where 1 − λ is
+    the share of the image's pixels in the box. Partners, shapes and errors as in `mixup`."""
     height, width = images.shape[2:]
     top, left, h, w = _clipped(box, height, width)
-    j, inside = _partner(images), (..., slice(top, top + h), slice(left, left + w))
+    rows, columns, j = slice(top, top + h), slice(left, left + w), _partner(images)
     mixed = images.clone()
-    mixed[inside] = images[inside][j]
+    mixed[..., rows, columns] = images[j, :, rows, columns]
     share = 1 - h * w / (height * width)
     return mixed, share * targets + (1 - share) * targets[j]
 
@@ -231,24 +208,17 @@ def beta(alpha: float, generator: torch.Generator) -> float:
 
 def draw_mix(height: int, width: int, mixup_alpha: float, cutmix_alpha: float, switch: float,
              generator: torch.Generator) -> tuple[str, float | Box] | None:
-    """Draw how to mix a whole batch: ("mixup", λ) or ("cutmix", box), with λ ~ Beta(α, α); None if both α are 0. If
-    both are above 0, it is cutmix with probability `switch`; else the one whose α is above 0."""
-    if mixup_alpha <= 0 and cutmix_alpha <= 0:
-        return None
-    if mixup_alpha <= 0 or (cutmix_alpha > 0 and _uniform(1, generator)[0] < switch):
+    """Draw how to mix a whole batch: ("mixup", λ) or ("cutmix", box), with λ ~ Beta(α, α); an α of 0 switches one off,
+    and None is neither. With both, it is cutmix with probability `switch`."""
+    if cutmix_alpha > 0 and (mixup_alpha <= 0 or _uniform(1, generator)[0] < switch):
         return "cutmix", cutmix_box(height, width, beta(cutmix_alpha, generator), generator)
-    return "mixup", beta(mixup_alpha, generator)
-
-
-# ---- random erasing ------------------------------------------------------------------------------------------------
+    return ("mixup", beta(mixup_alpha, generator)) if mixup_alpha > 0 else None
 
 
 def erasing_box(height: int, width: int, generator: torch.Generator, probability: float = 0.25) -> Box | None:
     """Draw, with that probability, a box for Random Erasing (Zhong et al., 2017), anywhere in the image; else None.
-
     The area is uniform from 2 % to 1/3; height/width is log-uniform from 0.3 to 1/0.3 as in ViG's command, so tall is
-    as likely as wide (the paper: uniform). None also if ten trials find no box smaller than the image both ways.
-    """
+    as likely as wide (the paper: uniform). None also if ten trials find no box smaller than the image both ways."""
     if _uniform(1, generator)[0] >= probability:
         return None
     for _ in range(10):

@@ -21,7 +21,6 @@ class TrainingOrder:
     All images come in random order, another one each epoch; an incomplete last batch is left out. With repeated
     augmentation (`repeats` r; Hoffer et al., 2020, as in DeiT) each image comes r times in a row, and an epoch ends
     after as many images as the data set has, rounded down to a multiple of 256: it sees 1/r of the data.
-
     A batch has `accumulation` parts, a part one share for each process. Set `epoch` and `first_step` to begin there.
     """
 
@@ -42,10 +41,9 @@ class TrainingOrder:
         repeats, size = self.recipe.repeats, self.recipe.batch_size
         order = torch.randperm(self.count, generator=generator("order", self.seed, self.epoch)).tolist()
         for step in range(self.first_step, self.steps):
-            drawn = [(self.epoch, order[place // repeats], place % repeats)
-                     for place in range(step * size, (step + 1) * size)]
             # all first copies, then all second ones, ...: mixup pairs neighbours, which must not be copies of one image
-            batch = [key for copy in range(repeats) for key in drawn if key[2] == copy]
+            places = sorted(range(step * size, (step + 1) * size), key=lambda place: place % repeats)
+            batch = [(self.epoch, order[place // repeats], place % repeats) for place in places]
             for part in range(self.recipe.accumulation):
                 yield batch[self.share(part)]
 
@@ -54,8 +52,7 @@ class TrainingBatches:
     """Augmented, normalised images (b, 3, H, W) and their targets: `epoch(n)` iterates over epoch n.
 
     Targets are labels (b,) or, where the recipe mixes images, the shares of the classes (b, classes); for multi-label
-    data they are what the source gives.
-    notes: remarks on files, by file name; clear it once they are reported.
+    data they are what the source gives. notes: remarks on files, by file name; clear it once they are reported.
     """
 
     def __init__(self, images: PreparedImages | StoredImages, classes: int, recipe: DataRecipe, seed: int,
@@ -63,13 +60,11 @@ class TrainingBatches:
         self.recipe, self.classes, self.seed, self.device = recipe, classes, seed, device
         self.order = TrainingOrder(len(images), recipe, seed, share)
         self.loader = loader(images, self.order, workers, device)
-        self.notes: dict[str, FileNote] = {}
-        self._broken: set[str] = set()
+        self.notes, self._broken = {}, set()  # notes, and the names of all broken images so far
         self._take_notes(getattr(images, "notes", []))
 
     def __len__(self) -> int:
-        """Steps of an epoch."""
-        return self.order.steps
+        return self.order.steps  # of an epoch
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of that epoch from that step on, `accumulation` parts a step. Raises DataError, naming files, if

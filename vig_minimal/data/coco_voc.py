@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import datasets
 
 from .decoding import DataError, read_image
 
@@ -37,13 +36,27 @@ class Annotated(Dataset):
     """Photos with several labels: `source[i]` is the image and an int64 tensor (2, classes).
 
     First row, the targets: 1 for classes in the photo, 0 for others, −1 for unknown. Second row: `size_class` of the
-    largest object of each class, 0 if there is none.
-    `paths`, `targets` (n, classes) and `sizes` (n, classes) are known without reading an image.
+    largest object of each class, 0 if there is none. Both are known without reading an image: `targets` and `sizes`.
+
+    The images are `folder`/`names`, listed in the file `listed`. Raises DataError if some are missing.
+    objects: (image, class) to (target, area) of each object; the largest target and the largest area count.
     """
 
-    def __init__(self, paths: Sequence[Path], classes: Iterable[str], targets: Tensor, areas: Tensor):
-        self.paths, self.classes, self.targets = [str(path) for path in paths], list(classes), targets
-        self.sizes = size_class(areas).to(torch.int8)
+    def __init__(self, folder: Path, names: list[str], listed: Path, classes: Sequence[str], objects: dict):
+        try:
+            there = set(os.listdir(folder))
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be read ({error.strerror}); the images of {listed} go there") from None
+        if missing := [name for name in names if name not in there and not (folder / name).is_file()]:
+            raise DataError(f"{folder}: {len(missing)} of {len(names)} images that {listed} lists are missing, the"
+                            f" first is {missing[0]}; put them there or remove them from the list")
+        targets, areas = torch.zeros(2, len(names), len(classes))
+        if objects:
+            place = tuple(torch.tensor(list(objects)).T)  # images, classes
+            largest = [[max(values) for values in zip(*found)] for found in objects.values()]
+            targets[place], areas[place] = torch.tensor(largest, dtype=torch.float32).T
+        self.paths, self.classes = [str(folder / name) for name in names], list(classes)
+        self.targets, self.sizes = targets.to(torch.int8), size_class(areas).to(torch.int8)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -54,10 +67,8 @@ class Annotated(Dataset):
 
 def repeats(targets: Tensor, threshold: float) -> list[int]:
     """Indices of all images, repeating rare classes: class-balanced oversampling (Gupta et al., LVIS, 2019).
-
     Class c, shown in a share f_c of the images, has r_c = max(1, √(t / f_c)). An image comes ⌈max_c r_c⌉ times, over
-    the classes c that it shows, and once if it shows none. targets: (n, classes). threshold: t.
-    """
+    the classes c that it shows, and once if it shows none. targets: (n, classes). threshold: t."""
     shown = targets == 1  # (n, classes)
     share = shown.double().mean(0)  # f_c
     factor = (threshold / share.clamp(min=1e-12)).sqrt().clamp(min=1)  # r_c
@@ -70,20 +81,15 @@ def coco(folder: str) -> tuple[Annotated, Annotated]:
     """COCO's training and validation photos. Classes are the categories by id; a crowd region counts as its class."""
     train, val = (_coco_split(Path(folder), split) for split in ("train2017", "val2017"))
     if train.classes != val.classes:
-        raise DataError(f"{folder}: train2017 and val2017 name different categories; their instances_*.json must be of"
-                        " one data set")
+        raise DataError(f"{folder}: train2017 and val2017 name different categories; take both from one data set")
     return train, val
 
 
 def _coco_split(folder: Path, split: str) -> Annotated:
     path = folder / "annotations" / f"instances_{split}.json"
     images, categories, annotations = _coco_json(path)
-    names = {category["id"]: category["name"] for category in sorted(categories, key=lambda entry: entry["id"])}
-    if len(names) < len(categories) or len(set(names.values())) < len(names):
-        raise DataError(f"{path}: two categories have the same id or name")
-    rows, columns = {image["id"]: i for i, image in enumerate(images)}, {number: i for i, number in enumerate(names)}
-    if len(rows) < len(images):
-        raise DataError(f"{path}: two images have the same id")
+    categories.sort(key=lambda category: category["id"])
+    rows, columns = ({entry["id"]: i for i, entry in enumerate(listed)} for listed in (images, categories))
     objects, problems = defaultdict(list), defaultdict(list)
     for entry in annotations:
         row, column, box = rows.get(entry["image_id"]), columns.get(entry["category_id"]), entry.get("bbox")
@@ -97,14 +103,14 @@ def _coco_split(folder: Path, split: str) -> Annotated:
         else:
             objects[row, column].append((1, entry.get("area", box[2] * box[3])))
     _check(path, "objects", problems)
-    return _annotated(folder / split, [image["file_name"] for image in images], path, names.values(), objects)
+    names, classes = [image["file_name"] for image in images], [category["name"] for category in categories]
+    return Annotated(folder / split, names, path, classes, objects)
 
 
 def _coco_json(path: Path) -> tuple[list[dict], list[dict], list[dict]]:
     """Images, categories and annotations of an instances file."""
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); COCO's folder holds train2017/, val2017/ and"
                         " annotations/instances_{train,val}2017.json") from None
@@ -117,8 +123,11 @@ def _coco_json(path: Path) -> tuple[list[dict], list[dict], list[dict]]:
         for entry in content[name]:
             if not isinstance(entry, dict) or any(not isinstance(entry.get(key), (int, str)) for key in keys):
                 raise DataError(f"{path}: an entry of {name} has no {' or no '.join(keys)}: {str(entry)[:80]}")
-        if not content[name] and name != "annotations":
+    for name, key in (("images", "id"), ("categories", "id"), ("categories", "name")):
+        if not content[name]:
             raise DataError(f"{path}: has no {name}; nothing can be learnt from it")
+        if len({entry[key] for entry in content[name]}) < len(content[name]):
+            raise DataError(f"{path}: two {name} have the same {key}")
     return tuple(content[name] for name in fields)
 
 
@@ -132,29 +141,16 @@ def _inside(box: object, image: dict) -> bool:
     return -1 <= left and -1 <= top and 0 <= width and 0 <= height and left + width <= right and top + height <= bottom
 
 
-def fetch_voc2007(folder: str) -> None:
-    """Download VOC 2007 (900 MB) unless it is there. Raises DataError if that fails."""
-    if _voc_root(folder) is not None:
-        return
-    try:
-        for split in ("trainval", "test"):
-            datasets.VOCDetection(folder, year="2007", image_set=split, download=True)
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"voc2007 is not complete in the folder {folder} and could not be downloaded ({reason}); put"
-                        " VOCdevkit/VOC2007 there, or name another folder with --data-dir") from None
-
-
 def voc2007(folder: str) -> tuple[Annotated, Annotated]:
     """VOC 2007's trainval and test photos. A class with only «difficult» objects is unknown (−1)."""
-    root = _voc_root(folder)
+    root = voc_root(folder)
     if root is None:
         raise DataError(f"{folder}: no VOCdevkit/VOC2007 with ImageSets/Main/trainval.txt and test.txt in it; put it"
                         " there, or name another folder with --data-dir")
     return _voc_split(root, "trainval"), _voc_split(root, "test")
 
 
-def _voc_root(folder: str) -> Path | None:
+def voc_root(folder: str) -> Path | None:
     """The folder VOC2007, whether `folder` is it, VOCdevkit or the one above; None if its splits are not there."""
     roots = Path(folder, "VOCdevkit", "VOC2007"), Path(folder, "VOC2007"), Path(folder)
     splits = Path("ImageSets", "Main", "trainval.txt"), Path("ImageSets", "Main", "test.txt")
@@ -170,11 +166,9 @@ def _voc_split(root: Path, split: str) -> Annotated:
     for row, name in enumerate(names):
         try:
             tree = ElementTree.parse(root / "Annotations" / f"{name}.xml")
-        except OSError:
-            problems["that are missing"].append(f"{name}.xml")
-            continue
-        except ElementTree.ParseError:
-            problems["that are no XML, or cut short"].append(f"{name}.xml")
+        except (OSError, ElementTree.ParseError) as error:
+            missing = isinstance(error, OSError)
+            problems["that are missing" if missing else "that are no XML, or cut short"].append(f"{name}.xml")
             continue
         size = {side: tree.findtext(f"size/{side}", "inf") for side in ("width", "height")}
         for thing in tree.iter("object"):
@@ -186,14 +180,13 @@ def _voc_split(root: Path, split: str) -> Annotated:
             except ValueError:
                 box = None
             if label not in VOC_CLASSES:
-                kind = f"with an object of a class that VOC does not have ({', '.join(VOC_CLASSES)})"
-                problems[kind].append(f"{label!r} in {name}.xml")
+                problems["with an object of a class that VOC does not have"].append(f"{label!r} in {name}.xml")
             elif not _inside(box, size):
                 problems[BAD_BOX].append(f"{corners} in {name}.xml")
             else:
                 objects[row, VOC_CLASSES.index(label)].append((-1 if difficult else 1, box[2] * box[3]))
     _check(root / "Annotations", "annotations", problems)
-    return _annotated(root / "JPEGImages", [f"{name}.jpg" for name in names], listed, VOC_CLASSES, objects)
+    return Annotated(root / "JPEGImages", [f"{name}.jpg" for name in names], listed, VOC_CLASSES, objects)
 
 
 def _check(path: Path, what: str, problems: dict[str, list[str]]) -> None:
@@ -201,21 +194,3 @@ def _check(path: Path, what: str, problems: dict[str, list[str]]) -> None:
     if problems:
         kinds = "; ".join(f"{len(found)} {what} {kind}, as {found[0]}" for kind, found in problems.items())
         raise DataError(f"{path}: {kinds}; repair or remove them")
-
-
-def _annotated(folder: Path, names: list[str], listed: Path, classes: Sequence[str], objects: dict) -> Annotated:
-    """The data set of images `folder`/`names`, listed in the file `listed`. Raises DataError if images are missing.
-    objects: (image, class) to (target, area) of each object; the largest target and the largest area count."""
-    try:
-        there = set(os.listdir(folder))
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror}); it must hold the images of {listed}") from None
-    if missing := [name for name in names if name not in there and not (folder / name).is_file()]:
-        raise DataError(f"{folder}: {len(missing)} of {len(names)} images that {listed} lists are missing, the first is"
-                        f" {missing[0]}; put them there or remove them from the list")
-    targets, areas = torch.zeros(2, len(names), len(classes))
-    if objects:
-        place = tuple(torch.tensor(list(objects)).T)  # images, classes
-        largest = [[max(values) for values in zip(*found)] for found in objects.values()]
-        targets[place], areas[place] = torch.tensor(largest, dtype=torch.float32).T
-    return Annotated([folder / name for name in names], classes, targets.to(torch.int8), areas)

@@ -16,8 +16,7 @@ class DataRecipe:
     batch_size: int = flag(256, "images a step over all processes together (the global batch)")
     accumulation: int = flag(1, "parts of a batch that are computed one after the other, to need less memory")
     repeats: int = flag(1, "copies of an image in a batch, each augmented on its own (repeated augmentation)")
-    oversample: float = flag(0.0, "t of class-balanced oversampling: images of classes that a share f < t of all"
-                                   " images show come √(t/f) times, rounded up; 0 for none")
+    oversample: float = flag(0.0, "t: images of a class that a share f < t of all show come ⌈√(t/f)⌉ times; 0 for none")
     crop: str = flag("resized", "training crop: resized (random part and scale) or pad (shift by up to an eighth)")
     flip: bool = flag(True, "mirror half of the training images")
     color_jitter: float = flag(0.0, "largest relative change of brightness, contrast and saturation; 0 for none")

@@ -4,9 +4,9 @@ A source is a sequence of (PIL image or uint8 tensor, target). A target is a lab
 (classes,) of 1, 0, and −1 for unknown, or (2, classes), see `coco_voc.Annotated`.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,9 +24,10 @@ DOWNLOADS = {
     "cifar100": (datasets.CIFAR100, {"train": True}, {"train": False}),
     "stl10": (datasets.STL10, {"split": "train"}, {"split": "test"}),
     "svhn": (datasets.SVHN, {"split": "train"}, {"split": "test"}),
+    "voc2007": (partial(datasets.VOCDetection, year="2007"), {"image_set": "trainval"}, {"image_set": "test"}),
 }
 MULTI_LABEL = ("shapes-multi", "coco", "voc2007")  # an image may show several classes
-DATA_SETS = ("shapes", "imagefolder", *DOWNLOADS, *MULTI_LABEL)
+DATA_SETS = ("shapes", "imagefolder", *DOWNLOADS, "shapes-multi", "coco")
 NEED_FOLDER = {"imagefolder": "train/ and val/", "coco": "train2017/, val2017/ and annotations/"}
 # default side of the images; data sets of photos, which are not listed here, take the model's own
 IMAGE_SIZES = {"shapes": 64, "shapes-multi": 64, "cifar10": 32, "cifar100": 32, "stl10": 96, "svhn": 32}
@@ -46,10 +47,8 @@ class Data:
 
 def fetch(name: str, folder: str | None) -> None:
     """Download a data set unless it is there or must be provided. Raises DataError if that fails."""
-    if name in DOWNLOADS:
+    if name in DOWNLOADS and not (name == "voc2007" and coco_voc.voc_root(folder or "data")):
         _downloaded(name, folder or "data", download=True)
-    if name == "voc2007":
-        coco_voc.fetch_voc2007(folder or "data")
 
 
 def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int | None) -> Data:
@@ -62,18 +61,16 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
         raise DataError(f"limit={limit}: at least 1 training image")
     if folder is None and name in NEED_FOLDER:
         raise DataError(f"{name}: name the folder that holds {NEED_FOLDER[name]} with --data-dir")
+    folder = folder or "data"
+    openers = {"imagefolder": _image_folders, "coco": coco_voc.coco, "voc2007": coco_voc.voc2007}
     if name in ("shapes", "shapes-multi"):
         view = "single" if name == "shapes" else "multi"
         train = Shapes(size, limit or SHAPES_TRAIN, "train", view)
         val = Shapes(size, min(SHAPES_VAL, limit or SHAPES_VAL), "val", view)
-    elif name == "imagefolder":
-        train, val = _image_folders(folder)
-    elif name == "coco":
-        train, val = coco_voc.coco(folder)
-    elif name == "voc2007":
-        train, val = coco_voc.voc2007(folder or "data")
+    elif name in openers:
+        train, val = openers[name](folder)
     elif name in DOWNLOADS:
-        train, val = _downloaded(name, folder or "data", download=False)
+        train, val = _downloaded(name, folder, download=False)
     else:
         raise DataError(f"unknown data set {name!r}: there are {', '.join(DATA_SETS)}")
     classes = getattr(train, "classes", range(10))  # torchvision does not name SVHN's digits
@@ -124,9 +121,9 @@ def _downloaded(name: str, folder: str, download: bool) -> tuple[Dataset, Datase
     except ImportError as error:
         raise DataError(f"torchvision reads {name} with the package {error.name}: pip install {error.name}") from None
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{name} is not complete in the folder {folder} and could not be downloaded ({reason}); put its"
-                        " files there, or name another folder with --data-dir") from None
+        reason, files = " ".join(str(error).split()), "VOCdevkit/VOC2007" if name == "voc2007" else "its files"
+        raise DataError(f"{name} is not complete in the folder {folder} and could not be downloaded ({reason}); put"
+                        f" {files} there, or name another folder with --data-dir") from None
 
 
 def _image_folders(folder: str) -> list[Dataset]:
@@ -137,14 +134,12 @@ def _image_folders(folder: str) -> list[Dataset]:
             raise DataError(f"{path}: no such folder; an image folder holds train/CLASS/*.jpg and val/CLASS/*.jpg")
     splits = []
     for path in paths:
-        names = [entry.name for entry in os.scandir(path) if entry.is_dir()]
-        if len(names) < 2:
-            found = f"one class only ({names[0]})" if names else "no class"
-            raise DataError(f"{path}: {found}; it needs a folder of images for each of at least two classes")
         try:
             splits.append(datasets.ImageFolder(str(path), loader=read_image))
-        except FileNotFoundError as error:
+        except FileNotFoundError as error:  # no class, or one without images
             raise DataError(f"{path}: {' '.join(str(error).split())}") from None
+        if len(splits[-1].classes) < 2:
+            raise DataError(f"{path}: one class only ({splits[-1].classes[0]}); it needs a folder for each of two")
     train, val = (set(split.classes) for split in splits)
     if train != val:
         only = [f"only in {name}/: {', '.join(sorted(found)[:5])}" + f" and {len(found) - 5} more" * (len(found) > 5)

@@ -29,8 +29,7 @@ def read_image(path: str | Path) -> Image.Image:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"as large as a decompression bomb: {str(error).split(',')[0]}") from None
     except UnidentifiedImageError:
-        empty = os.path.getsize(path) == 0
-        raise DataError("an empty file" if empty else "not an image that Pillow can read") from None
+        raise DataError("not an image that Pillow can read" if os.path.getsize(path) else "an empty file") from None
     except OSError as error:
         if error.errno is not None:  # the system's trouble, not the image's
             raise

@@ -1,15 +1,13 @@
 """Load images at the model's size: read, crop and augment them one by one, in worker processes if there are any.
 
-    PreparedImages    reads and prepares an image each time it is asked for
-    StoredImages      a split that fits in memory and looks the same every epoch: read once, one uint8 tensor
-
-An unreadable training image is replaced by another one or ends the run (--bad-images); an unreadable validation image
-always ends it.
+`PreparedImages` reads and prepares an image each time it is asked for. `StoredImages` is a split that fits in memory
+and looks the same every epoch: read once, one uint8 tensor.
 """
 
 import functools
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -47,18 +45,16 @@ class Batch(NamedTuple):
     notes: list[FileNote]
 
 
+@dataclass(eq=False)
 class PreparedImages(Dataset):
-    """A source's images as uint8 tensors (3, H, W) of the model's size. A key is (epoch, index, copy).
+    """A source's images as uint8 tensors (3, H, W) of the model's size."""
 
-    recipe: crop and augment for training, as a function of seed and key. None is for validation: resize bicubically so
-        that the model's size is `eval_crop` of the image, then centre-crop.
-    skip: replace an unreadable image by another one, also chosen by seed and key.
-    """
-
-    def __init__(self, source: Sequence, size: tuple[int, int], eval_crop: float, recipe: DataRecipe | None = None,
-                 seed: int = 0, skip: bool = False):
-        self.source, self.size, self.eval_crop, self.recipe = source, size, eval_crop, recipe
-        self.seed, self.skip = seed, skip
+    source: Sequence
+    size: tuple[int, int]
+    eval_crop: float  # side of the centre crop as a share of the resized image
+    recipe: DataRecipe | None = None  # for training: crop and augment as seed and key say
+    seed: int = 0
+    skip: bool = False  # replace an unreadable image by another one (--bad-images), also chosen by seed and key
 
     def __len__(self) -> int:
         return len(self.source)
@@ -80,9 +76,8 @@ class PreparedImages(Dataset):
             box = random_resized_box(height, width, generator("crop", self.seed, *key))
             image = TF.resized_crop(image, *box, self.size, BICUBIC)
         else:
-            if self.eval_crop < 1 or (height, width) != self.size:
-                scale = max(self.size[0] / height, self.size[1] / width) / self.eval_crop
-                image = TF.resize(image, [max(1, round(side * scale)) for side in (height, width)], BICUBIC)
+            scale = max(self.size[0] / height, self.size[1] / width) / self.eval_crop
+            image = TF.resize(image, [max(1, round(side * scale)) for side in (height, width)], BICUBIC)
             image = TF.center_crop(image, self.size)
         if recipe and (recipe.rand_augment > 0 or recipe.color_jitter > 0):
             source = generator("colours", self.seed, *key)
@@ -134,7 +129,7 @@ class StoredImages(Dataset):
 def store_if_it_fits(images: PreparedImages, workers: int, copies: int,
                      device: torch.device) -> PreparedImages | StoredImages:
     """Read all images onto the device if they look the same every epoch and `copies` of them (one for each process of
-    this machine) fit into MEMORY_LIMIT. Raises DataError for an unreadable image."""
+    this machine) fit into MEMORY_LIMIT. Raises DataError for an unreadable image that is not skipped."""
     count, (height, width), recipe = len(images), images.size, images.recipe
     changes = recipe and (recipe.crop == "resized" or recipe.rand_augment > 0 or recipe.color_jitter > 0)
     if changes or count * 3 * height * width * copies > MEMORY_LIMIT:
@@ -153,13 +148,12 @@ def validation_order(count: int, batch_size: int, share: tuple[int, int] = (0, 1
 
 def loader(images: PreparedImages | StoredImages, order: Iterable[list[Key]], workers: int,
            device: torch.device = torch.device("cpu")) -> DataLoader:
-    """The batches of that order: prepared by `workers` processes and, for a GPU, put into pinned memory; prepared by
-    this process if `workers` is 0 or the images are stored."""
+    """The batches of that order, prepared by `workers` processes, or by this one if 0; in pinned memory for a GPU."""
     reads = isinstance(images, PreparedImages)
     workers = workers if reads else 0
     return DataLoader(images, batch_sampler=order, num_workers=workers, collate_fn=_unchanged,
                       pin_memory=reads and device.type == "cuda", persistent_workers=workers > 0,
-                      worker_init_fn=functools.partial(_start_worker, os.getpid()))
+                      worker_init_fn=functools.partial(obey_only, os.getpid()))
 
 
 def checked(batches: Iterable[Batch | DataError]) -> Iterator[Batch]:
@@ -172,8 +166,3 @@ def checked(batches: Iterable[Batch | DataError]) -> Iterator[Batch]:
 
 def _unchanged(batch: Batch | DataError) -> Batch | DataError:  # a lambda could not be sent to a worker
     return batch
-
-
-def _start_worker(trainer: int, _worker: int) -> None:
-    torch.set_num_threads(1)
-    obey_only(trainer)

@@ -1,4 +1,4 @@
-"""Synthetic scenes (`--data shapes`): a data set of ten shapes, drawn on the fly, with nothing to download.
+"""Synthetic scenes (`--data shapes`): ten classes of shapes, drawn on the fly, with nothing to download.
 
 A scene depends on (seed, split, index) alone: not on process, worker, order or resolution. A main shape of random
 colour, size, rotation and place lies over a two-coloured texture with distracting strokes, with up to three smaller
@@ -11,13 +11,13 @@ Lengths are in units of the image's shorter side; x goes right, y goes down; col
 """
 
 import math
-import operator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.ops import masks_to_boxes
 
 SPLITS = ("train", "val")
 VIEWS = ("single", "multi", "boxes")
@@ -88,12 +88,9 @@ class Scene(NamedTuple):
 
 
 def compose(index: int, split: str, seed: int, extent: tuple[float, float]) -> Scene:
-    """Draw the scene of that index in an image of width and height `extent`: a main shape, up to three companions.
-
-    The main shape is of class index mod 10: classes take turns, so any run of indices is balanced. Shapes are bright
-    and the ground is dark, each of any hue. That tells no class apart, and a small network learns several times faster
-    than from contrasts of random sign.
-    """
+    """Draw the scene of that index, with a main shape of class index mod 10, in an image of width and height `extent`.
+    Shapes are bright and the ground is dark, each of any hue: that tells no class apart, and a small network learns
+    several times faster than from contrasts of random sign."""
     rng = np.random.Generator(np.random.PCG64([seed, SPLITS.index(split), index]))
     ground = 0.45 * rng.random((2, 3))
     waves = []
@@ -107,38 +104,30 @@ def compose(index: int, split: str, seed: int, extent: tuple[float, float]) -> S
         length, half = 0.15 + 0.25 * rng.random(), 0.008 + 0.012 * rng.random()
         end = x + length * math.cos(angle), y + length * math.sin(angle)
         strokes.append((x, y, *end, half, 0.7 * rng.random(3)))
-    items = [_item(index % len(SHAPES), 0.19 + 0.15 * rng.random(), extent, [], rng)]
+    items = []
+    _place(items, index % len(SHAPES), 0.19 + 0.15 * rng.random(), extent, rng)
     for _ in range(int(4 * rng.random())):
-        label, radius = int(len(SHAPES) * rng.random()), 0.115 + 0.05 * rng.random()
-        companion = _item(label, radius, extent, items, rng)
-        items += [companion] if companion else []
+        _place(items, int(len(SHAPES) * rng.random()), 0.115 + 0.05 * rng.random(), extent, rng)
     return Scene(ground, waves, hardness, strokes, items)
 
 
-def _item(label: int, radius: float, extent: tuple[float, float], others: list[Item],
-          rng: np.random.Generator) -> Item | None:
-    """A shape inside the image whose circle touches no other's; None if none of 24 drawn places is free. It always
-    makes the same number of draws, so the rest of a scene does not depend on whether it fits."""
-    x, y = radius + rng.random((24, 2)).T * (np.array(extent)[:, None] - 2 * radius)  # (24,), (24,)
+def _place(items: list[Item], label: int, radius: float, extent: tuple[float, float], rng: np.random.Generator) -> None:
+    """Add a shape to the items, inside the image and so that no circles touch, unless none of 24 drawn places is free.
+    It always makes the same number of draws, so the rest of a scene does not depend on whether it fits."""
+    places = radius + rng.random((24, 2)) * (np.array(extent) - 2 * radius)  # (24, 2)
     angle, colour = 2 * math.pi * rng.random(), 0.55 + 0.45 * rng.random(3)
-    free = np.ones(len(x), bool)
-    for other in others:
-        free &= np.hypot(x - other.x, y - other.y) > radius + other.radius
-    if not free.any():
-        return None
-    place = free.argmax()
-    return Item(label, float(x[place]), float(y[place]), radius, angle, colour)
+    for x, y in places.tolist():
+        if all(math.hypot(x - other.x, y - other.y) > radius + other.radius for other in items):
+            items.append(Item(label, x, y, radius, angle, colour))
+            break
 
 
 def paint(scene: Scene, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Paint the image (3, height, width) uint8 and the mask of each shape (items, height, width) bool.
-
     A pixel takes a shape's colour by the share of it that the shape covers: ½ − d clipped to [0, 1], where d is the
-    signed distance of the pixel's centre to the edge in pixels. A mask holds the pixels covered by half or more.
-    """
+    signed distance of the pixel's centre to the edge in pixels. A mask holds the pixels covered by half or more."""
     unit = min(height, width)
-    x = (np.arange(width, dtype=np.float32) + 0.5) / unit
-    y = (np.arange(height, dtype=np.float32) + 0.5) / unit
+    x, y = ((np.arange(side, dtype=np.float32) + 0.5) / unit for side in (width, height))
     # sin(2π(f_x x + f_y y) + φ) is the imaginary part of a product of one factor in x and one in y
     waves = [(np.exp(1j * (2 * math.pi * fy * y + phase))[:, None] * np.exp(1j * (2 * math.pi * fx * x))).imag
              for fx, fy, phase in scene.waves]  # (height, width) each
@@ -151,15 +140,13 @@ def paint(scene: Scene, height: int, width: int) -> tuple[np.ndarray, np.ndarray
         along = np.clip((px * dx + py * dy) / (dx * dx + dy * dy), 0, 1)
         _blend(image[:, rows, columns], unit * (np.hypot(px - along * dx, py - along * dy) - half), colour)
     masks = np.zeros((len(scene.items), height, width), bool)
-    for item, mask in zip(scene.items, masks, strict=True):
-        rows = _span(item.y, item.y, item.radius, unit, height)
-        columns = _span(item.x, item.x, item.radius, unit, width)
-        px, py = (x[columns] - item.x) / item.radius, (y[rows, None] - item.y) / item.radius
-        cos, sin = math.cos(item.angle), math.sin(item.angle)
-        distance = SHAPES[CLASSES[item.label]](cos * px + sin * py, cos * py - sin * px)
+    for (label, x0, y0, radius, angle, colour), mask in zip(scene.items, masks, strict=True):
+        rows, columns = _span(y0, y0, radius, unit, height), _span(x0, x0, radius, unit, width)
+        px, py, cos, sin = (x[columns] - x0) / radius, (y[rows, None] - y0) / radius, math.cos(angle), math.sin(angle)
+        distance = SHAPES[CLASSES[label]](cos * px + sin * py, cos * py - sin * px)
         # cut off by the circle: a sharp tip, where lines meet at a small angle, would smear beyond it
-        distance = np.maximum(distance, np.hypot(px, py) - 1) * (unit * item.radius)
-        _blend(image[:, rows, columns], distance, item.colour)
+        distance = np.maximum(distance, np.hypot(px, py) - 1) * (unit * radius)
+        _blend(image[:, rows, columns], distance, colour)
         mask[rows, columns] = distance <= 0
     return (255 * image + 0.5).astype(np.uint8), masks
 
@@ -202,28 +189,23 @@ class Shapes(Dataset):
         ):
             if wrong:
                 raise ValueError(message)
+        self.targets = torch.arange(count) % len(CLASSES) if view == "single" else None  # all labels: they take turns
 
     def __len__(self) -> int:
         return self.count
 
-    @property
-    def targets(self) -> Tensor | None:
-        """The labels (count,) of the single view, in which classes take turns; None for the others."""
-        return torch.arange(self.count) % len(CLASSES) if self.view == "single" else None
-
     def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor | dict[str, Tensor]]:
-        index = operator.index(index)
         if not 0 <= index < self.count:
             raise IndexError(f"index {index}: this data set has scenes 0 to {self.count - 1}")
         unit = min(self.height, self.width)
         scene = compose(index, self.split, self.seed, (self.width / unit, self.height / unit))
         if self.view == "single":
-            image, _ = paint(scene._replace(items=scene.items[:1]), self.height, self.width)
-            return torch.from_numpy(image), scene.items[0].label
-        image, masks = paint(scene, self.height, self.width)
+            scene = scene._replace(items=scene.items[:1])
+        image, masks = (torch.from_numpy(array) for array in paint(scene, self.height, self.width))
         labels = torch.tensor([item.label for item in scene.items])  # (n,)
+        if self.view == "single":
+            return image, scene.items[0].label
         if self.view == "multi":
-            return torch.from_numpy(image), torch.zeros(len(CLASSES)).index_fill_(0, labels, 1)
-        edges = [(mask.any(0).nonzero()[0], mask.any(1).nonzero()[0]) for mask in masks]  # columns, rows of each
-        boxes = torch.tensor([(c[0], r[0], c[-1] + 1, r[-1] + 1) for c, r in edges], dtype=torch.float32)  # (n, 4)
-        return torch.from_numpy(image), {"boxes": boxes, "labels": labels, "masks": torch.from_numpy(masks)}
+            return image, torch.zeros(len(CLASSES)).index_fill_(0, labels, 1)
+        boxes = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])  # torchvision's end with the last pixel: (n, 4)
+        return image, {"boxes": boxes, "labels": labels, "masks": masks}

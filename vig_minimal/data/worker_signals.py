@@ -10,8 +10,8 @@ import signal
 import threading
 
 
-def obey_only(trainer: int) -> None:
-    """Call this in a worker. trainer: process id of the training process (a fork server may be the worker's parent)."""
+def obey_only(trainer: int, _worker: int) -> None:
+    """Run in each worker as it starts. trainer: id of the training process (the parent may be a fork server)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):  # Linux tells who sent a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -23,8 +23,7 @@ def obey_only(trainer: int) -> None:
 def _end_with(trainer: int) -> None:
     """End this process on the trainer's SIGTERM, or at most 5 seconds after the trainer has gone."""
     while True:
-        received = signal.sigtimedwait({signal.SIGTERM}, 5)
-        if received is not None and received.si_pid == trainer:
+        if (received := signal.sigtimedwait({signal.SIGTERM}, 5)) and received.si_pid == trainer:
             os._exit(0)
         try:
             os.kill(trainer, 0)  # sends nothing, but fails if there is no such process

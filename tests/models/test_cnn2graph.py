@@ -8,7 +8,7 @@ from helpers import assert_same, nodes
 from reference import cnn2graph as oracle
 from vig_minimal import create_model, list_models
 from vig_minimal.files import CheckpointError
-from vig_minimal.models.cnn2graph import CNN2GNN, CNN2GraphConfig, CNN2Transformer, Maximum, Mean, draw_anchors
+from vig_minimal.models.cnn2graph import CNN2GNN, CNN2GraphConfig, CNN2Transformer, draw_anchors, maximum, mean
 from vig_minimal.models.cost import count_macs, count_parameters
 from vig_minimal.models.registry import CONFIGS
 from vig_minimal.models.resnet import ResNet, load_backbone
@@ -53,7 +53,7 @@ def test_anchors_are_drawn_uniformly_in_their_class():
 @WITH_SELF
 def test_mean(with_self):
     x, anchors, proxies = sets()
-    z, weights = module(Mean, aggregate_self=with_self)(x, anchors, proxies)
+    z, weights = mean(x, anchors, proxies, with_self)
     expected = torch.stack([oracle.isotropic_mean(one, anchors, proxies, with_self) for one in x])
     assert_same(z, expected, [x, anchors, proxies] if with_self else [anchors, proxies])
     assert weights.shape == (X, 1, A + P) and torch.allclose(weights, torch.tensor(1 / (A + P + with_self)).double())
@@ -62,17 +62,17 @@ def test_mean(with_self):
 @pytest.mark.equation("cnn2graph", 2)
 def test_the_printed_mean_is_the_mean_where_every_degree_is_the_same():
     x, anchors, proxies = nodes(1 + A + P, DIM), nodes(A, DIM), nodes(P, DIM)  # B = 1 + A + P
-    torch.testing.assert_close(module(Mean)(x, anchors, proxies)[0], oracle.printed_mean(x, anchors, proxies))
+    torch.testing.assert_close(mean(x, anchors, proxies)[0], oracle.printed_mean(x, anchors, proxies))
     with pytest.raises(AssertionError):  # else an image depends on how many others there are
         two = x[:2]
-        torch.testing.assert_close(module(Mean)(two, anchors, proxies)[0], oracle.printed_mean(two, anchors, proxies))
+        torch.testing.assert_close(mean(two, anchors, proxies)[0], oracle.printed_mean(two, anchors, proxies))
 
 
 @pytest.mark.equation("cnn2graph", "max")
 @WITH_SELF
 def test_maximum(with_self):
     x, anchors, proxies = sets()
-    z, weights = module(Maximum, aggregate_self=with_self)(x, anchors, proxies)
+    z, weights = maximum(x, anchors, proxies, with_self)
     expected = torch.stack([oracle.isotropic_max(one, anchors, proxies, with_self) for one in x])
     assert_same(z, expected, [anchors, proxies])
     assert (weights == 1).all()

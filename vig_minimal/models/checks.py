@@ -7,10 +7,8 @@ def check_whole(config: object, *names: str) -> None:
     """Fields that count something: whole numbers of at least 1."""
     for name in names:
         value = getattr(config, name)
-        if type(value) is not int:
-            raise ValueError(f"{name}={value!r}: must be a whole number")
-        if value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1")
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name}={value!r}: must be at least 1, and a whole number")
 
 
 def check_numbers(config: object, *names: str, rates: Sequence[str] = ()) -> None:
@@ -31,23 +29,21 @@ def check_choices(config: object, **allowed: Iterable) -> None:
             raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}")
 
 
-def check_groups(groups: int, dims: Sequence[int], conv: str) -> None:
-    """Groups of channels that divide every width, and a convolution that keeps them apart."""
-    if any(dim % groups for dim in dims):
-        raise ValueError(f"groups={groups}: all widths ({', '.join(map(str, dims))}) must be multiples of it")
-    if conv == "edge" and groups > 1:
-        raise ValueError("conv='edge' with graph='group_knn': the MLP of an edge mixes all channels, and group k-NN"
-                         " gives each group edges of its own; choose mr, sage or gin")
+def check_groups(config: object, dims: Sequence[int]) -> None:
+    """Of graph="group_knn": groups of channels that divide every width, and a convolution that keeps them apart."""
+    grouped = config.graph == "group_knn"
+    if grouped and any(dim % config.groups for dim in dims):
+        raise ValueError(f"groups={config.groups}: all widths ({', '.join(map(str, dims))}) must be multiples of it")
+    if grouped and config.conv == "edge" and config.groups > 1:
+        raise ValueError("conv='edge': its MLP mixes all channels, which group_knn keeps apart; choose mr, sage or gin")
 
 
 def image_size(size: int | Sequence[int], patch: int = 1) -> tuple[int, int]:
     """Return (height, width), multiples of `patch`, of a size given as one number for a square, or as two."""
-    pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (tuple, list)) else ()
-    if len(pair) != 2 or not all(type(side) is int for side in pair):
-        raise ValueError(f"img_size={size!r}: one whole number for a square, or two, (height, width)")
-    if min(pair) < 1:
-        raise ValueError(f"img_size={pair[0]}×{pair[1]}: both sides must be at least 1 pixel")
+    pair = (size, size) if isinstance(size, int) else size
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or any(type(side) is not int or side < 1 for side in pair):
+        raise ValueError(f"img_size={size!r}: one whole number for a square, or (height, width); at least 1 pixel each")
     if pair[0] % patch or pair[1] % patch:
         raise ValueError(f"img_size={pair[0]}×{pair[1]}: both sides must be multiples of patch={patch};"
                          " choose another size, or a smaller patch")
-    return pair
+    return tuple(pair)

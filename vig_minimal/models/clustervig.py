@@ -1,36 +1,23 @@
 """ClusterViG: globally aware Vision GNNs by image partitioning (Parikh, Fein-Ashley, Ye, Kannan, Prasanna, 2025).
 
 k-means partitions the nodes. A node reads from its nearest nodes in its own partition, and from the centroid of its
-partition, which has read from all other centroids. In the paper's order:
-
-    equation       says                                                        is
-    Eq. 1          x_i = Ψ(x_i, ⊕_j Φ(x_i, x_j)); Table I                      `convs.MRConv` and three others
-    Eqs. 2, 3      z'_i = Σ_j α_ji LIN_L(z_j), α by GATv2                      `gatv2.GATv2`
-    Eq. 4          x'_v = Ψ(x_v, z'_v, ⊕_u Φ(x_v, x_u, z'_v)); Table II        the same four with `global_feature=True`
-    Algorithm 1    partition, graphs, global update, local update              `DEGC`
-    Algorithm 2    the same for partitions of any size in a batch              `DEGC`: labels and a mask, no scatter
-    Eq. 5          Y = σ(DEGC((CPE(X) + X) W_1)) W_2 + X                       `Grapher`
-    Eq. 6          Z = σ(Y W'_1) W'_2 + Y                                      `layers.FFN`
+partition, which has read from all other centroids. Eqs. 2 and 3, the global update, are `graphs.gatv2.GATv2`; Eqs. 1
+and 4, the local updates of Tables I and II, are in `convs.py`; Eq. 6 is `layers.FFN`.
 
     symbol    variable              shape
     X         x                     (B, N, C), nodes of the (B, C, H, W) image, N = H·W
     κ, K      clusters, k           partitions; neighbours, K growing linearly to 2K over the blocks
-    V^i       graph.labels          (B, N) int64: the partition of every node, 0 to κ − 1
-    G^i       graph                 N targets v, N sources u, edges only inside a partition
-    z_i       graph.centroids       (B, κ, C): the mean of a partition, with gradient
-    α_ji      graph.attention       (B, κ, κ, heads): target i, source j, head
+    G^i       graph                 N targets v, N sources u, edges inside a partition; V^i, z_i, α_ji: `ClusterGraph`
     z'_i      z_updated             (B, κ, C); gathered to (B, N, C), z'_v is that of v's partition
     X'        update                (B, 2C, H, W)
 
 Differs from the print: BN after every linear layer, GELU of Eq. 5 inside DEGC's MLP, a bias after Eq. 2's sum, and a
 position embedding after the stem, as in the released code. The published parameter counts need the embedding, and an
 MLP of DEGC with 1 group in Ti and 4 in S and B.
-Differs from the released code: k-means has one start, at most 20 iterations, and the same start in every evaluation
-(released: 4 random starts, 50 iterations, in evaluation too, so that logits differ from call to call); features are not
-centred in place; z_i carries a gradient; x, m and z' are interleaved, so that every group sees a slice of all three.
+Differs from the released code: k-means has one start, not 4, at most 20 iterations, not 50, and starts the same in
+every evaluation; features are not centred in place; z_i carries a gradient; x, m and z' are interleaved.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,17 +30,17 @@ from ..graphs.graph import Graph
 from ..graphs.kmeans import partition_mean
 from .checks import check_choices
 from .convs import CONVS
-from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, head, init_weights, to_nodes
-from .vig import ViGConfig, encode
+from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, encode, head, init_weights, to_nodes
+from .vig import ViGConfig
 
 
 @dataclass(frozen=True)
 class ClusterGraph(Graph):
-    """The graph of one DEGC, with the partitions that made it. `adj()`, `degree()` and all else as for any Graph."""
+    """The graph of one DEGC, with the partitions that made it."""
 
-    labels: Tensor | None = None     # (B, N) int64: the partition of every node
-    centroids: Tensor | None = None  # z: (B, κ, C), the mean of every partition
-    attention: Tensor | None = None  # α: (B, κ, κ, heads), how much target i reads from source j in the global update
+    labels: Tensor | None = None     # V^i: (B, N) int64, the partition of every node, 0 to κ − 1
+    centroids: Tensor | None = None  # z_i: (B, κ, C), the mean of a partition, with gradient
+    attention: Tensor | None = None  # α_ji: (B, κ, κ, heads), how much i reads from j in the global update
 
 
 @dataclass(frozen=True)
@@ -74,9 +61,8 @@ class ClusterViGConfig(ViGConfig):
 class DEGC(nn.Module):
     """Dynamic Efficient Graph Convolution, Algorithm 1, for a whole batch of images at once (Algorithm 2).
 
-    Partitions differ in size, so Algorithm 2 sorts the nodes of all images by partition, works on the B·κ pieces, and
-    sorts back. Here the nodes stay in place, and labels say which may be neighbours.
-    (B, C, H, W) -> (B, out_dim, H, W) and the ClusterGraph.
+    Algorithm 2 sorts the nodes of all images by partition, and sorts back at the end. Here the nodes stay in place, and
+    labels say which may be neighbours. (B, C, H, W) -> (B, out_dim, H, W) and the ClusterGraph.
     """
 
     def __init__(self, dim: int, out_dim: int, constructor: ClusterKNN, conv: str = "mr", groups: int = 4):
@@ -121,12 +107,9 @@ class Grapher(nn.Module):
 
 
 class ClusterViG(nn.Module):
-    """Stem, position embedding, blocks of one width on one grid, average pooling, one or two classifiers (Figure 4).
+    """The isotropic skeleton with one constructor for each block, and with one or two classifiers (Figure 4)."""
 
-    constructors: one for each block, as `constructors.cluster_knn_per_block(config)` makes them.
-    """
-
-    def __init__(self, config: ClusterViGConfig, constructors: Sequence[ClusterKNN]):
+    def __init__(self, config: ClusterViGConfig, constructors: list[ClusterKNN]):
         super().__init__()
         self.config = config
         # ClusterViG section IV-C: k_h convolutions of stride 2, k_s of stride 1, k_h + k_s = 4, and a last one
@@ -144,12 +127,9 @@ class ClusterViG(nn.Module):
 
         With distillation, training gives the logits of both classifiers, (labels', teacher's), evaluation their mean.
         """
-        x, graphs = encode(self, images, return_graphs)
-        *layers, classifier = self.head
-        pooled = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
-        for layer in layers:
-            pooled = layer(pooled)  # (B, 1024, 1, 1) in the end
-        logits = classifier(pooled).flatten(1)
+        x, graphs = encode(self, self.blocks, images, return_graphs)
+        pooled = self.head[:-1](x.mean((2, 3), keepdim=True))  # (B, 1024, 1, 1)
+        logits = self.head[-1](pooled).flatten(1)
         if self.distilled is not None:
             distilled = self.distilled(pooled).flatten(1)
             logits = (logits, distilled) if self.training else (logits + distilled) / 2
@@ -157,4 +137,4 @@ class ClusterViG(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The last block's features, (B, C, H/patch, W/patch)."""
-        return encode(self, images, keep_graphs=False)[0]
+        return encode(self, self.blocks, images, keep_graphs=False)[0]

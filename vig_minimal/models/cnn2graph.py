@@ -1,34 +1,24 @@
 """CNN2GNN and CNN2Transformer: a graph between images and what stands for classes (Trivedy and Latecki, 2023).
 
 Every image of a batch reads from the same proxy set: learnable proxies and a few training images, the anchors. The
-graph is bipartite and complete; only images are targets. In the paper's order:
-
-    equation       says                                                           is
-    Eq. 1          L: anchors, drawn uniformly, one (or more) a class             `draw_anchors`, `training.anchors`
-    Eq. 2          mean of the image and the proxy set; the maximum               `Mean`, `Maximum`
-    Eq. 3          e_ij = aᵀ LeakyReLU(W [h_i ‖ h_j])                             `CNN2GNN`
-    Algorithm 1    e from W_1 g + W_2 g, softmax, z = α·W_2 g                     `CNN2GNN`
-    Eq. 4          X_emb, L_emb = φ(X), φ(L)                                      `CNN2Graph._train`
-    Eqs. 5, 6      cross-attention over anchors, over proxies                     `CNN2Transformer`
-    Eq. 7          z = ω(X_emb, L_mha, P_mha), ω = cat or max                     `CNN2Transformer`
-    Eqs. 8-17      losses                                                         `training.losses`, `training.tasks`
+graph is bipartite and complete; only images are targets. Equations 8 to 17, the losses, are in `training/`.
 
     symbol    variable                shape
-    φ         backbone                (B, 3, H, W) to (B, F): `resnet.ResNet`
-    X_emb     x                       (B, F): embeddings of images, the targets i
+    X_emb     x = backbone(images)    (B, F): embeddings of images, the targets i; φ, the backbone, is `resnet.ResNet`
     L         anchors                 (A, F), A = classes · anchors_per_class: embeddings of anchors, class after class
     P         proxies                 (P, F), P = classes · proxies_per_class: parameters, class after class
     α         attention               (B, H, A + P): anchors first; sums to 1 over anchors, and over proxies
     z_out     z                       (B, F)
 
 Differs from the print (no code was released):
-* Eq. 2's D^{-1/2} A D^{-1/2} is D^{-1} A, a plain mean. In the graph of a mini-batch every proxy has the degree B, and
-  an image's answer would depend on how many others are in its batch (for B = 1 + A + P the two are the same).
+* Eq. 2's D^{-1/2} A D^{-1/2} is D^{-1} A, a plain mean: in the graph of a mini-batch every proxy has the degree B, and
+  an image's answer would depend on how many others are in its batch.
 * A linear layer 3F → F follows ω = cat, so that images, anchors and proxies share one classifier (section 3.4).
 * Eq. 6 prints W_k1 for W_k2. An image's own edge in CNN2GNN is normalised alone: its weight is 1.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -69,10 +59,7 @@ class CNN2GraphConfig:
 
 
 def draw_anchors(labels: Tensor, classes: int, per_class: int, generator: torch.Generator) -> Tensor:
-    """Indices of `per_class` images of every class, drawn uniformly, class after class: labels (n,) to (classes·m,).
-
-    Raises ValueError for a class with fewer images.
-    """
+    """Indices of `per_class` random images of every class, class after class. Raises ValueError for too few images."""
     # CNN2GNN Eq. 1: ℓ^i ∈_U X^i
     chosen = []
     for label in range(classes):
@@ -83,36 +70,27 @@ def draw_anchors(labels: Tensor, classes: int, per_class: int, generator: torch.
     return torch.cat(chosen)
 
 
-class Mean(nn.Module):
-    """Mean of image and proxy set: x (B, F), anchors (A, F), proxies (P, F) -> z (B, F), weights (B, 1, A + P)."""
-
-    def __init__(self, config: CNN2GraphConfig, dim: int):
-        super().__init__()
-        self.aggregate_self = config.aggregate_self
-
-    def forward(self, x: Tensor, anchors: Tensor, proxies: Tensor) -> tuple[Tensor, Tensor]:
-        # CNN2GNN Eq. 2, with D^{-1} A
-        count = len(anchors) + len(proxies) + self.aggregate_self
-        total = (anchors.sum(0) + proxies.sum(0)).expand_as(x) + (x if self.aggregate_self else 0)  # (B, F)
-        return total / count, x.new_full((len(x), 1, len(anchors) + len(proxies)), 1 / count)
+# ---- four aggregations: x (B, F), anchors (A, F), proxies (P, F) -> z (B, F), weights of the edges (B, H, A + P)
 
 
-class Maximum(nn.Module):
-    """Maximum over the image and the proxy set, for each feature. As `Mean`; every edge has weight 1."""
+def mean(x: Tensor, anchors: Tensor, proxies: Tensor, aggregate_self: bool = True) -> tuple[Tensor, Tensor]:
+    """Mean of the image and the proxy set; H = 1."""
+    # CNN2GNN Eq. 2, with D^{-1} A
+    count = len(anchors) + len(proxies) + aggregate_self
+    total = (anchors.sum(0) + proxies.sum(0)).expand_as(x) + (x if aggregate_self else 0)  # (B, F)
+    return total / count, x.new_full((len(x), 1, len(anchors) + len(proxies)), 1 / count)
 
-    def __init__(self, config: CNN2GraphConfig, dim: int):
-        super().__init__()
-        self.aggregate_self = config.aggregate_self
 
-    def forward(self, x: Tensor, anchors: Tensor, proxies: Tensor) -> tuple[Tensor, Tensor]:
-        # CNN2GNN section 3.2: z_i = max [φ(X_i) ‖ P ‖ φ(L)]
-        best = torch.cat([anchors, proxies]).amax(0).expand_as(x)  # (B, F)
-        z = torch.maximum(x, best) if self.aggregate_self else best
-        return z, x.new_ones(len(x), 1, len(anchors) + len(proxies))
+def maximum(x: Tensor, anchors: Tensor, proxies: Tensor, aggregate_self: bool = True) -> tuple[Tensor, Tensor]:
+    """Maximum over the image and the proxy set, for each feature; H = 1, and every edge has weight 1."""
+    # CNN2GNN section 3.2: z_i = max [φ(X_i) ‖ P ‖ φ(L)]
+    best = torch.cat([anchors, proxies]).amax(0).expand_as(x)  # (B, F)
+    z = torch.maximum(x, best) if aggregate_self else best
+    return z, x.new_ones(len(x), 1, len(anchors) + len(proxies))
 
 
 class CNN2GNN(nn.Module):
-    """GATv2 from the proxy set to the images: x (B, F), anchors (A, F), proxies (P, F) -> z (B, F), α (B, H, A + P)."""
+    """GATv2 from the proxy set to the images."""
 
     def __init__(self, config: CNN2GraphConfig, dim: int):
         super().__init__()
@@ -135,7 +113,7 @@ class CNN2GNN(nn.Module):
 
 
 class CNN2Transformer(nn.Module):
-    """Cross-attention from the images to anchors and to proxies: as `CNN2GNN`."""
+    """Cross-attention from the images to anchors, and to proxies."""
 
     def __init__(self, config: CNN2GraphConfig, dim: int):
         super().__init__()
@@ -143,8 +121,7 @@ class CNN2Transformer(nn.Module):
         self.query = nn.Linear(dim, dim, bias=False)
         self.key1, self.value1 = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.key2, self.value2 = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
-        parts = 3 if config.aggregate_self else 2
-        self.out = nn.Linear(parts * dim, dim) if config.omega == "cat" else nn.Identity()
+        self.out = nn.Linear((2 + self.aggregate_self) * dim, dim) if self.omega == "cat" else nn.Identity()
 
     def forward(self, x: Tensor, anchors: Tensor, proxies: Tensor) -> tuple[Tensor, Tensor]:
         q = self.query(x)
@@ -164,7 +141,7 @@ class CNN2Transformer(nn.Module):
         return (alpha @ v).transpose(0, 1).flatten(1), alpha.transpose(0, 1)
 
 
-AGGREGATIONS = {"mean": Mean, "max": Maximum, "gnn": CNN2GNN, "transformer": CNN2Transformer}
+AGGREGATIONS = {"mean": mean, "max": maximum, "gnn": CNN2GNN, "transformer": CNN2Transformer}
 
 
 class Output(NamedTuple):
@@ -183,9 +160,8 @@ class Output(NamedTuple):
 class CNN2Graph(nn.Module):
     """Backbone, aggregation over the proxy set, one linear classifier for images, anchors and proxies.
 
-    Anchors and proxies do not attend. In training, `anchor_images` (A, 3, H, W), set by the training loop, go through
-    the backbone with every batch. In evaluation `anchors` has their embeddings, put there by `store_anchors`, so that
-    an image costs one pass of the backbone and O(classes).
+    In training, `anchor_images` (A, 3, H, W), set by the training loop, go through the backbone with every batch. In
+    evaluation `anchors` has their embeddings, so that an image costs one pass of the backbone and O(classes).
     """
 
     def __init__(self, config: CNN2GraphConfig):
@@ -197,7 +173,9 @@ class CNN2Graph(nn.Module):
         self.attends = config.aggregation in ("gnn", "transformer")
         self.anchor_images: Tensor | None = None
         if config.aggregation != "none":
-            self.aggregate = AGGREGATIONS[config.aggregation](config, dim)
+            aggregation = AGGREGATIONS[config.aggregation]
+            self.aggregate = (aggregation(config, dim) if self.attends
+                              else partial(aggregation, aggregate_self=config.aggregate_self))
             self.proxies = nn.Parameter(torch.empty(config.num_classes * config.proxies_per_class, dim))
             nn.init.kaiming_normal_(self.proxies)  # He initialisation, section 4.1
             self.register_buffer("anchors", torch.zeros(config.num_classes * config.anchors_per_class, dim))
@@ -205,7 +183,6 @@ class CNN2Graph(nn.Module):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """The backbone's blocks."""
         return self.backbone.blocks
 
     def labels(self, per_class: int) -> Tensor:
@@ -224,8 +201,6 @@ class CNN2Graph(nn.Module):
     def forward(self, images: Tensor, return_graphs: bool = False):
         """Evaluation: logits (B, classes) of images (B, 3, H, W); with `return_graphs` also [Graph] with B targets and
         A + P sources, anchors first, its weights (1, B, A + P) the mean attention of all heads. Training: `Output`.
-
-        Raises ValueError where there are no anchors yet.
         """
         if self.config.aggregation == "none":
             logits = self.classifier(self.backbone(images))
@@ -233,14 +208,12 @@ class CNN2Graph(nn.Module):
         if self.training and not return_graphs:
             return self._train(images)
         if not self.stored:
-            raise ValueError("this model has no anchors yet: give it the images that stand for the classes with"
-                             " model.store_anchors(images), or load a trained checkpoint")
+            raise ValueError("this model has no anchors yet: call model.store_anchors with the images that stand for"
+                             " the classes, or load a trained checkpoint")
         z, alpha = self.aggregate(self.backbone(images), self.anchors, self.proxies)
-        logits = self.classifier(z)
-        if not return_graphs:
-            return logits
         weights = alpha.detach().mean(1)[None]  # (1, B, A + P)
-        return logits, [Graph(weights.shape[2], weights=weights)]
+        logits = self.classifier(z)
+        return (logits, [Graph(weights.shape[2], weights=weights)]) if return_graphs else logits
 
     def _train(self, images: Tensor) -> Output:
         if self.anchor_images is None:
@@ -249,9 +222,10 @@ class CNN2Graph(nn.Module):
         sizes = len(images), len(self.anchor_images)
         x, anchors = self.backbone(torch.cat([images, self.anchor_images])).split(sizes)
         z, _ = self.aggregate(x, anchors, self.proxies)
-        config, unit = self.config, [F.normalize(full_precision(t), dim=-1) for t in (x, anchors, self.proxies)]
-        logits = self.classifier(z), self.classifier(anchors), self.classifier(self.proxies)
-        return Output(*logits, *unit, self.labels(config.anchors_per_class), self.labels(config.proxies_per_class))
+        unit = [F.normalize(full_precision(t), dim=-1) for t in (x, anchors, self.proxies)]
+        logits = [self.classifier(t) for t in (z, anchors, self.proxies)]
+        labels = [self.labels(n) for n in (self.config.anchors_per_class, self.config.proxies_per_class)]
+        return Output(*logits, *unit, *labels)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The backbone's last features, (B, F, H', W')."""

@@ -1,18 +1,11 @@
 """The graph convolutions: node features and a graph in, updated features out.
 
-ViG's four (Table I of ClusterViG), and the same four with a global feature z' beside every node (its Table II):
+ViG's four (Table I of ClusterViG), and with `global_feature=True` the same four with a global feature z' beside every
+node (its Table II). Each class states its update with z'; without z' it is that of Table I. `CONVS` names them.
 
-    conv=   class        Table I                          Table II: global_feature=True
-    mr      MRConv       MLP(x_i | max_j (x_j − x_i))     MLP(x_i | max_j (x_j − x_i) | z'_i)
-    edge    EdgeConv     max_j MLP(x_i | x_j − x_i)       max_j MLP(x_i | x_j − x_i | z'_i)
-    sage    GraphSAGE    MLP_Ψ(x_i | max_j MLP_Φ(x_j))    MLP_Ψ(x_i | max_j MLP_Φ(x_j) | z'_i)
-    gin     GIN          MLP((1 + ε) x_i + Σ_j x_j)       MLP((1 + ε) x_i + Σ_j x_j + (1 + δ) z'_i)
-
-    x          (B, C, H, W)    the targets i, N = H·W of them
-    graph                      N targets, M sources
-    sources    (B, M, C)       the sources j; by default the targets themselves
+    x          (B, C, H, W)    the targets i, N = H·W of them -> (B, out_dim, H, W)
+    sources    (B, M, C)       the sources j of the graph; by default the targets themselves
     z          (B, N, C)       z': the global feature of each target, in ClusterViG that of its partition
-    result     (B, out_dim, H, W)
 
 Table II prints v and u for i and j. Where edges have weights (LRGC's α), a_ij multiplies what edge j → i carries, as
 x_j − x_i or MLP_Φ(x_j); so every convolution passes a gradient to the constructor.
@@ -22,8 +15,8 @@ quarter of the outputs from a quarter of the inputs; the papers call this the mu
 Interleaving: x, its aggregate m and z' enter as x_0, m_0, x_1, m_1, … or x_0, m_0, z'_0, x_1, …, so every head sees the
 same slice of all of them. Were they concatenated, two heads would see x alone and two m alone.
 
-Differs from the released code: EdgeConv, GraphSAGE and the global convolutions concatenate there. GraphSAGE's Φ runs
-once a node here and once an edge there, so its BN counts each node once in training.
+Differs from the released code, where EdgeConv, GraphSAGE and the global convolutions concatenate, and GraphSAGE's Φ
+runs once an edge, not once a node.
 """
 
 import torch
@@ -64,11 +57,8 @@ class MRConv(nn.Module):
 
 
 class EdgeConv(nn.Module):
-    """Edge convolution: max_j MLP(x_i | x_j − x_i | z'_i); 0 for a node without an edge.
-
-    The MLP runs on every edge, so memory grows with the number of edges: B·N·k·C for k-NN, but up to B·N²·C for a dense
-    graph. Its BN counts edges.
-    """
+    """Edge convolution: max_j MLP(x_i | x_j − x_i | z'_i); 0 for a node without an edge. The MLP and its BN run on
+    every edge, so memory grows as B·N·k·C for k-NN, but up to B·N²·C for a dense graph."""
 
     def __init__(self, in_dim: int, out_dim: int, groups: int = HEADS, global_feature: bool = False):
         super().__init__()

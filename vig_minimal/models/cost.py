@@ -25,10 +25,8 @@ def count_macs(model: nn.Module, images: Tensor) -> float:
 
 
 def saved_bytes(model: nn.Module, images: Tensor) -> float:
-    """Bytes for each image of (B, 3, H, W) that autograd keeps from forward to backward, the weights not counted.
-
-    Each storage counts once, whole, however many saved tensors are views of it.
-    """
+    """Bytes for each image of (B, 3, H, W) that autograd keeps from forward to backward, without the weights. Each
+    storage counts once, whole, however many saved tensors are views of it."""
     weights = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
 

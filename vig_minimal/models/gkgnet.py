@@ -1,15 +1,8 @@
 """GKGNet: multi-label recognition with one graph over labels and patches (Yao et al., ECCV 2024).
 
-Patches are the nodes of a Pyramid ViG, in which every group of channels has neighbours of its own. Labels are nodes
-too: after every stage each label reads from the patches nearest to it. In the paper's order:
-
-    section, equation         says                                               is
-    section 3.2, group k-NN   D_ig has its k nearest among S_g                   `constructors.GroupKNN`
-    Eq. 1                     D'_ig = max_j (Ŝ_jg − D_ig)                        `convs.MRConv` over a `GroupGraph`
-    Eq. 2                     D + FFN(D + Linear(Concat(D, D')))                 `CrossLevel`; patches: `pyramid.Stage`
-    section 3.3               patches read from patches, labels from patches     `GKGNet`
-    Eq. 3                     Y = σ(Y_xp + Y_xl)                                 `GKGNet.forward`, before σ
-    section 3.4               L_smooth + L_asy                                   `training.tasks.MultiLabelTask`
+Patches are the nodes of a Pyramid ViG, in which every group of channels has neighbours of its own (section 3.2,
+`constructors.GroupKNN`). Labels are nodes too: after every stage each label reads from the patches nearest to it. The
+loss of section 3.4 is `training.tasks.MultiLabelTask`.
 
     symbol    variable              shape
     S         patches               (B, N, C), nodes of the stage's (B, C, H, W) image: the sources j
@@ -78,15 +71,6 @@ class CrossLevel(nn.Module):
         return self.ffn(self.drop_path(self.fc2(update)) + labels), graph
 
 
-def cross_level(config: GKGNetConfig, stage: int) -> CrossLevel:
-    """The cross level after a stage. All patches are sources, not pooled, without dilation or relative positions; the
-    drop-path rate is that of the stage's first block, as in the released code."""
-    height, width = config.grids[stage]
-    constructor = GroupKNN(min(config.k, height * width), config.groups)
-    rate = drop_path_rates(config.drop_path, sum(config.depth))[sum(config.depth[:stage])]
-    return CrossLevel(config.dim[stage], constructor, config.conv, rate)
-
-
 class GKGNet(nn.Module):
     """Stem, position embedding, stages that each end with a cross level, classifiers of labels and of patches."""
 
@@ -97,7 +81,13 @@ class GKGNet(nn.Module):
         self.position = nn.Parameter(torch.zeros(1, config.dim[0], *config.grid))
         self.stages = nn.ModuleList(Stage(config, i) for i in range(len(config.depth)))
         self.labels = nn.Embedding(config.num_classes, config.dim[0])  # D before the first stage
-        self.cross = nn.ModuleList(cross_level(config, i) for i in range(len(config.dim)))
+        self.cross = nn.ModuleList()
+        rates = drop_path_rates(config.drop_path, sum(config.depth))
+        for i, (dim, (height, width)) in enumerate(zip(config.dim, config.grids, strict=True)):
+            # all patches are sources, not pooled, without dilation or relative positions
+            constructor = GroupKNN(min(config.k, height * width), config.groups)
+            rate = rates[sum(config.depth[:i])]  # that of the stage's first block, as in the released code
+            self.cross.append(CrossLevel(dim, constructor, config.conv, rate))
         self.widen = nn.ModuleList(nn.Linear(dim, wider) for dim, wider in zip(config.dim, config.dim[1:]))
         self.of_labels = nn.Linear(config.dim[-1], config.num_classes)
         self.of_patches = nn.Linear(config.dim[-1], config.num_classes)

@@ -5,6 +5,8 @@ memory, where the C numbers of a patch lie side by side. So an image *is* a cont
 copies nothing.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,7 @@ def to_image(nodes: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def conv_bn(in_dim: int, out_dim: int, groups: int = 1) -> nn.Sequential:
-    """The same linear layer on every node, then batch norm: 1×1 convolution, BN."""
+    """The same linear layer on every node, as a 1×1 convolution, then batch norm."""
     return nn.Sequential(nn.Conv2d(in_dim, out_dim, 1, groups=groups), nn.BatchNorm2d(out_dim))
 
 
@@ -40,11 +42,10 @@ class Stem(nn.Module):
         super().__init__()
         halvings = patch.bit_length() - 1  # log2(patch)
         widths = [min(dim, max(dim // 2**i, narrowest)) for i in reversed(range(layers or halvings))] + [dim]
-        parts, in_dim = [], 3
-        for i, width in enumerate(widths):
+        parts = []
+        for i, (in_dim, width) in enumerate(pairwise([3, *widths])):
             stride = 2 if i < halvings else 1
             parts += [nn.Conv2d(in_dim, width, 3, stride, padding=1), nn.BatchNorm2d(width), nn.GELU()]
-            in_dim = width
         self.layers = nn.Sequential(*parts[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,15 +53,22 @@ class Stem(nn.Module):
 
 
 def embed(model: nn.Module, images: Tensor) -> Tensor:
-    """Stem and position embedding: images (B, 3, H, W) to patches (B, C, H/patch, W/patch), channels_last.
-
-    Raises ValueError for images of another size than the model's.
-    """
+    """Stem and position embedding: images (B, 3, H, W) to patches (B, C, H/patch, W/patch), channels_last."""
     height, width = model.config.img_size
     if images.ndim != 4 or tuple(images.shape[1:]) != (3, height, width):
         raise ValueError(f"images of shape {tuple(images.shape)}: this model takes (B, 3, {height}, {width});"
                          " resize them, or create the model with img_size=(height, width)")
     return model.stem(images.contiguous(memory_format=torch.channels_last)) + model.position
+
+
+def encode(model: nn.Module, parts: nn.ModuleList, images: Tensor, keep_graphs: bool) -> tuple[Tensor, list[Graph]]:
+    """Stem, position, then the blocks or stages `parts`: the last features (B, C, H, W), and every block's Graph."""
+    x, graphs = embed(model, images), []
+    for part in parts:
+        x, made = part(x)  # a block makes one Graph, a stage a list of them
+        if keep_graphs:
+            graphs += made if isinstance(made, list) else [made]
+    return x, graphs
 
 
 class FFN(nn.Module):
@@ -91,8 +99,7 @@ class Block(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al., 2016): in training an image's branch is 0 with probability p, else times
-    1/(1 − p)."""
+    """Stochastic depth (Huang et al., 2016): in training a branch is 0 with probability p, else times 1/(1 − p)."""
 
     def __init__(self, p: float):
         super().__init__()

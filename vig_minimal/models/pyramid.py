@@ -3,8 +3,7 @@
     image → stem → stage 1 → downsample, stage 2 → downsample, stage 3 → downsample, stage 4 → pool → head
 
     symbol    variable                     shape
-    X         x                            (B, C, H, W): image of the stage's N = H·W patches, channels_last
-    X'        h = fc1(x)                   (B, C, H, W)
+    X, X'     x, h = fc1(x)                (B, C, H, W): images of the stage's N = H·W patches, channels_last
     S         sources = pooled h           (B, M, C), M = (H/r)·(W/r): a source is the mean of r × r patches
     P         position_table(...)          (N, C): sines and cosines of a patch's row and column
     E         stage.relative               (N, M) float32: −2 P·Pᵀ/C, added to squared distances
@@ -14,8 +13,8 @@
 k is 9 in every block. The released code limits the dilation d to 49 // 9 = 5: at 224 pixels the last stage has the
 fewest sources, 7·7 = 49, and the k·d nearest of them must exist.
 
-Differs from the print, as the released code does: E comes from a fixed sine-cosine table; BN, interleaving and heads
-are as in `vig.py`. Where r > 1 a node is not among its own sources, so m may be negative.
+Differs from the print, as the released code does: E comes from a fixed sine-cosine table, and the rest is as in
+`vig.py`. Where r > 1 a node is not among its own sources, so m may be negative.
 Differs from the released code: any image size, since tables and dilation follow the grid; the tables are buffers that
 no checkpoint holds, resized before the product with Pᵀ: the same up to rounding, without an N × N table.
 """
@@ -30,9 +29,7 @@ from ..constructors import KNN, GroupKNN
 from ..graphs.graph import Graph
 from .checks import check_choices, check_groups, check_numbers, check_whole, image_size
 from .convs import CONVS
-from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, embed, head, init_weights, to_nodes
-
-MAX_DILATION = 49 // 9
+from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, encode, head, init_weights, to_nodes
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,7 @@ class PyramidConfig:
     graph: str = "knn"                         # constructor: knn or group_knn
     groups: int = 2                            # graph="group_knn": groups G of channels, each with its own neighbours
     conv: str = "mr"                           # graph convolution: mr, edge, sage or gin
-    k: int | None = None                       # neighbours, in each group; fewer where a stage has fewer sources;
-                                               # None is the papers' 9
+    k: int | None = None                       # neighbours; None is 9; fewer where a stage has fewer sources
     epsilon: float = 0.0                       # probability of stochastic dilation
     drop_path: float = 0.0                     # stochastic depth of the last block; grows linearly from 0
     dropout: float = 0.0                       # in the head
@@ -57,8 +53,7 @@ class PyramidConfig:
     def __post_init__(self):
         check_choices(self, patch=(2, 4, 8), conv=CONVS)
         object.__setattr__(self, "img_size", image_size(self.img_size, self.patch))
-        if self.k is None:
-            object.__setattr__(self, "k", 9)
+        object.__setattr__(self, "k", 9 if self.k is None else self.k)
         check_whole(self, "num_classes", "groups", "k")
         check_numbers(self, rates=("epsilon", "drop_path", "dropout"))
         for name in ("dim", "depth", "pool"):
@@ -70,26 +65,20 @@ class PyramidConfig:
             raise ValueError(f"dim={self.dim}, depth={self.depth}, pool={self.pool}: each needs one number a stage")
         if any(dim % 4 for dim in self.dim):  # so the first is a multiple of patch / 2 too, which the stem needs
             raise ValueError(f"dim={self.dim}: widths must be multiples of 4, for 4 heads and the table of positions")
-        for (height, width), pool in zip(self.grids, self.pool, strict=True):
-            if min(height, width) < pool:
-                raise ValueError(f"img_size={self.img_size}: a stage has {height}×{width} patches, too few to pool by"
-                                 f" {pool}; choose a larger image or a smaller patch")
+        if any(min(grid) < pool for grid, pool in zip(self.grids, self.pool, strict=True)):
+            raise ValueError(f"pool={self.pool}: grids of {self.grids} patches have too few to pool; enlarge the image")
         if self.graph not in ("knn", "group_knn"):
             raise ValueError(f"graph={self.graph!r}: a pyramid's sources are pooled, which knn and group_knn can use")
-        if self.graph == "group_knn":
-            check_groups(self.groups, self.dim, self.conv)
+        check_groups(self, self.dim)
 
     @property
     def grids(self) -> list[tuple[int, int]]:
-        """Patches in height and width, in each stage."""
-        grids = [(self.img_size[0] // self.patch, self.img_size[1] // self.patch)]
-        while len(grids) < len(self.dim):
-            grids.append(tuple(-(-side // 2) for side in grids[-1]))
-        return grids
+        """Patches in height and width, in each stage: half of the stage before, rounded up."""
+        height, width = (side // self.patch for side in self.img_size)
+        return [(-(-height // 2**i), -(-width // 2**i)) for i in range(len(self.dim))]
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches in height and width, in the first stage."""
         return self.grids[0]
 
 
@@ -159,7 +148,7 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList()
         for block in range(first, first + config.depth[stage]):
             # Pyramid ViG: d_l = min(l // 4 + 1, 49 // 9), and no more than there are sources for
-            dilation = max(1, min(block // 4 + 1, MAX_DILATION, num_sources // k))
+            dilation = max(1, min(block // 4 + 1, 49 // 9, num_sources // k))
             constructor = (KNN(k, dilation, config.epsilon) if config.graph == "knn"
                            else GroupKNN(k, config.groups, dilation, config.epsilon))
             grapher = Grapher(dim, constructor, config.conv, pool, rates[block])
@@ -188,22 +177,14 @@ class PyramidViG(nn.Module):
 
     @property
     def blocks(self) -> list[Block]:
-        """The blocks of all stages."""
         return [block for stage in self.stages for block in stage.blocks]
 
     def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
         """Logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the Graph of every block."""
-        x, graphs = self._encode(images, return_graphs)
+        x, graphs = encode(self, self.stages, images, return_graphs)
         logits = self.head(x.mean((2, 3), keepdim=True)).flatten(1)
         return (logits, graphs) if return_graphs else logits
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The last stage's features, (B, C, H, W)."""
-        return self._encode(images, keep_graphs=False)[0]
-
-    def _encode(self, images: Tensor, keep_graphs: bool) -> tuple[Tensor, list[Graph]]:
-        x, graphs = embed(self, images), []
-        for stage in self.stages:
-            x, made = stage(x)
-            graphs += made if keep_graphs else []
-        return x, graphs
+        return encode(self, self.stages, images, keep_graphs=False)[0]

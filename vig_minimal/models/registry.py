@@ -98,18 +98,16 @@ def create_model(name: str, **overrides) -> nn.Module:
     # k and stem follow from the image's size: None has them worked out again for another one
     config = replace(preset, **{name: None for name in ("k", "stem") if name in known} | overrides)
     network, graph = NETWORKS[type(config)], getattr(config, "graph", None)
-    if graph is None:
-        return network(config)
-    if graph not in CONSTRUCTORS:
+    if hasattr(config, "graph") and graph not in CONSTRUCTORS:
         raise ValueError(f"unknown graph {graph!r}{_near(graph, list_constructors())}")
     for field, value in overrides.items():
         readers = [f"graph={reader!r}" for reader, (_, own_fields) in CONSTRUCTORS.items() if field in own_fields]
         if readers and f"graph={graph!r}" not in readers and value != getattr(preset, field):
             raise ValueError(f"{field} is read by {' and '.join(readers)} alone, and here graph={graph!r}")
-    if isinstance(config, PyramidConfig):  # a pyramid makes its own constructors, for the nodes that each stage has
-        return network(config)
-    one_per_block, _ = CONSTRUCTORS[graph]
-    return network(config, one_per_block(config))
+    if isinstance(config, ViGConfig):
+        one_per_block, _ = CONSTRUCTORS[graph]
+        return network(config, one_per_block(config))
+    return network(config)  # a pyramid makes its own constructors, for the nodes that each stage has
 
 
 def _near(word: str, known: list[str]) -> str:

@@ -35,15 +35,12 @@ BODY = ("stem", "position", "blocks", "stages")  # of a model: what does not dep
 def load_released(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Tensor]) -> None:
     """Load the authors' released ViG, Pyramid ViG, SViG or GKGNet weights, or a checkpoint of train.py, into `model`.
 
-    Takes a file (read without running code) or a state dict, bare or under `state_dict_ema`, `state_dict` or `model`
-    (the first that is there), with or without a `module.` prefix. Position embeddings of another grid are resized
-    bicubically. Tables of relative positions are left out, since they follow from the grid. Released weights belong to
-    conv="mr"; a model with another convolution refuses them.
-
-    Raises CheckpointError, which names keys and shapes, for what does not fit; the model is then as it was.
+    Takes a file (read without running code) or a state dict, bare or under one of WRAPPERS, with or without a `module.`
+    prefix. Position embeddings of another grid are resized bicubically. Tables of relative positions are left out,
+    since they follow from the grid. Raises CheckpointError, which names keys and shapes, for what does not fit, as
+    released weights in a model with another convolution than conv="mr"; the model is then as it was.
     """
-    weights, source = _read_weights(model, path_or_state_dict)
-    _fit(model, weights, source)
+    _fit(model, *_read_weights(model, path_or_state_dict))
 
 
 def init_from(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Tensor]) -> list[str]:
@@ -63,7 +60,7 @@ def init_from(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Te
 
 
 def unwrapped(state: Mapping) -> Mapping:
-    """The weights of a checkpoint, which may be inside one of WRAPPERS."""
+    """The weights of a checkpoint, which may be inside one of WRAPPERS: the first that is there."""
     return next((state[wrapper] for wrapper in WRAPPERS if isinstance(state.get(wrapper), Mapping)), state)
 
 
@@ -84,10 +81,10 @@ def _read_weights(model: nn.Module, path_or_state_dict) -> tuple[dict[str, Tenso
     is_file = isinstance(path_or_state_dict, (str, Path))
     state = unwrapped(load(path_or_state_dict) if is_file else path_or_state_dict)
     source = str(path_or_state_dict) if is_file else "the state dict"
-    places = [f"blocks.{i}" for i in range(len(model.blocks))]
-    if hasattr(model, "stages"):  # the released code numbers blocks and downsamplings in one row
-        places = [place for i, stage in enumerate(model.stages) for place in
-                  (f"stages.{i}.downsample", *(f"stages.{i}.blocks.{j}" for j in range(len(stage.blocks))))][1:]
+    places = []
+    for i, stage in enumerate(getattr(model, "stages", ())):  # released pyramids number all of these in one row
+        places += [f"stages.{i}.downsample", *(f"stages.{i}.blocks.{j}" for j in range(len(stage.blocks)))]
+    places = dict(enumerate(places[1:]))  # the first stage has no downsampling
     weights = {_our_name(str(key), places): value for key, value in state.items()
                if isinstance(value, Tensor) and not str(key).endswith(".relative_pos")}
     if any(".gconv." in key for key in state) and model.config.conv != "mr":
@@ -97,14 +94,11 @@ def _read_weights(model: nn.Module, path_or_state_dict) -> tuple[dict[str, Tenso
     return weights, source
 
 
-def _our_name(key: str, places: list[str]) -> str:
+def _our_name(key: str, places: Mapping[int, str]) -> str:
     key = key.removeprefix("module.")
     for pattern, name in RENAMES:
         key = re.sub(pattern, name, key)
-    number = re.match(r"place (\d+)", key)
-    if number and int(number[1]) < len(places):
-        key = places[int(number[1])] + key[number.end():]
-    return key.replace("place ", "blocks.")  # for a number that this model does not have
+    return re.sub(r"^place (\d+)", lambda place: places.get(int(place[1]), f"blocks.{place[1]}"), key)
 
 
 def _fit(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:

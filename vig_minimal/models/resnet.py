@@ -25,23 +25,27 @@ class ResNet(nn.Module):
     def __init__(self, backbone: str, stem: str):
         super().__init__()
         widths, depths = BACKBONES[backbone]
-        small = stem == "cifar"
-        self.conv1 = nn.Conv2d(3, widths[0], 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False)
+        size, stride, padding = (3, 1, 1) if stem == "cifar" else (7, 2, 3)
+        self.conv1 = nn.Conv2d(3, widths[0], size, stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
-        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, 2, 1)
-        before = widths[0]
+        self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, 2, 1)
+        self.dim = widths[0]
         for i, (width, depth) in enumerate(zip(widths, depths, strict=True), 1):
-            blocks = [_block(before if j == 0 else width, width, 2 if i > 1 and j == 0 else 1) for j in range(depth)]
-            setattr(self, f"layer{i}", nn.Sequential(*blocks))
-            before = width
-        self.dim = before  # F
+            stage = nn.Sequential()
+            for j in range(depth):
+                stride = 2 if i > 1 and j == 0 else 1
+                shortcut = None
+                if stride > 1 or self.dim != width:
+                    shortcut = nn.Sequential(nn.Conv2d(self.dim, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+                stage.append(BasicBlock(self.dim, width, stride, shortcut))
+                self.dim = width  # F in the end
+            setattr(self, f"layer{i}", stage)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """All basic blocks."""
         return [block for i in range(1, 5) for block in getattr(self, f"layer{i}")]
 
     def features(self, images: Tensor) -> Tensor:
@@ -55,13 +59,6 @@ class ResNet(nn.Module):
         return self.features(images).mean((2, 3))
 
 
-def _block(in_dim: int, dim: int, stride: int) -> BasicBlock:
-    shortcut = None
-    if stride > 1 or in_dim != dim:
-        shortcut = nn.Sequential(nn.Conv2d(in_dim, dim, 1, stride, bias=False), nn.BatchNorm2d(dim))
-    return BasicBlock(in_dim, dim, stride, shortcut)
-
-
 def load_backbone(backbone: ResNet, name: str, weights: str | Path) -> None:
     """Load torchvision's weights of the ResNet called `name` into the backbone, all but its classifier (fc).
 
@@ -70,13 +67,11 @@ def load_backbone(backbone: ResNet, name: str, weights: str | Path) -> None:
     """
     if weights == "torchvision":
         if name == "nano":
-            raise CheckpointError("--backbone-weights torchvision: there are none of the nano backbone; take resnet18"
-                                  " or resnet34, or give a file")
+            raise CheckpointError("--backbone-weights torchvision: there are none of the nano backbone; give a file")
         try:
             state = models.get_model_weights(name).DEFAULT.get_state_dict(progress=True, check_hash=True)
         except OSError as error:
-            raise CheckpointError(f"--backbone-weights torchvision: cannot be downloaded ({error}); give a"
-                                  " file") from None
+            raise CheckpointError(f"--backbone-weights torchvision: download failed ({error}); give a file") from None
     else:
         state = unwrapped(load(weights))
     wanted, state = backbone.state_dict(), {key.removeprefix("backbone."): value for key, value in state.items()}

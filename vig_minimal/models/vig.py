@@ -9,22 +9,17 @@ Isotropic means that the width C and the grid stay the same from the first block
     X'        h = fc1(x)                   (B, C, H, W)
     G         graph = constructor(h)       N targets i, N sources j
     m_i       max_j (x'_j − x'_i)          (B, N, C), inside the graph convolution
-    heads     4 groups of `update`         C and C interleaved → 2C; `convs.py` says what heads and interleaving are
-    Y         grapher(x)                   (B, C, H, W)
-    Z         ffn(y)                       (B, C, H, W)
+    Y, Z      grapher(x), ffn(y)           (B, C, H, W)
 
-k and dilation d (`constructors/knn.py`): a node reads from every d-th of its k·d nearest, so it reaches farther with as
-many neighbours. The idea is that of dilated convolutions, brought to graphs by DeepGCNs (Li et al., 2019). k grows from
-9 to 18 over the blocks, d by one every four blocks.
+Dilation d (`constructors/knn.py`): a node reads from every d-th of its k·d nearest, so it reaches farther with as many
+neighbours, as dilated convolutions do; DeepGCNs (Li et al., 2019) brought this to graphs. k and d grow over the blocks.
 
-Differs from the print, as the released code does: BN after every linear layer; the heads are a grouped convolution
-followed by BN and GELU; features are L2-normalised before distances; a node is its own nearest neighbour.
-Differs from the released code: any image size and patch; dilation is limited by the grid there is, not by 196 nodes;
-an image of another size than the model's is an error, not a wrong answer.
+Differs from the print, as the released code does: BN after every linear layer, heads as in `convs.py`; features are
+L2-normalised before distances; a node is its own nearest neighbour.
+Differs from the released code: any image size and patch; dilation is limited by the grid there is, not by 196 nodes.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +28,7 @@ from torch import Tensor, nn
 from ..graphs.graph import Graph
 from .checks import check_choices, check_groups, check_numbers, check_whole, image_size
 from .convs import CONVS
-from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, embed, head, init_weights, to_nodes
+from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, encode, head, init_weights, to_nodes
 
 
 @dataclass(frozen=True)
@@ -49,8 +44,7 @@ class ViGConfig:
     conv: str = "mr"                    # graph convolution: mr, edge, sage or gin
     drop_path: float = 0.0              # stochastic depth of the last block; grows linearly from 0
     dropout: float = 0.0                # in the head
-    k: int | None = None                # neighbours in the first block, growing linearly to 2k at the end; None is the
-                                        # papers' 9, or half of the nodes where that is less
+    k: int | None = None                # neighbours, from k to 2k over the blocks; None is 9 or, if less, half of N
     epsilon: float = 0.0                # graph="knn", "group_knn": probability of stochastic dilation (DeepGCNs: 0.2)
     threshold: float = 0.89             # graph="threshold": quantile q_0 of the first block
     decrement: float = 0.03             # graph="threshold": δ, from one block to the next
@@ -60,19 +54,16 @@ class ViGConfig:
     def __post_init__(self):
         check_choices(self, patch=(2, 4, 8, 16), conv=CONVS)
         object.__setattr__(self, "img_size", image_size(self.img_size, self.patch))
-        if self.k is None:
-            object.__setattr__(self, "k", max(1, min(9, self.num_nodes // 2)))
+        object.__setattr__(self, "k", max(1, min(9, self.num_nodes // 2)) if self.k is None else self.k)
         check_whole(self, "dim", "depth", "num_classes", "k", "clusters", "groups")
         check_numbers(self, "threshold", "decrement", rates=("drop_path", "dropout", "epsilon"))
         smallest = math.lcm(4, self.patch // 2)
         if self.dim % smallest:
             raise ValueError(f"dim={self.dim}: must be a multiple of {smallest} for 4 heads and patch={self.patch}")
-        if self.graph == "group_knn":
-            check_groups(self.groups, [self.dim], self.conv)
+        check_groups(self, [self.dim])
         if self.graph in ("knn", "group_knn") and 2 * self.k > max(2, self.num_nodes):
-            raise ValueError(f"k={self.k}: neighbours grow from k to 2k, and a {self.grid[0]}×{self.grid[1]} grid has"
-                             f" {self.num_nodes} nodes; choose k from 1 to {max(1, self.num_nodes // 2)}, a larger"
-                             " image or a smaller patch")
+            raise ValueError(f"k={self.k}: neighbours grow to 2k, and the grid has {self.num_nodes} nodes; choose k up"
+                             f" to {max(1, self.num_nodes // 2)}, a larger image or a smaller patch")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -81,7 +72,6 @@ class ViGConfig:
 
     @property
     def num_nodes(self) -> int:
-        """N."""
         return self.grid[0] * self.grid[1]
 
 
@@ -112,7 +102,7 @@ class Grapher(nn.Module):
 class ViG(nn.Module):
     """The isotropic skeleton, with one graph constructor for each block: k-NN makes it ViG."""
 
-    def __init__(self, config: ViGConfig, constructors: Sequence[nn.Module]):
+    def __init__(self, config: ViGConfig, constructors: list[nn.Module]):
         super().__init__()
         self.config = config
         self.stem = Stem(config.dim, config.patch)
@@ -125,20 +115,10 @@ class ViG(nn.Module):
 
     def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
         """Logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the Graph of every block."""
-        x, graphs = encode(self, images, return_graphs)
+        x, graphs = encode(self, self.blocks, images, return_graphs)
         logits = self.head(x.mean((2, 3), keepdim=True)).flatten(1)
         return (logits, graphs) if return_graphs else logits
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The last block's features, (B, C, H/patch, W/patch)."""
-        return encode(self, images, keep_graphs=False)[0]
-
-
-def encode(model: nn.Module, images: Tensor, keep_graphs: bool) -> tuple[Tensor, list[Graph]]:
-    """Stem, position and blocks of an isotropic model: features (B, C, H/patch, W/patch), and every block's Graph."""
-    x, graphs = embed(model, images), []
-    for block in model.blocks:
-        x, graph = block(x)
-        if keep_graphs:
-            graphs.append(graph)
-    return x, graphs
+        return encode(self, self.blocks, images, keep_graphs=False)[0]

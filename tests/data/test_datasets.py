@@ -41,7 +41,7 @@ def broken_folder(kind, root):
 
 @pytest.mark.parametrize(("kind", "message"), [
     ("train and val differ", r"different classes \(only in train/: dog; only in val/: fox\)"),
-    ("no class", "train: Couldn't find any class folder"), ("one class", r"one class only \(cat\)"),
+    ("no class", "train: no class, or one without images"), ("one class", r"one class only \(cat\)"),
     ("empty class", "no valid file for the classes"),
     ("no val", "val: no such folder"), ("missing", "nowhere: no such folder"),
 ])

@@ -9,11 +9,11 @@ ViG-Ti with a learnt constructor: attention between keys and queries, cut at a l
     Eq. 4      Eq. 3 with Eq. 2 inside                      `LRGC`
     Eq. 5      x''_j = max α_ij (x'_i − x'_j), update       `vig.Grapher`, with `aggregate.max_relative`
 
-In the print and in this file i is the source and j the target; in all other files i is the target. The rows of an
+In the paper and in this file i is the source and j the target; in all other files i is the target. The rows of an
 adjacency are always targets: α_ij is stored at adj[b, j, i].
 
     symbol    variable                       shape
-    h = x'    fc1(x)                         (B, N, D): W_in of Eq. 5 comes before keys and queries (Figure 4)
+    h = x'    fc1(x)                         (B, N, D): keys and queries read x', the output of W_in (Figure 4)
     W_key     constructor.key                D → D, with bias
     W_query   constructor.query              D → D, with bias
     τ_l       constructor.tau                one scalar for each block, −1 at first, without weight decay
@@ -21,9 +21,9 @@ adjacency are always targets: α_ij is stored at adj[b, j, i].
 
 Why τ starts at −1: LRGC learns by pruning, so its graph must start fully connected, with N neighbours for every node
 (Figure 5). There is an edge where the score is above τ. W_query starts at 0, so that every score is exactly 0 > −1,
-whatever the image and the features' scale; W_key does not, so that W_query learns at once.
+whatever the image and the features' scale. W_key starts at random: with both at 0 neither would get a gradient.
 
-Left open by the print: the score is the plain dot product, without 1/√D; the maximum runs over {i : α_ij > 0}, and a
+Left open by the paper: the score is the plain dot product, without 1/√D; the maximum runs over {i : α_ij > 0}, and a
 node without edges gets 0. There is no released code.
 """
 
@@ -38,9 +38,7 @@ from ..graphs.graph import Graph
 class LRGC(nn.Module):
     """Learnable Reparameterized Graph Construction, ViG-LRGC Eqs. 2-4, for one block.
 
-    α_ij = tanh(ReLU(σ(key(h_i)·query(h_j)) − σ(τ))) weighs the edge from source i to target j; 0 is no edge.
-
-    Nodes h (B, N, D) -> Graph with weights (B, N, N), float32 or float64, with gradient.
+    Nodes h (B, N, D) -> Graph with weights α (B, N, N), float32 or float64, with gradient; 0 is no edge.
     """
 
     def __init__(self, dim: int):

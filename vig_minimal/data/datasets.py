@@ -136,8 +136,8 @@ def _image_folders(folder: str) -> list[Dataset]:
     for path in paths:
         try:
             splits.append(datasets.ImageFolder(str(path), loader=read_image))
-        except FileNotFoundError as error:  # no class, or one without images
-            raise DataError(f"{path}: {' '.join(str(error).split())}") from None
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no class, or one without images: {' '.join(str(error).split())}") from None
         if len(splits[-1].classes) < 2:
             raise DataError(f"{path}: one class only ({splits[-1].classes[0]}); it needs a folder for each of two")
     train, val = (set(split.classes) for split in splits)

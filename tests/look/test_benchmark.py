@@ -69,56 +69,50 @@ def test_throughput_is_a_table_and_a_picture(capsys, tmp_path):
     assert width > 500 and height > 300 and f"wrote {out}" in text and list(tmp_path.iterdir()) == [out]
 
 
-def test_out_of_memory_ends_a_models_row(monkeypatch):
-    def evaluate(model, batch, rounds, amp):
-        if batch > 2:
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
-        return 10.0 * batch
+def too_large(name, batch, *_):
+    if batch > 2:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+    return 10.0 * batch, 1.0
 
-    sent = []
-    monkeypatch.setattr(benchmark, "evaluate", evaluate)
-    pipe = type("Pipe", (), {"send": lambda self, figure: sent.append(figure)})()
-    benchmark._measure(pipe, "vig_nano", [1, 2, 4, 8], 1, "cpu", 1, False, {})
-    assert [figure and figure[0] for figure in sent] == [10.0, 20.0, None]
-    monkeypatch.setattr(benchmark, "create_model", lambda *_, **__: evaluate(None, 4, 1, False))
-    benchmark._measure(pipe, "vig_nano", [1], 1, "cpu", 1, False, {})
-    assert sent[3:] == [None]  # not even the model itself fits
+
+def killed(name, batch, *_):
+    if batch > 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 5.0, 1.0
+
+
+def ends(name, batch, *_):
+    if batch > 1:
+        raise SystemExit(3)
+    return 5.0, 1.0
+
+
+def fails(*_):
+    torch.ones(2) @ torch.ones(3)
+
+
+@pytest.mark.parametrize(("figure", "expected"), [(too_large, [10.0, 20.0, None, None]),
+                                                  (killed, [5.0, None, None, None])])
+def test_out_of_memory_ends_a_models_row(monkeypatch, figure, expected):
+    """Also where the system ends the process."""
+    monkeypatch.setattr(benchmark, "figure", figure)
+    results = benchmark.throughput(["vig_nano"], [1, 2, 4, 8])
+    assert [figure and figure[0] for figure in results["vig_nano"]] == expected
+    text = benchmark.table(results, [1, 2, 4, 8], 0)
+    assert text.splitlines()[-1] == f"| vig_nano | {' | '.join('-' if x is None else str(x) for x in expected)} |"
+    assert benchmark.table(results, [1, 2, 4, 8], 1).endswith("| - | - |")
+
+
+def test_what_counts_as_out_of_memory():
     assert benchmark.out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert not benchmark.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
-def killed(pipe, *_):
-    pipe.send((5.0, 1.0))
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def ends(pipe, *_):
-    pipe.send((5.0, 1.0))
-    raise SystemExit(3)
-
-
-def fails(pipe, *argv):
-    benchmark.evaluate = lambda *_: torch.ones(2) @ torch.ones(3)
-    MEASURE(pipe, *argv)
-
-
-MEASURE = benchmark._measure
-
-
-def test_a_process_that_the_system_ends_is_out_of_memory(monkeypatch):
-    monkeypatch.setattr(benchmark, "_measure", killed)
-    results = benchmark.throughput(["vig_nano"], [1, 8, 16], 1, "cpu", 1, False, {})
-    assert results == {"vig_nano": [(5.0, 1.0), None, None]}
-    text = benchmark.table(results, [1, 8, 16], 0)
-    assert text.splitlines()[-1] == "| vig_nano | 5.0 | - | - |"
-    assert benchmark.table(results, [1, 8, 16], 1).endswith("| 1 | - | - |")
-
-
-@pytest.mark.parametrize(("measure", "message"), [
+@pytest.mark.parametrize(("figure", "message"), [
     (ends, "vig_nano, batch 8: its process ended with code 3"), (fails, "vig_nano, batch 1: RuntimeError: .*size"),
 ])
-def test_another_failure_is_an_error_and_no_out_of_memory(monkeypatch, capsys, tmp_path, measure, message):
-    monkeypatch.setattr(benchmark, "_measure", measure)
+def test_another_failure_is_an_error_and_no_out_of_memory(monkeypatch, capsys, tmp_path, figure, message):
+    monkeypatch.setattr(benchmark, "figure", figure)
     with pytest.raises(SystemExit) as end:
         run(capsys, "--throughput", "vig_nano", "--batches", 1, 8, "--out", tmp_path / "speed.png")
     assert end.value.code == 2 and re.search(message, capsys.readouterr().err) and not list(tmp_path.iterdir())
@@ -127,14 +121,6 @@ def test_another_failure_is_an_error_and_no_out_of_memory(monkeypatch, capsys, t
 def test_a_picture_without_any_figure_is_still_drawn():
     page = benchmark.chart({"vig_nano": [None, None]}, [1, 2], "nothing fits")
     assert page.width > 500 and page.height > 300
-
-
-@pytest.mark.parametrize(("low", "high", "marks"), [
-    (40, 420, [50, 100, 200]), (11, 2000, [20, 50, 100, 200, 500, 1000, 2000]), (0.9, 6, [1, 2, 5]),
-    (24, 31, range(24, 32)),
-])
-def test_marks_of_a_logarithmic_axis(low, high, marks):
-    assert benchmark.speed_ticks(low, high) == list(marks)
 
 
 @pytest.mark.parametrize(("argv", "message"), [

@@ -138,7 +138,7 @@ def hand_made() -> GroupGraph:
 
 def test_patches_of_a_label_have_the_colour_of_their_group_and_no_others():
     layer = Layer("cross level 0", hand_made(), (3, 4), of_labels=True)
-    page = explore_layers.explore_label(flat(3, 4, 64), [layer], (3, 4), label=2)
+    page = explore_layers.explore_groups(flat(3, 4, 64), [layer], (3, 4), target=2)
     image, *groups, both = panels_of(page, 4, 256, 192)
     assert set(pixels(image)) == {(GREY,) * 3}
     reads = {1, 4, 6}, {4, 11}
@@ -166,7 +166,7 @@ def test_a_patch_of_several_groups_has_an_equal_part_of_each_colour():
 def test_sources_of_a_patch_have_their_colours_and_a_red_line():
     """Target 4 is row 1, column 0. Its line to source 3 (row 0, column 3) runs through no other source's centre."""
     layer = Layer("layer 0", hand_made(), (3, 4))
-    page = explore_layers.explore_groups(flat(3, 4, 64), [layer], (3, 4), node=(1, 0))
+    page = explore_layers.explore_groups(flat(3, 4, 64), [layer], (3, 4), target=(1, 0))
     panels = panels_of(page, 4, 256, 192)
     reads = set(), {2, 3, 9}, {2, 8, 9}, {2, 3, 8, 9}
     for panel, read in zip(panels, reads, strict=True):
@@ -190,7 +190,7 @@ def test_pooled_sources_are_drawn_over_the_patches_that_they_cover():
     index = torch.zeros(1, 2, 16, 1, dtype=torch.int64)
     index[0, 0, 5], index[0, 1, 5] = 2, 3  # of row 1, column 1, which covers the first stage's 2,2 to 3,3
     layer = Layer("layer 1", GroupGraph(4, index=index), (4, 4), pool=2, scale=2)
-    page = explore_layers.explore_groups(flat(8, 8, 32), [layer], (8, 8), node=(3, 2))
+    page = explore_layers.explore_groups(flat(8, 8, 32), [layer], (8, 8), target=(3, 2))
     _, first, second, both = panels_of(page, 4, 256, 256)
     for row, column in np.ndindex(8, 8):
         spot = column * 32 + 22, row * 32 + 8  # where no line leads through
@@ -227,8 +227,8 @@ def test_captions_count_different_sources(monkeypatch):
     written = []
     monkeypatch.setattr(explore_layers, "sheet", lambda panels, captions, columns, title: written.extend(captions))
     layer = Layer("layer 3", hand_made(), (3, 4))
-    explore_layers.explore_groups(flat(3, 4), [layer], (3, 4), node=(1, 0))
-    explore_layers.explore_label(flat(3, 4), [layer], (3, 4), label=2)
+    explore_layers.explore_groups(flat(3, 4), [layer], (3, 4), target=(1, 0))
+    explore_layers.explore_groups(flat(3, 4), [layer], (3, 4), target=2)
     assert written == ["layer 3: patch 1,0 of 3 by 4", "group 0: 3 sources", "group 1: 3 sources",
                        "all groups: 4 different sources\n2 of them in several groups",
                        "layer 3\n3 by 4 patches", "group 0: 3 patches", "group 1: 2 patches",
@@ -291,7 +291,7 @@ def test_the_source_panels_of_a_pyramid_are_those_of_its_graph():
 
 def test_names_come_from_the_checkpoint_and_the_title_says_the_score(tmp_path, monkeypatch):
     titles = []
-    monkeypatch.setattr(explore, "explore_label", lambda image, layers, whole, label, title: titles.append(
+    monkeypatch.setattr(explore, "explore_groups", lambda image, layers, whole, label, title: titles.append(
         (label, title)) or Image.new("RGB", (1, 1)))
     path = saved(tmp_path / "best.pt", "gkgnet_nano", ["a dog", *CLASSES], **TINY)
     opened = open_model(None, path)

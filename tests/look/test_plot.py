@@ -7,24 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from vig_minimal.look import panels, plot
-from vig_minimal.look.panels import (
-    FONT,
-    HEIGHT,
-    LEFT,
-    LINE,
-    PALETTE,
-    TOP,
-    WIDTH,
-    Axis,
-    colours,
-    curve,
-    dashes,
-    labels,
-    pieces,
-    shorten,
-    ticks,
-)
+from vig_minimal.look import chart, plot
+from vig_minimal.look.chart import HEIGHT, LEFT, TOP, WIDTH, Axis, Series, draw_curve, label, log_ticks, ticks
+from vig_minimal.look.panels import FONT, LINE, PALETTE, colours, enlarged, shorten
 from vig_minimal.training.run_log import append_row
 
 NAN = math.nan
@@ -58,8 +43,8 @@ def drawn(tmp_path, *folders):
 
 def box(page, row, column, top=FIRST):
     """The pixels of the box of one panel; right for pages whose upper panels have one row of legend entries."""
-    left = LEFT + column * (LEFT + WIDTH + panels.RIGHT)
-    top += TOP + row * (TOP + HEIGHT + panels.BOTTOM + LINE + 2)
+    left = LEFT + column * (LEFT + WIDTH + chart.RIGHT)
+    top += TOP + row * (TOP + HEIGHT + chart.BOTTOM + LINE + 2)
     return page[top:top + HEIGHT, left:left + WIDTH]
 
 
@@ -95,20 +80,20 @@ def test_ticks_are_round_and_inside(low, high, most, least, expected):
     assert ticks(low, high, most, least) == expected
 
 
-@pytest.mark.parametrize("marks, log, expected", [
-    ([0, 20, 40], False, ["0", "20", "40"]),
-    ([0.2, 0.4, 0.6], False, ["0.2", "0.4", "0.6"]),
-    ([98.7, 98.8], False, ["98.7", "98.8"]),  # less than 0.1 apart in floating point
-    ([0, 0.5, 1], False, ["0.0", "0.5", "1.0"]),
-    ([0.0005, 0.001], False, ["0.0005", "0.0010"]),
-    ([0, 2e-5, 1.2e-4], False, ["0", "2e-5", "1.2e-4"]),
-    ([1e-5, 1e-4, 1e-3], True, ["1e-5", "1e-4", "1e-3"]),
-    ([1e6, 1.5e6], False, ["1e6", "1.5e6"]),
-    ([3], False, ["3"]),
-    ([], False, []),
+@pytest.mark.parametrize("low, high, expected", [
+    (1e-5, 2e-3, [1e-5, 1e-4, 1e-3]), (40, 420, [50, 100, 200]), (0.9, 6, [1, 2, 5]), (24, 31, range(24, 32)),
+    (11, 2000, [20, 50, 100, 200, 500, 1000, 2000]),
 ])
-def test_labels(marks, log, expected):
-    assert labels(marks, log) == expected
+def test_ticks_of_a_logarithmic_axis(low, high, expected):
+    assert log_ticks(low, high) == list(expected)
+
+
+@pytest.mark.parametrize("mark, expected", [
+    (0, "0"), (20, "20"), (0.2, "0.2"), (98.7, "98.7"), (0.0005, "0.0005"), (2e-5, "2e-5"), (1.2e-5, "1.2e-5"),
+    (1e6, "1e6"), (1.5e6, "1.5e6"),
+])
+def test_ticks_as_text(mark, expected):
+    assert label(mark) == expected
 
 
 def test_a_value_has_its_pixel():
@@ -156,17 +141,24 @@ def test_the_axis_of_epochs(numbers, expected):
 # ---- curves
 
 
-def test_pieces_lie_between_gaps():
-    path = [(0, NAN), (1, 5.0), (2, 4.0), (3, math.inf), (4, NAN), (5, 3.0), (6, NAN)]
-    assert pieces(path) == [[(1, 5.0), (2, 4.0)], [(5, 3.0)]]
-    assert pieces([(0, NAN)]) == []
+def curve(page, box, path, colour, dashed=False, sharers=1, turn=0):
+    with enlarged(page, *box) as large:
+        draw_curve(large, path, Series("", [], colour, dashed), sharers, turn)
 
 
-def test_dashes_follow_the_path():
-    found = dashes([(0, 0), (10, 0), (10, 10)], length=4, period=8, start=0)  # a corner, 20 long in all
-    assert [[tuple(map(float, point)) for point in part] for part in found] == [
-        [(0, 0), (4, 0)], [(8, 0), (10, 0), (10, 2)], [(10, 6), (10, 10)]]
-    assert dashes([(3, 4)], 4, 8, 0) == []
+def test_a_line_is_left_out_at_gaps():
+    page = Image.new("RGB", (100, 20), "white")
+    curve(page, (0, 0, 100, 20), [(5, NAN), (15, 10), (35, 10), (50, math.inf), (65, NAN), (80, 10)], "#000000")
+    dark = np.nonzero((np.asarray(page) < 100).any((0, 2)))[0].tolist()
+    assert [dark[0], dark[-1]] == [12, 83] and set(dark) == {*range(12, 39), *range(77, 84)}
+
+
+def test_a_dashed_line_follows_the_path():
+    page = Image.new("RGB", (60, 60), "white")
+    curve(page, (0, 0, 60, 60), [(5, 5), (55, 5), (55, 55)], "#000000", dashed=True)  # a corner, 100 long in all
+    dark = np.asarray(page)[..., 0] < 100
+    for along in (dark[5, 9:51], dark[9:51, 55]):
+        assert 0.5 < along.mean() < 0.8 and 6 <= (np.diff(along.astype(int)) != 0).sum() <= 10
 
 
 def test_a_curve_is_smooth_has_markers_and_stays_in_its_box():
@@ -232,7 +224,7 @@ def test_values_are_drawn_where_they_are(tmp_path):
     for epoch, loss in enumerate((4.0, 2.5, 3.0, 1.0)):
         row = HEIGHT - 1 - at(low, high, loss, HEIGHT)
         assert near(panel[row, columns[epoch]], PALETTE[1], 0)
-        assert (panel[row - 12, columns[epoch]] == ImageColor.getrgb(panels.GRID)).all()  # grid lines of the epochs
+        assert (panel[row - 12, columns[epoch]] == ImageColor.getrgb(chart.GRID)).all()  # grid lines of the epochs
     middle = HEIGHT - 1 - at(low, high, 3.25, HEIGHT)  # the line from 4.0 to 2.5
     assert near(panel[middle - 2:middle + 3, (columns[0] + columns[1]) // 2], PALETTE[1], 90).any()
     row = HEIGHT - 1 - at(low, high, 5.0, HEIGHT)  # the first training loss: a ring, and none before it
@@ -249,7 +241,7 @@ def test_values_are_drawn_where_they_are(tmp_path):
 
 def test_layers_are_in_order_however_many(tmp_path):
     row = {"epoch": 1, **{f"neighbours_{layer}": float(layer) for layer in range(12)}}
-    panel, = plot.panels_of({"run": plot.read_run(write_run(tmp_path / "run", [row]))})
+    panel, = plot.charts_of({"run": plot.read_run(write_run(tmp_path / "run", [row]))})
     assert [(s.name, s.points) for s in panel.legend] == [(f"layer {i}", [(1, i)]) for i in range(12)]
 
 
@@ -288,14 +280,14 @@ def test_a_huge_first_loss_does_not_flatten_the_curve(tmp_path):
 def test_panels_without_values_are_left_out(tmp_path):
     rows = [{"epoch": epoch, "train_loss": 1.0 / epoch, "val_loss": ""} for epoch in (1, 2)]
     page = drawn(tmp_path, write_run(tmp_path / "run", rows))
-    assert page.shape[1] == LEFT + WIDTH + panels.RIGHT
+    assert page.shape[1] == LEFT + WIDTH + chart.RIGHT
 
 
 def test_another_measure_than_top1(tmp_path):
     rows = [{"epoch": 1, "val_loss": 1.0, "val_loss_asymmetric": 2.0, "val_CF1": 30.0, "val_mAP": 40.0}]
-    panels = plot.panels_of({"run": plot.read_run(write_run(tmp_path / "run", rows))})
-    assert [panel.heading for panel in panels] == ["loss", "validation mAP (%)"]
-    assert panels[1].series[0].points == [(1, 40.0)]
+    charts = plot.charts_of({"run": plot.read_run(write_run(tmp_path / "run", rows))})
+    assert [chart.heading for chart in charts] == ["loss", "validation mAP (%)"]
+    assert charts[1].curves[0].points == [(1, 40.0)]
 
 
 def test_reading_metrics(tmp_path):
@@ -428,10 +420,10 @@ def test_terms_of_a_loss_have_a_panel_of_their_own_in_a_single_run(tmp_path):
                    "train_asymmetric": 9.0 if row["epoch"] else ""}
             for row in epochs(3.0, 2.0, 1.0)]
     run = plot.read_run(write_run(tmp_path / "a", rows))
-    heading = {panel.heading: panel for panel in plot.panels_of({"a": run})}
+    heading = {panel.heading: panel for panel in plot.charts_of({"a": run})}
     terms = heading["terms of the training loss"]
-    assert [(s.name, s.points[1:]) for s in terms.series] == [("smooth", [(1.0, 5.0), (2.0, 4.0)]),
+    assert [(s.name, s.points[1:]) for s in terms.curves] == [("smooth", [(1.0, 5.0), (2.0, 4.0)]),
                                                              ("asymmetric", [(1.0, 9.0), (2.0, 9.0)])]
-    assert terms.legend == terms.series
-    alone = {panel.heading for panel in plot.panels_of({"a": run, "b": run})}
+    assert terms.legend == terms.curves
+    alone = {panel.heading for panel in plot.charts_of({"a": run, "b": run})}
     assert "terms of the training loss" not in alone

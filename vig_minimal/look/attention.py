@@ -8,6 +8,7 @@ the two directions in which the embeddings of that checkpoint vary most. Give se
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from torch import Tensor
 from ..data.augment import normalise
 from ..data.datasets import DATA_SETS, Data, open_data
 from ..data.loading import PreparedImages, checked
+from .chart import Series, draw_legend
 from .command import Opened, Parser, open_model, save_picture
-from .panels import FONT, LINE, PALETTE, colours, sheet, shorten
+from .panels import FINE, FONT, PALETTE, colours, enlarged, sheet, shorten
 
 SIDE = 360  # of a matrix or a scatter plot, in pixels
 NAMES = 84  # room for the names of classes
@@ -93,23 +95,21 @@ def draw_matrix(matrix: Tensor, classes: Sequence[str]) -> Image.Image:
 
 def draw_embeddings(places: Tensor, labels: Tensor, kinds: Tensor, classes: int) -> Image.Image:
     """Draw what `embeddings` returns: dots, above them crosses and triangles, one colour for each class."""
-    scale = 4  # drawn larger and averaged down
-    page = Image.new("RGB", 2 * (scale * SIDE,), "white")
-    draw, palette, low = ImageDraw.Draw(page), class_colours(classes), places.amin(0)
-    size = float((places.amax(0) - low).max().clamp(min=1e-12))
-    for kind, radius in ((0, 2), (1, 6), (2, 7)):
-        for place, label in zip(places[kinds == kind].tolist(), labels[kinds == kind].tolist(), strict=True):
-            x, y = (scale * (12 + (SIDE - 24) * (value - float(start)) / size) for value, start in zip(place, low))
-            r, colour = scale * radius, palette[label]
+    page, palette = Image.new("RGB", (SIDE, SIDE), "white"), class_colours(classes)
+    places = places - places.amin(0)
+    places = FINE * (12 + (SIDE - 24) * places / places.max().clamp(min=1e-12))
+    with enlarged(page, 0, 0, SIDE, SIDE) as box:
+        for i in kinds.argsort(stable=True).tolist():
+            (x, y), kind, colour = places[i].tolist(), int(kinds[i]), palette[labels[i]]
+            r = FINE * (2, 6, 7)[kind]
             if kind == 0:
-                draw.ellipse((x - r, y - r, x + r, y + r), colour)
+                box.ellipse((x - r, y - r, x + r, y + r), colour)
             elif kind == 1:
-                for line, width in (("white", 5 * scale), (colour, 3 * scale)):
-                    draw.line((x - r, y - r, x + r, y + r), line, width)
-                    draw.line((x - r, y + r, x + r, y - r), line, width)
+                for line, width in (("white", 5 * FINE), (colour, 3 * FINE)):
+                    box.line((x - r, y - r, x + r, y + r), line, width)
+                    box.line((x - r, y + r, x + r, y - r), line, width)
             else:
-                draw.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], colour, "black", scale)
-    page = page.reduce(scale)
+                box.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], colour, "black", FINE)
     ImageDraw.Draw(page).rectangle((0, 0, SIDE - 1, SIDE - 1), outline="#777777")
     return page
 
@@ -117,15 +117,6 @@ def draw_embeddings(places: Tensor, labels: Tensor, kinds: Tensor, classes: int)
 def class_colours(count: int) -> Sequence[str]:
     """One colour for each class: up to ten differ in hue, more run from dark to light."""
     return (*PALETTE, "#999999", "#8c564b", "#b8a800")[:count] if count <= 10 else colours(count)
-
-
-def draw_legend(classes: Sequence[str]) -> Image.Image:
-    """Draw the colours and names of the classes, one below the other."""
-    page = Image.new("RGB", (NAMES + 30, max(SIDE, LINE * len(classes) + 8)), "white")
-    for i, (name, colour) in enumerate(zip(classes, class_colours(len(classes)), strict=True)):
-        ImageDraw.Draw(page).ellipse((4, 8 + i * LINE, 12, 16 + i * LINE), colour)
-        ImageDraw.Draw(page).text((18, 12 + i * LINE), shorten(name, FONT, NAMES), "black", FONT, anchor="lm")
-    return page
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -164,6 +155,9 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"{path}: {kind}: {own:.1f} % of attention goes to the own class, which gets the most of all in"
                       f" {first:.0f} % of classes")
         if args.embeddings:
-            panels, captions = [*panels, draw_legend(opened.classes)], [*captions, ""]
+            entries = [Series(*entry) for entry in zip(opened.classes, repeat([]), class_colours(len(opened.classes)))]
+            panels.append(Image.new("RGB", (SIDE, max(SIDE, 20 * len(entries))), "white"))
+            draw_legend(panels[-1], 4, 4, entries, NAMES + 44)
+            captions.append("")
         save_picture(sheet(panels, captions, columns=len(panels) if args.embeddings else 2), args.out)
     print(f"wrote {args.out}")

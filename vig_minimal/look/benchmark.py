@@ -9,22 +9,23 @@ constructor, and the aggregate replaced by the features themselves. Model and fl
 time of each counts, so a ratio holds on any machine; milliseconds hold on this one only.
 
 --throughput measures and draws images per second and memory against the batch, as in ClusterViG's Table VI and
-Figure 5. Each model runs in its own process, from the smallest batch on, so that its memory is its own. A process that
-the system kills for lack of memory counts as out of memory: `-`, for all larger batches too.
+Figure 5. Each figure comes from a process of its own, which holds nothing else. A process that dies counts as out of
+memory, for which Linux kills it: `-`, for all larger batches too.
 """
 
 import math
-import multiprocessing
 import re
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing.connection import Connection
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -32,8 +33,9 @@ from ..constructors import CONSTRUCTORS
 from ..models.cost import count_macs, count_parameters, saved_bytes
 from ..models.pyramid import PyramidConfig
 from ..models.registry import CONFIGS, create_model, list_models
+from .chart import Axis, Chart, Series, draw_page, log_ticks
 from .command import Parser, save_picture
-from .panels import BOTTOM, FAINT, FONT, HEIGHT, WIDTH, Axis, Series, colours, draw_chart, ticks
+from .panels import colours
 
 Figure = tuple[float, float] | None  # images a second and MiB; None for out of memory
 
@@ -126,68 +128,45 @@ def graph_times(grid: int, batch: int, rounds: int, device: str) -> list[float]:
     return best_times(builders, nodes, lambda builder, x: [build(x) for build in builder], rounds)
 
 
-def throughput(names: list[str], batches: list[int], rounds: int, device: str, threads: int, amp: bool,
-               fields: dict) -> dict[str, list[Figure]]:
-    """The figures of each model for each batch (ascending): evaluation, the best of `rounds`.
+def throughput(names: list[str], batches: list[int], *settings) -> dict[str, list[Figure]]:
+    """The figures of each model for each batch (ascending). settings: the arguments of `figure` after the batch.
 
     Raises ValueError where a model fails for another reason than memory.
     """
-    context, results = multiprocessing.get_context("spawn"), {}
+    results = {name: [None] * len(batches) for name in names}
     for name in names:
-        ours, theirs = context.Pipe(duplex=False)
-        child = context.Process(target=_measure, args=(theirs, name, batches, rounds, device, threads, amp, fields),
-                                daemon=True)  # it ends when this process does
-        child.start()
-        theirs.close()
-        figures = results[name] = []
-        with tqdm(batches, name, leave=False, disable=None) as progress:
-            for batch in progress:
-                try:
-                    figure = ours.recv()
-                except EOFError:  # the process is gone
-                    child.join()
-                    killed = child.exitcode == -9  # SIGKILL, as Linux does where memory runs out
-                    figure = None if killed else f"its process ended with code {child.exitcode}"
-                if isinstance(figure, str):
-                    raise ValueError(f"{name}, batch {batch}: {figure}")
-                if figure is None:
+        for i, batch in enumerate(tqdm(batches, name, leave=False, disable=None)):
+            try:
+                with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                    results[name][i] = process.submit(figure, name, batch, *settings).result()
+            except SystemExit as error:
+                raise ValueError(f"{name}, batch {batch}: its process ended with code {error.code}") from None
+            except Exception as error:
+                if out_of_memory(error):
                     break
-                figures.append(figure)
-        figures += [None] * (len(batches) - len(figures))
-        child.join()
+                raise ValueError(f"{name}, batch {batch}: {type(error).__name__}: {error}") from None
     return results
 
 
-def _measure(pipe: Connection, name: str, batches: list[int], rounds: int, device: str, threads: int, amp: bool,
-             fields: dict) -> None:
-    """In the model's own process: send a figure for each batch; after a failure None, for out of memory, or why."""
+def figure(name: str, batch: int, rounds: int, device: str, threads: int, amp: bool, fields: dict) -> Figure:
+    """In a process of its own: images a second at that batch, the best of `rounds`, and the peak of memory in MiB."""
     torch.set_num_threads(threads)
     before = _peak(device)
-    try:
-        model = create_model(name, **fields).to(device, memory_format=torch.channels_last).eval()
-        for batch in batches:
-            if device == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            pipe.send((evaluate(model, batch, rounds, amp), (_peak(device) - before) / 2**20))
-    except Exception as error:  # whatever it is, the other process must not wait for the next figure
-        pipe.send(None if out_of_memory(error) else f"{type(error).__name__}: {error}")
-
-
-def evaluate(model: nn.Module, batch: int, rounds: int, amp: bool) -> float:
-    """Images per second at that batch."""
-    images = random_images(model, batch, next(model.parameters()).device)
+    model = create_model(name, **fields).to(device, memory_format=torch.channels_last).eval()
 
     def step(model: nn.Module, images: Tensor) -> None:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):  # each round casts the weights anew
+        with torch.autocast(device, torch.bfloat16, enabled=amp):  # each round casts the weights anew
             forward_only(model, images)
 
-    return 1e3 / best_times([model], images, step, rounds)[0]
+    milliseconds, = best_times([model], random_images(model, batch, device), step, rounds)
+    return 1e3 / milliseconds, (_peak(device) - before) / 2**20
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether the error says that memory ran out. Torch has an exception for GPUs, but none for CPUs."""
+    """Whether memory ran out: torch has an exception for GPUs, but on CPUs a RuntimeError says so, or Linux kills."""
     said = re.search("not enough memory|can't allocate memory|out of memory", str(error))
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or isinstance(error, RuntimeError) and bool(said)
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError, BrokenProcessPool))
+    return known or isinstance(error, RuntimeError) and bool(said)
 
 
 def _peak(device: str) -> float:
@@ -211,25 +190,13 @@ def table(results: dict[str, list[Figure]], batches: list[int], which: int) -> s
 
 def chart(results: dict[str, list[Figure]], batches: list[int], title: str) -> Image.Image:
     """Draw images per second against the batch, both axes logarithmic: a curve for each model, up to out of memory."""
-    left, top = 70, 70
     speeds = [figure[0] for figures in results.values() for figure in figures if figure] or [1.0]
     low, high = min(speeds) / 1.2, max(speeds) * 1.2
-    x = Axis(min(batches) / 1.2, max(batches) * 1.2, [float(batch) for batch in batches], log=True)
-    y = Axis(low, high, speed_ticks(low, high), log=True)
+    x = Axis(min(batches) / 1.2, max(batches) * 1.2, batches, log=True)
+    y = Axis(low, high, log_ticks(low, high), log=True)
     curves = [Series(name, [(batch, figure[0]) for batch, figure in zip(batches, figures) if figure], colour)
               for (name, figures), colour in zip(results.items(), colours(len(results)))]
-    page = Image.new("RGB", (left + WIDTH + 30, top + HEIGHT + BOTTOM + 20 * (1 + len(results))), "white")
-    ImageDraw.Draw(page).text((left, 16), title, FAINT, FONT)
-    legend = draw_chart(page, left, top, x, y, ("images a batch", "images per second"), curves, curves)
-    return page.crop((0, 0, page.width, top + HEIGHT - 1 + BOTTOM + legend + 8))
-
-
-def speed_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten, or where these are fewer than three, evenly spaced numbers."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    marks = [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
-    marks = [mark for mark in marks if low <= mark <= high]
-    return marks if len(marks) >= 3 else [mark for mark in ticks(low, high, 8) if mark > 0]
+    return draw_page(title, [Chart("images per second", "images a batch", x, y, curves, curves)])
 
 
 def print_throughput(args: Namespace, fields: dict) -> None:

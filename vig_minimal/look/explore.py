@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..data.augment import normalise
 from ..data.synthetic import CLASSES
 from ..graphs.graph import Graph, GroupGraph
 from .command import Opened, Parser, open_image, open_model, open_scene, save_picture
-from .explore_layers import Layer, area, choose_label, explore_groups, explore_label, frame, layers_of
+from .explore_layers import Layer, area, choose_label, explore_groups, frame, layers_of
 from .panels import colours, picture, sheet, tint
 
 PANEL = 256  # about the height and width of a panel, in pixels
@@ -32,9 +33,8 @@ def shows(source: str, size: tuple[int, int], name: str) -> bool | None:
 
 def apply(opened: Opened, image: Tensor) -> tuple[Tensor, list[Graph]]:
     """Logits (classes,) and the graph of every layer for one uint8 image (3, H, W), which is normalised first."""
-    mean, std = torch.tensor(opened.mean).view(3, 1, 1), torch.tensor(opened.std).view(3, 1, 1)
     with torch.inference_mode():
-        logits, graphs = opened.model((image / 255 - mean).div(std)[None], return_graphs=True)
+        logits, graphs = opened.model(normalise(image[None], opened.mean, opened.std), return_graphs=True)
     return logits[0], graphs
 
 
@@ -50,16 +50,16 @@ def explore(image: Tensor, layers: list[Layer], whole: tuple[int, int], node: tu
             title: str = "") -> Image.Image:
     """Draw the image, and for each layer a panel of what the patch `node` (row, column) of the first stage reads from,
     or in later stages the patch that covers it. whole: the grid of the first stage."""
-    panels, captions = [picture(image, PANEL)], ["the image"]
+    plain = picture(image, PANEL)
+    panels, captions = [plain.copy()], ["the image"]
+    frame(panels[0], area(plain, whole, *node, 1))
     for layer in layers:
         weights = layer.row(node)  # (M,)
-        panels.append(draw_sources(panels[0], layer.spread(weights, whole)))
+        panels.append(draw_sources(plain, layer.spread(weights, whole)))
+        frame(panels[-1], area(plain, whole, *layer.patch_at(node), layer.scale))
         captions.append(f"{layer.name}: {int((weights != 0).sum())} neighbours\n"
                         f"mean of all nodes: {layer.graph.statistics()['mean_degree']:.1f}"
                         + ("" if layer.grid == layer.source_grid == whole else f"\n{layer.sizes}"))
-    frame(panels[0], area(panels[0], whole, *node, 1))
-    for panel, layer in zip(panels[1:], layers, strict=True):
-        frame(panel, area(panel, whole, *layer.patch_at(node), layer.scale))
     return sheet(panels, captions, columns=4, title=title)
 
 
@@ -102,11 +102,11 @@ def numbers(text: str) -> list[int]:
 
 def choose_node(text: str | None, grid: tuple[int, int]) -> tuple[int, int]:
     """Row and column of the target patch, by default the one in the middle. Raises ValueError."""
-    node = numbers(text) if text else [grid[0] // 2, grid[1] // 2]
-    if len(node) != 2 or node[0] >= grid[0] or node[1] >= grid[1]:
-        raise ValueError(f"--node {text}: takes ROW,COLUMN of a patch, from 0,0 to {grid[0] - 1},{grid[1] - 1} in this"
-                         " model's grid")
-    return node[0], node[1]
+    match numbers(text) if text else [grid[0] // 2, grid[1] // 2]:
+        case [row, column] if row < grid[0] and column < grid[1]:
+            return row, column
+    raise ValueError(f"--node {text}: takes ROW,COLUMN of a patch, from 0,0 to {grid[0] - 1},{grid[1] - 1} in this"
+                     " model's grid")
 
 
 def choose_layers(text: str | None, layers: list[Layer], what: str = "layers") -> list[Layer]:
@@ -157,17 +157,16 @@ def draw(args: argparse.Namespace, opened: Opened, image: Tensor, layers: list[L
     if args.label is not None:
         if args.partitions or args.node:
             raise ValueError("--label: the label is the target, so leave --node and --partitions out")
-        cross = [layer for layer in layers if layer.of_labels]
-        if not cross:
+        if not (cross := [layer for layer in layers if layer.of_labels]):
             raise ValueError(f"--label: in {opened.name}'s graphs no label is a node; choose one of GKGNet's, as"
                              " gkgnet_nano")
         label = choose_label(args.label, opened.classes)
         name = opened.classes[label]
         truth = shows(args.image, opened.model.config.img_size, name)
-        said = "" if truth is None else f", and the scene {'shows' if truth else 'does not show'} it"
+        said = {None: "", True: ", and the scene shows it", False: ", and the scene does not show it"}[truth]
         title += (f"\nlabel {name}: score {logits[label].sigmoid():.3f}{said}\none colour for each group: the patches"
                   " that it connects to the label; stripes = in several groups")
-        return explore_label(image, choose_layers(args.layers, cross, "cross levels"), whole, label, title)
+        return explore_groups(image, choose_layers(args.layers, cross, "cross levels"), whole, label, title)
     chosen = choose_layers(args.layers, [layer for layer in layers if not layer.of_labels])
     if args.partitions:
         return explore_partitions(image, chosen, title)

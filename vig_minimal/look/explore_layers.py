@@ -1,11 +1,8 @@
 """Where the nodes of a layer lie on the image, and what each group of channels reads (GKGNet's Figures 5 and 6).
 
-    Figure 5   the patches that every group connects to a label, cross level by cross level   `explore_label`
-    Figure 6   the sources that a patch has in every group, layer by layer                    `explore_groups`
-
 Everything is drawn on the patches of the first stage. In stage s of a pyramid, counted from 0, a patch covers 2^s × 2^s
 of them, and a source that is the mean of r × r patches covers r × r times as many. At the right and lower edge they
-cover what is left. Both figures give each layer a row of panels: the image, one panel a group, and one of all groups.
+cover what is left.
 """
 
 from collections.abc import Sequence
@@ -118,18 +115,15 @@ def tint_groups(panel: Image.Image, read: Tensor, palette: Sequence[str]) -> Ima
     return panel
 
 
-def connect(panel: Image.Image, layer: Layer, node: Grid, reads: Tensor, whole: Grid) -> None:
-    """Draw red lines from the centre of the target to the centres of its sources. reads: (M,) bool."""
-    target = area(panel, whole, *layer.patch_at(node), layer.scale)
-    sources = [divmod(int(source), layer.source_grid[1]) for source in reads.nonzero()]
-    boxes = [target] + [area(panel, whole, *source, layer.scale * layer.pool) for source in sources]
-    start, *ends = [((box[0] + box[2] + 1) // 2, (box[1] + box[3] + 1) // 2) for box in boxes]
+def connect(panel: Image.Image, start: Box, ends: Sequence[Box]) -> None:
+    """Draw red lines with a white edge between the centres of boxes."""
+    draw, (start, *ends) = ImageDraw.Draw(panel), [((left + right + 1) // 2, (top + bottom + 1) // 2)
+                                                   for left, top, right, bottom in (start, *ends)]
     for colour, width in (("white", 3), ("red", 1)):
         for end in ends:
-            ImageDraw.Draw(panel).line((start, end), colour, width)
+            draw.line((start, end), colour, width)
     for x, y in ends:
-        ImageDraw.Draw(panel).ellipse((x - 2, y - 2, x + 2, y + 2), "red", "white")
-    frame(panel, target)
+        draw.ellipse((x - 2, y - 2, x + 2, y + 2), "red", "white")
 
 
 def draw_groups(plain: Image.Image, layer: Layer, reads: Tensor, whole: Grid, what: str,
@@ -140,15 +134,16 @@ def draw_groups(plain: Image.Image, layer: Layer, reads: Tensor, whole: Grid, wh
     "sources" or "patches". node: the target in the first stage, which gets a frame, and lines to its sources.
     """
     grey = tint(plain.convert("L").convert("RGB"), np.full((1, 1), PALE), "white")  # so that all colours are groups'
-    groups = len(reads)
+    groups, panels, captions = len(reads), [], []
     palette = GROUPS[:groups] if groups <= len(GROUPS) else colours(groups)
-    choices = [[group] for group in range(groups)] + ([list(range(groups))] if groups > 1 else [])
-    panels, captions = [], []
-    for chosen in choices:
+    for chosen in [[group] for group in range(groups)] + [list(range(groups))] * (groups > 1):
         read = reads[chosen]  # (1 or G, M)
         panel = tint_groups(grey, layer.spread(read, whole), [palette[group] for group in chosen])
         if node is not None:
-            connect(panel, layer, node, read.any(0), whole)
+            target = area(panel, whole, *layer.patch_at(node), layer.scale)
+            sources = [divmod(source, layer.source_grid[1]) for source in read.any(0).nonzero()[:, 0].tolist()]
+            connect(panel, target, [area(panel, whole, *source, layer.scale * layer.pool) for source in sources])
+            frame(panel, target)
         panels.append(panel)
         number, shared = int(read.any(0).sum()), int((read.sum(0) > 1).sum())
         captions.append(f"group {chosen[0]}: {number} {what}" if len(chosen) == 1 else
@@ -156,31 +151,28 @@ def draw_groups(plain: Image.Image, layer: Layer, reads: Tensor, whole: Grid, wh
     return panels, captions
 
 
-def explore_groups(image: Tensor, layers: Sequence[Layer], whole: Grid, node: Grid, title: str = "") -> Image.Image:
-    """Draw Figure 6: one row a layer, the sources of one patch in each group. node, whole: see `explore`."""
-    plain, panels, captions = _enlarged(image, whole), [], []
-    for layer in layers:
-        row, column = layer.patch_at(node)
-        drawn, texts = draw_groups(plain, layer, layer.row(node), whole, "sources", node)
-        panels += [plain.copy(), *drawn]
-        frame(panels[-1 - len(drawn)], area(plain, whole, row, column, layer.scale))
-        captions += [f"{layer.name}: patch {row},{column} of {layer.grid[0]} by {layer.grid[1]}"
-                     + (f"\na source is {layer.pool} by {layer.pool} patches" if layer.pool > 1 else ""), *texts]
-    return sheet(panels, captions, columns=len(panels) // len(layers), title=title)
+def explore_groups(image: Tensor, layers: Sequence[Layer], whole: Grid, target: Grid | int,
+                   title: str = "") -> Image.Image:
+    """Draw a row of panels for each layer: the image, what a target reads in each group, and in all groups.
 
-
-def explore_label(image: Tensor, layers: Sequence[Layer], whole: Grid, label: int, title: str = "") -> Image.Image:
-    """Draw Figure 5: one row a cross level, the patches that each group connects to one label."""
-    plain, panels, captions = _enlarged(image, whole), [], []
+    target: row and column of a patch of the first stage (Figure 6), or the number of a label (Figure 5).
+    """
+    side = max(SIDE, min(LARGEST, PATCH * min(whole)))
+    panels, captions = [], []
     for layer in layers:
-        drawn, texts = draw_groups(plain, layer, layer.graph.adj()[0, :, label], whole, "patches")
+        plain, size = picture(image, side), f"{layer.grid[0]} by {layer.grid[1]}"
+        if isinstance(target, int):
+            drawn, texts = draw_groups(plain, layer, layer.graph.adj()[0, :, target], whole, "patches")
+            caption = f"{layer.name}\n{size} patches"
+        else:
+            drawn, texts = draw_groups(plain, layer, layer.row(target), whole, "sources", target)
+            row, column = layer.patch_at(target)
+            frame(plain, area(plain, whole, row, column, layer.scale))
+            caption = f"{layer.name}: patch {row},{column} of {size}"
+            caption += f"\na source is {layer.pool} by {layer.pool} patches" if layer.pool > 1 else ""
         panels += [plain, *drawn]
-        captions += [f"{layer.name}\n{layer.grid[0]} by {layer.grid[1]} patches", *texts]
+        captions += [caption, *texts]
     return sheet(panels, captions, columns=len(panels) // len(layers), title=title)
-
-
-def _enlarged(image: Tensor, whole: Grid) -> Image.Image:
-    return picture(image, max(SIDE, min(LARGEST, PATCH * min(whole))))
 
 
 def choose_label(text: str, classes: Sequence[str]) -> int:
@@ -189,7 +181,6 @@ def choose_label(text: str, classes: Sequence[str]) -> int:
         return classes.index(text)
     if text.isdecimal() and int(text) < len(classes):
         return int(text)
-    near = get_close_matches(text, classes)
-    some = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
-    raise ValueError(f"--label {text}: no such label{'; did you mean ' + ' or '.join(near) + '?' if near else '.'}"
-                     f" There are {len(classes)}, by name or number: {some}")
+    near = " or ".join(get_close_matches(text, classes))
+    raise ValueError(f"--label {text}: no such label{f'; did you mean {near}?' if near else '.'} There are"
+                     f" {len(classes)}, by name or number: {', '.join(classes[:20])}{', …' * (len(classes) > 20)}")

@@ -9,28 +9,15 @@ import csv
 import json
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from . import panels
+from .chart import FAINT, Axis, Chart, Points, Series, draw_page, log_ticks, ticks
 from .command import Parser, save_picture
-from .panels import LEFT, TOP, Axis, Points, Series, colours, draw_chart, draw_legend, shorten, ticks
-
-TITLE = ImageFont.load_default(18)
+from .panels import PALETTE, colours
 
 Rows = dict[float, dict[str, float]]  # epoch to column to value, finite numbers alone
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Curves that share axes, and the entries of the legend below."""
-
-    heading: str
-    series: list[Series]
-    legend: list[Series]
-    kind: str = ""  # "loss": the axis need not reach a huge value of epoch 0; "rate": it may be logarithmic
 
 
 def epoch_axis(series: list[Series]) -> Axis:
@@ -41,8 +28,12 @@ def epoch_axis(series: list[Series]) -> Axis:
     return Axis(low, high, ticks(low, high, 10, least=1))
 
 
-def value_axis(series: list[Series], kind: str) -> Axis:
-    """The values of all curves, with a little room; not a huge loss before training, which would flatten them."""
+def value_axis(series: list[Series], kind: str = "") -> Axis:
+    """The values of all curves, with a little room.
+
+    kind: a "loss" leaves out a huge value of epoch 0, which would flatten the rest; a "rate" over decades is drawn on a
+    logarithmic axis.
+    """
     points = [point for s in series for point in s.points if math.isfinite(point[1])]
     later = [value for epoch, value in points if epoch >= 1]
     values = [value for epoch, value in points
@@ -50,22 +41,20 @@ def value_axis(series: list[Series], kind: str) -> Axis:
     low, high = min(values), max(values)
     if kind == "rate" and 0 < 100 * low <= high:
         low, high = low / 1.3, high * 1.3
-        powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-        return Axis(low, high, [float(f"1e{power}") for power in powers], log=True)
+        return Axis(low, high, log_ticks(low, high), log=True)
     if high - low <= 1e-6 * abs(high):  # a single level, which is shown above 0
         low, high = min(low, 0.0), max(high, 0.0) or 1.0
     room = 0.04 * (high - low)
     return Axis(low - room, high + room, ticks(low - room, high + room))
 
 
-def draw_panel(page: Image.Image, left: int, top: int, panel: Panel) -> int:
-    """Draw a panel with the box of its curves at (left, top). Returns the height of its legend."""
-    y = value_axis(panel.series, panel.kind)
-    if beyond := {value for s in panel.series for _, value in s.points if value > y.high}:
-        text = "epoch 0, beyond the axis: " + " to ".join(f"{v:,.4g}" for v in sorted({min(beyond), max(beyond)}))
-        ImageDraw.Draw(page).text((left + panels.WIDTH - 1, top - 12), text, panels.FAINT, panels.FONT, anchor="rs")
-    return draw_chart(page, left, top, epoch_axis(panel.series), y, ("epoch", panel.heading), panel.series,
-                      panel.legend)
+def chart(heading: str, series: list[Series], legend: list[Series], kind: str = "") -> Chart:
+    """A chart over epochs; what lies beyond its axis is noted. kind: see `value_axis`."""
+    y = value_axis(series, kind)
+    beyond = sorted({value for s in series for _, value in s.points if value > y.high})
+    ends = " to ".join(f"{value:,.4g}" for value in dict.fromkeys(beyond[:1] + beyond[-1:]))
+    note = f"epoch 0, beyond the axis: {ends}" if ends else ""
+    return Chart(heading, "epoch", epoch_axis(series), y, series, legend, note)
 
 
 def points(rows: Rows, columns: list[str]) -> Points:
@@ -74,8 +63,8 @@ def points(rows: Rows, columns: list[str]) -> Points:
             for epoch, row in rows.items()]
 
 
-def panels_of(runs: dict[str, Rows]) -> list[Panel]:
-    """The panels that have values: of one run its losses and every layer, of several runs a colour for each."""
+def charts_of(runs: dict[str, Rows]) -> list[Chart]:
+    """The charts that have values: of one run its losses and every layer, of several runs a colour for each."""
     loss, score, neighbours, rate, scores, alone = [], [], [], [], {}, len(runs) == 1
     for (name, rows), colour in zip(runs.items(), colours(len(runs)), strict=True):
         columns = list(dict.fromkeys(column for row in rows.values() for column in row))
@@ -84,19 +73,20 @@ def panels_of(runs: dict[str, Rows]) -> list[Panel]:
                    if c in columns and c.startswith("val_") and "loss" not in c][:1]
         scores |= dict.fromkeys({"val_top1": "top-1"}.get(c, c.removeprefix("val_")) for c in measure)
         loss += [Series("training", points(rows, ["train_loss"]), colour, dashed=True),
-                 Series("validation", points(rows, ["val_loss"]), panels.PALETTE[1] if alone else colour)]
+                 Series("validation", points(rows, ["val_loss"]), PALETTE[1] if alone else colour)]
         score.append(Series(name, points(rows, measure), colour))
         rate.append(Series(name, points(rows, ["lr"]), colour))
         neighbours.append(Series(name, points(rows, layers), colour))
-    per_layer, terms, kinds = [], [], [Series(s.name, [], panels.FAINT, s.dashed) for s in loss[:2]]
+    per_layer, terms, kinds = [], [], [Series(s.name, [], FAINT, s.dashed) for s in loss[:2]]
     if alone:
         neighbours = per_layer = _series(rows, layers, "neighbours_", "layer ")
         terms = _series(rows, [c for c in columns if c.startswith("train_") and c != "train_loss"], "train_")
-    found = [Panel("loss", loss, loss if alone else kinds, "loss"),
-             Panel(f"validation {' / '.join(scores)} (%)", score, []),
-             Panel("mean neighbours per node" + ("" if alone else ", mean of all layers"), neighbours, per_layer),
-             Panel("learning rate", rate, [], "rate"), Panel("terms of the training loss", terms, terms, "loss")]
-    return [panel for panel in found if any(math.isfinite(value) for s in panel.series for _, value in s.points)]
+    found = [("loss", loss, loss if alone else kinds, "loss"),
+             (f"validation {' / '.join(scores)} (%)", score, []),
+             ("mean neighbours per node" + ("" if alone else ", mean of all layers"), neighbours, per_layer),
+             ("learning rate", rate, [], "rate"), ("terms of the training loss", terms, terms, "loss")]
+    return [chart(heading, series, *more) for heading, series, *more in found
+            if any(math.isfinite(value) for s in series for _, value in s.points)]
 
 
 def _series(rows: Rows, columns: list[str], prefix: str, name: str = "") -> list[Series]:
@@ -105,19 +95,12 @@ def _series(rows: Rows, columns: list[str], prefix: str, name: str = "") -> list
 
 
 def draw(runs: dict[str, Rows], title: str) -> Image.Image:
-    """All panels, two beside each other, under the title and, for several runs, the legend of their colours."""
-    found = panels_of(runs)
-    if not found:
+    """All charts under the title and, for several runs, the legend of their colours."""
+    charts = charts_of(runs)
+    if not charts:
         raise ValueError("no loss, accuracy, neighbours or learning rate in metrics.csv, so there is nothing to draw")
-    (width, height), across = panels.CHART, min(2, len(found))
     entries = [Series(name, [], colour) for name, colour in zip(runs, colours(len(runs)), strict=True)]
-    page = Image.new("RGB", (across * width, 1024 + 20 * (len(runs) + sum(len(p.legend) for p in found))), "white")
-    ImageDraw.Draw(page).text((16, 14), shorten(title, TITLE, page.width - 32), panels.INK, TITLE)
-    top = 44 + (draw_legend(page, 16, 44, entries, page.width - 32) if len(runs) > 1 else 0)
-    for i in range(0, len(found), across):
-        row = enumerate(found[i:i + across])
-        top += height + max(draw_panel(page, LEFT + j * width, top + TOP, panel) for j, panel in row)
-    return page.crop((0, 0, page.width, top + 8))
+    return draw_page(title, charts, entries if len(runs) > 1 else [])
 
 
 def read_run(folder: Path) -> Rows:
@@ -151,11 +134,9 @@ def _number(text: str) -> float:
 
 
 def run_names(folders: list[Path]) -> list[str]:
-    """Each folder's own name, preceded by as many parent folders as it takes to tell the runs apart."""
-    def name(folder: Path, parts: int) -> str:
-        return "/".join(folder.parts[-parts:])
-    return [next(name(folder, parts) for parts in range(1, len(folder.parts) + 1)
-                 if sum(name(folder, parts) == name(other, parts) for other in folders) == 1) for folder in folders]
+    """Each folder's path from the nearest folder that holds all runs: for one run, its own name."""
+    common = os.path.commonpath([folder.parent for folder in folders])
+    return [str(folder.relative_to(common)) for folder in folders]
 
 
 def title_of(folders: list[Path]) -> str:

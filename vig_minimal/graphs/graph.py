@@ -15,17 +15,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Graph:
-    """A batch of directed graphs, given by neighbour indices or by a dense adjacency.
+    """A batch of graphs, given by neighbour indices or by a dense adjacency. Raises ValueError for both or none."""
 
-    num_sources: M.
-    index: (B, N, k) int64, the sources of each target, or None. Edges have weight 1; duplicate sources count once.
-    weights: (B, N, M), bool or float, the dense adjacency, or None. 0 (False) is no edge.
-    Raises ValueError unless exactly one of `index` and `weights` is given.
-    """
-
-    num_sources: int
-    index: Tensor | None = None
-    weights: Tensor | None = None
+    num_sources: int  # M
+    index: Tensor | None = None  # (B, N, k) int64, sources of each target, of weight 1; duplicate sources count once
+    weights: Tensor | None = None  # (B, N, M), bool or float, the dense adjacency; 0 (False) is no edge
 
     def __post_init__(self):
         if (self.index is None) == (self.weights is None):
@@ -44,7 +38,7 @@ class Graph:
         return torch.zeros(shape, dtype=torch.bool, device=self.index.device).scatter_(-1, self.index, True)
 
     def union(self) -> "Graph":
-        """Return the graph with one (N, M) adjacency for each image: itself, unless it is a GroupGraph."""
+        """Return a graph with one (N, M) adjacency per image. GroupGraph: union over its groups; any other: itself."""
         return self
 
     def degree(self) -> Tensor:

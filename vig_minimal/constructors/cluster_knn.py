@@ -53,8 +53,8 @@ class ClusterKNN(nn.Module):
 def cluster_graph(x: Tensor, labels: Tensor, clusters: int, k: int) -> Graph:
     """Return the k nearest nodes with the same label, nearest first. Nodes (B, N, C); labels (B, N), 0 to clusters − 1.
 
-    If the partition has fewer than k nodes, the nearest is listed again; duplicate sources count once. NaN features get
-    neighbours in their partition too: the NaNs pass on to the loss, where training reports them.
+    In a partition of fewer than k nodes, missing places repeat the nearest node, which then counts once. Nodes with NaN
+    still get valid neighbours, so that the loss becomes NaN and training reports it.
     """
     unit, k = F.normalize(full_precision(x), dim=-1).nan_to_num_(0), min(k, x.shape[1])
     # compilers and GPUs lose more by shapes that depend on the data than they save

@@ -10,8 +10,9 @@ from .knn import dilated, nearest_sources
 class GroupKNN(nn.Module):
     """Group k-NN: channels are split into G groups, and a node has k nearest neighbours in each group.
 
-    Cosine similarity of a group's slices ranks them, computed as the squared distance of the L2-normalised slices. A
-    node reads from k to G·k different sources. With G = 1 this is `KNN`, whose other arguments it shares.
+    Neighbours are ranked by the cosine similarity of the group's slices, computed as the squared distance of the
+    L2-normalised slices. A node reads from k to G·k different sources. With G = 1 this is `KNN`, whose other arguments
+    it shares.
 
     Nodes (B, N, C) -> GroupGraph with index (B, G, N, k). Raises ValueError if k·d > M or if G does not divide C.
     """

@@ -11,7 +11,7 @@ DISTANCES = 2**25  # pairs of nodes and sources compared at a time: 128 MiB
 
 
 def neighbours_and_dilation(k: int, depth: int, num_nodes: int) -> list[tuple[int, int]]:
-    """Return k and dilation d of each block l: k grows linearly to 2k; d by one every four blocks, while 2k·d ≤ N."""
+    """Return k and dilation d of each block l: k grows linearly to 2k, d by one every four blocks, up to N // 2k."""
     # ViG: k_l = int(linspace(k, 2k, depth))
     neighbours = [min(k + k * l // max(1, depth - 1), num_nodes) for l in range(depth)]
     # ViG: d_l = min(l // 4 + 1, N // 2k)

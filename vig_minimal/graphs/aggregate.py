@@ -1,6 +1,6 @@
 """Aggregation over a graph: max-relative, max, sum and mean of each target's sources.
 
-All take targets x (B, N, C), sources y (B, M, C) or both, and return m (B, N, C). The weight a_ij of an edge scales its
+They take targets x (B, N, C), sources y (B, M, C), or both; return m (B, N, C). The weight a_ij of an edge scales its
 message. A target without edges gets 0, with zero gradient. In a GroupGraph each group of channels has its own edges.
 
 Written plainly, max_j a_ij (y_j − x_i) is a (B, N, M, C) tensor that autograd keeps: 3.5 GiB a layer for LRGC-Ti at

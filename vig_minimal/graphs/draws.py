@@ -17,7 +17,7 @@ _part: tuple[int, int] | None = None  # (first, total); global, since backward p
 
 @contextlib.contextmanager
 def part_of_batch(first: int, total: int) -> Iterator[None]:
-    """Treat the images that a model sees as those from number `first` on in a global batch of `total`."""
+    """Say that the images computed inside are numbers first, first + 1, … of a global batch of `total`."""
     global _part
     before, _part = _part, (first, total)
     try:

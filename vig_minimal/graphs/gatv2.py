@@ -9,7 +9,7 @@
     a         att          (1, heads, C'/heads)
     α_ji      attention    (B, N, M, heads): rows are targets i, columns are sources j
 
-Differs from the print as PyG's GATv2Conv does, whose parameters have these names and shapes: each head computes its own
+Differs from the paper as PyG's GATv2Conv does, whose parameters have these names and shapes: each head computes its own
 slice of C', and a bias is added after the sum.
 """
 

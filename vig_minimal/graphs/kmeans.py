@@ -67,7 +67,7 @@ def partition_mean(x: Tensor, labels: Tensor, k: int) -> Tensor:
 def _without_empty(labels: Tensor, distance: Tensor) -> Tensor:
     """Return labels (B, N) in which each empty partition has got one of the nodes farthest from their own centroids.
 
-    distance: (B, N, k). The nearest node of each partition stays where it is, so that no other partition gets empty.
+    distance: (B, N, k). The nearest node of each partition is never moved, so that no other partition gets empty.
     """
     num_nodes, k = distance.shape[1:]
     member = F.one_hot(labels, k).bool()  # (B, N, k)

@@ -8,7 +8,6 @@ the two directions in which the embeddings of that checkpoint vary most. Give se
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import repeat
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from ..data.datasets import DATA_SETS, Data, open_data
 from ..data.loading import PreparedImages, checked
 from .chart import Series, draw_legend
 from .command import Opened, Parser, open_model, save_picture
-from .panels import FINE, FONT, PALETTE, colours, enlarged, sheet, shorten
+from .panels import FINE, FONT, colours, enlarged, sheet, shorten
 
 SIDE = 360  # of a matrix or a scatter plot, in pixels
 NAMES = 84  # room for the names of classes
@@ -95,7 +94,7 @@ def draw_matrix(matrix: Tensor, classes: Sequence[str]) -> Image.Image:
 
 def draw_embeddings(places: Tensor, labels: Tensor, kinds: Tensor, classes: int) -> Image.Image:
     """Draw what `embeddings` returns: dots, above them crosses and triangles, one colour for each class."""
-    page, palette = Image.new("RGB", (SIDE, SIDE), "white"), class_colours(classes)
+    page, palette = Image.new("RGB", (SIDE, SIDE), "white"), colours(classes)
     places = places - places.amin(0)
     places = FINE * (12 + (SIDE - 24) * places / places.max().clamp(min=1e-12))
     with enlarged(page, 0, 0, SIDE, SIDE) as box:
@@ -112,11 +111,6 @@ def draw_embeddings(places: Tensor, labels: Tensor, kinds: Tensor, classes: int)
                 box.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], colour, "black", FINE)
     ImageDraw.Draw(page).rectangle((0, 0, SIDE - 1, SIDE - 1), outline="#777777")
     return page
-
-
-def class_colours(count: int) -> Sequence[str]:
-    """One colour for each class: up to ten differ in hue, more run from dark to light."""
-    return (*PALETTE, "#999999", "#8c564b", "#b8a800")[:count] if count <= 10 else colours(count)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -155,9 +149,8 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"{path}: {kind}: {own:.1f} % of attention goes to the own class, which gets the most of all in"
                       f" {first:.0f} % of classes")
         if args.embeddings:
-            entries = [Series(*entry) for entry in zip(opened.classes, repeat([]), class_colours(len(opened.classes)))]
+            entries = [Series(name, [], colour) for name, colour in zip(opened.classes, colours(len(opened.classes)))]
             panels.append(Image.new("RGB", (SIDE, max(SIDE, 20 * len(entries))), "white"))
             draw_legend(panels[-1], 4, 4, entries, NAMES + 44)
             captions.append("")
         save_picture(sheet(panels, captions, columns=len(panels) if args.embeddings else 2), args.out)
-    print(f"wrote {args.out}")

@@ -27,11 +27,9 @@ Panels = list[tuple[str, Image.Image]]  # captions and pictures
 
 def operations(image: Image.Image) -> Panels:
     """RandAugment's operations one by one at the recipe's magnitude, every other one with a negative sign."""
-    panels = []
-    for i, (name, (severity, apply)) in enumerate(augment.OPERATIONS.items()):
-        s = severity(MAGNITUDE, 1 if i % 2 else -1)
-        panels.append((f"{name}\n{SEVERITIES.get(name, 'no severity').format(s)}", apply(image, s)))
-    return panels
+    chosen = [(name, severity(MAGNITUDE, 1 if i % 2 else -1), apply)
+              for i, (name, (severity, apply)) in enumerate(augment.OPERATIONS.items())]
+    return [(f"{name}\n{SEVERITIES.get(name, 'no severity').format(s)}", apply(image, s)) for name, s, apply in chosen]
 
 
 def rand_augment_draws(image: Image.Image, count: int, source: torch.Generator) -> Panels:
@@ -126,4 +124,3 @@ def main(argv: list[str] | None = None) -> None:
         partner = f"shapes:{int(index) + 1}" if index != args.image and index.isdecimal() else "shapes:0"
         images = [picture(open_image(name, (args.size, args.size))) for name in (args.image, partner)]
         save_picture(augment_sheet(*images, args.seed, title), args.out)
-    print(f"wrote {args.out}")

@@ -139,8 +139,6 @@ def throughput(names: list[str], batches: list[int], *settings) -> dict[str, lis
             try:
                 with ProcessPoolExecutor(1, get_context("spawn")) as process:
                     results[name][i] = process.submit(figure, name, batch, *settings).result()
-            except SystemExit as error:
-                raise ValueError(f"{name}, batch {batch}: its process ended with code {error.code}") from None
             except Exception as error:
                 if out_of_memory(error):
                     break
@@ -210,7 +208,6 @@ def print_throughput(args: Namespace, fields: dict) -> None:
     print(f"images per second\n\n{table(results, batches, 0)}\n\npeak memory in MiB, {what}\n\n"
           f"{table(results, batches, 1)}\n")
     save_picture(chart(results, batches, title), args.out)
-    print(f"wrote {args.out}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -65,13 +65,14 @@ def _picture_name(text: str) -> str:
 
 
 def save_picture(page: Image.Image, path: str) -> None:
-    """Write the picture in the format that the path's suffix names. Raises ValueError, the old file untouched."""
+    """Write the picture in the format of the path's suffix, and say so. Raises ValueError, the old file untouched."""
     try:
         with replacing(path) as file:
             page.save(file, Image.registered_extensions()[Path(path).suffix.lower()])
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path}: the picture cannot be written ({reason})") from None
+    print(f"wrote {path}")
 
 
 @dataclass(frozen=True)

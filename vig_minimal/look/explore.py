@@ -141,13 +141,13 @@ def main(argv: list[str] | None = None) -> None:
         logits, graphs = apply(opened, image)
         layers = layers_of(opened.model.config, graphs)
         about = f"{opened.name}, {args.checkpoint or 'random weights'}"
-        save_picture(draw(args, opened, image, layers, logits, f"{about}, {args.image}"), args.out)
-    print(f"{about}: {table(layers)}")
-    if opened.multi_label:
-        scores, order = logits.sigmoid().topk(min(5, len(logits)))
-        best = [f"{opened.classes[i]} {score:.3f}" for i, score in zip(order.tolist(), scores.tolist())]
-        print("highest scores: " + ", ".join(best))
-    print(f"wrote {args.out}")
+        page = draw(args, opened, image, layers, logits, f"{about}, {args.image}")
+        print(f"{about}: {table(layers)}")
+        if opened.multi_label:
+            scores, order = logits.sigmoid().topk(min(5, len(logits)))
+            best = [f"{opened.classes[i]} {score:.3f}" for i, score in zip(order.tolist(), scores.tolist())]
+            print("highest scores: " + ", ".join(best))
+        save_picture(page, args.out)
 
 
 def draw(args: argparse.Namespace, opened: Opened, image: Tensor, layers: list[Layer], logits: Tensor,

@@ -11,8 +11,8 @@ FONT = ImageFont.load_default(13)
 LINE = 17  # height of a line of text, in pixels
 GAP = 8  # between panels, and around them
 FINE = 3  # what `enlarged` draws is this much larger
-# Okabe and Ito's colours, which the colour-blind can tell apart, without their yellow, which is pale on white
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+# Okabe and Ito's colours, which the colour-blind can tell apart, without their yellow, which is pale on white; 3 more
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999", "#8c564b", "#b8a800")
 RAMP = ("#4b1d91", "#2f6fb2", "#2ea36f", "#e8a500")  # from dark to light, for more curves than that
 
 Box = tuple[int, int, int, int]  # left, top, right and bottom pixel, all four inside

@@ -162,4 +162,3 @@ def main(argv: list[str] | None = None) -> None:
         folders = list(dict.fromkeys(Path(os.path.abspath(folder)) for folder in args.runs))
         page = draw(dict(zip(run_names(folders), map(read_run, folders), strict=True)), title_of(folders))
         save_picture(page, args.out)
-    print(f"wrote {args.out}")

@@ -65,6 +65,5 @@ def main(argv: list[str] | None = None) -> None:
     with parser.errors_in_one_sentence():
         if args.out:
             save_picture(contact_sheet(args.view, args.size, args.seed), args.out)
-            print(f"wrote {args.out}")
         if args.linear:
             print(f"softmax regression on raw pixels: {linear_baseline(args.size):.1f} % top-1 (chance: 10 %)")

@@ -5,10 +5,10 @@ message. A target without edges gets 0, with zero gradient. In a GroupGraph each
 
 Written plainly, max_j a_ij (y_j − x_i) is a (B, N, M, C) tensor that autograd keeps: 3.5 GiB a layer for LRGC-Ti at
 batch 128. Here memory grows with B·N·C. A search without gradient finds the maximum and its source j* of each target
-and channel, a block of targets at a time; the gradient is that of m_i = a_ij* (y_j* − x_i), since a maximum passes it to
-the winner only. Of several equal sources the last one wins. A NaN among the messages of a target makes its maximum NaN;
-the maximum never reads a source without an edge. With and without gradient the result is the same, in the
-widest dtype among nodes and weights.
+and channel, a block of targets at a time; the gradient is that of m_i = a_ij* (y_j* − x_i), since a maximum passes it
+to the winner only. Of several equal sources the last one wins. A NaN among the messages of a target makes its maximum
+NaN; the maximum never reads a source without an edge. With and without gradient the result is the same, in the widest
+dtype among nodes and weights.
 """
 
 import functools

@@ -57,6 +57,18 @@ def test_duplicate_sources_count_once():
         torch.testing.assert_close(aggregate(x, graph), aggregate(x, plain))
 
 
+@pytest.mark.parametrize("all_distances", [False, True], ids=["by size", "all distances"])
+def test_nearly_equal_nodes_are_their_own_nearest_and_have_the_neighbours_of_float64(all_distances, monkeypatch):
+    if all_distances:
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    x, labels = torch.randn(1, 1, 64) + 3e-4 * torch.randn(2, 196, 64), torch.randint(4, (2, 196))
+    graph, exact = cluster_graph(x, labels, 4, 9), cluster_graph(x.double(), labels, 4, 9)
+    assert (graph.index[..., 0] == torch.arange(196)).all()
+    assert (graph.adj() & exact.adj()).sum() / exact.adj().sum() > 0.995
+    alike = torch.ones(2, 196, 8)
+    assert (cluster_graph(alike, labels, 4, 9).index[..., 0] == torch.arange(196)).all()
+
+
 def test_an_image_does_not_depend_on_its_batch_in_evaluation():
     x, constructor = torch.randn(5, 40, 8), ClusterKNN(6, 4).eval()
     together = constructor(x).adj()

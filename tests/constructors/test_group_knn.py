@@ -10,7 +10,7 @@ from reference.gkgnet import group_knn
 from vig_minimal import create_model
 from vig_minimal.constructors import KNN, GroupKNN, knn
 from vig_minimal.graphs.aggregate import max_relative
-from vig_minimal.graphs.distance import unit_distance
+from vig_minimal.graphs.distance import squared_distance
 from vig_minimal.graphs.draws import part_of_batch
 from vig_minimal.graphs.graph import GroupGraph
 
@@ -92,7 +92,7 @@ def test_pairs_of_large_images_are_never_all_in_memory(monkeypatch):
     x, sources, relative = torch.randn(B, N, C).double(), torch.randn(B, M, C).double(), torch.randn(N, M).double()
     whole = GroupKNN(3, 2)(x, sources=sources, relative=relative).index
     seen = []
-    monkeypatch.setattr(knn, "unit_distance", lambda *t: seen.append(t[0].shape) or unit_distance(*t))
+    monkeypatch.setattr(knn, "squared_distance", lambda *t: seen.append(t[0].shape) or squared_distance(*t))
     monkeypatch.setattr(knn, "DISTANCES", 2 * B * M * 3)  # three targets of both groups
     assert torch.equal(GroupKNN(3, 2)(x, sources=sources, relative=relative).index, whole)
     assert [shape[1] for shape in seen] == [3, 3, 1]

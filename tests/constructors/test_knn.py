@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from helpers import features
 from reference.vig import nearest
-from vig_minimal.constructors import KNN
+from vig_minimal.constructors import KNN, GroupKNN, knn
 
 BATCH, NODES = 3, 12
 
@@ -23,6 +24,30 @@ def test_knn_starts_with_the_node_itself_and_is_directed():
     graph = KNN(4)(features())
     assert torch.equal(graph.index[:, :, 0], torch.arange(NODES).expand(BATCH, NODES))
     assert not torch.equal(graph.adj(), graph.adj().mT), "nearest neighbours are not mutual"
+
+
+@pytest.mark.parametrize("spread", [3e-4, 1e-9, 0.0])
+@pytest.mark.parametrize("constructor", [KNN(9), KNN(9, dilation=2), GroupKNN(9, 2)])
+def test_a_node_is_its_own_nearest_even_where_all_nodes_are_nearly_equal(constructor, spread, monkeypatch):
+    x = torch.randn(1, 1, 64) + spread * torch.randn(2, 196, 64)
+    relative = -1e-6 * torch.eye(196)
+    for pairs in (knn.DISTANCES, 2 * 196 * 50):  # all targets at once, and 50 at a time
+        monkeypatch.setattr(knn, "DISTANCES", pairs)
+        for graph in (constructor(x), constructor(x, relative=relative), constructor(x, sources=x, relative=relative)):
+            assert (graph.index[..., 0] == torch.arange(196)).all()
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_neighbours_of_nearly_equal_nodes_are_those_of_float64(pooled):
+    base = torch.randn(1, 1, 64)
+    x = base + 3e-4 * torch.randn(2, 196, 64)
+    sources = base + 3e-4 * torch.randn(2, 49, 64) if pooled else None
+    exact = KNN(9)(x.double(), sources=None if sources is None else sources.double()).adj()
+    expected = torch.cdist(*2 * [F.normalize(x.double(), dim=-1)], compute_mode="donot_use_mm_for_euclid_dist")
+    if not pooled:
+        assert torch.equal(exact, torch.zeros_like(exact).scatter_(2, expected.topk(9, largest=False).indices, True))
+    same = (KNN(9)(x, sources=sources).adj() & exact).sum() / exact.sum()
+    assert same > 0.995
 
 
 @pytest.mark.equation("vig", "dilation")

@@ -47,9 +47,27 @@ def test_similarity_threshold_standardises_each_image_by_itself():
     assert torch.all(degrees.sum(1) > NODES)  # every image has edges, not only the varied ones
 
 
-def test_similarity_threshold_of_an_image_of_one_colour_is_finite():
-    graph = SimilarityThreshold(0.7)(torch.ones(1, NODES, DIM))
-    assert graph.adj().dtype == torch.bool and graph.adj().shape == (1, NODES, NODES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("quantile", [0.1, 0.5, 0.56, 0.89])
+def test_an_image_of_one_colour_has_no_edges(dtype, quantile):
+    lengths = torch.rand(5, 49, 1, dtype=dtype) + 0.5  # directions that differ by rounding alone
+    for x in (torch.ones(1, 49, DIM, dtype=dtype), torch.randn(5, 1, 16, dtype=dtype).expand(5, 49, 16),
+              torch.randn(5, 1, 16, dtype=dtype) * lengths):
+        graph = SimilarityThreshold(quantile)(x)
+        assert graph.adj().dtype == torch.bool and graph.degree().sum() == 0
+
+
+def test_directions_that_differ_by_more_than_rounding_have_the_edges_of_float64():
+    x = (torch.randn(1, 1, 64) + 1e-4 * torch.randn(4, 49, 64)).float()
+    assert SimilarityThreshold(0.56)(x).degree().min() > 0
+    ours, exact = SimilarityThreshold(0.56)(x).adj(), SimilarityThreshold(0.56)(x.double()).adj()
+    assert (ours == exact).double().mean() > 0.999
+
+
+def test_a_similarity_that_equals_the_threshold_is_no_edge():
+    # four directions at right angles: squared distances 0, 2, 2, 4 with mean 2, and Φ⁻¹(½) = 0
+    x = torch.tensor([[[1.0, 0], [0, 1], [-1, 0], [0, -1]]])
+    assert torch.equal(SimilarityThreshold(0.5)(x).adj()[0], torch.eye(4, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("quantile", [0.0, 1.0, -0.2, 1.5])

@@ -1,5 +1,7 @@
 """aggregate.py: values and gradients of the four aggregations on directed graphs, and the memory of the maximum."""
 
+import math
+
 import pytest
 import torch
 
@@ -281,6 +283,71 @@ def test_weights_may_be_float32_beside_bfloat16_nodes_under_autocast():
     m.float().square().sum().backward()
     assert torch.isfinite(layer.weight.grad).all() and layer.weight.grad.abs().max() > 0
     assert weights.grad.dtype == torch.float32 and weights.grad.abs().max() > 0
+
+
+def read(kind: str, sources: list[float], edges: list[list[float]], targets: list[float]) -> list[list[float]]:
+    """max_relative and aggregate_max of nodes with one number each: by evaluation and by training."""
+    y, x = torch.tensor(sources)[None, :, None], torch.tensor(targets)[None, :, None]
+    weights = torch.tensor(edges)[None]
+    if kind == "index":
+        graph = Graph(len(sources), index=(weights[0] != 0).nonzero()[:, 1].view(1, len(targets), -1))
+    else:
+        graph = Graph(len(sources), weights=weights != 0 if kind == "edges" else weights)
+    results = [max_relative(x, graph, y), aggregate_max(y, graph)]
+    x, y = x.requires_grad_(), y.requires_grad_()
+    for trained in (max_relative(x, graph, y), aggregate_max(y, graph)):
+        results.append(trained.detach())
+        grad, = torch.autograd.grad(trained.sum(), y)
+        assert torch.all(grad[0, (weights[0] == 0).all(0)] == 0)  # no gradient without an edge
+    return [result.flatten().tolist() for result in results]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_nan_at_an_edge_is_the_maximum_with_and_without_gradient(kind, compiled, monkeypatch):
+    if compiled:  # a compiler gets another form of the search
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for numbers in ([1, math.nan, 2], [math.nan, 1, 2], [math.inf, math.nan, -math.inf], [1, 2, math.nan]):
+        for result in read(kind, numbers, [[1, 1, 1]], [0.5]):
+            assert math.isnan(result[0])
+    for result in read(kind, [1, math.nan, 2], [[0, 1, 1]], [0.5]):
+        assert math.isnan(result[0])  # and not 1, which has no edge
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("other", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_source_without_an_edge_is_never_read_whatever_it_holds(kind, other, compiled, monkeypatch):
+    if compiled:
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for numbers, edges in (([other, -7.0, 3.0, 2.0], [[0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]]),
+                           ([-7.0, 3.0, 2.0, other], [[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 1, 0]])):
+        for result, expected in zip(read(kind, numbers, edges, [0.5, 0.5, 0.5]), ([2.5, 1.5, 2.5], [3, 2, 3]) * 2):
+            assert result == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_message_of_minus_infinity_is_not_the_absence_of_an_edge(kind):
+    for result in read(kind, [-math.inf, 1.0, 2.0], [[1, 0, 0]], [0.5]):
+        assert result == [-math.inf]
+
+
+@pytest.mark.parametrize("nodes_dtype, weights_dtype", [
+    (torch.bfloat16, None), (torch.float16, torch.float16), (torch.bfloat16, torch.float32),
+    (torch.float32, torch.float64), (torch.bfloat16, torch.bool), (torch.float64, torch.float32),
+])
+def test_the_maximum_has_one_dtype_and_one_value_with_and_without_gradient(nodes_dtype, weights_dtype):
+    x = torch.randn(BATCH, TARGETS, DIM, dtype=torch.float64).to(nodes_dtype)
+    if weights_dtype is None:
+        graph = Graph(TARGETS, index=random_index(BATCH, TARGETS, TARGETS, k=3))
+        expected = nodes_dtype
+    else:
+        graph = Graph(TARGETS, weights=directed_weights(BATCH, TARGETS, TARGETS).detach().to(weights_dtype))
+        expected = nodes_dtype if weights_dtype == torch.bool else torch.promote_types(nodes_dtype, weights_dtype)
+    evaluated = max_relative(x, graph)
+    trained = max_relative(x.requires_grad_(), graph)
+    assert evaluated.dtype == trained.dtype == expected and torch.equal(evaluated, trained)
+    assert aggregate_max(x, graph).dtype == aggregate_max(x.detach(), graph).dtype == expected
 
 
 def test_a_directed_graph_is_not_read_backwards():

@@ -142,6 +142,19 @@ def test_k_means_plus_plus_starts_far_apart():
         assert torch.equal(labels[0, :, None] == labels[0], group[0, :, None] == group[0])
 
 
+@pytest.mark.parametrize("init", ["given", "random", "k-means++"])
+def test_nodes_far_from_the_origin_have_the_labels_of_float64(init):
+    x = 400 + torch.randn(4, 196, 16)
+    start = x[:, :6] if init == "given" else init
+    exact, means = kmeans(x.double(), 6, init=start if init != "given" else start.double(), generator=generator())
+    labels, centroids = kmeans(x, 6, init=start, generator=generator())
+    assert (labels == exact).double().mean() > 0.999
+    if init == "given":
+        torch.testing.assert_close(centroids.double(), means, rtol=1e-6, atol=0)
+        by_loops, _, _ = lloyd(x[0].double(), start[0].double(), 20)
+        assert exact[0].tolist() == by_loops
+
+
 def test_centroids_can_be_given_for_all_images_at_once():
     x = torch.randn(3, 20, 4)
     start = torch.randn(5, 4)

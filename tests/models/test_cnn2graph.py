@@ -1,5 +1,7 @@
 """CNN2GNN and CNN2Transformer: anchors, each aggregation against loops, who attends to whom, sizes, stored anchors."""
 
+import copy
+
 import pytest
 import torch
 from torchvision import models
@@ -151,6 +153,20 @@ def test_training_passes_images_and_anchors_through_one_backbone(family):
     assert out.anchor_labels.tolist() == [0, 0, 1, 1, 2, 2] and out.proxy_labels.tolist() == 3 * [0] + 3 * [1] + 3 * [2]
     sum(part.sum() for part in out[:6]).backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.equation("cnn2graph", 4)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batch_norm_sees_images_and_anchors_together(family):
+    model = tiny(family).double().train()
+    images, anchors = torch.randn(4, 3, 16, 16).double(), 3 + torch.randn(3, 3, 16, 16).double()
+    x, l = copy.deepcopy(model.backbone)(torch.cat([images, anchors])).split((4, 3))
+    model.anchor_images = anchors
+    out = model(images)
+    torch.testing.assert_close(out.anchor_logits, model.classifier(l))
+    torch.testing.assert_close(out.x, x / x.norm(dim=1, keepdim=True))
+    norms = [norm for norm in model.backbone.modules() if isinstance(norm, torch.nn.BatchNorm2d)]
+    assert all(norm.num_batches_tracked == 1 for norm in norms)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

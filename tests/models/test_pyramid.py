@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from helpers import as_nodes, assert_same, dense_of, image_by_image, nodes, randomise
 from reference import gkgnet as oracle
@@ -12,9 +13,10 @@ from reference.vig import linear, lrgc_ffn, mlp
 from vig_minimal import create_model
 from vig_minimal.constructors import KNN, GroupKNN
 from vig_minimal.graphs.graph import GroupGraph
+from vig_minimal.models import pyramid
 from vig_minimal.models.cost import count_macs, count_parameters
 from vig_minimal.models.layers import FFN, Block
-from vig_minimal.models.pyramid import Grapher, position_table, relative_positions
+from vig_minimal.models.pyramid import Grapher, PyramidConfig, position_table, relative_positions
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "relative_position.npz"
 TINY = {"dim": (8, 16), "depth": (1, 2), "pool": (2, 1), "img_size": 16, "patch": 2, "num_classes": 5, "k": 3}
@@ -71,6 +73,38 @@ def test_relative_positions_are_minus_2_p_p_over_c_resized(dim, grid, sources):
     assert near < far  # a like patch that is near comes before one that is far
 
 
+def released_positions(dim, side, sources):
+    """The whole N × N table of the released code, in its order and precision: −bicubic(float32(2 P·Pᵀ/C))."""
+    frequency = 1.0 / 10000 ** (np.arange(dim // 4, dtype=np.float64) / (dim / 4))
+    parts = []
+    for places in np.meshgrid(np.arange(side, dtype=np.float32), np.arange(side, dtype=np.float32)):
+        angle = np.einsum("m,d->md", places.reshape(-1), frequency)
+        parts += [np.sin(angle), np.cos(angle)]
+    table = np.concatenate(parts, 1)
+    whole = torch.from_numpy(np.float32(2 * np.matmul(table, table.T) / dim))
+    return -F.interpolate(whole[None, None], (side**2, sources), mode="bicubic", align_corners=False)[0, 0]
+
+
+@pytest.mark.equation("pvig", "relative positions")
+@pytest.mark.parametrize("size", [224, pytest.param(448, marks=pytest.mark.slow),
+                                  pytest.param(576, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stage", range(4))
+def test_relative_positions_are_bit_for_bit_those_of_the_whole_table(stage, size):
+    dim, side, pool = PyramidConfig().dim[stage], size // 4 >> stage, PyramidConfig().pool[stage]
+    expected = released_positions(dim, side, (side // pool) ** 2)
+    assert torch.equal(relative_positions(dim, (side, side), (side // pool) ** 2), expected)
+
+
+@pytest.mark.equation("pvig", "relative positions")
+@pytest.mark.parametrize("side, pool", [(8, 4), (12, 4), (16, 4), (12, 6), (12, 3), (9, 4), (10, 4), (10, 2), (7, 1),
+                                        (16, 8), (4, 4)])
+def test_relative_positions_are_bit_for_bit_for_any_pooling(side, pool, monkeypatch):
+    expected = released_positions(16, side, (side // pool) ** 2)
+    for entries in (pyramid.ENTRIES, 100):  # the whole table at a time, and a few rows
+        monkeypatch.setattr(pyramid, "ENTRIES", entries)
+        assert torch.equal(relative_positions(16, (side, side), (side // pool) ** 2), expected)
+
+
 @pytest.mark.equation("pvig", "relative positions")
 def test_relative_positions_are_the_released_ones():
     if not GOLDEN.exists():
@@ -78,7 +112,19 @@ def test_relative_positions_are_the_released_ones():
     golden = np.load(GOLDEN)
     for dim, side in ((80, 7), (48, 14)):
         theirs = torch.from_numpy(golden[f"dim{dim}_grid{side}"])
-        torch.testing.assert_close(-relative_positions(dim, (side, side), side**2).double(), theirs, rtol=0, atol=1e-6)
+        assert torch.equal(-relative_positions(dim, (side, side), side**2), theirs.float())
+
+
+@pytest.mark.parametrize("cast", [lambda model: model.bfloat16(), lambda model: model.half(),
+                                  lambda model: model.to(torch.bfloat16), lambda model: model.half().bfloat16()])
+def test_tables_of_positions_stay_in_float32_in_a_model_of_half_precision(cast):
+    plain, model = tiny(), cast(tiny())
+    for stage, theirs in zip(model.stages, plain.stages, strict=True):
+        assert stage.relative.dtype == torch.float32 and torch.equal(stage.relative, theirs.relative)
+        assert not any("relative" in key for key in model.state_dict())
+    assert tiny().double().stages[0].relative.dtype == torch.float64
+    model = model.to(torch.bfloat16).eval()
+    assert model(torch.randn(1, 3, 16, 16, dtype=torch.bfloat16)).isfinite().all()
 
 
 @pytest.mark.equation("pvig", "dilation")

@@ -107,6 +107,25 @@ def test_anchors_have_one_augmentation_an_epoch():
     assert anchors(seed=1).names != some.names == anchors().names
 
 
+@pytest.mark.parametrize("crop", ["resized", "pad"])  # drawn where images are prepared, and for the whole batch
+def test_each_augmentation_of_the_anchors_is_another_in_the_next_epoch(crop):
+    some = anchors(crop=crop, flip=0.0, color_jitter=0.0)
+    assert not torch.equal(some.augmented(3), some.augmented(4))
+
+
+def test_in_evaluation_anchors_are_the_images_themselves():
+    some = anchors(color_jitter=0.4, rand_augment=9.0)
+    data = open_data("shapes", None, (16, 16), 40)
+    pixels = torch.stack([data.train[index][0] for index in some.indices]).float() / 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in (some.recipe.mean, some.recipe.std))
+    expected = (pixels - mean) / std
+    torch.testing.assert_close(some.as_they_are(), expected)
+    model = create_model("cnn2transformer_nano", num_classes=10, img_size=16, anchors_per_class=2)
+    BipartiteTask(some, 0.0, 1.0, ONE).begin_evaluation(model.train())
+    with torch.no_grad():
+        torch.testing.assert_close(model.anchors, model.eval().backbone(expected))
+
+
 def test_classes_need_as_many_images_as_anchors(capsys, tmp_path):
     with pytest.raises(DataError, match="class disc has 4 training images, too few for 5 anchors"):
         anchors(per_class=5)

@@ -150,6 +150,26 @@ def test_equal_proxies_have_a_finite_gradient(labels):
     assert contrastive_loss(alone, torch.tensor([0])) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("apart", [1e-2, 1e-4, 1e-5, 1e-6])
+def test_nearly_equal_proxies_are_pushed_apart_with_the_whole_gradient(apart, dtype):
+    middle = F.normalize(torch.randn(512, dtype=torch.float64), dim=0)
+    aside = torch.randn(512, dtype=torch.float64)
+    aside = F.normalize(aside - (aside @ middle) * middle, dim=0)
+    x = torch.stack([middle, F.normalize(middle + apart * aside, dim=0)])
+    far = torch.cat([x, -x[:1]])  # a third proxy, farther than the margin, changes nothing
+    leaves = [part.to(dtype).requires_grad_() for part in (x, far)]
+    for leaf in leaves:
+        distance = (leaf[0] - leaf[1]).detach().double().norm().item()
+        loss = contrastive_loss(leaf, torch.arange(len(leaf)), 1.0, "sum")
+        loss.backward()
+        # ½ (1 − D)² has the gradient ∓(1 − D) (x_1 − x_2) / D in both proxies
+        assert loss.item() == pytest.approx((1 - distance) ** 2 / 2, rel=1e-5)
+        assert leaf.grad.double().norm().item() == pytest.approx(2 ** 0.5 * (1 - distance), rel=1e-4)
+        direction = F.normalize((leaf[1] - leaf[0]).detach(), dim=0)
+        torch.testing.assert_close(leaf.grad[0], direction * (1 - distance), rtol=1e-3, atol=1e-6)
+
+
 def test_renaming_classes_changes_nothing():
     _, images, anchors, proxies = sets()
     order = torch.tensor([2, 0, 1])

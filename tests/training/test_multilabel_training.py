@@ -1,6 +1,7 @@
 """Multi-label training from the command line: what it prints and writes, its losses, and what it refuses."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from vig_minimal.training import checkpoint, settings
 from vig_minimal.training.distributed import Processes
 from vig_minimal.training.losses import asymmetric_loss, smooth_bce
 from vig_minimal.training.metrics import multilabel_metrics
-from vig_minimal.training.tasks import MultiLabelTask
+from vig_minimal.training.recipes import get_recipe
+from vig_minimal.training.tasks import MultiLabelTask, choose_task
 
 ONE = Processes(0, 1, 0, 1, torch.device("cpu"))
 SMALL = ["--img-size", "16", "--limit", "32", "--batch-size", "16", "--device", "cpu", "--workers", "0"]
@@ -95,6 +97,18 @@ def test_a_plain_model_learns_several_labels_if_asked(capsys):
     assert "shapes-multi" in capsys.readouterr().out
     assert float(rows("out")[-1]["val_mAP"]) > 0
     assert checkpoint.load_run(Path("out/last.pt"))["multi_label"] is True
+
+
+@pytest.mark.equation("gkgnet", "loss")
+@pytest.mark.parametrize("name", ["gkgnet", "gkgnet_voc"])
+def test_the_asymmetric_loss_weighs_ten_times_unless_a_flag_says_otherwise(name):
+    data = open_data("shapes-multi", None, (16, 16), 8)
+    logits, targets = torch.randn(4, 3), torch.tensor([[1, 0, -1], [0, 0, 1], [1, 1, 0], [0, 0, 0]])
+    for recipe, weight in ((get_recipe(name), 10), (replace(get_recipe(name), asymmetric=1.0), 1)):
+        task = choose_task(create_model("gkgnet_nano").config, data, recipe, None, ONE, seed=0, trains=True)
+        losses = task.losses(logits, targets, None)
+        assert torch.equal(losses["asymmetric"], weight * asymmetric_loss(logits, targets))
+        assert torch.equal(losses["smooth"], smooth_bce(logits, targets, 0.1))
 
 
 @pytest.mark.equation("gkgnet", "loss")

@@ -180,6 +180,21 @@ def test_sgd_moves_with_momentum():
     torch.testing.assert_close(weight.detach(), expected)
 
 
+@pytest.mark.parametrize("limit", [0.0, 0.01, 1e6])
+def test_a_gradient_longer_than_clip_grad_is_shortened_to_it(limit):
+    recipe = replace(PLAIN, optimiser="sgd", weight_decay=0.0, lr=0.1, ema_decay=0.0, clip_grad=limit)
+    model, batches = tiny().double(), Noise(1)
+    whole = copy.deepcopy(model).train()
+    batches.images = batches.images.double()
+    F.cross_entropy(whole(batches.images[0]), batches.labels[0], label_smoothing=0.1).backward()
+    length = sum(p.grad.square().sum() for p in whole.parameters()).sqrt().item()
+    assert 0.1 < length < 1e6
+    trained(batches, recipe, model)
+    share = min(1.0, limit / length) if limit else 1.0  # the first step of SGD goes against the gradient alone
+    for moved, start in zip(model.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(moved, start - 0.1 * share * start.grad, rtol=1e-4, atol=1e-9)
+
+
 # ---- schedules and recipes -----------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..graphs.distance import full_precision, squared_distance
+from ..graphs.distance import mean_node, squared_distance, unit
 from ..graphs.graph import Graph
 from ..graphs.kmeans import fixed_start, kmeans
 
@@ -56,28 +56,29 @@ def cluster_graph(x: Tensor, labels: Tensor, clusters: int, k: int) -> Graph:
     In a partition of fewer than k nodes, missing places repeat the nearest node, which then counts once. Nodes with NaN
     still get valid neighbours, so that the loss becomes NaN and training reports it.
     """
-    unit, k = F.normalize(full_precision(x), dim=-1).nan_to_num_(0), min(k, x.shape[1])
+    nodes, k = unit(x).nan_to_num_(0), min(k, x.shape[1])
+    nodes = nodes - mean_node(nodes)
     # compilers and GPUs lose more by shapes that depend on the data than they save
     search = _nearest_alike if torch.compiler.is_compiling() or x.is_cuda else _nearest_by_size
-    return Graph(x.shape[1], index=search(unit, labels, clusters, k))
+    return Graph(x.shape[1], index=search(nodes, labels, clusters, k))
 
 
-def _nearest_alike(unit: Tensor, labels: Tensor, clusters: int, k: int) -> Tensor:
-    """Return (B, N, k) from all N² distances. ‖x̂_i − x̂_j‖² is at most 4; appending 2·onehot(label) to each node adds 8
-    between different partitions."""
-    placed = torch.cat([unit, 2 * F.one_hot(labels, clusters).to(unit)], -1)  # (B, N, C + κ)
-    nearest = squared_distance(placed, placed).topk(k, largest=False)
-    return torch.where(nearest.values < 6, nearest.indices, nearest.indices[..., :1])
+def _nearest_alike(nodes: Tensor, labels: Tensor, clusters: int, k: int) -> Tensor:
+    """Return (B, N, k) from all N² distances, ∞ between different partitions."""
+    distance = squared_distance(nodes, nodes).masked_fill_(labels[:, :, None] != labels[:, None], torch.inf)
+    distance.diagonal(dim1=1, dim2=2).fill_(-torch.inf)  # a node is its own nearest, whatever rounding says
+    nearest = distance.topk(k, largest=False)
+    return torch.where(nearest.values < torch.inf, nearest.indices, nearest.indices[..., :1])
 
 
-def _nearest_by_size(unit: Tensor, labels: Tensor, clusters: int, k: int) -> Tensor:
+def _nearest_by_size(nodes: Tensor, labels: Tensor, clusters: int, k: int) -> Tensor:
     """Return (B, N, k) from the distances inside partitions only: all partitions of the batch, grouped by size."""
-    (batch, num_nodes, channels), device = unit.shape, unit.device
+    (batch, num_nodes, channels), device = nodes.shape, nodes.device
     offset = num_nodes * torch.arange(batch, device=device)[:, None]  # (B, 1)
     node = (labels.argsort(dim=1, stable=True) + offset).flatten()  # (B·N,), partition after partition
     size = F.one_hot(labels, clusters).sum(1).flatten()  # (B·κ,)
     start = size.cumsum(0) - size
-    unit, index = unit.reshape(-1, channels), torch.empty(batch * num_nodes, k, dtype=torch.int64, device=device)
+    nodes, index = nodes.reshape(-1, channels), torch.empty(batch * num_nodes, k, dtype=torch.int64, device=device)
     for alike in size.argsort().tensor_split(SIZE_GROUPS):  # (p,) partitions of similar size
         width = int(size[alike].max()) if len(alike) else 0
         if width == 0:
@@ -85,8 +86,10 @@ def _nearest_by_size(unit: Tensor, labels: Tensor, clusters: int, k: int) -> Ten
         place = torch.arange(width, device=device)
         inside = place < size[alike, None]  # (p, S), S the largest size; False is padding
         member = node[(start[alike, None] + place).clamp(max=len(node) - 1)]  # (p, S)
-        piece = unit[member]  # (p, S, C)
-        distance = squared_distance(piece, piece).masked_fill_(~inside[:, None], torch.inf)  # (p, S, S)
+        piece = nodes[member]  # (p, S, C)
+        distance = squared_distance(piece, piece)  # (p, S, S)
+        distance.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+        distance.masked_fill_(~inside[:, None], torch.inf)
         nearest = distance[inside].topk(min(k, width), largest=False)  # (n, ·), n nodes in these partitions
         row = inside.nonzero()[:, :1] * width  # (n, 1)
         found = member.flatten()[row + nearest.indices]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..graphs.distance import unit_distance
+from ..graphs.distance import mean_node, squared_distance, unit
 from ..graphs.draws import draw
 from ..graphs.graph import Graph
 
@@ -22,7 +22,8 @@ def neighbours_and_dilation(k: int, depth: int, num_nodes: int) -> list[tuple[in
 class KNN(nn.Module):
     """k nearest neighbours of L2-normalised features, dilated: every d-th of the k·d nearest, without gradient.
 
-    Nearest first. A node is its own nearest neighbour (as in all the released code: k = 9 means eight others).
+    Nearest first. A node is its own nearest neighbour, also where its distances to others are below rounding error (as
+    in all the released code: k = 9 means eight others).
     epsilon: in training, the probability that an image's nodes take a random k of the k·d nearest instead (stochastic
     dilation, DeepGCNs).
 
@@ -45,15 +46,24 @@ class KNN(nn.Module):
 
 
 def nearest_sources(x: Tensor, sources: Tensor | None, relative: Tensor | None, k: int, dilation: int) -> Tensor:
-    """Return the k·d sources of each node with the least ‖x̂_i − ŷ_j‖² + relative_ij, nearest first: (B, N, k·d)."""
-    sources = x if sources is None else sources
+    """Return the k·d sources of each node with the least ‖x̂_i − ŷ_j‖² + relative_ij, nearest first: (B, N, k·d).
+
+    Where `sources` is None the nodes are the sources. Each then comes first among its own, whatever rounding says; with
+    `relative` its distance to itself is exactly 0.
+    """
+    own, sources = sources is None, x if sources is None else sources
     num_sources, reach = sources.shape[1], k * dilation
     if reach > num_sources:
         raise ValueError(f"k·dilation = {k}·{dilation}: more neighbours than the {num_sources} nodes")
     rows = max(1, DISTANCES // (len(x) * num_sources))  # targets at a time: large images have more pairs than memory
+    sources = unit(sources)
+    mean = mean_node(sources)
+    x, sources = (sources if own else unit(x)) - mean, sources - mean
     nearest = []
     for start in range(0, x.shape[1], rows):
-        distance = unit_distance(x[:, start:start + rows], sources)  # (B, rows, M)
+        distance = squared_distance(x[:, start:start + rows], sources)  # (B, rows, M)
+        if own:
+            distance.diagonal(start, 1, 2).fill_(-torch.inf if relative is None else 0)
         if relative is not None:
             distance += relative[start:start + rows]
         nearest.append(distance.topk(reach, largest=False).indices)

@@ -11,7 +11,11 @@ aggregate is the maximum over the edges, 0 for a node without one.
     Φ         NormalDist().cdf               distribution function of the standard normal distribution
     edge      z_ij > Φ⁻¹(q_l)                (B, N, N) bool, from source j to target i
 
-Differs from the released code: the aggregate keeps its precision (there it is cast to float16 in every case).
+An image has no edges where std(s) ≤ (8 ε)², ε being the rounding error of 1 in float32 (1.2e-7) or float64: its
+directions then differ by their own rounding alone, as in an image of one colour, and z would be made of noise.
+
+Differs from the released code: the aggregate keeps its precision (there it is cast to float16 in every case), and the
+rule above.
 """
 
 from statistics import NormalDist
@@ -19,7 +23,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor, nn
 
-from ..graphs.distance import unit_distance
+from ..graphs.distance import mean_node, squared_distance, unit
 from ..graphs.graph import Graph
 
 
@@ -49,11 +53,14 @@ class SimilarityThreshold(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Graph:
-        s = -unit_distance(x)  # (B, N, N)
+        nodes = unit(x)
+        nodes = nodes - mean_node(nodes)
+        s = -squared_distance(nodes, nodes)  # (B, N, N)
         # (B, 1, 1), unbiased; a single node has no spread
         std, mean = torch.std_mean(s, dim=(1, 2), correction=min(1, x.shape[1] - 1), keepdim=True)
-        # SViG: z > Φ⁻¹(q), without a division: a constant image (std = 0) has no edges rather than NaNs
-        return Graph(x.shape[1], weights=s - mean > self.z * std)
+        # SViG: z > Φ⁻¹(q), without a division by a spread that may be 0
+        least = torch.where(std > (8 * torch.finfo(s.dtype).eps) ** 2, self.z * std, torch.inf)
+        return Graph(x.shape[1], weights=s - mean > least)
 
     def extra_repr(self) -> str:
         return f"quantile={self.quantile:g}"

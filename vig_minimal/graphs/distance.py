@@ -1,4 +1,10 @@
-"""Squared distances between nodes, never in half precision, which rounds the digits that tell neighbours apart."""
+"""Squared distances between nodes, never in half precision, which rounds the digits that tell neighbours apart.
+
+Under bfloat16 autocast the distances are float32, but the features that layers hand over are rounded already.
+
+‖x‖² − 2 x·y + ‖y‖² loses its digits where x and y are much longer than they are apart. A vector subtracted from all
+nodes changes no distance, so users of `squared_distance` subtract `mean_node` first.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +17,25 @@ def full_precision(x: Tensor) -> Tensor:
 
 
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Return ‖x_i − y_j‖² = ‖x_i‖² − 2 x_i·y_j + ‖y_j‖²: nodes (B, N, C) and (B, M, C) to (B, N, M)."""
+    """Return ‖x_i − y_j‖² = ‖x_i‖² − 2 x_i·y_j + ‖y_j‖²: nodes (B, N, C) and (B, M, C) to (B, N, M).
+
+    If y is x, the same tensor, a node's distance to itself is exactly 0.
+    """
     with torch.autocast(x.device.type, enabled=False):
         x, y = full_precision(x), full_precision(y)
         x2 = x.square().sum(-1)  # (B, N)
         y2 = x2 if y is x else y.square().sum(-1)  # (B, M)
-        return torch.baddbmm(y2[:, None, :], x, y.mT, alpha=-2) + x2[:, :, None]
+        distance = torch.baddbmm(y2[:, None, :], x, y.mT, alpha=-2) + x2[:, :, None]
+        if y is x:
+            distance.diagonal(dim1=1, dim2=2).zero_()
+        return distance
 
 
-def unit_distance(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """Return ‖x̂_i − ŷ_j‖² = 2 − 2 cos(x_i, y_j) of L2-normalised nodes, y being x by default: (B, N, M)."""
-    unit = F.normalize(full_precision(x), dim=-1)
-    return squared_distance(unit, unit if y is None else F.normalize(full_precision(y), dim=-1))
+def mean_node(x: Tensor) -> Tensor:
+    """Return the mean of each image's nodes, 0 where it is not finite: (B, N, C) to (B, 1, C)."""
+    return x.mean(1, keepdim=True).nan_to_num(0.0, 0.0, 0.0)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Return L2-normalised nodes x̂: (B, N, C), in float32 or float64. ‖x̂_i − x̂_j‖² = 2 − 2 cos(x_i, x_j)."""
+    return F.normalize(full_precision(x), dim=-1)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .distance import full_precision, squared_distance
+from .distance import full_precision, mean_node, squared_distance
 
 
 @torch.no_grad()
@@ -31,15 +31,18 @@ def kmeans(x: Tensor, k: int, iters: int = 20, init: str | Tensor = "random",
     depend on the rest of the batch.
 
     No partition is ever empty: it restarts from the node that is farthest from its own centroid. NaN features get valid
-    labels too. Distances are in float32 or better. Raises ValueError unless 1 ≤ k ≤ N, iters ≥ 1 and `init` is known.
+    labels too. Distances are in float32 or better, between nodes whose mean is subtracted. Raises ValueError unless
+    1 ≤ k ≤ N, iters ≥ 1 and `init` is known.
     """
     batch, num_nodes, channels = x.shape
     if not 1 <= k <= num_nodes or iters < 1:
         raise ValueError(f"k-means of {num_nodes} nodes with k={k}, iters={iters}: needs both ≥ 1, k ≤ {num_nodes}")
     with torch.autocast(x.device.type, enabled=False):
         x = full_precision(x)
+        mean = mean_node(x)
+        x = x - mean  # the same distances, without cancellation
         if isinstance(init, Tensor):
-            centroids = init.to(x).expand(batch, k, channels)
+            centroids = init.to(x).expand(batch, k, channels) - mean
         elif init == "random":
             centroids = x[:, torch.randperm(num_nodes, generator=generator)[:k].to(x.device)]  # (B, k, C)
         elif init == "k-means++":
@@ -55,7 +58,7 @@ def kmeans(x: Tensor, k: int, iters: int = 20, init: str | Tensor = "random",
             if labels is not None and not torch.compiler.is_compiling() and torch.equal(new, labels):
                 break
             labels, centroids = new, partition_mean(x, new, k)
-    return labels, centroids
+        return labels, centroids + mean
 
 
 def partition_mean(x: Tensor, labels: Tensor, k: int) -> Tensor:

@@ -15,8 +15,8 @@ fewest sources, 7·7 = 49, and the k·d nearest of them must exist.
 
 Differs from the print, as the released code does: E comes from a fixed sine-cosine table, and the rest is as in
 `vig.py`. Where r > 1 a node is not among its own sources, so m may be negative.
-Differs from the released code: any image size, since tables and dilation follow the grid; the tables are buffers that
-no checkpoint holds, resized before the product with Pᵀ: the same up to rounding, without an N × N table.
+Differs from the released code: any image size, since tables and dilation follow the grid; the tables, bit for bit the
+released ones, are buffers that no checkpoint holds, made without an N × N table.
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ from ..graphs.graph import Graph
 from .checks import check_choices, check_groups, check_numbers, check_whole, image_size
 from .convs import CONVS
 from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, encode, head, init_weights, to_nodes
+
+ENTRIES = 2**22  # of the table of relative positions, made at a time: 32 MiB
 
 
 @dataclass(frozen=True)
@@ -87,22 +89,30 @@ def position_table(dim: int, grid: tuple[int, int]) -> Tensor:
 
     (N, dim) float64, patches row by row. Source: the released code, after Vaswani et al., 2017.
     """
-    frequency = 10000 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    frequency = 1 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
     angles = [place.flatten()[:, None] * frequency for place in (columns, rows)]  # (N, dim / 4) each
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], 1)
 
 
 def relative_positions(dim: int, grid: tuple[int, int], sources: int) -> Tensor:
-    """E = −2 P·Pᵀ/C with its second side resized bicubically from N to `sources`: (N, M) float32.
+    """E = −2 P·Pᵀ/C, rounded to float32, then with its second side resized bicubically from N to `sources`: (N, M).
 
-    Added to squared distances, so that of two equally similar patches the nearer one comes first.
+    Added to squared distances, so that of two equally similar patches the nearer one comes first. In this order, as in
+    the released code: another one differs in the last bit, enough to swap neighbours. Rows are resized one by one, so a
+    block of them at a time gives the same without an N × N table.
     """
     table = position_table(dim, grid)  # P: (N, C)
-    # resizing is linear, so P·resize(Pᵀ) is resize(P·Pᵀ)
-    resized = F.interpolate(table.T[None, None], (dim, sources), mode="bicubic")[0, 0]  # (C, M)
-    # Pyramid ViG: E = −2 P·Pᵀ/C
-    return (table @ resized * (-2 / dim)).float()
+    read, every = table, len(table) // sources
+    if len(table) == every * sources and every > 4 and every % 2 == 0:
+        # each source is interpolated halfway between the two entries in the middle of its own, from the middle four
+        read = table.unflatten(0, (sources, every))[:, every // 2 - 2:every // 2 + 2].flatten(0, 1)  # (4M, C)
+    blocks = []
+    for rows in table.split(max(1, ENTRIES // len(read))):
+        # Pyramid ViG: E = −2 P·Pᵀ/C
+        block = (-2 * (rows @ read.T) / dim).float()  # (rows, N or 4M)
+        blocks.append(F.interpolate(block[None, None], (len(rows), sources), mode="bicubic")[0, 0])  # (rows, M)
+    return torch.cat(blocks)
 
 
 class Grapher(nn.Module):
@@ -123,7 +133,7 @@ class Grapher(nn.Module):
     def forward(self, x: Tensor, relative: Tensor) -> tuple[Tensor, Graph]:
         h = self.fc1(x)  # (B, C, H, W)
         # Pyramid ViG: S, the pooled sources
-        sources = to_nodes(F.avg_pool2d(h, self.pool)) if self.pool > 1 else to_nodes(h)  # (B, M, C)
+        sources = to_nodes(F.avg_pool2d(h, self.pool)) if self.pool > 1 else None  # (B, M, C), or the nodes themselves
         graph = self.constructor(to_nodes(h), h.shape[2:], sources=sources, relative=relative)
         update = self.conv(h, graph, sources)  # (B, 2C, H, W)
         return self.drop_path(self.fc2(update)) + x, graph
@@ -154,6 +164,14 @@ class Stage(nn.Module):
             grapher = Grapher(dim, constructor, config.conv, pool, rates[block])
             self.blocks.append(Block(grapher, FFN(dim, rates[block])))
         self.register_buffer("relative", relative_positions(dim, grid, num_sources), persistent=False)
+
+    def _apply(self, fn, recurse: bool = True):
+        # model.bfloat16() and model.half() leave E in float32: its digits order the neighbours
+        relative = self.relative
+        super()._apply(fn, recurse)
+        if self.relative.dtype in (torch.bfloat16, torch.float16):
+            self.relative = relative.to(self.relative.device)
+        return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Graph]]:
         x, graphs = self.downsample(x), []

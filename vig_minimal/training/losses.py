@@ -126,13 +126,13 @@ def contrastive_loss(x: Tensor, labels: Tensor, margin: float = 1.0, reduction: 
     """
     _check_margin(margin)
     with torch.autocast(x.device.type, enabled=False):
-        square = squared_distance(full_precision(x)[None], full_precision(x)[None])[0].clamp(min=0)  # D²: (n, n)
-    # CNN2GNN Eq. 9; the root has an infinite gradient at 0: equal embeddings get D = 0 and no gradient
-    distance = torch.where(square > 1e-12, square, 1.0).sqrt() * (square > 1e-12)  # (n, n)
-    same = labels[:, None] == labels
+        # CNN2GNN Eq. 9, from differences: an expanded square would lose the gradient of nearly equal proxies
+        distance = F.pdist(full_precision(x))  # (pairs,), i < j; equal embeddings get no gradient
+    first, second = torch.triu_indices(len(x), len(x), 1, device=x.device)  # in the order of pdist
+    same = labels[first] == labels[second]
     # CNN2GNN Eq. 10
-    loss = torch.where(same, square / 2, F.relu(margin - distance).square() / 2)
-    return _reduced(loss, torch.ones_like(same).triu(1), reduction)
+    loss = torch.where(same, distance.square() / 2, F.relu(margin - distance).square() / 2)
+    return _reduced(loss, torch.ones_like(same), reduction)
 
 
 def bipartite_losses(x: Tensor, labels: Tensor, anchors: Tensor, anchor_labels: Tensor, proxies: Tensor,

@@ -72,7 +72,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                          help="processes that decode images (default: one for each core, at most 8)")
     machine.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
     machine.add_argument("--amp", nargs="?", const="bf16", choices=list(AMP),
-                         help="compute in bfloat16 (or fp16, with a scaled loss) where it is safe")
+                         help="compute in bfloat16 (or fp16, with a scaled loss) where it is safe; graphs are made in"
+                              " float32 of features that are rounded already")
     machine.add_argument("--compile", action="store_true", help="torch.compile the model: a slow start, then faster")
     machine.add_argument("--grad-checkpoint", action="store_true",
                          help="compute blocks again for the backward pass: less memory, about a third more time")

@@ -5,8 +5,9 @@ To add one:
 1. Write a module that is called as `constructor(nodes, grid)`: it takes nodes (B, N, C) and returns a `Graph` of N
    targets and N sources. `grid` is (H, W), where node h·W + w is the patch in row h and column w; ignore it unless the
    edges depend on places. (KNN and GroupKNN also take other nodes as sources, for pyramids and GKGNet's labels.)
-   Pick edges in float32, also under autocast (`graphs.distance`): bfloat16 rounds the third digit. The nodes arrive as
-   the layers before computed them: under bfloat16 autocast they are rounded already.
+   Pick edges in float32, also under autocast (`graphs.distance`): bfloat16 keeps fewer than three digits, so near ties
+   change neighbours. The nodes arrive as the layers before computed them: under bfloat16 autocast they are rounded
+   already.
    Take random numbers from `graphs.draws`: an image then gets the same ones in any split of its batch.
 2. Write `NAME_per_block(config)` below: it returns one constructor for each block of a model, made from the fields of
    the model's config (`models.vig.ViGConfig`). A new field is added there.

@@ -14,8 +14,8 @@ aggregate is the maximum over the edges, 0 for a node without one.
 An image has no edges where std(s) ≤ (8 ε)², ε being the rounding error of 1 in float32 (1.2e-7) or float64: its
 directions then differ by their own rounding alone, as in an image of one colour, and z would be made of noise.
 
-Differs from the released code: the aggregate keeps its precision (there it is cast to float16 in every case), and the
-rule above.
+Differs from the released code: the aggregate keeps its precision (there it is cast to float16, whatever the precision
+of training), and the rule above.
 """
 
 from statistics import NormalDist

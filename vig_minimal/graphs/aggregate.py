@@ -3,7 +3,7 @@
 They take targets x (B, N, C), sources y (B, M, C), or both; return m (B, N, C). The weight a_ij of an edge scales its
 message. A target without edges gets 0, with zero gradient. In a GroupGraph each group of channels has its own edges.
 
-Written plainly, max_j a_ij (y_j − x_i) is a (B, N, M, C) tensor that autograd keeps: 3.5 GiB a layer for LRGC-Ti at
+Written plainly, max_j a_ij (y_j − x_i) is a (B, N, M, C) tensor that autograd keeps: 3.5 GiB per layer for LRGC-Ti at
 batch 128. Here memory grows with B·N·C. A search without gradient finds the maximum and its source j* of each target
 and channel, a block of targets at a time; the gradient is that of m_i = a_ij* (y_j* − x_i), since a maximum passes it
 to the winner only. Of several equal sources the last one wins. A NaN among the messages of a target makes its maximum
@@ -121,7 +121,8 @@ def _search(x: Tensor | None, sources: Tensor, graph: Graph, edge: Tensor | None
 
     Both are (B, N, C), the maximum in float32 or better: in half precision sources tie and positions round. x is
     subtracted in weighted graphs only; elsewhere y_j − x_i is greatest where y_j is, also after rounding.
-    A compiler gets one expression over all targets, which it fuses. Eager mode goes block by block, in the same memory.
+    A compiler gets one expression over all targets, which it fuses. Eager mode goes block by block,
+    reusing one buffer.
 
     exact: keep messages of non-edges out whatever they are. A compiler and a GPU always do. On a CPU adding −∞ is ten
     times as fast, and right unless a sum ∞ − ∞ gives a NaN: then all is done again.

@@ -1,4 +1,4 @@
-"""Squared distances between nodes, never in half precision, which rounds the digits that tell neighbours apart.
+"""Squared distances between nodes, in float32 or better: half precision rounds away what tells neighbours apart.
 
 Under bfloat16 autocast the distances are float32, but the features that layers hand over are rounded already.
 

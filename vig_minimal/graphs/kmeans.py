@@ -30,9 +30,9 @@ def kmeans(x: Tensor, k: int, iters: int = 20, init: str | Tensor = "random",
     generator: of the CPU, by default torch's global one. All images share its draws, so that an image's result does not
     depend on the rest of the batch.
 
-    No partition is ever empty: it restarts from the node that is farthest from its own centroid. NaN features get valid
-    labels too. Distances are in float32 or better, between nodes whose mean is subtracted. Raises ValueError unless
-    1 ≤ k ≤ N, iters ≥ 1 and `init` is known.
+    No partition is ever empty: an empty one restarts from the node that is farthest from its own centroid. NaN features
+    get valid labels too. Distances are in float32 or better, between nodes whose mean is subtracted. Raises ValueError
+    unless 1 ≤ k ≤ N, iters ≥ 1 and `init` is known.
     """
     batch, num_nodes, channels = x.shape
     if not 1 <= k <= num_nodes or iters < 1:

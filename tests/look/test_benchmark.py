@@ -102,12 +102,19 @@ def test_what_counts_as_out_of_memory():
     assert not benchmark.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
-def test_another_failure_is_an_error_and_no_out_of_memory(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(benchmark, "figure", fails)
+def ends(*_):
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(("figure", "message"), [
+    (ends, "vig_nano, batch 1: its process ended with code 3"), (fails, "vig_nano, batch 1: RuntimeError: .*size"),
+])
+def test_another_failure_is_an_error_and_no_out_of_memory(monkeypatch, capsys, tmp_path, figure, message):
+    monkeypatch.setattr(benchmark, "figure", figure)
     with pytest.raises(SystemExit) as end:
         run(capsys, "--throughput", "vig_nano", "--batches", 1, 8, "--out", tmp_path / "speed.png")
     assert end.value.code == 2 and not list(tmp_path.iterdir())
-    assert re.search("vig_nano, batch 1: RuntimeError: .*size", capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_a_picture_without_any_figure_is_still_drawn():

@@ -18,10 +18,9 @@ import re
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -133,21 +132,36 @@ def throughput(names: list[str], batches: list[int], *settings) -> dict[str, lis
 
     Raises ValueError where a model fails for another reason than memory.
     """
-    results = {name: [None] * len(batches) for name in names}
+    context, results = get_context("spawn"), {name: [None] * len(batches) for name in names}
     for name in names:
         for i, batch in enumerate(tqdm(batches, name, leave=False, disable=None)):
+            ours, theirs = context.Pipe(duplex=False)
+            child = context.Process(target=_answer, args=(theirs, figure, name, batch, *settings), daemon=True)
+            child.start()
+            theirs.close()
             try:
-                with ProcessPoolExecutor(1, get_context("spawn")) as process:
-                    results[name][i] = process.submit(figure, name, batch, *settings).result()
-            except Exception as error:
-                if out_of_memory(error):
-                    break
-                raise ValueError(f"{name}, batch {batch}: {type(error).__name__}: {error}") from None
+                answer = ours.recv()
+            except EOFError:  # the process is gone; with SIGKILL Linux ends one for which there is no memory
+                child.join()
+                answer = None if child.exitcode == -9 else f"its process ended with code {child.exitcode}"
+            if isinstance(answer, str):
+                raise ValueError(f"{name}, batch {batch}: {answer}")
+            if answer is None:
+                break
+            results[name][i] = answer
     return results
 
 
+def _answer(pipe: Connection, measure: Callable[..., Figure], *about) -> None:
+    """In a process of its own: send the figure, None if memory ran out, or a sentence if it failed otherwise."""
+    try:
+        pipe.send(measure(*about))
+    except Exception as error:
+        pipe.send(None if out_of_memory(error) else f"{type(error).__name__}: {error}")
+
+
 def figure(name: str, batch: int, rounds: int, device: str, threads: int, amp: bool, fields: dict) -> Figure:
-    """In a process of its own: images a second at that batch, the best of `rounds`, and the peak of memory in MiB."""
+    """Return images a second at that batch, the best of `rounds`, and the peak of this process's memory in MiB."""
     torch.set_num_threads(threads)
     before = _peak(device)
     model = create_model(name, **fields).to(device, memory_format=torch.channels_last).eval()
@@ -161,9 +175,9 @@ def figure(name: str, batch: int, rounds: int, device: str, threads: int, amp: b
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: torch has an exception for GPUs, but on CPUs a RuntimeError says so, or Linux kills."""
+    """Whether memory ran out: torch has an exception for GPUs, but on CPUs a RuntimeError says so."""
     said = re.search("not enough memory|can't allocate memory|out of memory", str(error))
-    known = isinstance(error, (torch.OutOfMemoryError, MemoryError, BrokenProcessPool))
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     return known or isinstance(error, RuntimeError) and bool(said)
 
 

@@ -135,7 +135,10 @@ class CNN2Transformer(nn.Module):
         return self.out(z), torch.cat([alpha1, alpha2], -1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """S(q kᵀ/√d) v in each head, d its width: (B, F), (M, F), (M, F) to (B, F), and the softmax (B, H, M)."""
+        """S(q kᵀ/√d) v in each head: (B, F), (M, F), (M, F) to (B, F), and the softmax (B, H, M).
+
+        d = F/H, the width of a head; the print has the whole embedding's F.
+        """
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(0, 1) for t in (q, k, v))  # (H, B or M, F/H)
         alpha = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)  # (H, B, M)
         return (alpha @ v).transpose(0, 1).flatten(1), alpha.transpose(0, 1)

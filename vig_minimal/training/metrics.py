@@ -69,7 +69,8 @@ def precision_and_recall(predicted: Tensor, targets: Tensor) -> dict[str, float]
 
     CP = 1/C Σ_c N_c^t / N_c^p,   CR = 1/C Σ_c N_c^t / N_c^g,   OP = Σ N_c^t / Σ N_c^p,   OR = Σ N_c^t / Σ N_c^g,
     CF1 = 2 CP CR / (CP + CR),   OF1 = 2 OP OR / (OP + OR). The precision of a class that is never predicted is 0.
-    Source: GKGNet section 4; equals the released evaluation where every class has a positive.
+    Source: GKGNet section 4; equals the released evaluation where every class has a positive and every target is known
+    (there an unknown one counts as a no).
     """
     right = (predicted & (targets == 1)).sum(0).double()  # (classes,), as the next two
     chosen = (predicted & (targets >= 0)).sum(0).double()

@@ -83,6 +83,8 @@ def train(argv: list[str] | None, resources: contextlib.ExitStack) -> None:
 def fit(job: Job) -> None:
     """Train to the last epoch; after each, evaluate and save."""
     run, log, recipe, images, seconds = job.run, job.log, job.run.recipe, 0, 0.0
+    if run.epoch >= recipe.epochs:
+        return log.say(f"this run is finished: {log.best_score()}; a larger --epochs trains on")
     log.open(job.val_batches)
     if not job.settings.state:
         close_epoch(job, {}, job.evaluate())

@@ -109,7 +109,7 @@ def close_epoch(job: Job, trained: dict[str, float], scores: dict[str, float]) -
     if not run.processes.is_first:
         return
     row = log.row(trained, scores)
-    if run.epoch > 0 and scores[key] > run.best[key]:
+    if run.epoch > 0 and scores[key] > run.best[key] and not run.bad_in_a_row:
         run.best = {"epoch": run.epoch, key: scores[key]}
         job.save("best.pt", with_training=False)
         log.best()
@@ -190,7 +190,7 @@ def update(run: Run, statistics: RunningStatistics, losses: dict[str, float], lr
         if run.bad_in_a_row >= BAD_STEPS:
             what = f"loss {loss}" if not math.isfinite(loss) else f"norm of the gradient {float(norm)}"
             raise Diverged(f"{BAD_STEPS} steps in a row were not finite ({what}), at {where}; try a lower learning rate"
-                           " or --clip-grad, and --detect-anomaly to find the operation")
+                           " or --clip-grad, and --detect-anomaly to find the operation", run.step + 1 - BAD_STEPS)
     run.optimiser.zero_grad(set_to_none=True)
 
 

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import train
-from commands import own_folder, rows  # noqa: F401
+from commands import own_folder, refused, rows  # noqa: F401
 from vig_minimal.training import checkpoint
+from vig_minimal.training.tasks import SingleLabel
 
 SMALL = ["--img-size", "16", "--limit", "32", "--batch-size", "16", "--device", "cpu", "--workers", "0"]
 VIG = ["--model", "vig_nano", *SMALL, "--set", "dim=16", "--set", "depth=2", "--set", "k=2", "--set", "patch=4"]
@@ -54,3 +56,78 @@ def test_a_damaged_table_is_set_aside(capsys, content):
     run(*argv, "--epochs", 2)
     assert "out/metrics.csv is damaged; it is kept as out/damaged.csv" in capsys.readouterr().out
     assert [row["epoch"] for row in rows("out")] == ["2"] and Path("out/damaged.csv").read_bytes() == content
+
+
+# ---- checkpoints of a wrong kind -----------------------------------------------------------------------------------
+
+LEFT_OUT = "left out"
+WRONG = [LEFT_OUT, None, 3, "x", [3], {"x": 3}, torch.zeros(2, 3)]
+PARTS = ["name", "config", "classes", "recipe", "epoch", "step", "steps", "best", "model", "training", "config/dim",
+         "config/graph", "config/k", "recipe/epochs", "recipe/lr", "recipe/crop", "recipe/mean", "best/epoch",
+         "best/top1", "model/pos", "training/model", "training/model/pos", "training/average", "training/optimiser",
+         "training/scaler", "training/losses", "training/skipped", "training/bad_in_a_row", "training/optimiser/state",
+         "training/optimiser/param_groups", "training/optimiser/state/0", "training/optimiser/state/0/exp_avg"]
+
+
+def replaced(state, place, value):
+    """The state with another value at a place, as "training/model", or without it."""
+    name, _, rest = place.partition("/")
+    name = int(name) if name.isdigit() else next(key for key in state if str(key).startswith(name))
+    if rest:
+        value = replaced(state[name], rest, value)
+    return {key: value if key == name else part for key, part in state.items() if key != name or value is not LEFT_OUT}
+
+
+def test_a_state_of_wrong_types_shapes_or_keys_is_one_sentence(capsys, monkeypatch):
+    run(*VIG, "--epochs", 1, "--output", "out")
+    state, accepted, begun = torch.load("out/last.pt"), [], capsys.readouterr()
+    for place in PARTS:
+        for value in WRONG:
+            monkeypatch.setattr(checkpoint, "load", lambda _: replaced(state, place, value))
+            try:
+                said = refused(capsys, *VIG, "--resume", "out/last.pt")
+                assert "out/last.pt: " in said or place.startswith(("config", "recipe")), said
+            except pytest.fail.Exception:
+                accepted.append(f"{place} {value}")
+                capsys.readouterr()
+    possible = ["config/graph left out", "training/optimiser/state/0 left out", "training/losses {'x': 3}", "step 3",
+                "best/epoch 3", "best/top1 3", "training/skipped 3", "training/bad_in_a_row 3", "recipe/epochs 3",
+                "training/scaler {'x': 3}"]
+    assert " + ".join(case for case in accepted if case not in possible) == ""
+
+
+def test_an_optimiser_of_another_kind_or_shape_is_one_sentence(capsys):
+    for own, other in (("adamw", "sgd"), ("sgd", "adamw")):
+        run(*VIG, "--epochs", 1, "--output", own, "--optimiser", own)
+        state = torch.load(f"{own}/last.pt")
+        state["recipe"]["optimiser"] = other
+        checkpoint.save(f"{own}/wrong.pt", state)
+        capsys.readouterr()
+        said = refused(capsys, *VIG, "--resume", f"{own}/wrong.pt")
+        assert f"its optimiser is {own}, and this run's is {other}" in said
+
+
+# ---- a run that went wrong -----------------------------------------------------------------------------------------
+
+
+def test_a_run_that_diverged_goes_on_from_before_it_went_wrong_with_another_rate(capsys):
+    argv = [*VIG, "--limit", 256, "--batch-size", 8, "--epochs", 1, "--output", "out", "--resume", "auto"]
+    for _ in range(2):  # again from there, it diverges again, and loses nothing
+        with pytest.raises(SystemExit) as end:
+            run(*argv, "--lr", "1e30", "--save-every", 1)
+        said = capsys.readouterr().err
+        assert end.value.code == 1 and "10 steps in a row were not finite" in said
+        assert "the last good checkpoint is out/previous.pt, of epoch 0 and step 1" in said
+        assert torch.load("out/diverged.pt")["step"] == 2 and not Path("out/last.pt").exists()
+    run(*argv, "--lr", "1e-3")
+    said = capsys.readouterr().out
+    assert "epoch 1/1" in said and "skipped" not in said
+    assert [row["epoch"] for row in rows("out")] == ["0", "1"]
+
+
+def test_nothing_is_written_while_steps_are_bad(capsys, monkeypatch):
+    monkeypatch.setattr(SingleLabel, "losses", lambda self, outputs, targets, images: {
+        "cross_entropy": outputs.sum() * torch.nan})
+    run(*VIG, "--epochs", 3, "--output", "out", "--save-every", 1)  # six bad steps
+    assert torch.load("out/last.pt")["step"] == 0 and not Path("out/best.pt").exists()
+    assert "the last 6 steps were not finite" in capsys.readouterr().out

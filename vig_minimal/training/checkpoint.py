@@ -11,10 +11,13 @@ file ends with its own checksum. Writing is atomic, and the last.pt before this 
 No random state is kept: every random draw is a function of (seed, epoch, step or image), see data/seeds.py.
 """
 
+import math
 import os
 import socket
 from pathlib import Path
 from typing import IO
+
+import torch
 
 try:
     import fcntl
@@ -23,25 +26,58 @@ except ImportError:  # not on Windows: there, nothing is locked
 
 from ..files import CheckpointError, load, save
 
-__all__ = ["CheckpointError", "check_same", "last_good", "load", "load_latest", "load_run", "lock", "position", "save"]
+__all__ = ["CheckpointError", "check_optimiser", "check_same", "check_types", "last_good", "load", "load_latest",
+           "load_run", "lock", "position", "save", "set_aside"]
+
+# keys of a checkpoint and the types of their values: of any, of one to go on from, and of its part `training`
+WEIGHTS = {"name": str, "config": dict, "classes": list, "recipe": dict, "model": dict}
+POSITION = {"epoch": int, "step": int, "steps": int, "best": dict}
+TRAINING = {"model": dict, "optimiser": dict, "scaler": dict, "losses": dict, "skipped": int, "bad_in_a_row": int}
 
 
 def load_run(path: str | Path) -> dict:
     """Load a checkpoint that train.py wrote. Raises CheckpointError for any other file."""
     state = load(path)
-    if missing := [key for key in ("name", "config", "classes", "recipe", "model") if key not in state]:
+    if missing := [key for key in WEIGHTS if key not in state]:
         raise CheckpointError(f"{path}: not a checkpoint of train.py, it has no {missing[0]!r} (load released"
                               " weights with vig_minimal.load_released)")
+    check_types(state, path, WEIGHTS)
+    for part in (state["config"], state["recipe"]):
+        check_types(part, path, dict.fromkeys(part, (bool, int, float, str, tuple, type(None))))
     return state
 
 
-def load_latest(folder: str | Path) -> tuple[dict | None, Path | None, str]:
-    """Load last.pt or, if it is damaged, previous.pt. Returns the checkpoint, its path, and what was wrong with last.pt
-    or ""; (None, None, "") if there is none yet. Raises CheckpointError if none can be used."""
+def check_types(values: dict, path: str | Path, types: dict) -> None:
+    """Raise CheckpointError unless this part of the checkpoint `path` has these keys, with values of these types."""
+    for name, kind in types.items():
+        if not isinstance(values.get(name), kind):
+            raise CheckpointError(f"{path}: damaged or of another program, it has no right {name!r}")
+
+
+def check_optimiser(optimiser: torch.optim.Optimizer, kept: dict, path: str | Path) -> None:
+    """Raise CheckpointError unless `kept` is a state of such an optimiser: torch compares neither kind nor shapes."""
+    theirs, ours = ("adamw" if "betas" in groups[0] else "sgd" for groups in (kept["param_groups"],
+                                                                             optimiser.param_groups))
+    if theirs != ours:
+        raise CheckpointError(f"{path}: its optimiser is {theirs}, and this run's is {ours}; give --optimiser {theirs}")
+    moments = ("exp_avg", "exp_avg_sq") if ours == "adamw" else ("momentum_buffer",)
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    for number, values in kept["state"].items():
+        check_types(values, path, dict.fromkeys(moments, torch.Tensor))
+        if any(values[name].shape != parameters[number].shape for name in moments):
+            raise CheckpointError(f"{path}: its optimiser has moments of other shapes than this run's weights")
+
+
+def load_latest(folder: str | Path, before: float = math.inf) -> tuple[dict | None, Path | None, str]:
+    """Load last.pt or, if it is damaged or not from before that step, previous.pt. Returns the checkpoint, its path,
+    and what was wrong with last.pt or ""; (None, None, "") if there is none. Raises CheckpointError if all are damaged.
+    """
     wrong = []
     for path in filter(Path.exists, (Path(folder, "last.pt"), Path(folder, "previous.pt"))):
         try:
-            return load_run(path), path, "; ".join(wrong)
+            state = load_run(path)
+            if state.get("step", 0) < before:
+                return state, path, "; ".join(wrong)
         except CheckpointError as error:
             wrong.append(str(error))
     if wrong:
@@ -55,6 +91,8 @@ def position(state: dict, path: str | Path, steps: int) -> tuple[int, int]:
     Raises CheckpointError for the middle of an epoch that had another number of steps.
     """
     in_epoch = state["step"] - state["epoch"] * state["steps"]
+    if not 0 <= in_epoch <= state["steps"]:
+        raise CheckpointError(f"{path}: damaged, step {state['step']} is not in epoch {state['epoch'] + 1}")
     if in_epoch and steps != state["steps"]:
         raise CheckpointError(f"{path}: from the middle of an epoch of {state['steps']} steps, and this run's have"
                               f" {steps}; go on with the same data and batch size")
@@ -78,10 +116,17 @@ def check_same(state: dict, path: str | Path, name: str, config: dict, classes: 
                               " with")
 
 
-def last_good(folder: Path) -> str:
-    """Name the checkpoint to go on from, in a sentence."""
+def set_aside(folder: Path, step: int) -> None:
+    """Rename last.pt to diverged.pt if its weights, those after that step, gave losses that are not finite."""
+    state, path, _ = load_latest(folder)
+    if state and path.name == "last.pt" and state["step"] >= step:
+        path.replace(folder / "diverged.pt")
+
+
+def last_good(folder: Path, before: float = math.inf) -> str:
+    """Name the checkpoint to go on from, of before that step, in a sentence."""
     try:
-        state, path, _ = load_latest(folder)
+        state, path, _ = load_latest(folder, before)
     except CheckpointError as error:
         return str(error)
     if state is None:

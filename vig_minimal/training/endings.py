@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..data.decoding import DataError
-from .checkpoint import last_good
+from .checkpoint import last_good, set_aside
 from .distributed import read_place
 
 PATIENCE = 1.0  # seconds within which a second SIGINT counts as the first: torchrun passes the terminal's on
@@ -17,7 +17,7 @@ EXIT_FAILED, EXIT_REFUSED = 1, 2  # training could not go on; nothing was begun.
 
 
 class Diverged(Exception):
-    """Training cannot go on; the message is one sentence."""
+    """Training cannot go on: a sentence, and the steps done when it went wrong."""
 
 
 def fail(error: object, everywhere: bool = False, code: int = EXIT_REFUSED) -> NoReturn:
@@ -34,7 +34,13 @@ def one_sentence(folder: Path, world: int) -> Iterator[None]:
         yield
     except DataError as error:
         fail(error, everywhere=True)
-    except (Diverged, OSError) as error:
+    except Diverged as error:
+        sentence, step = error.args
+        left = last_good(folder, before=step)
+        if read_place()[0] == 0:
+            set_aside(folder, step)
+        fail(f"{sentence}; {left}", everywhere=True, code=EXIT_FAILED)
+    except OSError as error:
         fail(f"{error}; {last_good(folder)}", everywhere=True, code=EXIT_FAILED)
     except RuntimeError as error:
         text = " ".join(str(error).split())

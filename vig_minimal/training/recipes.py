@@ -1,7 +1,7 @@
 """How each paper trains, as data: a recipe is one frozen dataclass, and every field with a help text is a flag."""
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from ..data.data_recipe import DataRecipe, flag
 
@@ -109,8 +109,11 @@ def get_recipe(name: str) -> Recipe:
 
 
 def kept_recipe(values: dict) -> Recipe:
-    """Return the recipe that a checkpoint keeps as plain data. Raises ValueError for unknown fields."""
+    """Return the recipe that a checkpoint keeps as plain data. Raises ValueError for other fields or types."""
+    own = asdict(Recipe())
     try:
+        if values.keys() != own.keys() or any(type(values[name]) is not type(own[name]) for name in own):
+            raise TypeError
         return Recipe(**values)
     except TypeError:
         raise ValueError("the checkpoint's recipe is of another version of this project; give --recipe NAME") from None

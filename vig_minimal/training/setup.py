@@ -11,6 +11,7 @@ from ..data.data_recipe import DataRecipe
 from ..data.datasets import Data, fetch, open_data, oversampled
 from ..data.loading import PreparedImages, StoredImages, store_if_it_fits
 from ..data.seeds import mixed_seed
+from ..files import CheckpointError
 from ..models.cost import count_macs, count_parameters, saved_bytes
 from ..models.released import init_from
 from ..models.resnet import load_backbone
@@ -45,8 +46,11 @@ class Job:
             return evaluate(self.run, self.val_batches, bar)
 
     def save(self, name: str, with_training: bool) -> None:
-        """Write a checkpoint: the weights to use and, with_training, what is needed to go on."""
+        """Write a checkpoint: the weights to use and, with_training, what is needed to go on. While steps are not
+        finite, nothing is written: the weights may be what is wrong."""
         run, data, recipe = self.run, self.data, self.run.recipe
+        if run.bad_in_a_row:
+            return
         state = {"name": self.settings.model, "config": asdict(run.model.config), "classes": data.classes,
                  "mean": recipe.mean, "std": recipe.std, "recipe": asdict(recipe), "epoch": run.epoch, "step": run.step,
                  "steps": len(self.batches), "best": run.best, "multi_label": data.multi_label,
@@ -109,19 +113,29 @@ def build(settings: Settings, processes: Processes) -> Job:
 
 
 def restore(run: Run, settings: Settings, data: Data, steps: int) -> int:
-    """Go on from a checkpoint, and return the first step of its open epoch; with --eval-only, take its weights."""
+    """Go on from a checkpoint, and return the first step of its open epoch; with --eval-only, take its weights. Raises
+    CheckpointError for what does not fit."""
     state, path = settings.state, settings.resumed
     checkpoint.check_same(state, path, settings.model, asdict(run.model.config), data.classes)
-    if settings.flags.eval_only:
+    try:
         run.evaluated.load_state_dict(state["model"])
-        return 0
-    if list(state.get("anchors", [])) != list(run.task.anchor_names):
-        raise ValueError(f"{path}: its anchors are other images; go on with the same data and seed")
-    if "training" not in state:
-        raise ValueError(f"{path}: holds the weights to use only; go on from last.pt, or give --eval-only")
-    run.restore(state["training"])
-    run.epoch, run.best = state["epoch"], state["best"]
-    run.step, first_step = checkpoint.position(state, path, steps)
+        if settings.flags.eval_only:
+            return 0
+        if list(state.get("anchors", [])) != list(run.task.anchor_names):
+            raise ValueError("its anchors are other images; go on with the same data and seed")
+        if "training" not in state:
+            raise ValueError("holds the weights to use only; go on from last.pt, or give --eval-only")
+        checkpoint.check_types(state, path, checkpoint.POSITION | {"training": dict})
+        checkpoint.check_types(state["best"], path, {"epoch": int, run.task.key: (int, float)})
+        checkpoint.check_types(state["training"], path, checkpoint.TRAINING)
+        checkpoint.check_optimiser(run.optimiser, state["training"]["optimiser"], path)
+        run.restore(state["training"])
+        run.epoch, run.best = state["epoch"], state["best"]
+        run.step, first_step = checkpoint.position(state, path, steps)
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch raises many kinds for states that do not fit
+        raise CheckpointError(f"{path}: {' '.join(str(error).split()) or type(error).__name__}") from None
     return first_step
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import train
-from commands import own_folder, refused, rows  # noqa: F401
+from commands import at_call, own_folder, refused, rows  # noqa: F401
+from helpers import image_folder, same_tensors
 from vig_minimal.training import checkpoint
 from vig_minimal.training.tasks import SingleLabel
 
@@ -19,13 +20,14 @@ def run(*argv):
     train.main([str(arg) for arg in argv])
 
 
+def interrupt():
+    raise KeyboardInterrupt
+
+
 def killed(monkeypatch, *argv, before):
     """Run until just before the call of `before`, (module, name), as a kill would end it."""
-    def end(*args, **kwargs):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(*before, end)
+        patch.setattr(*before, at_call(1, None, interrupt))
         run(*argv)
 
 
@@ -80,7 +82,8 @@ def replaced(state, place, value):
 
 def test_a_state_of_wrong_types_shapes_or_keys_is_one_sentence(capsys, monkeypatch):
     run(*VIG, "--epochs", 1, "--output", "out")
-    state, accepted, begun = torch.load("out/last.pt"), [], capsys.readouterr()
+    state, accepted = torch.load("out/last.pt"), []
+    capsys.readouterr()
     for place in PARTS:
         for value in WRONG:
             monkeypatch.setattr(checkpoint, "load", lambda _: replaced(state, place, value))
@@ -131,3 +134,66 @@ def test_nothing_is_written_while_steps_are_bad(capsys, monkeypatch):
     run(*VIG, "--epochs", 3, "--output", "out", "--save-every", 1)  # six bad steps
     assert torch.load("out/last.pt")["step"] == 0 and not Path("out/best.pt").exists()
     assert "the last 6 steps were not finite" in capsys.readouterr().out
+
+
+# ---- the checkpoint alone ------------------------------------------------------------------------------------------
+
+
+def test_the_checkpoint_alone_goes_on_exactly(capsys, monkeypatch, tmp_path):
+    """Seed, data, limit, recipe and fields that equal a preset's (patch 8 would be guessed as 2) are all kept."""
+    data = image_folder(tmp_path / "data", count=8)
+    argv = ["--model", "vig_nano", "--data-dir", data, "--img-size", 16, "--set", "patch=8", "--set", "k=1", "--set",
+            "depth=2", "--limit", 12, "--batch-size", 4, "--epochs", 2, "--seed", 5, "--amp", "--drop-path", 0.2,
+            "--save-every", 1, "--workers", 0, "--device", "cpu"]
+    run(*argv, "--output", "whole")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(train, "update", at_call(3, train.update, interrupt))
+        run(*argv, "--output", "cut")
+    (tmp_path / "elsewhere").mkdir()
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path / "elsewhere")
+        run("--resume", tmp_path / "cut" / "last.pt", "--device", "cpu")
+    assert "going on after epoch 0 and 2 steps" in capsys.readouterr().out
+    whole, cut = (torch.load(f"{name}/last.pt") for name in ("whole", "cut"))
+    assert whole["flags"].pop("data_dir") == cut["flags"].pop("data_dir") == str(data)
+    assert same_tensors(whole, cut) and whole["flags"]["seed"] == 5
+
+
+def test_what_cannot_change_is_refused_and_what_can_is_said(capsys):
+    run(*VIG, "--epochs", 1, "--output", "out", "--seed", 3)
+    capsys.readouterr()
+    for flag, what in ((["--seed", 0], "--seed 0: the run of out/last.pt has 3"), (["--amp"], "--amp bf16"),
+                       (["--compile"], "--compile True"), (["--mixup", 0.5], "mixup=0.0, and this run has mixup=0.5"),
+                       (["--weight-decay", 0.5], "weight_decay"), (["--optimiser", "sgd"], "optimiser=adamw")):
+        assert what in refused(capsys, "--resume", "out/last.pt", "--device", "cpu", *flag)
+    run("--resume", "out/last.pt", "--device", "cpu", "--epochs", 2, "--lr", 1e-4, "--save-every", 1)
+    said = capsys.readouterr().out
+    assert "changed --save-every none → 1; epochs 1 → 2; lr 0.0015 → 0.0001; " in said
+    assert torch.load("out/last.pt")["flags"]["seed"] == 3 and rows("out")[-1]["epoch"] == "2"
+
+
+def test_a_task_and_its_data_come_back_by_themselves(capsys):
+    model = ["--model", "pvig_nano", *GKGNET[2:], "--multi-label"]
+    run(*model, "--epochs", 1, "--output", "out")
+    run("--resume", "auto", "--output", "out", "--epochs", 2, "--device", "cpu")
+    run("--resume", "out/best.pt", "--eval-only")
+    assert torch.load("out/last.pt")["flags"]["data"] == "shapes-multi"
+    assert [row["epoch"] for row in rows("out")] == ["0", "1", "2"]
+    assert capsys.readouterr().out.count("mAP ") >= 4
+
+
+def test_other_images_are_refused_within_an_epoch_and_said_before_one(capsys, tmp_path):
+    data = image_folder(tmp_path / "data", count=8)
+    argv = [*VIG, "--data-dir", data, "--limit", 12, "--batch-size", 4, "--output", "out", "--save-every", 1]
+    run(*argv, "--epochs", 1)
+    (data / "val" / "cat" / "0.png").rename(data / "val" / "cat" / "new.png")
+    Path("middle").mkdir()
+    state = torch.load("out/previous.pt")
+    assert state["step"] == 3 and state["epoch"] == 0
+    checkpoint.save("middle/last.pt", state | {"step": 2})
+    capsys.readouterr()
+    assert "its images are not those of now" in refused(capsys, "--resume", "middle/last.pt", "--device", "cpu")
+    run("--resume", "out/last.pt", "--device", "cpu", "--epochs", 2)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the images are not those of the checkpoint's run (training 12 → 12, validation 16 → 16)" in said

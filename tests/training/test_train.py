@@ -315,7 +315,7 @@ def test_checkpoints_that_do_not_fit_are_one_sentence(capsys):
     assert "a checkpoint of lrgc_nano, and this run's model is vig_nano" in resumed("--model", "vig_nano")
     assert "trained with depth=2, and this run has depth=3" in resumed("--set", "depth=3")
     assert "trained with drop_path=0.0" in resumed("--drop-path", 0.5)
-    assert "moving average" in resumed("--no-ema")
+    assert "trained with ema_decay=0.99, and this run has ema_decay=0" in resumed("--no-ema")
     image_folder(Path("data"))
     assert "trained for 10 classes, and this run's data has 2" in resumed("--data-dir", "data", "--batch-size", 2)
     state = checkpoint.load(last)

@@ -6,14 +6,17 @@ file ends with its own checksum. Writing is atomic, and the last.pt before this 
     model      the weights to use: the exponential moving average where the recipe has one, else the trained weights
     name, config, classes, mean, std   what is needed to use them
     recipe, epoch, step, steps, best   how they came about: epochs and steps done, steps of an epoch
+    flags, data   flags of the run, given or guessed, and a fingerprint of its images
     training   in last.pt only, what is needed to go on: weights, moving average, optimiser, sums of the epoch
 
 No random state is kept: every random draw is a function of (seed, epoch, step or image), see data/seeds.py.
 """
 
+import argparse
 import math
 import os
 import socket
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
@@ -25,10 +28,19 @@ except ImportError:  # not on Windows: there, nothing is locked
     fcntl = None
 
 from ..files import CheckpointError, load, save
+from .recipes import Recipe
 
-__all__ = ["CheckpointError", "check_optimiser", "check_same", "check_types", "last_good", "load", "load_latest",
-           "load_run", "lock", "position", "save", "set_aside"]
+__all__ = ["CheckpointError", "as_it_was", "check_data", "check_optimiser", "check_same", "check_types", "last_good",
+           "load", "load_latest", "load_run", "lock", "position", "recipe_changes", "save", "set_aside"]
 
+# flags that a checkpoint keeps, so that --resume PATH alone goes on exactly: those that may change, and the others
+MAY_CHANGE = ("data", "data_dir", "limit", "bad_images", "teacher_weights", "save_every", "keep_every", "tensorboard",
+              "grad_checkpoint")
+STAY = ("seed", "amp", "compile", "sync_bn")
+DEFAULTS = {"seed": 0, "bad_images": "skip"}
+# fields of the recipe with which a run can go on; the batch only from an epoch's end
+RECIPE_MAY_CHANGE = ("epochs", "batch_size", "accumulation", "lr", "schedule", "warmup_lr", "min_lr", "warmup_epochs",
+                     "cooldown_epochs", "decay_epochs", "clip_grad")
 # keys of a checkpoint and the types of their values: of any, of one to go on from, and of its part `training`
 WEIGHTS = {"name": str, "config": dict, "classes": list, "recipe": dict, "model": dict}
 POSITION = {"epoch": int, "step": int, "steps": int, "best": dict}
@@ -42,7 +54,8 @@ def load_run(path: str | Path) -> dict:
         raise CheckpointError(f"{path}: not a checkpoint of train.py, it has no {missing[0]!r} (load released"
                               " weights with vig_minimal.load_released)")
     check_types(state, path, WEIGHTS)
-    for part in (state["config"], state["recipe"]):
+    check_types({"flags": {}, "data": {}} | state, path, {"flags": dict, "data": dict})
+    for part in (state["config"], state["recipe"], state.get("flags", {})):
         check_types(part, path, dict.fromkeys(part, (bool, int, float, str, tuple, type(None))))
     return state
 
@@ -114,6 +127,45 @@ def check_same(state: dict, path: str | Path, name: str, config: dict, classes: 
         theirs, ours = (", ".join(f"{key}={values.get(key)}" for key in differ) for values in (state["config"], config))
         raise CheckpointError(f"{path}: trained with {theirs}, and this run has {ours}; give the flags it was trained"
                               " with")
+
+
+def as_it_was(args: argparse.Namespace, state: dict | None, path: Path | None) -> list[str]:
+    """Give flags that were not given the values of the checkpoint's run, or else their defaults; return what differs.
+    Raises ValueError for a flag that cannot differ; for an evaluation all can."""
+    kept, changes = (state or {}).get("flags", {}), []
+    if args.data not in (None, kept.get("data")) or args.data_dir and str(kept.get("data")).startswith("shapes"):
+        kept = {name: value for name, value in kept.items() if name not in ("data", "data_dir")}
+    for name in (*MAY_CHANGE, *STAY):
+        given, was = getattr(args, name), kept.get(name, DEFAULTS.get(name))
+        if given is None:
+            setattr(args, name, was)
+        elif name in kept and given != was and not (name == "data_dir" and os.path.abspath(given) == was):
+            flag, was = "--" + name.replace("_", "-"), was or "none"
+            if name in STAY and not args.eval_only:
+                raise ValueError(f"{flag} {given}: the run of {path} has {was}, and cannot change it; leave it out")
+            changes.append(f"{flag} {was} → {given}")
+    return changes
+
+
+def recipe_changes(recipe: Recipe, kept: Recipe, path: Path) -> list[str]:
+    """Return what differs from the checkpoint's recipe. Raises ValueError for what cannot change in a run."""
+    changes = {name: (was, now) for name, was in asdict(kept).items() if (now := getattr(recipe, name)) != was}
+    for name, (was, now) in changes.items():
+        if name not in RECIPE_MAY_CHANGE:
+            raise ValueError(f"{path}: trained with {name}={was}, and this run has {name}={now}; leave it out")
+    return [f"{name} {was} → {now}" for name, (was, now) in changes.items()]
+
+
+def check_data(state: dict, path: str | Path, seen: dict, in_epoch: int) -> list[str]:
+    """Return a warning if the checkpoint's run saw other images than `seen`, or raise CheckpointError in the middle of
+    an epoch, which could not go on."""
+    if (was := state.get("data", seen)) == seen:
+        return []
+    counts = ", ".join(f"{split} {was.get(split, '?')[0]} → {now[0]}" for split, now in seen.items())
+    if in_epoch:
+        raise CheckpointError(f"{path}: from the middle of an epoch, and its images are not those of now ({counts});"
+                              " go on with the same data, or from an epoch's end")
+    return [f"warning: the images are not those of the checkpoint's run ({counts})"]
 
 
 def set_aside(folder: Path, step: int) -> None:

@@ -2,13 +2,15 @@
 
 import contextlib
 import copy
+import hashlib
+import os
 from dataclasses import asdict, dataclass
 
 import torch
 
 from ..data.batches import TrainingBatches, ValidationBatches
 from ..data.data_recipe import DataRecipe
-from ..data.datasets import Data, fetch, open_data, oversampled
+from ..data.datasets import Data, fetch, image_name, open_data, oversampled, targets_of
 from ..data.loading import PreparedImages, StoredImages, store_if_it_fits
 from ..data.seeds import mixed_seed
 from ..files import CheckpointError
@@ -37,6 +39,8 @@ class Job:
     val_batches: ValidationBatches
     run: Run
     first_step: int               # of the open epoch, where a run goes on in its middle
+    seen: dict                    # fingerprint of the data
+    changes: list[str]            # what differs from the checkpoint's run
     new_parts: list[str] | None   # what --init-from left random
     log: RunLog
 
@@ -54,7 +58,8 @@ class Job:
         state = {"name": self.settings.model, "config": asdict(run.model.config), "classes": data.classes,
                  "mean": recipe.mean, "std": recipe.std, "recipe": asdict(recipe), "epoch": run.epoch, "step": run.step,
                  "steps": len(self.batches), "best": run.best, "multi_label": data.multi_label,
-                 "anchors": run.task.anchor_names, "model": run.evaluated.state_dict()}
+                 "anchors": run.task.anchor_names, "model": run.evaluated.state_dict(),
+                 "flags": self.settings.kept(), "data": self.seen}
         state |= {"training": run.state()} if with_training else {}
         checkpoint.save(self.settings.folder / name, state, keep="previous.pt" if with_training else None)
 
@@ -105,11 +110,26 @@ def build(settings: Settings, processes: Processes) -> Job:
     run = create_run(model, task, recipe, processes, flags.seed, flags.amp, flags.compile, flags.grad_checkpoint,
                      flags.sync_bn)
     first_step = restore(run, settings, data, len(batches)) if settings.state else 0
+    seen, changes = fingerprint(data), settings.changes
+    if settings.state and not flags.eval_only:
+        changes += checkpoint.check_data(settings.state, settings.resumed, seen, first_step)
     if len(set(processes.gather((run.step, len(data.train), len(data.val))))) > 1:
         raise ValueError("the processes read different checkpoints or data; --output and --data-dir must be folders"
                          " that all machines share, or alike on all of them")
     log = RunLog(settings, data, run, len(batches))
-    return Job(settings, data, images, batches, val_batches, run, first_step, new_parts, log)
+    return Job(settings, data, images, batches, val_batches, run, first_step, seen, changes, new_parts, log)
+
+
+def fingerprint(data: Data) -> dict[str, list]:
+    """Return the number of images of each split, and a hash of their names, wherever their folder lies, and labels."""
+    splits = {}
+    for split, source in (("training", data.train), ("validation", data.val)):
+        names, targets = [image_name(source, index) for index in range(len(source))], targets_of(source)
+        root = os.path.commonpath([min(names), max(names)])
+        content = "\n".join(name.removeprefix(root) for name in names).encode(errors="surrogateescape")
+        content += b"" if targets is None else targets.numpy().tobytes()
+        splits[split] = [len(names), hashlib.blake2b(content, digest_size=16).hexdigest()]
+    return splits
 
 
 def restore(run: Run, settings: Settings, data: Data, steps: int) -> int:
@@ -179,7 +199,7 @@ def describe(job: Job) -> dict[str, str]:
         output += f", going on after epoch {run.epoch}{steps} of {settings.resumed}"
     if not settings.writes:
         output = "none: " + (f"evaluates {settings.resumed}" if flags.eval_only else "a dry run")
-    start = {}
+    start = {"changed": "; ".join(job.changes)} if job.changes else {}
     if job.new_parts is not None:
         start["start"] = f"from {flags.init_from}; new are: {', '.join(job.new_parts) or 'none'}"
     return {

@@ -197,3 +197,28 @@ def test_other_images_are_refused_within_an_epoch_and_said_before_one(capsys, tm
     run("--resume", "out/last.pt", "--device", "cpu", "--epochs", 2)
     said = " ".join(capsys.readouterr().out.split())
     assert "the images are not those of the checkpoint's run (training 12 → 12, validation 16 → 16)" in said
+
+
+# ---- numbers that cannot be meant ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("flag", "value", "message"), [
+    ("--mixup", "1e15", "mixup=1e+15: must be at least 0 and at most 100"), ("--cutmix", "1e9", "cutmix=1e+09"),
+    ("--repeats", 10 ** 21, "--repeats 1000000000000000000000: 1 to 1000"), ("--epochs", 10 ** 400, "1 to 1000000"),
+    ("--set", "depth=1000000007", "--set depth=1000000007: at most 1000"), ("--set", "dim=10**9", "dim"),
+    ("--set", "dim=1000000007", "--set dim=1000000007: at most 10000"), ("--eval-crop", 1e-9, "at least 0.1"),
+    ("--set", "dim=(8, 100000)", "--set dim=(8, 100000): at most 10000"), ("--device", "meta", "--device meta"),
+    ("--img-size", 10 ** 6, "--img-size 1000000"), ("--workers", 10 ** 6, "--workers 1000000: 0 to 1024"),
+    ("--limit", 10 ** 12, "--limit 1000000000000: 1 to 100000000"), ("--accumulation", 10 ** 30, "1 to 1000000"),
+    ("--data-dir", "", "--data-dir: an empty name"), ("--output", "", "--output: an empty name"),
+    ("--resume", "", "--resume: an empty name"), ("--seed", 10 ** 400, "--seed"),
+    ("--anchors-per-class", 10 ** 9, "--anchors-per-class 1000000000: 1 to 10000"),
+])
+def test_a_number_that_cannot_be_meant_is_refused_with_its_range(capsys, flag, value, message):
+    assert message in refused(capsys, *VIG, flag, value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", "x"), ("RANK", "2"), ("WORLD_SIZE", "0"), ("LOCAL_RANK", "1.5")])
+def test_a_place_that_cannot_be_is_refused(capsys, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert f"{name}={value}: " in refused(capsys, *VIG)

@@ -22,7 +22,11 @@ class Diverged(Exception):
 
 def fail(error: object, everywhere: bool = False, code: int = EXIT_REFUSED) -> NoReturn:
     """Print one sentence and exit with that code. everywhere: every process prints it, not only the first."""
-    if everywhere or read_place()[0] == 0:
+    try:
+        everywhere = everywhere or read_place()[0] == 0
+    except ValueError:  # it is what is wrong
+        everywhere = True
+    if everywhere:
         print(f"train.py: error: {error}", file=sys.stderr, flush=True)
     sys.exit(code)
 

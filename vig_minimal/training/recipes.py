@@ -39,6 +39,8 @@ class Recipe(DataRecipe):
         super().__post_init__()
         for names, allowed, rule in (
             (("epochs",), lambda v: v >= 1, "must be at least 1"),
+            (("mixup", "cutmix"), lambda v: v <= 100, "must be at least 0 and at most 100"),
+            (("eval_crop",), lambda v: v >= 0.1, "a share of the image, at least 0.1 and at most 1"),
             (("lr",), lambda v: 0 < v < math.inf, "must be more than 0"),
             (("warmup_lr", "min_lr", "warmup_epochs", "cooldown_epochs", "weight_decay", "clip_grad", "asymmetric",
               "contrastive"), lambda v: 0 <= v < math.inf, "must be at least 0"),

@@ -81,14 +81,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                          help="name the operation whose gradient is not a number; slow")
     args = parser.parse_args(argv)
     args.decay_epochs = None if args.decay_epochs is None else tuple(args.decay_epochs)
-    whole_numbers = (("save_every", 1, "step"), ("keep_every", 1, "epoch"), ("workers", 0, "process"))
+    ranges = {"epochs": (1, 10 ** 6), "batch_size": (1, 10 ** 6), "accumulation": (1, 10 ** 6), "repeats": (1, 1000),
+              "limit": (1, 10 ** 8), "save_every": (1, 10 ** 8), "keep_every": (1, 10 ** 6), "workers": (0, 1024),
+              "seed": (-2 ** 63, 2 ** 63), "anchors_per_class": (1, 10 ** 4), "proxies_per_class": (1, 10 ** 4)}
+    names = "data_dir", "output", "resume", "init_from", "backbone_weights", "teacher_weights"
     for wrong, sentence in [
         (args.eval_only and args.resume in (None, "auto"), "--eval-only: name the checkpoint with --resume PATH"),
         (args.dry_run and args.eval_only, "--dry-run and --eval-only: choose one of them"),
         (args.eval_split == "train" and not args.eval_only, "--eval-split: goes with --eval-only alone"),
-        *((getattr(args, name) is not None and getattr(args, name) < least,
-           f"--{name.replace('_', '-')} {getattr(args, name)}: at least {least} {unit}")
-          for name, least, unit in whole_numbers),
+        *((getattr(args, name) == "", f"--{name.replace('_', '-')}: an empty name") for name in names),
+        *((getattr(args, name) is not None and not least <= getattr(args, name) <= most,
+           f"--{name.replace('_', '-')} {getattr(args, name)}: {least} to {most}") for name, (least, most)
+          in ranges.items()),
     ]:
         if wrong:
             fail(sentence)
@@ -240,10 +244,13 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
             fields[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             fields[name] = value
+        most, values = 1000 if name == "depth" else 10_000, fields[name]
+        if any(type(part) is int and part > most for part in (values if isinstance(values, tuple) else (values,))):
+            raise ValueError(f"--set {setting}: at most {most}")
     if args.img_size or "img_size" not in fields:
         size = args.img_size or [IMAGE_SIZES.get(data, preset.img_size[0])]
-        if len(size) > 2 or min(size) < 1:
-            raise ValueError(f"--img-size {' '.join(map(str, size))}: one side, or height and width, in pixels")
+        if len(size) > 2 or not 1 <= min(size) <= max(size) <= 8192:
+            raise ValueError(f"--img-size {' '.join(map(str, size))}: one side, or height and width, 1 to 8192 pixels")
         fields["img_size"] = (size[0], size[-1])
     if "patch" not in fields and hasattr(preset, "patch"):
         height, width = fields["img_size"]

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from vig_minimal.data.batches import TrainingBatches
 from vig_minimal.training import distributed
-from vig_minimal.training.endings import Diverged, Stopped, fail, one_sentence
+from vig_minimal.training.endings import Diverged, Stopped, fail, one_sentence, reader_death
 from vig_minimal.training.engine import Run, evaluate
 from vig_minimal.training.optim import RunningStatistics, learning_rate
 from vig_minimal.training.run_log import estimate
@@ -63,9 +63,14 @@ def train(argv: list[str] | None, resources: contextlib.ExitStack) -> None:
             processes.first_alone(take_folder, settings, resources)
     except (ValueError, OSError) as error:
         fail(error)
+    except RuntimeError as error:
+        if not (died := reader_death(error)):
+            raise
+        fail(f"a process that reads images died ({died})", everywhere=True)
     run, log = job.run, job.log
     log.begin(describe(job))
-    with one_sentence(settings.folder, processes.world), run.signals.listening(says=processes.is_first):
+    ending = one_sentence(settings.folder, processes.world, settings.writes)
+    with ending, run.signals.listening(says=processes.is_first):
         try:
             if flags.eval_only:
                 log.evaluation(job.evaluate())

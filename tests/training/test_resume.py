@@ -1,9 +1,11 @@
 """A resumed run is the same run: what a checkpoint keeps, what may change, and what is refused in one sentence."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import train
 from commands import at_call, own_folder, refused, rows  # noqa: F401
@@ -222,3 +224,14 @@ def test_a_number_that_cannot_be_meant_is_refused_with_its_range(capsys, flag, v
 def test_a_place_that_cannot_be_is_refused(capsys, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     assert f"{name}={value}: " in refused(capsys, *VIG)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_names_that_are_not_utf8_do_not_end_a_run(capsys, tmp_path, broken):
+    data = image_folder(tmp_path / "data", train=("cat", "dog\udcff"), val=("cat", "dog\udcff"), count=60)
+    odd = data / "train" / "cat" / "\udcfe.png"
+    (data / "train" / "cat" / "0.png").rename(odd)
+    odd.write_bytes(b"") if broken else Image.open(odd).convert("CMYK").save(odd.with_suffix(".jpg"))
+    with open("said.txt", "w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        run(*VIG, "--data-dir", data, "--limit", 120, "--epochs", 1, "--output", "out")
+    assert "\\udcfe" in Path("out/bad_images.tsv").read_text() and len(rows("out")) == 2

@@ -47,7 +47,7 @@ class RunLog:
         """Print lines, above any progress bar."""
         if self.is_first:
             for line in lines:
-                tqdm.write(line)
+                tqdm.write(line.encode(errors="backslashreplace").decode())  # names of files need not be UTF-8
             sys.stdout.flush()
 
     def bar(self, text: str, total: int) -> tqdm:
@@ -208,7 +208,7 @@ def file_notes(notes: list[FileNote], path: Path) -> list[str]:
     """Append all notes to a file, and return lines on the images that were replaced or converted to RGB."""
     lines = []
     if notes:
-        with open(path, "a") as file:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             csv.writer(file, "excel-tab", lineterminator="\n").writerows(
                 (note.name, "replaced" if note.broken else "converted", note.text) for note in notes)
     for broken, what in ((True, "cannot be read and are replaced by others"), (False, "are converted to RGB")):

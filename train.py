@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from vig_minimal.data.batches import TrainingBatches
 from vig_minimal.training import distributed
-from vig_minimal.training.endings import Diverged, Stopped, fail, one_sentence
+from vig_minimal.training.endings import Diverged, Stopped, fail, one_sentence, reader_death
 from vig_minimal.training.engine import Run, evaluate
 from vig_minimal.training.optim import RunningStatistics, learning_rate
 from vig_minimal.training.run_log import estimate
@@ -63,9 +63,14 @@ def train(argv: list[str] | None, resources: contextlib.ExitStack) -> None:
             processes.first_alone(take_folder, settings, resources)
     except (ValueError, OSError) as error:
         fail(error)
+    except RuntimeError as error:
+        if not (died := reader_death(error)):
+            raise
+        fail(f"a process that reads images died ({died})", everywhere=True)
     run, log = job.run, job.log
     log.begin(describe(job))
-    with one_sentence(settings.folder, processes.world), run.signals.listening(says=processes.is_first):
+    ending = one_sentence(settings.folder, processes.world, settings.writes)
+    with ending, run.signals.listening(says=processes.is_first):
         try:
             if flags.eval_only:
                 log.evaluation(job.evaluate())
@@ -83,6 +88,8 @@ def train(argv: list[str] | None, resources: contextlib.ExitStack) -> None:
 def fit(job: Job) -> None:
     """Train to the last epoch; after each, evaluate and save."""
     run, log, recipe, images, seconds = job.run, job.log, job.run.recipe, 0, 0.0
+    if run.epoch >= recipe.epochs:
+        return log.say(f"this run is finished: {log.best_score()}; a larger --epochs trains on")
     log.open(job.val_batches)
     if not job.settings.state:
         close_epoch(job, {}, job.evaluate())
@@ -107,7 +114,7 @@ def close_epoch(job: Job, trained: dict[str, float], scores: dict[str, float]) -
     if not run.processes.is_first:
         return
     row = log.row(trained, scores)
-    if run.epoch > 0 and scores[key] > run.best[key]:
+    if run.epoch > 0 and scores[key] > run.best[key] and not run.bad_in_a_row:
         run.best = {"epoch": run.epoch, key: scores[key]}
         job.save("best.pt", with_training=False)
         log.best()
@@ -192,7 +199,7 @@ def update(run: Run, statistics: RunningStatistics, losses: dict[str, float], lr
         if run.bad_in_a_row >= BAD_STEPS:
             what = f"loss {loss}" if not math.isfinite(loss) else f"norm of the gradient {float(norm)}"
             raise Diverged(f"{BAD_STEPS} steps in a row were not finite ({what}), at {where}; try a lower learning rate"
-                           " or --clip-grad, and --detect-anomaly to find the operation")
+                           " or --clip-grad, and --detect-anomaly to find the operation", run.step + 1 - BAD_STEPS)
     run.optimiser.zero_grad(set_to_none=True)
 
 

@@ -17,6 +17,9 @@ from torch import Tensor
 
 PLAIN = (bool, int, float, str, type(None), Tensor)
 CHECKSUM_SIZE = 32  # bytes
+COMMENT_SIZE = CHECKSUM_SIZE.to_bytes(2, "little")
+END_OF_ZIP = b"PK\5\6"  # begins the last 22 bytes of a zip archive, the comment aside
+UNREADABLE = "cut short, damaged or not a checkpoint of torch"
 
 
 class CheckpointError(ValueError):
@@ -29,7 +32,8 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO]:
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, mode, newline=None if "b" in mode else "") as file:
+        text = {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+        with open(temporary, mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -50,7 +54,7 @@ def save(path: str | Path, state: dict, keep: str | None = None) -> None:
     data, path = buffer.getvalue(), Path(path)
     with replacing(path) as file:
         # torch writes a zip archive, whose last two bytes are the length of a comment: 0. The checksum is that comment.
-        file.write(data[:-2] + CHECKSUM_SIZE.to_bytes(2, "little") + _checksum(data))
+        file.write(data[:-2] + COMMENT_SIZE + _checksum(data))
         if keep and path.exists():
             file.flush()
             os.fsync(file.fileno())
@@ -79,8 +83,11 @@ def load(path: str | Path) -> dict:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    if data[-CHECKSUM_SIZE - 2:-CHECKSUM_SIZE] == CHECKSUM_SIZE.to_bytes(2, "little"):  # `save` wrote a checksum
-        data, checksum = data[:-CHECKSUM_SIZE - 2] + b"\0\0", data[-CHECKSUM_SIZE:]
+    if data[:2] == b"PK" and not (data[-22:-18] == END_OF_ZIP and data[-2:] == b"\0\0"):  # a comment, or no whole zip
+        end, checksum = data[-22 - CHECKSUM_SIZE:-CHECKSUM_SIZE], data[-CHECKSUM_SIZE:]
+        if end[:4] != END_OF_ZIP or end[-2:] != COMMENT_SIZE:
+            raise CheckpointError(f"{path}: {UNREADABLE}")
+        data = data[:-2 - CHECKSUM_SIZE] + b"\0\0"
         if _checksum(data) != checksum:
             raise CheckpointError(f"{path}: damaged, its checksum does not match its content")
     try:
@@ -89,7 +96,7 @@ def load(path: str | Path) -> dict:
         if code := re.search(r"GLOBAL (\S+)|unsupported (?:class|function) (\S+)", str(error), re.IGNORECASE):
             raise CheckpointError(f"{path}: refused, since loading it would run code ({code[1] or code[2]}); a"
                                   " checkpoint must hold tensors and plain data only") from None
-        raise CheckpointError(f"{path}: cut short, damaged or not a checkpoint of torch") from None
+        raise CheckpointError(f"{path}: {UNREADABLE}") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a dict of weights")
     return state

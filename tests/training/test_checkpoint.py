@@ -69,6 +69,26 @@ def test_a_file_cut_short_is_refused(tmp_path, share):
         checkpoint.load(tmp_path / "a.pt")
 
 
+def test_no_cut_no_flip_and_no_further_byte_passes_the_checksum(tmp_path):
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, STATE)
+    data = path.read_bytes()
+    flipped = [*range(8), *range(100, len(data) - 64, 97), *range(len(data) - 64, len(data))]
+    damaged = [data[:-count] for count in range(1, 100)] + [data + b"\0" * count for count in (1, 2, 22, 32, 34)]
+    for place in flipped:
+        damaged += [data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1:] for bit in range(8)]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="a.pt: (damaged|cut short)"):
+            checkpoint.load(path)
+
+
+def test_files_that_others_wrote_have_no_checksum(tmp_path):
+    for zipped in (True, False):
+        torch.save(STATE, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+        assert checkpoint.load(tmp_path / "a.pt")["classes"] == STATE["classes"]
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "text.pt").write_text("hello")
     torch.save([1, 2], tmp_path / "list.pt")

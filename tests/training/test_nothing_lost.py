@@ -2,6 +2,7 @@
 
 import csv
 import os
+import pickle
 import resource
 import signal
 import threading
@@ -214,13 +215,33 @@ def test_a_worker_that_dies_is_a_sentence(tmp_path):
     assert not fell(tmp_path) and checkpoint.load(tmp_path / "out" / "last.pt")["epoch"] >= 1
 
 
+@pytest.mark.parametrize("error", [
+    EOFError(), ConnectionResetError(104, "Connection reset by peer"), pickle.UnpicklingError("pickle data cut short"),
+    RuntimeError("received 0 items of ancdata"), RuntimeError("unexpected pos 64 vs 0")])
+def test_a_reader_that_dies_is_a_sentence_whatever_it_leaves_behind(capsys, tmp_path, error):
+    """A kill reaches a reader in the middle of a message, and the trainer in the middle of anything: the error on the
+    way out may be another one, with torch's behind it."""
+    with pytest.raises(SystemExit) as end, endings.one_sentence(tmp_path, 1):
+        try:
+            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+        except RuntimeError:
+            raise error
+    assert end.value.code == 1 and "a process that reads images died" in (said := capsys.readouterr().err)
+    assert said.count("\n") == 1
+    for alone in (EOFError(), pickle.UnpicklingError("truncated"), RuntimeError("received 0 items of ancdata")):
+        with pytest.raises(SystemExit), endings.one_sentence(tmp_path, 1):
+            raise alone
+        assert "a process that reads images died" in capsys.readouterr().err
+
+
 def test_a_data_folder_that_disappears_is_a_sentence(tmp_path):
     image_folder(tmp_path / "data", count=8)
     process = start(tmp_path, *TINY, *FOLDER)
     until(lambda: "epoch    1/5000" in said(tmp_path), process)
     (tmp_path / "data").rename(tmp_path / "elsewhere")
-    assert finish(process) == 2
-    assert "this file has disappeared since the run began" in said(tmp_path) and not fell(tmp_path)
+    assert finish(process) == 1
+    assert "this file has disappeared since the run began; the last good checkpoint is out/last.pt" in said(tmp_path)
+    assert not fell(tmp_path)
     assert checkpoint.load(tmp_path / "out" / "last.pt")["epoch"] >= 1
 
 

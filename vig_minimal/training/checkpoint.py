@@ -7,15 +7,21 @@ before this one stays as previous.pt.
     model      the weights to use: the exponential moving average where the recipe has one, else the trained weights
     name, config, classes, mean, std, multi_label, anchors   what is needed to use them
     recipe, epoch, step, steps, best   how they came about: epochs and steps done, steps of an epoch
+    flags, data   flags of the run, given or guessed, and a fingerprint of its images
     training   in last.pt and previous.pt, to go on: weights, moving average, optimiser, loss scaler, sums of the epoch
 
 No random state is kept: every random draw is a function of (seed, epoch, step or image), see data/seeds.py.
 """
 
+import argparse
+import math
 import os
 import socket
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO
+
+import torch
 
 try:
     import fcntl
@@ -23,26 +29,69 @@ except ImportError:  # not on Windows: there, nothing is locked
     fcntl = None
 
 from ..files import CheckpointError, load, save
+from .recipes import Recipe
 
-__all__ = ["CheckpointError", "check_same", "last_good", "load", "load_latest", "load_run", "lock", "position", "save"]
+__all__ = ["CheckpointError", "as_it_was", "check_data", "check_optimiser", "check_same", "check_types", "last_good",
+           "load", "load_latest", "load_run", "lock", "position", "recipe_changes", "save", "set_aside"]
+
+# flags that a checkpoint keeps, so that --resume PATH alone goes on exactly: those that may change, and the others
+MAY_CHANGE = ("data", "data_dir", "limit", "bad_images", "teacher_weights", "save_every", "keep_every", "tensorboard",
+              "grad_checkpoint")
+STAY = ("seed", "amp", "compile", "sync_bn")
+DEFAULTS = {"seed": 0, "bad_images": "skip"}
+# fields of the recipe with which a run can go on; the batch only from an epoch's end
+RECIPE_MAY_CHANGE = ("epochs", "batch_size", "accumulation", "lr", "schedule", "warmup_lr", "min_lr", "warmup_epochs",
+                     "cooldown_epochs", "decay_epochs", "clip_grad")
+# keys of a checkpoint and the types of their values: of any, of one to go on from, and of its part `training`
+WEIGHTS = {"name": str, "config": dict, "classes": list, "recipe": dict, "model": dict}
+POSITION = {"epoch": int, "step": int, "steps": int, "best": dict}
+TRAINING = {"model": dict, "optimiser": dict, "scaler": dict, "losses": dict, "skipped": int, "bad_in_a_row": int}
 
 
 def load_run(path: str | Path) -> dict:
     """Load a checkpoint that train.py wrote. Raises CheckpointError for any other file."""
     state = load(path)
-    if missing := [key for key in ("name", "config", "classes", "recipe", "model") if key not in state]:
+    if missing := [key for key in WEIGHTS if key not in state]:
         raise CheckpointError(f"{path}: not a checkpoint of train.py, it has no {missing[0]!r} (load released"
                               " weights with vig_minimal.load_released)")
+    check_types(state, path, WEIGHTS)
+    check_types({"flags": {}, "data": {}} | state, path, {"flags": dict, "data": dict})
+    for part in (state["config"], state["recipe"], state.get("flags", {})):
+        check_types(part, path, dict.fromkeys(part, (bool, int, float, str, tuple, type(None))))
     return state
 
 
-def load_latest(folder: str | Path) -> tuple[dict | None, Path | None, str]:
-    """Load last.pt or, if it is damaged, previous.pt. Returns the checkpoint, its path, and what was wrong with last.pt
-    or ""; (None, None, "") if there is none yet. Raises CheckpointError if none can be used."""
+def check_types(values: dict, path: str | Path, types: dict) -> None:
+    """Raise CheckpointError unless this part of the checkpoint `path` has these keys, with values of these types."""
+    for name, kind in types.items():
+        if not isinstance(values.get(name), kind):
+            raise CheckpointError(f"{path}: damaged or of another program, it has no right {name!r}")
+
+
+def check_optimiser(optimiser: torch.optim.Optimizer, kept: dict, path: str | Path) -> None:
+    """Raise CheckpointError unless `kept` is a state of such an optimiser: torch compares neither kind nor shapes."""
+    theirs, ours = ("adamw" if "betas" in groups[0] else "sgd" for groups in (kept["param_groups"],
+                                                                             optimiser.param_groups))
+    if theirs != ours:
+        raise CheckpointError(f"{path}: its optimiser is {theirs}, and this run's is {ours}; give --optimiser {theirs}")
+    moments = ("exp_avg", "exp_avg_sq") if ours == "adamw" else ("momentum_buffer",)
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    for number, values in kept["state"].items():
+        check_types(values, path, dict.fromkeys(moments, torch.Tensor))
+        if any(values[name].shape != parameters[number].shape for name in moments):
+            raise CheckpointError(f"{path}: its optimiser has moments of other shapes than this run's weights")
+
+
+def load_latest(folder: str | Path, before: float = math.inf) -> tuple[dict | None, Path | None, str]:
+    """Load last.pt or, if it is damaged or not from before that step, previous.pt. Returns the checkpoint, its path,
+    and what was wrong with last.pt or ""; (None, None, "") if there is none. Raises CheckpointError if all are damaged.
+    """
     wrong = []
     for path in filter(Path.exists, (Path(folder, "last.pt"), Path(folder, "previous.pt"))):
         try:
-            return load_run(path), path, "; ".join(wrong)
+            state = load_run(path)
+            if state.get("step", 0) < before:
+                return state, path, "; ".join(wrong)
         except CheckpointError as error:
             wrong.append(str(error))
     if wrong:
@@ -56,6 +105,8 @@ def position(state: dict, path: str | Path, steps: int) -> tuple[int, int]:
     Raises CheckpointError for the middle of an epoch that had another number of steps.
     """
     in_epoch = state["step"] - state["epoch"] * state["steps"]
+    if not 0 <= in_epoch <= state["steps"]:
+        raise CheckpointError(f"{path}: damaged, step {state['step']} is not in epoch {state['epoch'] + 1}")
     if in_epoch and steps != state["steps"]:
         raise CheckpointError(f"{path}: from the middle of an epoch of {state['steps']} steps, and this run's have"
                               f" {steps}; go on with the same data and batch size")
@@ -79,10 +130,56 @@ def check_same(state: dict, path: str | Path, name: str, config: dict, classes: 
                               " with")
 
 
-def last_good(folder: Path) -> str:
-    """Name the checkpoint to go on from, in a sentence."""
+def as_it_was(args: argparse.Namespace, state: dict | None, path: Path | None) -> list[str]:
+    """Give flags that were not given the values of the checkpoint's run, or else their defaults; return what differs.
+    Raises ValueError for a flag that cannot differ; for an evaluation all can."""
+    kept, changes = (state or {}).get("flags", {}), []
+    if args.data not in (None, kept.get("data")) or args.data_dir and str(kept.get("data")).startswith("shapes"):
+        kept = {name: value for name, value in kept.items() if name not in ("data", "data_dir")}
+    for name in (*MAY_CHANGE, *STAY):
+        given, was = getattr(args, name), kept.get(name, DEFAULTS.get(name))
+        if given is None:
+            setattr(args, name, was)
+        elif name in kept and given != was and not (name == "data_dir" and os.path.abspath(given) == was):
+            flag, was = "--" + name.replace("_", "-"), was or "none"
+            if name in STAY and not args.eval_only:
+                raise ValueError(f"{flag} {given}: the run of {path} has {was}, and cannot change it; leave it out")
+            changes.append(f"{flag} {was} → {given}")
+    return changes
+
+
+def recipe_changes(recipe: Recipe, kept: Recipe, path: Path) -> list[str]:
+    """Return what differs from the checkpoint's recipe. Raises ValueError for what cannot change in a run."""
+    changes = {name: (was, now) for name, was in asdict(kept).items() if (now := getattr(recipe, name)) != was}
+    for name, (was, now) in changes.items():
+        if name not in RECIPE_MAY_CHANGE:
+            raise ValueError(f"{path}: trained with {name}={was}, and this run has {name}={now}; leave it out")
+    return [f"{name} {was} → {now}" for name, (was, now) in changes.items()]
+
+
+def check_data(state: dict, path: str | Path, seen: dict, in_epoch: int) -> list[str]:
+    """Return a warning if the checkpoint's run saw other images than `seen`, or raise CheckpointError in the middle of
+    an epoch, which could not go on."""
+    if (was := state.get("data", seen)) == seen:
+        return []
+    counts = ", ".join(f"{split} {was.get(split, '?')[0]} → {now[0]}" for split, now in seen.items())
+    if in_epoch:
+        raise CheckpointError(f"{path}: from the middle of an epoch, and its images are not those of now ({counts});"
+                              " go on with the same data, or from an epoch's end")
+    return [f"warning: the images are not those of the checkpoint's run ({counts})"]
+
+
+def set_aside(folder: Path, step: int) -> None:
+    """Rename last.pt to diverged.pt if its weights, those after that step, gave losses that are not finite."""
+    state, path, _ = load_latest(folder)
+    if state and path.name == "last.pt" and state["step"] >= step:
+        path.replace(folder / "diverged.pt")
+
+
+def last_good(folder: Path, before: float = math.inf) -> str:
+    """Name the checkpoint to go on from, of before that step, in a sentence."""
     try:
-        state, path, _ = load_latest(folder)
+        state, path, _ = load_latest(folder, before)
     except CheckpointError as error:
         return str(error)
     if state is None:

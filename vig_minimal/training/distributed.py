@@ -117,12 +117,21 @@ SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SL
 
 
 def read_place() -> tuple[int, int, int, int]:
-    """Return rank, world, local rank and local world as the launcher set them; without a launcher, of one process."""
+    """Return rank, world, local rank and local world as the launcher set them; without a launcher, of one process.
+
+    Raises ValueError for numbers that cannot be."""
     if "RANK" not in os.environ and {"SLURM_STEP_ID", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         # init_process_group reads torchrun's names
         os.environ |= {name: os.environ[theirs] for name, theirs in SLURM.items() if theirs in os.environ}
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    return rank, world, int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    def whole(name: str, default: int, least: int, most: int) -> int:
+        value = os.environ.get(name, str(default))
+        if not value.isdecimal() or not least <= int(value) <= most:
+            raise ValueError(f"{name}={value}: the launcher must set a whole number from {least} to {most}")
+        return int(value)
+
+    world = whole("WORLD_SIZE", 1, 1, 10 ** 6)
+    rank, local_world = whole("RANK", 0, 0, world - 1), whole("LOCAL_WORLD_SIZE", world, 1, 10 ** 6)
+    return rank, world, whole("LOCAL_RANK", rank, 0, 10 ** 6), local_world
 
 
 def start(device: str = "auto") -> Processes:
@@ -163,6 +172,8 @@ def _device(name: str, world: int, local_rank: int) -> torch.device:
         device = torch.device(("cuda" if has_gpu else "cpu") if name == "auto" else name)
     except RuntimeError:
         raise ValueError(f"--device {name}: no such device; choose auto, cpu, cuda or mps") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"--device {name}: cannot train; choose auto, cpu, cuda or mps")
     if device.type == "cuda" and not has_gpu:
         raise ValueError(f"--device {name}: this torch sees no GPU; use --device cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():

@@ -79,13 +79,11 @@ class Run:
                 "bad_in_a_row": self.bad_in_a_row}
 
     def restore(self, state: dict) -> None:
-        """Take over the `state()` of an equal run. Raises ValueError if average or optimiser differ."""
+        """Take over the `state()` of an equal run. Raises ValueError if one of the two has no average; for what fits
+        less, what torch raises."""
         if (self.average is None) != (state["average"] is None):
             raise ValueError("the checkpoint's run and this one must both have a moving average (ema_decay) or none")
-        try:
-            self.optimiser.load_state_dict(state["optimiser"])
-        except (ValueError, KeyError):
-            raise ValueError("the checkpoint's run has another optimiser; give that one") from None
+        self.optimiser.load_state_dict(state["optimiser"])
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

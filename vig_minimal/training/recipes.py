@@ -1,7 +1,7 @@
 """How each paper trains, as data: a recipe is one frozen dataclass, and every field with a help text is a flag."""
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from ..data.data_recipe import DataRecipe, flag
 
@@ -39,6 +39,8 @@ class Recipe(DataRecipe):
         super().__post_init__()
         for names, allowed, rule in (
             (("epochs",), lambda v: v >= 1, "must be at least 1"),
+            (("mixup", "cutmix"), lambda v: v <= 100, "must be at least 0 and at most 100"),
+            (("eval_crop",), lambda v: v >= 0.1, "a share of the image, at least 0.1 and at most 1"),
             (("lr",), lambda v: 0 < v < math.inf, "must be more than 0"),
             (("warmup_lr", "min_lr", "warmup_epochs", "cooldown_epochs", "weight_decay", "clip_grad", "asymmetric",
               "contrastive"), lambda v: 0 <= v < math.inf, "must be at least 0"),
@@ -110,8 +112,11 @@ def get_recipe(name: str) -> Recipe:
 
 
 def kept_recipe(values: dict) -> Recipe:
-    """Return the recipe that a checkpoint keeps as plain data. Raises ValueError for unknown fields."""
+    """Return the recipe that a checkpoint keeps as plain data. Raises ValueError for other fields or types."""
+    own = asdict(Recipe())
     try:
+        if values.keys() != own.keys() or any(type(values[name]) is not type(own[name]) for name in own):
+            raise TypeError
         return Recipe(**values)
     except TypeError:
         raise ValueError("the checkpoint's recipe is of another version of this project; give --recipe NAME") from None

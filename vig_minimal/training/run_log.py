@@ -47,7 +47,7 @@ class RunLog:
         """Print lines, above any progress bar."""
         if self.is_first:
             for line in lines:
-                tqdm.write(line)
+                tqdm.write(line.encode(errors="backslashreplace").decode())  # names of files need not be UTF-8
             sys.stdout.flush()
 
     def bar(self, text: str, total: int) -> tqdm:
@@ -78,7 +78,8 @@ class RunLog:
                   "amp": run.amp, "processes": run.processes.world, "torch": torch.__version__}
         with replacing(folder / "config.json", "w") as file:
             json.dump(config, file, indent=2)
-        keep_rows(folder / "metrics.csv", run.epoch)
+        if not keep_rows(folder / "metrics.csv", run.epoch if settings.state else -1):
+            self.say(f"warning: {folder / 'metrics.csv'} is damaged; it is kept as {folder / 'damaged.csv'}")
 
     def row(self, trained: dict[str, float], scores: dict[str, float]) -> dict:
         """Write and return the row of metrics.csv of the epoch that is done."""
@@ -120,11 +121,16 @@ class RunLog:
 
     def end(self, images: int, seconds: float) -> None:
         """Say the best epoch and what it took. images, seconds: of training alone."""
-        run, key, name = self.run, self.run.task.key, self.run.task.key_name
         speed = f", {images / seconds:.0f} images/s in training" if images else ""
-        self.say(*self._per_class(),
-                 f"best {name} {run.best[key]:.2f} % at epoch {run.best['epoch']} of {run.recipe.epochs}; this took"
-                 f" {duration(time.perf_counter() - self.start)}{speed}; everything is in {self.settings.folder}")
+        if bad := self.run.bad_in_a_row:
+            self.say(f"warning: the last {bad} steps were not finite, and no checkpoint was written since")
+        self.say(*self._per_class(), f"{self.best_score()}; this took {duration(time.perf_counter() - self.start)}"
+                                     f"{speed}; everything is in {self.settings.folder}")
+
+    def best_score(self) -> str:
+        """Return the best epoch and its score, in words."""
+        run, task = self.run, self.run.task
+        return f"best {task.key_name} {run.best[task.key]:.2f} % at epoch {run.best['epoch']} of {run.recipe.epochs}"
 
     def _per_class(self) -> list[str]:
         return per_class(self.run.task.last.scores.per_class) if self.data.multi_label else []
@@ -202,7 +208,7 @@ def file_notes(notes: list[FileNote], path: Path) -> list[str]:
     """Append all notes to a file, and return lines on the images that were replaced or converted to RGB."""
     lines = []
     if notes:
-        with open(path, "a") as file:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             csv.writer(file, "excel-tab", lineterminator="\n").writerows(
                 (note.name, "replaced" if note.broken else "converted", note.text) for note in notes)
     for broken, what in ((True, "cannot be read and are replaced by others"), (False, "are converted to RGB")):
@@ -244,13 +250,24 @@ def append_row(path: Path, row: dict) -> None:
         writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
 
 
-def keep_rows(path: Path, last_epoch: int) -> None:
-    """Drop the rows after that epoch: the run that goes on from there writes them again."""
+def keep_rows(path: Path, last_epoch: int) -> bool:
+    """Drop the rows after that epoch: the run that goes on from there writes them again. A file that is no table of
+    epochs becomes damaged.csv; returns False then."""
     if not path.exists():
-        return
-    with open(path, newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    # a crash may have cut a row short
-    rows = [row for row in rows if len(row) == len(header) and int(row[0]) <= last_epoch]
+        return True
+    try:
+        with open(path, newline="") as file:
+            header, *rows = list(csv.reader(file)) or [["epoch"]]
+        # a crash may have cut a row short
+        rows = [row for row in rows if len(row) == len(header) and int(row[0]) <= last_epoch]
+        if header[:1] != ["epoch"]:
+            raise ValueError
+    except (ValueError, csv.Error):
+        path.replace(path.with_name("damaged.csv"))
+        return False
+    if not rows:
+        path.unlink()
+        return True
     with replacing(path, "w") as file:
-        csv.writer(file).writerows([header, *rows] if header else [])
+        csv.writer(file).writerows([header, *rows])
+    return True

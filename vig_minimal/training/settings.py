@@ -12,7 +12,7 @@ from torch import nn
 from ..data.datasets import DATA_SETS, IMAGE_SIZES, MULTI_LABEL
 from ..models.pyramid import PyramidConfig
 from ..models.registry import CONFIGS, create_model
-from .checkpoint import load_latest, load_run
+from .checkpoint import MAY_CHANGE, STAY, as_it_was, load_latest, load_run, recipe_changes
 from .distributed import Processes
 from .endings import fail
 from .engine import AMP
@@ -41,7 +41,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="start from these weights: Pyramid ViG's for GKGNet, other classes' for any")
     add("--img-size", type=int, nargs="+", metavar="N", help="side, or height and width (default: the data's)")
     add("--limit", type=int, metavar="N", help="use only N training images, for trials")
-    add("--bad-images", choices=("skip", "error"), default="skip",
+    add("--bad-images", choices=("skip", "error"),
         help="training images that cannot be read: replace and list them, at most 1 %% (skip), or end the run (error)")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the model's config: k=6, conv=gin")
     add("--output", metavar="DIR", help="where all is written (default runs/MODEL-DATA, numbered where a run is)")
@@ -70,7 +70,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto: cuda if there is one)")
     machine.add_argument("--workers", type=int, metavar="N",
                          help="processes that decode images (default: one for each core, at most 8)")
-    machine.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    machine.add_argument("--seed", type=int, help="of everything random (default 0)")
     machine.add_argument("--amp", nargs="?", const="bf16", choices=list(AMP),
                          help="compute in bfloat16 (or fp16, with a scaled loss) where it is safe; graphs are made in"
                               " float32 of features that are rounded already")
@@ -82,14 +82,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                          help="name the operation whose gradient is not a number; slow")
     args = parser.parse_args(argv)
     args.decay_epochs = None if args.decay_epochs is None else tuple(args.decay_epochs)
-    whole_numbers = (("save_every", 1, "step"), ("keep_every", 1, "epoch"), ("workers", 0, "process"))
+    ranges = {"epochs": (1, 10 ** 6), "batch_size": (1, 10 ** 6), "accumulation": (1, 10 ** 6), "repeats": (1, 1000),
+              "limit": (1, 10 ** 8), "save_every": (1, 10 ** 8), "keep_every": (1, 10 ** 6), "workers": (0, 1024),
+              "seed": (-2 ** 63, 2 ** 63), "anchors_per_class": (1, 10 ** 4), "proxies_per_class": (1, 10 ** 4)}
+    names = "data_dir", "output", "resume", "init_from", "backbone_weights", "teacher_weights"
     for wrong, sentence in [
         (args.eval_only and args.resume in (None, "auto"), "--eval-only: name the checkpoint with --resume PATH"),
         (args.dry_run and args.eval_only, "--dry-run and --eval-only: choose one of them"),
         (args.eval_split == "train" and not args.eval_only, "--eval-split: goes with --eval-only alone"),
-        *((getattr(args, name) is not None and getattr(args, name) < least,
-           f"--{name.replace('_', '-')} {getattr(args, name)}: at least {least} {unit}")
-          for name, least, unit in whole_numbers),
+        *((getattr(args, name) == "", f"--{name.replace('_', '-')}: an empty name") for name in names),
+        *((getattr(args, name) is not None and not least <= getattr(args, name) <= most,
+           f"--{name.replace('_', '-')} {getattr(args, name)}: {least} to {most}") for name, (least, most)
+          in ranges.items()),
     ]:
         if wrong:
             fail(sentence)
@@ -111,6 +115,13 @@ class Settings:
     resumed: Path | None     # the checkpoint to go on from, or to evaluate
     state: dict | None       # what it holds
     damaged: str             # why previous.pt is used and not last.pt, or ""
+    changes: list[str]       # what differs from the checkpoint's run
+
+    def kept(self) -> dict:
+        """What a checkpoint keeps of the flags, whether given or guessed."""
+        folder = self.flags.data_dir and os.path.abspath(self.flags.data_dir)
+        return {name: getattr(self.flags, name) for name in (*MAY_CHANGE, *STAY)} | {
+            "data": self.data, "data_dir": folder, "recipe": self.recipe_name}
 
     @property
     def writes(self) -> bool:
@@ -128,23 +139,30 @@ class Settings:
 def settle(args: argparse.Namespace, processes: Processes) -> Settings:
     """Decide everything, before any data is read. Raises ValueError for what cannot work together."""
     resumed, state, damaged = None, None, ""
-    if args.resume not in (None, "auto"):
+    if args.resume == "auto":
+        name = args.output or "-".join([choose_names(args, data := choose_data(args, None), None)[0], data])
+        args.output = processes.from_first(output_folder, args, name)
+        state, resumed, damaged = load_latest(Path(args.output))
+    elif args.resume:
         resumed = Path(args.resume)
         state = load_run(resumed)
+    changes = as_it_was(args, state, resumed)
     data = choose_data(args, state)
     model, recipe_name = choose_names(args, data, state)
     folder = Path(processes.from_first(output_folder, args, f"{model}-{data}"))
-    if args.resume == "auto":
-        state, resumed, damaged = load_latest(folder)
-    recipe = kept_recipe(state["recipe"]) if state and not args.recipe else get_recipe(recipe_name)
     given = {name: getattr(args, name) for name in flags() if getattr(args, name) is not None}
-    recipe = override(recipe, given, args.scale_lr)
+    # a command given again computes its rates again
+    again = state and not (args.recipe or args.scale_lr)
+    recipe = override(kept_recipe(state["recipe"]) if again else get_recipe(recipe_name), given, args.scale_lr)
+    if state and not args.eval_only:
+        changes += recipe_changes(recipe, kept_recipe(state["recipe"]), resumed)
     fields = choose_fields(args, data, model, recipe, state)
     check_task(data, model, recipe, fields, args, state)
     workers = args.workers
     if workers is None:
         workers = min(8, max(1, (os.cpu_count() or 1) // processes.local_world))
-    settings = Settings(args, model, fields, data, recipe_name, recipe, folder, workers, resumed, state, damaged)
+    settings = Settings(args, model, fields, data, recipe_name, recipe, folder, workers, resumed, state, damaged,
+                        changes)
     settings.build_model()  # what cannot work is found before any data is fetched
     return settings
 
@@ -188,18 +206,21 @@ def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tup
     """Return the model's full name and the recipe's name. The recipe is demo for nano models and synthetic scenes, else
     the paper's; a family without a size takes the recipe's."""
     model = args.model or (state["name"] if state else "lrgc")
+    if state and state["name"].rsplit("_", 1)[0] == model:
+        model = state["name"]
     family = model if model in FAMILIES else model.rsplit("_", 1)[0]
     paper = PAPERS.get(family, "vig")
     paper = {("gkgnet", "voc2007"): "gkgnet_voc", ("cnn2graph", "cifar100"): "cnn2graph_100",
              ("cnn2graph", "imagefolder"): "cnn2graph_100"}.get((paper, data), paper)
     demo = "demo_multi" if data in MULTI_LABEL else "demo"
-    recipe = args.recipe or (demo if data.startswith("shapes") or model.endswith("_nano") else paper)
+    recipe = args.recipe or (state or {}).get("flags", {}).get("recipe") or (
+        demo if data.startswith("shapes") or model.endswith("_nano") else paper)
     size = get_recipe(recipe).size.removeprefix("resnet" if family == "resnet" else "")  # resnet_18, cnn2gnn_resnet18
     return (f"{model}_{size}" if model in FAMILIES else model), recipe
 
 
 def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recipe, state: dict | None) -> dict:
-    """Return config fields that differ from the preset: from --set, --img-size and recipe, or from the checkpoint.
+    """Return fields of the config: of --set, --img-size and the recipe; of a checkpoint all but num_classes.
 
     Unless it is set, patch is chosen so that the grid is near the preset's.
     """
@@ -208,8 +229,7 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
     preset = CONFIGS[model]
     fields = {"drop_path": recipe.drop_path} if hasattr(preset, "drop_path") else {}
     if state and state["name"] == model:
-        fields = {name: value for name, value in state["config"].items()
-                  if name in ("k", "stem") or value != getattr(preset, name, None)}
+        fields = {name: value for name, value in state["config"].items() if name != "num_classes"}
         fields |= {} if args.drop_path is None else {"drop_path": args.drop_path}
     for name in ("anchors_per_class", "proxies_per_class"):
         if getattr(args, name) is not None:
@@ -225,10 +245,13 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
             fields[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             fields[name] = value
+        most, values = 1000 if name == "depth" else 10_000, fields[name]
+        if any(type(part) is int and part > most for part in (values if isinstance(values, tuple) else (values,))):
+            raise ValueError(f"--set {setting}: at most {most}")
     if args.img_size or "img_size" not in fields:
         size = args.img_size or [IMAGE_SIZES.get(data, preset.img_size[0])]
-        if len(size) > 2 or min(size) < 1:
-            raise ValueError(f"--img-size {' '.join(map(str, size))}: one side, or height and width, in pixels")
+        if len(size) > 2 or not 1 <= min(size) <= max(size) <= 8192:
+            raise ValueError(f"--img-size {' '.join(map(str, size))}: one side, or height and width, 1 to 8192 pixels")
         fields["img_size"] = (size[0], size[-1])
     if "patch" not in fields and hasattr(preset, "patch"):
         height, width = fields["img_size"]

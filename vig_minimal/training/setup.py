@@ -2,15 +2,18 @@
 
 import contextlib
 import copy
+import hashlib
+import os
 from dataclasses import asdict, dataclass
 
 import torch
 
 from ..data.batches import TrainingBatches, ValidationBatches
 from ..data.data_recipe import DataRecipe
-from ..data.datasets import Data, fetch, open_data, oversampled
+from ..data.datasets import Data, fetch, image_name, open_data, oversampled, targets_of
 from ..data.loading import PreparedImages, StoredImages, store_if_it_fits
 from ..data.seeds import mixed_seed
+from ..files import CheckpointError
 from ..models.cost import count_macs, count_parameters, saved_bytes
 from ..models.released import init_from
 from ..models.resnet import load_backbone
@@ -36,6 +39,8 @@ class Job:
     val_batches: ValidationBatches
     run: Run
     first_step: int               # of the open epoch, where a run goes on in its middle
+    seen: dict                    # fingerprint of the data
+    changes: list[str]            # what differs from the checkpoint's run
     new_parts: list[str] | None   # what --init-from left random
     log: RunLog
 
@@ -45,12 +50,16 @@ class Job:
             return evaluate(self.run, self.val_batches, bar)
 
     def save(self, name: str, with_training: bool) -> None:
-        """Write a checkpoint: the weights to use and, with_training, what is needed to go on."""
+        """Write a checkpoint: the weights to use and, with_training, what is needed to go on. While steps are not
+        finite, nothing is written: the weights may be what is wrong."""
         run, data, recipe = self.run, self.data, self.run.recipe
+        if run.bad_in_a_row:
+            return
         state = {"name": self.settings.model, "config": asdict(run.model.config), "classes": data.classes,
                  "mean": recipe.mean, "std": recipe.std, "recipe": asdict(recipe), "epoch": run.epoch, "step": run.step,
                  "steps": len(self.batches), "best": run.best, "multi_label": data.multi_label,
-                 "anchors": run.task.anchor_names, "model": run.evaluated.state_dict()}
+                 "anchors": run.task.anchor_names, "model": run.evaluated.state_dict(),
+                 "flags": self.settings.kept(), "data": self.seen}
         state |= {"training": run.state()} if with_training else {}
         checkpoint.save(self.settings.folder / name, state, keep="previous.pt" if with_training else None)
 
@@ -101,27 +110,52 @@ def build(settings: Settings, processes: Processes) -> Job:
     run = create_run(model, task, recipe, processes, flags.seed, flags.amp, flags.compile, flags.grad_checkpoint,
                      flags.sync_bn)
     first_step = restore(run, settings, data, len(batches)) if settings.state else 0
+    seen, changes = fingerprint(data), settings.changes
+    if settings.state and not flags.eval_only:
+        changes += checkpoint.check_data(settings.state, settings.resumed, seen, first_step)
     if len(set(processes.gather((run.step, len(data.train), len(data.val))))) > 1:
         raise ValueError("the processes read different checkpoints or data; --output and --data-dir must be folders"
                          " that all machines share, or alike on all of them")
     log = RunLog(settings, data, run, len(batches))
-    return Job(settings, data, images, batches, val_batches, run, first_step, new_parts, log)
+    return Job(settings, data, images, batches, val_batches, run, first_step, seen, changes, new_parts, log)
+
+
+def fingerprint(data: Data) -> dict[str, list]:
+    """Return the number of images of each split, and a hash of their names, wherever their folder lies, and labels."""
+    splits = {}
+    for split, source in (("training", data.train), ("validation", data.val)):
+        names, targets = [image_name(source, index) for index in range(len(source))], targets_of(source)
+        root = os.path.commonpath([min(names), max(names)])
+        content = "\n".join(name.removeprefix(root) for name in names).encode(errors="surrogateescape")
+        content += b"" if targets is None else targets.numpy().tobytes()
+        splits[split] = [len(names), hashlib.blake2b(content, digest_size=16).hexdigest()]
+    return splits
 
 
 def restore(run: Run, settings: Settings, data: Data, steps: int) -> int:
-    """Go on from a checkpoint, and return the first step of its open epoch; with --eval-only, take its weights."""
+    """Go on from a checkpoint, and return the first step of its open epoch; with --eval-only, take its weights. Raises
+    CheckpointError for what does not fit."""
     state, path = settings.state, settings.resumed
     checkpoint.check_same(state, path, settings.model, asdict(run.model.config), data.classes)
-    if settings.flags.eval_only:
+    try:
         run.evaluated.load_state_dict(state["model"])
-        return 0
-    if list(state.get("anchors", [])) != list(run.task.anchor_names):
-        raise ValueError(f"{path}: its anchors are other images; go on with the same data and seed")
-    if "training" not in state:
-        raise ValueError(f"{path}: holds the weights to use only; go on from last.pt, or give --eval-only")
-    run.restore(state["training"])
-    run.epoch, run.best = state["epoch"], state["best"]
-    run.step, first_step = checkpoint.position(state, path, steps)
+        if settings.flags.eval_only:
+            return 0
+        if list(state.get("anchors", [])) != list(run.task.anchor_names):
+            raise ValueError("its anchors are other images; go on with the same data and seed")
+        if "training" not in state:
+            raise ValueError("holds the weights to use only; go on from last.pt, or give --eval-only")
+        checkpoint.check_types(state, path, checkpoint.POSITION | {"training": dict})
+        checkpoint.check_types(state["best"], path, {"epoch": int, run.task.key: (int, float)})
+        checkpoint.check_types(state["training"], path, checkpoint.TRAINING)
+        checkpoint.check_optimiser(run.optimiser, state["training"]["optimiser"], path)
+        run.restore(state["training"])
+        run.epoch, run.best = state["epoch"], state["best"]
+        run.step, first_step = checkpoint.position(state, path, steps)
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch raises many kinds for states that do not fit
+        raise CheckpointError(f"{path}: {' '.join(str(error).split()) or type(error).__name__}") from None
     return first_step
 
 
@@ -165,7 +199,7 @@ def describe(job: Job) -> dict[str, str]:
         output += f", going on after epoch {run.epoch}{steps} of {settings.resumed}"
     if not settings.writes:
         output = "none: " + (f"evaluates {settings.resumed}" if flags.eval_only else "a dry run")
-    start = {}
+    start = {"changed": "; ".join(job.changes)} if job.changes else {}
     if job.new_parts is not None:
         start["start"] = f"from {flags.init_from}; new are: {', '.join(job.new_parts) or 'none'}"
     return {

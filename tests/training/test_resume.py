@@ -1,0 +1,237 @@
+"""A resumed run is the same run: what a checkpoint keeps, what may change, and what is refused in one sentence."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import train
+from commands import at_call, own_folder, refused, rows  # noqa: F401
+from helpers import image_folder, same_tensors
+from vig_minimal.training import checkpoint
+from vig_minimal.training.tasks import SingleLabel
+
+SMALL = ["--img-size", "16", "--limit", "32", "--batch-size", "16", "--device", "cpu", "--workers", "0"]
+VIG = ["--model", "vig_nano", *SMALL, "--set", "dim=16", "--set", "depth=2", "--set", "k=2", "--set", "patch=4"]
+GKGNET = ["--model", "gkgnet", *SMALL, "--set", "dim=(8,16)", "--set", "depth=(1,1)", "--set", "pool=(2,1)"]
+
+
+def run(*argv):
+    train.main([str(arg) for arg in argv])
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def killed(monkeypatch, *argv, before):
+    """Run until just before the call of `before`, (module, name), as a kill would end it."""
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(*before, at_call(1, None, interrupt))
+        run(*argv)
+
+
+@pytest.mark.parametrize("model", [VIG, GKGNET], ids=["one label", "several labels"])
+def test_a_finished_run_says_so_and_changes_nothing(capsys, model):
+    argv = [*model, "--epochs", 1, "--output", "out", "--resume", "auto"]
+    run(*argv)
+    before = {path: path.read_bytes() for path in Path("out").iterdir() if path.name != ".lock"}
+    capsys.readouterr()
+    run(*argv)
+    assert "this run is finished: best " in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in Path("out").iterdir() if path.name != ".lock"}
+
+
+def test_a_kill_before_the_first_checkpoint_leaves_no_second_row(monkeypatch):
+    argv = [*VIG, "--epochs", 1, "--output", "out", "--resume", "auto"]
+    killed(monkeypatch, *argv, before=(checkpoint, "save"))
+    assert [row["epoch"] for row in rows("out")] == ["0"] and not Path("out/last.pt").exists()
+    run(*argv)
+    assert [row["epoch"] for row in rows("out")] == ["0", "1"]
+
+
+@pytest.mark.parametrize("content", [b"epoch,a\nzero,0\n", b"\xff\xfe\x00", b"epoch,a\n\x000,0\n", b"a\n1\n", b"\n"])
+def test_a_damaged_table_is_set_aside(capsys, content):
+    argv = [*VIG, "--output", "out", "--resume", "auto"]
+    run(*argv, "--epochs", 1)
+    Path("out/metrics.csv").write_bytes(content)
+    run(*argv, "--epochs", 2)
+    assert "out/metrics.csv is damaged; it is kept as out/damaged.csv" in capsys.readouterr().out
+    assert [row["epoch"] for row in rows("out")] == ["2"] and Path("out/damaged.csv").read_bytes() == content
+
+
+# ---- checkpoints of a wrong kind -----------------------------------------------------------------------------------
+
+LEFT_OUT = "left out"
+WRONG = [LEFT_OUT, None, 3, "x", [3], {"x": 3}, torch.zeros(2, 3)]
+PARTS = ["name", "config", "classes", "recipe", "epoch", "step", "steps", "best", "model", "training", "config/dim",
+         "config/graph", "config/k", "recipe/epochs", "recipe/lr", "recipe/crop", "recipe/mean", "best/epoch",
+         "best/top1", "model/pos", "training/model", "training/model/pos", "training/average", "training/optimiser",
+         "training/scaler", "training/losses", "training/skipped", "training/bad_in_a_row", "training/optimiser/state",
+         "training/optimiser/param_groups", "training/optimiser/state/0", "training/optimiser/state/0/exp_avg"]
+
+
+def replaced(state, place, value):
+    """The state with another value at a place, as "training/model", or without it."""
+    name, _, rest = place.partition("/")
+    name = int(name) if name.isdigit() else next(key for key in state if str(key).startswith(name))
+    if rest:
+        value = replaced(state[name], rest, value)
+    return {key: value if key == name else part for key, part in state.items() if key != name or value is not LEFT_OUT}
+
+
+def test_a_state_of_wrong_types_shapes_or_keys_is_one_sentence(capsys, monkeypatch):
+    run(*VIG, "--epochs", 1, "--output", "out")
+    state, accepted = torch.load("out/last.pt"), []
+    capsys.readouterr()
+    for place in PARTS:
+        for value in WRONG:
+            monkeypatch.setattr(checkpoint, "load", lambda _: replaced(state, place, value))
+            try:
+                said = refused(capsys, *VIG, "--resume", "out/last.pt")
+                assert "out/last.pt: " in said or place.startswith(("config", "recipe")), said
+            except pytest.fail.Exception:
+                accepted.append(f"{place} {value}")
+                capsys.readouterr()
+    possible = ["config/graph left out", "training/optimiser/state/0 left out", "training/losses {'x': 3}", "step 3",
+                "best/epoch 3", "best/top1 3", "training/skipped 3", "training/bad_in_a_row 3", "recipe/epochs 3",
+                "training/scaler {'x': 3}"]
+    assert " + ".join(case for case in accepted if case not in possible) == ""
+
+
+def test_an_optimiser_of_another_kind_or_shape_is_one_sentence(capsys):
+    for own, other in (("adamw", "sgd"), ("sgd", "adamw")):
+        run(*VIG, "--epochs", 1, "--output", own, "--optimiser", own)
+        state = torch.load(f"{own}/last.pt")
+        state["recipe"]["optimiser"] = other
+        checkpoint.save(f"{own}/wrong.pt", state)
+        capsys.readouterr()
+        said = refused(capsys, *VIG, "--resume", f"{own}/wrong.pt")
+        assert f"its optimiser is {own}, and this run's is {other}" in said
+
+
+# ---- a run that went wrong -----------------------------------------------------------------------------------------
+
+
+def test_a_run_that_diverged_goes_on_from_before_it_went_wrong_with_another_rate(capsys):
+    argv = [*VIG, "--limit", 256, "--batch-size", 8, "--epochs", 1, "--output", "out", "--resume", "auto"]
+    for _ in range(2):  # again from there, it diverges again, and loses nothing
+        with pytest.raises(SystemExit) as end:
+            run(*argv, "--lr", "1e30", "--save-every", 1)
+        said = capsys.readouterr().err
+        assert end.value.code == 1 and "10 steps in a row were not finite" in said
+        assert "the last good checkpoint is out/previous.pt, of epoch 0 and step 1" in said
+        assert torch.load("out/diverged.pt")["step"] == 2 and not Path("out/last.pt").exists()
+    run(*argv, "--lr", "1e-3")
+    said = capsys.readouterr().out
+    assert "epoch 1/1" in said and "skipped" not in said
+    assert [row["epoch"] for row in rows("out")] == ["0", "1"]
+
+
+def test_nothing_is_written_while_steps_are_bad(capsys, monkeypatch):
+    monkeypatch.setattr(SingleLabel, "losses", lambda self, outputs, targets, images: {
+        "cross_entropy": outputs.sum() * torch.nan})
+    run(*VIG, "--epochs", 3, "--output", "out", "--save-every", 1)  # six bad steps
+    assert torch.load("out/last.pt")["step"] == 0 and not Path("out/best.pt").exists()
+    assert "the last 6 steps were not finite" in capsys.readouterr().out
+
+
+# ---- the checkpoint alone ------------------------------------------------------------------------------------------
+
+
+def test_the_checkpoint_alone_goes_on_exactly(capsys, monkeypatch, tmp_path):
+    """Seed, data, limit, recipe and fields that equal a preset's (patch 8 would be guessed as 2) are all kept."""
+    data = image_folder(tmp_path / "data", count=8)
+    argv = ["--model", "vig_nano", "--data-dir", data, "--img-size", 16, "--set", "patch=8", "--set", "k=1", "--set",
+            "depth=2", "--limit", 12, "--batch-size", 4, "--epochs", 2, "--seed", 5, "--amp", "--drop-path", 0.2,
+            "--save-every", 1, "--workers", 0, "--device", "cpu"]
+    run(*argv, "--output", "whole")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(train, "update", at_call(3, train.update, interrupt))
+        run(*argv, "--output", "cut")
+    (tmp_path / "elsewhere").mkdir()
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path / "elsewhere")
+        run("--resume", tmp_path / "cut" / "last.pt", "--device", "cpu")
+    assert "going on after epoch 0 and 2 steps" in capsys.readouterr().out
+    whole, cut = (torch.load(f"{name}/last.pt") for name in ("whole", "cut"))
+    assert whole["flags"].pop("data_dir") == cut["flags"].pop("data_dir") == str(data)
+    assert same_tensors(whole, cut) and whole["flags"]["seed"] == 5
+
+
+def test_what_cannot_change_is_refused_and_what_can_is_said(capsys):
+    run(*VIG, "--epochs", 1, "--output", "out", "--seed", 3)
+    capsys.readouterr()
+    for flag, what in ((["--seed", 0], "--seed 0: the run of out/last.pt has 3"), (["--amp"], "--amp bf16"),
+                       (["--compile"], "--compile True"), (["--mixup", 0.5], "mixup=0.0, and this run has mixup=0.5"),
+                       (["--weight-decay", 0.5], "weight_decay"), (["--optimiser", "sgd"], "optimiser=adamw")):
+        assert what in refused(capsys, "--resume", "out/last.pt", "--device", "cpu", *flag)
+    run("--resume", "out/last.pt", "--device", "cpu", "--epochs", 2, "--lr", 1e-4, "--save-every", 1)
+    said = capsys.readouterr().out
+    assert "changed --save-every none → 1; epochs 1 → 2; lr 0.0015 → 0.0001; " in said
+    assert torch.load("out/last.pt")["flags"]["seed"] == 3 and rows("out")[-1]["epoch"] == "2"
+
+
+def test_a_task_and_its_data_come_back_by_themselves(capsys):
+    model = ["--model", "pvig_nano", *GKGNET[2:], "--multi-label"]
+    run(*model, "--epochs", 1, "--output", "out")
+    run("--resume", "auto", "--output", "out", "--epochs", 2, "--device", "cpu")
+    run("--resume", "out/best.pt", "--eval-only")
+    assert torch.load("out/last.pt")["flags"]["data"] == "shapes-multi"
+    assert [row["epoch"] for row in rows("out")] == ["0", "1", "2"]
+    assert capsys.readouterr().out.count("mAP ") >= 4
+
+
+def test_other_images_are_refused_within_an_epoch_and_said_before_one(capsys, tmp_path):
+    data = image_folder(tmp_path / "data", count=8)
+    argv = [*VIG, "--data-dir", data, "--limit", 12, "--batch-size", 4, "--output", "out", "--save-every", 1]
+    run(*argv, "--epochs", 1)
+    (data / "val" / "cat" / "0.png").rename(data / "val" / "cat" / "new.png")
+    Path("middle").mkdir()
+    state = torch.load("out/previous.pt")
+    assert state["step"] == 3 and state["epoch"] == 0
+    checkpoint.save("middle/last.pt", state | {"step": 2})
+    capsys.readouterr()
+    assert "its images are not those of now" in refused(capsys, "--resume", "middle/last.pt", "--device", "cpu")
+    run("--resume", "out/last.pt", "--device", "cpu", "--epochs", 2)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the images are not those of the checkpoint's run (training 12 → 12, validation 16 → 16)" in said
+
+
+# ---- numbers that cannot be meant ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("flag", "value", "message"), [
+    ("--mixup", "1e15", "mixup=1e+15: must be at least 0 and at most 100"), ("--cutmix", "1e9", "cutmix=1e+09"),
+    ("--repeats", 10 ** 21, "--repeats 1000000000000000000000: 1 to 1000"), ("--epochs", 10 ** 400, "1 to 1000000"),
+    ("--set", "depth=1000000007", "--set depth=1000000007: at most 1000"), ("--set", "dim=10**9", "dim"),
+    ("--set", "dim=1000000007", "--set dim=1000000007: at most 10000"), ("--eval-crop", 1e-9, "at least 0.1"),
+    ("--set", "dim=(8, 100000)", "--set dim=(8, 100000): at most 10000"), ("--device", "meta", "--device meta"),
+    ("--img-size", 10 ** 6, "--img-size 1000000"), ("--workers", 10 ** 6, "--workers 1000000: 0 to 1024"),
+    ("--limit", 10 ** 12, "--limit 1000000000000: 1 to 100000000"), ("--accumulation", 10 ** 30, "1 to 1000000"),
+    ("--data-dir", "", "--data-dir: an empty name"), ("--output", "", "--output: an empty name"),
+    ("--resume", "", "--resume: an empty name"), ("--seed", 10 ** 400, "--seed"),
+    ("--anchors-per-class", 10 ** 9, "--anchors-per-class 1000000000: 1 to 10000"),
+])
+def test_a_number_that_cannot_be_meant_is_refused_with_its_range(capsys, flag, value, message):
+    assert message in refused(capsys, *VIG, flag, value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", "x"), ("RANK", "2"), ("WORLD_SIZE", "0"), ("LOCAL_RANK", "1.5")])
+def test_a_place_that_cannot_be_is_refused(capsys, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert f"{name}={value}: " in refused(capsys, *VIG)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_names_that_are_not_utf8_do_not_end_a_run(capsys, tmp_path, broken):
+    data = image_folder(tmp_path / "data", train=("cat", "dog\udcff"), val=("cat", "dog\udcff"), count=60)
+    odd = data / "train" / "cat" / "\udcfe.png"
+    (data / "train" / "cat" / "0.png").rename(odd)
+    odd.write_bytes(b"") if broken else Image.open(odd).convert("CMYK").save(odd.with_suffix(".jpg"))
+    with open("said.txt", "w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        run(*VIG, "--data-dir", data, "--limit", 120, "--epochs", 1, "--output", "out")
+    assert "\\udcfe" in Path("out/bad_images.tsv").read_text() and len(rows("out")) == 2

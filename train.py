@@ -1,15 +1,13 @@
 """Train or evaluate a Vision GNN, on one process or, under torchrun or srun, on many.
 
     torchrun train.py --model lrgc                                    # synthetic scenes, nothing to download
-    python train.py --model lrgc_nano --data cifar10 --data-dir ~/data
     torchrun --nproc_per_node 8 train.py --model lrgc --data-dir IMAGENET --amp   # a folder with train/ and val/
     python train.py --resume runs/lrgc_nano-shapes/best.pt --eval-only
 
 Read it from top to bottom: main → train → fit (epochs) → train_one_epoch (steps), which calls backward and update. What
 follows from the flags is decided in training/settings.py; data, model and task are made in training/setup.py.
-It writes metrics.csv, config.json, last.pt (to go on from; previous.pt is the one before) and best.pt (to use) into the
-output folder. Where the recipe has a moving average of the weights (ema_decay), that is what is evaluated and what
-these files hold as `model`.
+It writes metrics.csv, config.json, last.pt (to go on from) and best.pt (to use) into the output folder. Where the recipe
+has a moving average of the weights (ema_decay), that is what is evaluated, and `model` in these files.
 
 Exit codes: 0 done; 1 training could not go on (what is saved stays); 2 bad input, nothing was begun; 130 and 143 ended
 by SIGINT (Ctrl-C) and SIGTERM after saving. `--resume auto` goes on.
@@ -69,8 +67,8 @@ def train(argv: list[str] | None, resources: contextlib.ExitStack) -> None:
         fail(f"a process that reads images died ({died})", everywhere=True)
     run, log = job.run, job.log
     log.begin(describe(job))
-    ending = one_sentence(settings.folder, processes.world, settings.writes)
-    with ending, run.signals.listening(says=processes.is_first):
+    endings = one_sentence(settings.folder, processes.world, settings.writes)
+    with endings, run.signals.listening(says=processes.is_first):
         try:
             if flags.eval_only:
                 log.evaluation(job.evaluate())
@@ -127,7 +125,6 @@ def close_epoch(job: Job, trained: dict[str, float], scores: dict[str, float]) -
 def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_step: int = 0,
                     last_step: int | None = None, after_step: Callable[[float], None] | None = None) -> dict:
     """One pass over the training images, or its steps from first_step to last_step; epochs count from 0.
-
     bar: a tqdm bar, which counts images. after_step: called with the loss of each step.
     Returns the mean `loss`, its terms as `loss_NAME`, `images_per_s`, the last `lr` and the number of steps `skipped`.
     Raises Stopped after the step in which a signal came, and Diverged after ten bad steps in a row.

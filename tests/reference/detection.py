@@ -94,7 +94,7 @@ def average_precision(images, categories, objects, detections, kind, threshold, 
 
 
 def inside_polygon(x: float, y: float, corners) -> bool:
-    """Whether a point lies inside a polygon [(x, y), …]: a ray to the right crosses its sides an odd number of times."""
+    """Whether a point is inside a polygon [(x, y), …]: a ray to the right crosses its sides an odd number of times."""
     inside = False
     for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]]):
         if (y0 > y) != (y1 > y) and x < x0 + (y - y0) * (x1 - x0) / (y1 - y0):

@@ -29,7 +29,7 @@ def rectangle(box, height, width):
 
 
 def scene(kind, seed, count=12, images=(5, 2, 9)):
-    """Ground truth and detections with ties in score and IoU, crowds, sizes of all ranges, and images without either."""
+    """Ground truth and detections with ties in score and IoU, crowds, all ranges of sizes, and an image without any."""
     draw = random.Random(seed)
     height, width = (200, 150) if kind == "bbox" else (24, 20)
 

@@ -48,7 +48,8 @@ def _outline(points: np.ndarray, height: int, width: int) -> np.ndarray:
     across = np.where(steep[:, None], side[..., 0], side[..., 1])
     low = along.argmin(1)[:, None]  # each side is drawn from the end where that coordinate is lower
     steps = length.max(1)
-    start, begin, end = (np.take_along_axis(*pair, 1)[:, 0] for pair in ((along, low), (across, low), (across, 1 - low)))
+    ends = (along, low), (across, low), (across, 1 - low)
+    start, begin, end = (np.take_along_axis(*pair, 1)[:, 0] for pair in ends)
     slope = (end - begin) / np.maximum(steps, 1)
 
     owner = np.repeat(np.arange(len(side)), steps + 1)  # of each point: its side

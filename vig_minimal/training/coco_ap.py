@@ -117,8 +117,9 @@ def _match(objects: list[dict], detections: list[dict], image: dict, kind: str) 
 def _box_iou(detections: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Areas (D,) of the detections, and IoU (D, G) of boxes [left, top, width, height], (D, 4) and (G, 4)."""
     own, theirs = detections[:, 2] * detections[:, 3], objects[:, 2] * objects[:, 3]
-    ends = [np.minimum.outer(detections[:, i] + detections[:, i + 2], objects[:, i] + objects[:, i + 2]) for i in (0, 1)]
-    width, height = (np.maximum(ends[i] - np.maximum.outer(detections[:, i], objects[:, i]), 0) for i in (0, 1))
+    first = np.maximum(detections[:, None, :2], objects[:, :2])  # (D, G, 2): left and top of what they share
+    last = np.minimum((detections[:, :2] + detections[:, 2:])[:, None], objects[:, :2] + objects[:, 2:])
+    width, height = np.moveaxis(np.maximum(last - first, 0), 2, 0)
     return own, _share(width * height, own, theirs, crowd)
 
 

@@ -164,7 +164,7 @@ def backward(run: Run, parts: Iterator[tuple[Tensor, Tensor]]) -> tuple[dict[str
         images, targets = next(parts)
         with run.part(part, len(images)):  # DDP averages gradients over processes in the last part
             with run.autocast():  # AMP
-                outputs = run.parallel(images)
+                outputs = run.task.outputs(run.parallel, images, targets)
                 losses = run.task.losses(outputs, targets, images)  # named; their sum is trained on
             run.scaler.scale(sum(losses.values()) / count).backward()
         total = total + torch.stack([value.detach() for value in losses.values()]) / count

@@ -27,11 +27,28 @@ DOWNLOADS = {
     "voc2007": (partial(datasets.VOCDetection, year="2007"), {"image_set": "trainval"}, {"image_set": "test"}),
 }
 MULTI_LABEL = ("shapes-multi", "coco", "voc2007")  # an image may show several classes
-DATA_SETS = ("shapes", "imagefolder", *DOWNLOADS, "shapes-multi", "coco")
+DATA_SETS = ("shapes", "imagefolder", *DOWNLOADS, "shapes-multi", "shapes-boxes", "coco")
 NEED_FOLDER = {"imagefolder": "train/ and val/", "coco": "train2017/, val2017/ and annotations/"}
 # default side of the images; data sets of photos, which are not listed here, take the model's own
-IMAGE_SIZES = {"shapes": 64, "shapes-multi": 64, "cifar10": 32, "cifar100": 32, "stl10": 96, "svhn": 32}
-SHAPES_TRAIN, SHAPES_VAL = 10_000, 2_000
+IMAGE_SIZES = {"shapes": 64, "shapes-multi": 64, "shapes-boxes": 96, "cifar10": 32, "cifar100": 32, "stl10": 96, "svhn": 32}
+SHAPES_TRAIN, SHAPES_VAL, SHAPES_BOXES_VAL = 10_000, 2_000, 500
+
+
+class Scenes(Dataset):
+    """Temporary: detection targets of the synthetic scenes."""
+
+    def __init__(self, shapes: Shapes):
+        self.shapes, self.classes = shapes, shapes.classes
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __getitem__(self, index: int):
+        image, target = self.shapes[index]
+        boxes, masks = target["boxes"], target["masks"]
+        return image, {"boxes": boxes, "labels": target["labels"] + 1, "masks": masks.to(torch.uint8),
+                       "area": masks.sum((1, 2)).float(), "iscrowd": torch.zeros(len(boxes), dtype=torch.int64),
+                       "image_id": torch.tensor(index)}
 
 
 @dataclass(frozen=True)
@@ -63,7 +80,10 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
         raise DataError(f"{name}: name the folder that holds {NEED_FOLDER[name]} with --data-dir")
     folder = folder or "data"
     openers = {"imagefolder": _image_folders, "coco": coco_voc.coco, "voc2007": coco_voc.voc2007}
-    if name in ("shapes", "shapes-multi"):
+    if name == "shapes-boxes":
+        train, val = (Scenes(Shapes(size, count, split, "boxes")) for count, split in
+                      ((limit or SHAPES_TRAIN, "train"), (min(SHAPES_BOXES_VAL, limit or SHAPES_BOXES_VAL), "val")))
+    elif name in ("shapes", "shapes-multi"):
         view = "single" if name == "shapes" else "multi"
         train = Shapes(size, limit or SHAPES_TRAIN, "train", view)
         val = Shapes(size, min(SHAPES_VAL, limit or SHAPES_VAL), "val", view)

@@ -89,9 +89,9 @@ def array_of(edges: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def run_lengths(edges: np.ndarray, height: int, width: int) -> dict:
-    """Return COCO's run lengths: {"size": [height, width], "counts": [outside, inside, outside, …]}."""
+    """Return COCO's run lengths: {"size": [height, width], "counts": (n,) pixels outside, inside, outside, …}."""
     counts = np.diff(edges, prepend=0, append=height * width)
-    return {"size": [height, width], "counts": counts.tolist()}
+    return {"size": [height, width], "counts": counts.astype(np.int32)}
 
 
 def area(edges: np.ndarray) -> int:

@@ -1,5 +1,7 @@
 """What a model costs: parameters, multiply-adds, and the bytes that a training step keeps for its backward pass."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,9 +26,10 @@ def count_macs(model: nn.Module, images: Tensor) -> float:
     return counter.get_total_flops() / 2
 
 
-def saved_bytes(model: nn.Module, images: Tensor) -> float:
+def saved_bytes(model: nn.Module, images: Tensor, outputs: Callable | None = None) -> float:
     """Bytes for each image of (B, 3, H, W) that autograd keeps from forward to backward, without the weights. Each
-    storage counts once, whole, however many saved tensors are views of it."""
+    storage counts once, whole, however many saved tensors are views of it. outputs: computes what training computes
+    from images, by default `model` itself."""
     weights = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
 
@@ -37,6 +40,6 @@ def saved_bytes(model: nn.Module, images: Tensor) -> float:
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = model(images)  # held until the end: a freed storage's address could come again and not be counted
+        output = (outputs or model)(images)  # held until the end: a freed storage's address could come again and not be counted
     del output
     return sum(kept.values()) / len(images)

@@ -24,6 +24,7 @@ proposals, RoIAlign with 2 × 2 samples.
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
 import torch
@@ -39,9 +40,11 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import initLevelMapper
 
+from ..graphs.graph import Graph
 from .checks import check_choices, check_whole, image_size
 from .pyramid import PyramidConfig, PyramidViG
 from .registry import CONFIGS, create_model
+from .released import init_from
 from .vig import ViG, ViGConfig
 
 LEVELS = ("0", "1", "2", "3")  # names of the features that boxes and masks are cut from; "pool" is the fifth
@@ -73,6 +76,11 @@ class DetectorConfig:
         if self.img_size[0] < THINNEST:
             raise ValueError(f"img_size={self.img_size}: detection needs a shorter side of at least {THINNEST} pixels")
 
+    @property
+    def graph(self) -> str:
+        """The constructor of the backbone's graphs."""
+        return dict(self.body)["graph"]
+
 
 def create_detector(name: str, num_classes: int = 80, **overrides) -> "Detector":
     """Build Mask R-CNN over the backbone of that name, with random weights.
@@ -97,6 +105,11 @@ def create_detector(name: str, num_classes: int = 80, **overrides) -> "Detector"
     return Detector(body, config)
 
 
+def detector_size(name: str) -> tuple[int, int]:
+    """Return the shorter and the longest side to which the detector of that name resizes images, unless it is told."""
+    return NANO["img_size"] if name.endswith("_nano") else DetectorConfig.img_size
+
+
 def clusters_for(preset: ViGConfig, img_size: tuple[int, int]) -> int:
     """Return κ for images of that size: κ grows as the nodes to the power log₄ 1.5.
 
@@ -105,6 +118,11 @@ def clusters_for(preset: ViGConfig, img_size: tuple[int, int]) -> int:
     """
     nodes = math.prod(math.ceil(side / preset.patch) for side in img_size)
     return max(1, round(preset.clusters * (nodes / preset.num_nodes) ** math.log(1.5, 4)))
+
+
+def padded(size: tuple[int, int], patch: int) -> tuple[int, int]:
+    """Return height and width with which an image of that size goes through the backbone."""
+    return tuple(max(math.ceil(side / patch) * patch, THINNEST) for side in size)
 
 
 class SimplePyramid(nn.Module):
@@ -147,10 +165,9 @@ class Backbone(nn.Module):
         self.strides = tuple(first * 2**i for i in range(5))
 
     def forward(self, images: ImageList) -> dict[str, Tensor]:
-        groups, patch = defaultdict(list), self.body.config.patch
+        groups = defaultdict(list)
         for place, size in enumerate(images.image_sizes):
-            height, width = (max(math.ceil(side / patch) * patch, THINNEST) for side in size)
-            groups[height, width].append(place)
+            groups[padded(size, self.body.config.patch)].append(place)
         parts = []
         for (height, width), places in groups.items():
             levels = self.levels(images.tensors[places, :, :height, :width])
@@ -159,6 +176,11 @@ class Backbone(nn.Module):
                           for level, (h, w) in zip(levels.values(), canvas, strict=True)])
         order = torch.tensor([place for places in groups.values() for place in places]).argsort()
         return {name: torch.cat(level)[order] for name, level in zip((*LEVELS, "pool"), zip(*parts), strict=True)}
+
+    def graphs(self, images: ImageList) -> list[Graph]:
+        """The first image's Graph in every block."""
+        height, width = padded(images.image_sizes[0], self.body.config.patch)
+        return self.body(images.tensors[:1, :, :height, :width], return_graphs=True)[1]
 
     def levels(self, images: Tensor) -> dict[str, Tensor]:
         """The features of images of one size."""
@@ -173,11 +195,12 @@ class Detector(MaskRCNN):
     It takes normalised images, a list of (3, H, W) of any sizes. In training it also takes their targets, dicts of
     `boxes` (n, 4) as left, top, right, bottom in pixels, `labels` (n,) from 1, 0 being the background, and `masks`
     (n, H, W), and returns torchvision's five losses by name. In evaluation it returns for each image a dict of `boxes`,
-    `labels`, `scores` (n,) and `masks` (n, 1, H, W) with values from 0 to 1, highest score first.
+    `labels`, `scores` (n,) and `masks` (n, 1, H, W) with values from 0 to 1, highest score first; with `return_graphs`
+    also the first image's Graph in every block.
     """
 
     def __init__(self, body: nn.Module, config: DetectorConfig):
-        body.head, body.distilled = nn.Identity(), None
+        body.head, body.distilled = nn.Sequential(nn.Identity()), None
         backbone, pools = Backbone(body, config), {}
         strides = backbone.strides
         for kind, size in (("box_roi_pool", 7), ("mask_roi_pool", 14)):
@@ -200,13 +223,17 @@ class Detector(MaskRCNN):
             **pools)
         self.config = config
 
-    def forward(self, images: list[Tensor] | Tensor, targets: list[dict[str, Tensor]] | None = None):
+    def forward(self, images: list[Tensor] | Tensor, targets: list[dict[str, Tensor]] | None = None,
+                return_graphs: bool = False):
         sizes = [tuple(image.shape[1:]) for image in images]
         images, targets = self.transform(images, targets)
         features = self.backbone(images)
         proposals, losses = self.rpn(images, features, targets)
         found, more_losses = self.roi_heads(features, proposals, images.image_sizes, targets)
-        return losses | more_losses if self.training else self.transform.postprocess(found, images.image_sizes, sizes)
+        if self.training:
+            return losses | more_losses
+        found = self.transform.postprocess(found, images.image_sizes, sizes)
+        return (found, self.backbone.graphs(images)) if return_graphs else found
 
     def train(self, mode: bool = True) -> "Detector":
         super().train(mode)
@@ -217,6 +244,11 @@ class Detector(MaskRCNN):
         return self
 
     @property
-    def blocks(self):
+    def blocks(self) -> Iterable[nn.Module]:
         """Of the backbone."""
         return self.backbone.body.blocks
+
+    def init_from(self, path_or_state_dict) -> list[str]:
+        """Give the backbone the weights of a classifier, and return the parts that stay random. As
+        `vig_minimal.init_from`, which says what can be taken and what is raised."""
+        return [*init_from(self.backbone.body, path_or_state_dict), "neck", "rpn", "roi_heads"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from ..data.datasets import DATA_SETS, IMAGE_SIZES, MULTI_LABEL
+from ..models.detection import create_detector, detector_size
 from ..models.pyramid import PyramidConfig
 from ..models.registry import CONFIGS, create_model
 from .checkpoint import MAY_CHANGE, STAY, as_it_was, load_latest, load_run, recipe_changes
@@ -34,6 +35,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--data-dir", metavar="DIR", help="holds train/CLASS/*.jpg and val/CLASS/*.jpg; or keeps downloads (./data)")
     add("--multi-label", action="store_true",
         help="train yes or no for each class, on multi-label data; GKGNet always does")
+    add("--task", choices=("labels", "detection"),
+        help="tell what an image shows, or detect objects: their classes, boxes and masks, by Mask R-CNN (default:"
+             " labels; detection on shapes-boxes)")
     add("--anchors-per-class", type=int, metavar="N", help="of CNN2GNN: training images that stand for a class (1)")
     add("--proxies-per-class", type=int, metavar="N", help="of CNN2GNN: learnt vectors that stand for a class (1)")
     add("--backbone-weights", metavar="FILE", help="of CNN2GNN's ResNet: a state dict, or «torchvision» to download")
@@ -131,7 +135,8 @@ class Settings:
     def build_model(self, **fields) -> nn.Module:
         """Build the model; `fields` come on top of the settings. Raises ValueError for a value that cannot work."""
         try:
-            return create_model(self.model, **(self.fields | fields))
+            create = create_detector if self.flags.task == "detection" else create_model
+            return create(self.model, **(self.fields | fields))
         except TypeError as error:
             raise ValueError(f"--set: a value of the wrong kind ({error})") from None
 
@@ -148,6 +153,7 @@ def settle(args: argparse.Namespace, processes: Processes) -> Settings:
         state = load_run(resumed)
     changes = as_it_was(args, state, resumed)
     data = choose_data(args, state)
+    args.task = args.task or ("detection" if data == "shapes-boxes" else "labels")
     model, recipe_name = choose_names(args, data, state)
     folder = Path(processes.from_first(output_folder, args, f"{model}-{data}"))
     given = {name: getattr(args, name) for name in flags() if getattr(args, name) is not None}
@@ -170,6 +176,8 @@ def settle(args: argparse.Namespace, processes: Processes) -> Settings:
 def choose_data(args: argparse.Namespace, state: dict | None) -> str:
     """Name the data set: --data, else image folders if there is --data-dir, else synthetic scenes."""
     model = args.model or (state["name"] if state else "")
+    if args.task == "detection":
+        return args.data or ("coco" if args.data_dir else "shapes-boxes")
     several = args.multi_label or (state or {}).get("multi_label") or model.startswith(MULTI_LABEL_FAMILY)
     return args.data or ("imagefolder" if args.data_dir else "shapes-multi" if several else "shapes")
 
@@ -213,6 +221,8 @@ def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tup
     paper = {("gkgnet", "voc2007"): "gkgnet_voc", ("cnn2graph", "cifar100"): "cnn2graph_100",
              ("cnn2graph", "imagefolder"): "cnn2graph_100"}.get((paper, data), paper)
     demo = "demo_multi" if data in MULTI_LABEL else "demo"
+    if args.task == "detection":
+        paper, demo = "detection", "demo_detection"
     recipe = args.recipe or (state or {}).get("flags", {}).get("recipe") or (
         demo if data.startswith("shapes") or model.endswith("_nano") else paper)
     size = get_recipe(recipe).size.removeprefix("resnet" if family == "resnet" else "")  # resnet_18, cnn2gnn_resnet18
@@ -249,11 +259,12 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
         if any(type(part) is int and part > most for part in (values if isinstance(values, tuple) else (values,))):
             raise ValueError(f"--set {setting}: at most {most}")
     if args.img_size or "img_size" not in fields:
-        size = args.img_size or [IMAGE_SIZES.get(data, preset.img_size[0])]
+        own = detector_size(model) if args.task == "detection" else preset.img_size[:1]
+        size = args.img_size or ([IMAGE_SIZES[data]] if data in IMAGE_SIZES else own)
         if len(size) > 2 or not 1 <= min(size) <= max(size) <= 8192:
             raise ValueError(f"--img-size {' '.join(map(str, size))}: one side, or height and width, 1 to 8192 pixels")
         fields["img_size"] = (size[0], size[-1])
-    if "patch" not in fields and hasattr(preset, "patch"):
+    if "patch" not in fields and hasattr(preset, "patch") and args.task != "detection":
         height, width = fields["img_size"]
         strides = (2, 4, 8) if isinstance(preset, PyramidConfig) else (2, 4, 8, 16)
         possible = [patch for patch in strides if height % patch == 0 and width % patch == 0] or [preset.patch]

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import hashlib
 import os
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ import torch
 from ..data.batches import TrainingBatches, ValidationBatches
 from ..data.data_recipe import DataRecipe
 from ..data.datasets import Data, fetch, image_name, open_data, oversampled, targets_of
+from ..data.object_batches import ObjectImages, ObjectTraining, ObjectValidation
 from ..data.loading import PreparedImages, StoredImages, store_if_it_fits
 from ..data.seeds import mixed_seed
 from ..files import CheckpointError
@@ -18,6 +20,7 @@ from ..models.cost import count_macs, count_parameters, saved_bytes
 from ..models.released import init_from
 from ..models.resnet import load_backbone
 from . import checkpoint
+from .detection import DetectionTask
 from .distributed import Processes
 from .engine import Run, create_run, evaluate
 from .run_log import RunLog, first_loss
@@ -75,6 +78,7 @@ class Job:
 def build(settings: Settings, processes: Processes) -> Job:
     """Make data, model, task and run; with --resume, the run as its checkpoint left it. Raises ValueError."""
     flags, recipe, size = settings.flags, settings.recipe, settings.fields["img_size"]
+    detects = flags.task == "detection"
     torch.autograd.set_detect_anomaly(flags.detect_anomaly)
 
     # data: one process downloads, all open
@@ -85,23 +89,31 @@ def build(settings: Settings, processes: Processes) -> Job:
     skip, evaluated = flags.bad_images == "skip", data.train if flags.eval_split == "train" else data.val
     images = {"training": PreparedImages(data.train, size, recipe.eval_crop, recipe, flags.seed, skip),
               "validation": PreparedImages(evaluated, size, recipe.eval_crop)}
-    images = {split: store_if_it_fits(part, settings.workers, processes.local_world, processes.device)
-              for split, part in images.items()}
+    training, validation = TrainingBatches, ValidationBatches
+    if detects:
+        images = {split: ObjectImages(**vars(part)) for split, part in images.items()}
+        training, validation = ObjectTraining, ObjectValidation
+    else:
+        images = {split: store_if_it_fits(part, settings.workers, processes.local_world, processes.device)
+                  for split, part in images.items()}
     place = processes.share, processes.device, settings.workers
-    batches = TrainingBatches(images["training"], len(data.classes), recipe, flags.seed, *place)
-    val_batches = ValidationBatches(images["validation"], recipe, *place)
+    batches = training(images["training"], len(data.classes), recipe, flags.seed, *place)
+    val_batches = validation(images["validation"], recipe, *place)
 
     # model and task
     torch.manual_seed(mixed_seed("model", flags.seed))
     model = settings.build_model(num_classes=len(data.classes))
-    new_parts = init_from(model, flags.init_from) if flags.init_from and not settings.state else None
+    new_parts = None
+    if flags.init_from and not settings.state:
+        new_parts = model.init_from(flags.init_from) if detects else init_from(model, flags.init_from)
     model = model.to(processes.device, memory_format=torch.channels_last)  # as images and gradients are
     teacher = None
     if recipe.teacher != "none" and not flags.eval_only:
         about = recipe.teacher, flags.teacher_weights, len(data.classes), recipe, processes.device
         processes.first_alone(create_teacher, *about)  # downloads
         teacher = create_teacher(*about)
-    task = choose_task(model.config, data, recipe, teacher, processes, flags.seed, trains=not flags.eval_only)
+    task = DetectionTask(data.classes) if detects else choose_task(
+        model.config, data, recipe, teacher, processes, flags.seed, trains=not flags.eval_only)
     if flags.backbone_weights and not settings.state:
         about = model.backbone, model.config.backbone, flags.backbone_weights
         processes.first_alone(load_backbone, *about)  # downloads
@@ -180,9 +192,10 @@ def describe(job: Job) -> dict[str, str]:
     noise = torch.rand(2, 3, *config.img_size, device=processes.device)
     parameters, macs = count_parameters(spare), count_macs(spare, noise)
     with run.autocast():
-        kept = saved_bytes(spare.train(), noise)
+        outputs = functools.partial(run.task.outputs, spare.train(), targets=run.task.blank(noise))
+        kept = saved_bytes(spare, noise, outputs)
         if run.task.anchor_names:  # they go through the backbone once a step, however many images there are
-            more = saved_bytes(spare, noise.repeat(2, 1, 1, 1))
+            more = saved_bytes(spare, noise.repeat(2, 1, 1, 1), outputs)
             kept = max(0.0, 2 * more - kept)
     copies = 4 if run.average is None else 5  # weights, gradients, AdamW's two moments, moving average
     memory = 4 * copies * parameters + kept * share

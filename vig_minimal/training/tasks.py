@@ -43,9 +43,16 @@ class Task:
     def begin_evaluation(self, model: nn.Module) -> None:
         """Called with the model to evaluate."""
 
+    def outputs(self, network: nn.Module, images: Tensor, targets: Tensor):
+        """Return what `losses` takes as outputs."""
+        return network(images)
+
     def predict(self, model: nn.Module, images: Tensor):
         """Return what the metric takes as outputs."""
         return model(images)
+
+    def blank(self, images: Tensor):
+        """Return targets with which `outputs` can be tried."""
 
 
 class SingleLabel(Task):

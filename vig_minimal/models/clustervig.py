@@ -128,7 +128,9 @@ class ClusterViG(nn.Module):
         With distillation, training gives the logits of both classifiers, (labels', teacher's), evaluation their mean.
         """
         x, graphs = encode(self, self.blocks, images, return_graphs)
-        pooled = self.head[:-1](x.mean((2, 3), keepdim=True))  # (B, 1024, 1, 1)
+        pooled = x.mean((2, 3), keepdim=True)
+        for layer in self.head[:-1]:  # not called as a whole: a slice is a new module, which torch's counters misname
+            pooled = layer(pooled)  # (B, 1024, 1, 1)
         logits = self.head[-1](pooled).flatten(1)
         if self.distilled is not None:
             distilled = self.distilled(pooled).flatten(1)

@@ -98,7 +98,7 @@ def create_detector(name: str, num_classes: int = 80, **overrides) -> "Detector"
         raise ValueError(f"{name}: a detector needs the patches of a ViG, SViG, LRGC, ClusterViG or Pyramid ViG")
     if getattr(preset, "graph", None) == "cluster_knn":
         of_body.setdefault("clusters", clusters_for(preset, DetectorConfig((), **chosen).img_size))
-    body = create_model(name, **of_body)
+    body = create_model(name, **(of_body | {"num_classes": 0}))
     config = DetectorConfig(tuple(asdict(body.config).items()), num_classes, **chosen)
     if isinstance(body, PyramidViG) and len(body.config.dim) != 4:
         raise ValueError(f"dim={body.config.dim}: a detector needs the four stages of a pyramid")
@@ -184,9 +184,8 @@ class Backbone(nn.Module):
 
     def levels(self, images: Tensor) -> dict[str, Tensor]:
         """The features of images of one size."""
-        if isinstance(self.body, PyramidViG):
-            return self.neck(dict(zip(LEVELS, self.body.forward_stages(images), strict=True)))
-        return self.neck(self.body.forward_features(images))
+        stages = self.body.forward_stages(images)
+        return self.neck(dict(zip(LEVELS, stages, strict=True)) if len(stages) > 1 else stages[0])
 
 
 class Detector(MaskRCNN):
@@ -200,7 +199,6 @@ class Detector(MaskRCNN):
     """
 
     def __init__(self, body: nn.Module, config: DetectorConfig):
-        body.head, body.distilled = nn.Sequential(nn.Identity()), None
         backbone, pools = Backbone(body, config), {}
         strides = backbone.strides
         for kind, size in (("box_roi_pool", 7), ("mask_roi_pool", 14)):
@@ -239,7 +237,7 @@ class Detector(MaskRCNN):
         super().train(mode)
         if self.config.frozen_bn:
             for part in self.backbone.body.modules():
-                if isinstance(part, nn.BatchNorm2d):
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
                     part.eval()
         return self
 

@@ -30,7 +30,8 @@ MULTI_LABEL = ("shapes-multi", "coco", "voc2007")  # an image may show several c
 DATA_SETS = ("shapes", "imagefolder", *DOWNLOADS, "shapes-multi", "shapes-boxes", "coco")
 NEED_FOLDER = {"imagefolder": "train/ and val/", "coco": "train2017/, val2017/ and annotations/"}
 # default side of the images; data sets of photos, which are not listed here, take the model's own
-IMAGE_SIZES = {"shapes": 64, "shapes-multi": 64, "shapes-boxes": 96, "cifar10": 32, "cifar100": 32, "stl10": 96, "svhn": 32}
+IMAGE_SIZES = {"shapes": 64, "shapes-multi": 64, "shapes-boxes": 96, "cifar10": 32, "cifar100": 32, "stl10": 96,
+               "svhn": 32}
 SHAPES_TRAIN, SHAPES_VAL, SHAPES_BOXES_VAL = 10_000, 2_000, 500
 
 

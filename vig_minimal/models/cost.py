@@ -40,6 +40,7 @@ def saved_bytes(model: nn.Module, images: Tensor, outputs: Callable | None = Non
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = (outputs or model)(images)  # held until the end: a freed storage's address could come again and not be counted
+        # held until the end: a freed storage's address could come again and not be counted
+        output = (outputs or model)(images)
     del output
     return sum(kept.values()) / len(images)

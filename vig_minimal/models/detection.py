@@ -10,16 +10,15 @@ level, half of the fourth, for the proposals of the largest objects.
 
 Images of a batch differ in size. Were they padded to the largest, nodes of padding would be neighbours, and would
 shift the means of ClusterViG's partitions. So images of equal size go through the backbone together, each padded only
-to a multiple of `patch`: every node holds real pixels, and an image's features do not depend on the others of its batch.
-Only finished features are padded, by zeros, which is what the convolutions of the heads see outside an image anyway.
-(Images thinner than 64 pixels are padded to that, for graphs and pooled sources need some patches.)
+to a multiple of `patch`: every node holds real pixels, no mask is needed, and an image's features do not depend on the
+others of its batch. Only finished features are padded, by zeros, which is what the convolutions of the heads see
+outside an image anyway. (Images thinner than 64 pixels are padded to that: graphs need some patches.)
 
 Position embeddings, relative positions, k and dilation follow the grid of each image, as in every model of this
 project. κ is one number for a detector: that of the grid of `img_size`, see `clusters_for`.
 
-Differs from the print: it says «FPN» and not how an isotropic model gets its four scales, nor the settings of the heads,
-which are torchvision's. They differ from those of the frameworks in which others measured: smooth L1 at 1/9 in the
-proposals, RoIAlign with 2 × 2 samples.
+Differs from the print: it says «FPN», and not how an isotropic model gets four scales, nor the settings of the heads,
+which are torchvision's here.
 """
 
 import math

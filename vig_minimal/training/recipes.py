@@ -82,8 +82,8 @@ CNN2GRAPH = Recipe(epochs=100, batch_size=256, optimiser="sgd", lr=3e-4, schedul
                    cooldown_epochs=0.0, weight_decay=0.0, label_smoothing=0.0, drop_path=0.0, ema_decay=0.0,
                    color_jitter=0.4, eval_crop=1.0, size="resnet18", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
-# ClusterViG section V: AdamW at 2e-4, 12 epochs, 1333 × 800; 8 GPUs. As is customary for 12 epochs: 16 images a step, the
-# rate cut at epochs 8 and 11 after 500 steps of warm-up, images mirrored.
+# ClusterViG section V: AdamW at 2e-4, 12 epochs, 1333 × 800, 8 GPUs. As is customary for 12 epochs: 16 images a step,
+# the rate cut at epochs 8 and 11, 500 steps of warm-up, half of the images mirrored.
 DETECTION = Recipe(epochs=12, batch_size=16, lr=2e-4, schedule="step", warmup_lr=2e-7, warmup_epochs=0.07,
                    cooldown_epochs=0.0, decay_epochs=(8.0, 11.0), ema_decay=0.0, mean=IMAGENET_MEAN, std=IMAGENET_STD,
                    size="s")

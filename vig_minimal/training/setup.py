@@ -12,8 +12,8 @@ import torch
 from ..data.batches import TrainingBatches, ValidationBatches
 from ..data.data_recipe import DataRecipe
 from ..data.datasets import Data, fetch, image_name, open_data, oversampled, targets_of
-from ..data.object_batches import ObjectImages, ObjectTraining, ObjectValidation
 from ..data.loading import PreparedImages, StoredImages, store_if_it_fits
+from ..data.object_batches import ObjectImages, ObjectTraining, ObjectValidation
 from ..data.seeds import mixed_seed
 from ..files import CheckpointError
 from ..models.cost import count_macs, count_parameters, saved_bytes

@@ -10,6 +10,7 @@ from PIL import Image
 
 from commands import TINY, fell, finish, said, start
 from helpers import image_folder
+from vig_minimal.data import decoding
 from vig_minimal.data.datasets import open_data
 from vig_minimal.data.decoding import DataError, read_image
 from vig_minimal.data.loading import PreparedImages
@@ -101,7 +102,7 @@ def test_broken_training_images_are_replaced_and_listed(tmp_path, crop):
     argv = ["--data-dir", "data", "--crop", crop, "--batch-size", 16, "--epochs", 2, "--workers", 1, "--output", "out"]
     assert finish(start(tmp_path, *TINY, *argv)) == 0, said(tmp_path)
     lines = [line for line in said(tmp_path).splitlines() if " images c" in line or " images are" in line]
-    broken, train, val = sorted(lines, key=lambda line: line.split(" ", 1)[1])  # each once, though there are two epochs
+    broken, train, val = sorted(lines)  # each once, though there are two epochs
     assert broken.startswith("2 training images cannot be read and are replaced by others: ")
     assert all(f"data/train/dog/{name}" in broken for name in ("cut.jpg", "empty.jpg"))
     for line, split, place in ((train, "training", "train/cat"), (val, "validation", "val/dog")):
@@ -133,7 +134,7 @@ def test_a_replacement_follows_from_the_seed_and_the_key(tmp_path):
     assert isinstance(PreparedImages(source, (8, 8), 1.0).__getitems__([(0, broken, 0)]), DataError)
 
 
-def test_missing_files_and_system_errors_are_not_broken_images(tmp_path):
+def test_missing_files_and_system_errors_are_not_broken_images(tmp_path, monkeypatch):
     folder = image_folder(tmp_path / "data", count=4)
     source = open_data("imagefolder", str(folder), (8, 8), None).train
     os.remove(source.paths[0])
@@ -142,3 +143,10 @@ def test_missing_files_and_system_errors_are_not_broken_images(tmp_path):
     images = PreparedImages(source, (8, 8), 1.0, Recipe(crop="pad"), skip=True)
     assert "disappeared" in str(images.__getitems__([(0, 0, 0)]))
     assert "cannot be read (Is a directory)" in str(images.__getitems__([(0, 1, 0)]))
+    source.paths[0] = str(folder / "val" / "cat" / "0.png")
+
+    def no_memory(image):
+        raise MemoryError
+
+    monkeypatch.setattr(decoding.ImageOps, "exif_transpose", no_memory)
+    assert "0.png: cannot be read (not enough memory)" in str(images.__getitems__([(0, 0, 0)]))

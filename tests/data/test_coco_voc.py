@@ -1,13 +1,11 @@
 """COCO's JSON and VOC's XML: targets by hand, oversampling against its formula, one sentence for every defect."""
 
-import json
 import math
 import tarfile
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torchvision import datasets
 
 import train

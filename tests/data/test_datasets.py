@@ -7,10 +7,13 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
+import train
+from commands import TINY, own_folder  # noqa: F401
 from helpers import image_folder
 from vig_minimal.data import datasets as data_module
 from vig_minimal.data.datasets import fetch, image_name, label_counts, open_data
 from vig_minimal.data.decoding import DataError
+from vig_minimal.training.checkpoint import load
 
 
 def test_shapes_follow_limit_and_size():
@@ -96,6 +99,24 @@ def test_a_folder_that_cannot_be_split(tmp_path, counts, says):
     Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "loose.png")
     with pytest.raises(DataError, match=says):
         open_data("imagefolder", str(photos(tmp_path / "photos", counts)), (16, 16), None)
+
+
+def test_a_run_that_goes_on_and_its_evaluation_see_the_same_split(capsys, tmp_path):
+    def run(*argv):
+        train.main([*TINY, "--workers", "0", *map(str, argv)])
+        return capsys.readouterr().out
+
+    root = photos(tmp_path / "photos", [("cat", 25), ("dog", 25)])
+    begun = run("--data-dir", root, "--seed", 5, "--batch-size", 8, "--epochs", 1, "--output", "out")
+    assert "40 training images (in memory), 10 validation images" in begun
+    assert "has no train/ and val/: 20% of the images of every class are for validation, chosen by seed 5" in (
+        " ".join(begun.split()))
+    kept = load("out/last.pt")["data"]
+    again = run("--resume", "out/last.pt", "--epochs", 2)
+    assert "seed 5" in again and "the images are not those" not in again and load("out/last.pt")["data"] == kept
+    plain, other = (run("--resume", "out/last.pt", "--eval-only", *seed) for seed in ((), ("--seed", 6)))
+    assert all("chosen by seed 5" in " ".join(text.split()) for text in (plain, other))
+    assert plain.splitlines()[-1] == other.splitlines()[-1]
 
 
 def test_a_folder_that_is_not_there(tmp_path):

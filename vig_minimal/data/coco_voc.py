@@ -202,7 +202,7 @@ def _voc_split(root: Path, split: str) -> Annotated:
             problems["without a size"].append(f"{name}.xml")
             continue
         for thing in tree.iter("object"):
-            label, difficult = (thing.findtext(key, default).strip() for key, default in (("name", ""), ("difficult", "0")))
+            label, difficult = thing.findtext("name", "").strip(), thing.findtext("difficult", "0").strip()
             corners = [thing.findtext(f"bndbox/{side}", "") for side in ("xmin", "ymin", "xmax", "ymax")]
             left, top, right, bottom = map(_float, corners)
             if label not in VOC_CLASSES:

@@ -18,9 +18,9 @@ def read_image(path: str | Path) -> Image.Image:
     """Read an image file as RGB. `image.info["was"]` names what was converted; ordinary files have no such entry.
 
     Converts CMYK, scales 16 bits to 8, and numbers of 32 bits so that the smallest is black and the largest white; lays
-    transparent pixels on white, and turns the image as EXIF says. Raises DataError, without the path, for files that are
-    no image, cut short or larger than Pillow's MAX_IMAGE_PIXELS (decompression bombs), for pipes and devices, and for
-    links to nothing; OSError for files that are missing or that the system cannot read.
+    transparent pixels on white, and turns the image as EXIF says. Raises DataError, without the path, for files that
+    are no image, cut short or larger than Pillow's MAX_IMAGE_PIXELS (decompression bombs), for pipes and devices, and
+    for links to nothing; OSError for files that are missing or that the system cannot read.
     """
     try:
         kind = os.stat(path).st_mode
@@ -46,7 +46,7 @@ def read_image(path: str | Path) -> Image.Image:
         if error.errno is not None:  # the system's trouble, not the image's
             raise
         raise DataError(" ".join(str(error).split())) from None
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except Exception as error:  # decoders raise many kinds for a damaged file
         raise DataError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None

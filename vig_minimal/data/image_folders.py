@@ -21,7 +21,7 @@ SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"} 
 
 
 class ImageFiles(Dataset):
-    """Image files `paths` with one label each, `targets` (n,), out of `classes`: item i is an RGB image and its label."""
+    """Image files `paths` with one label each, `targets` (n,), of `classes`: item i is an RGB image and its label."""
 
     def __init__(self, paths: list[str], targets: list[int], classes: list[str]):
         self.paths, self.targets, self.classes = paths, torch.tensor(targets), classes
@@ -107,7 +107,8 @@ def _split(root: Path, seed: int) -> tuple[ImageFiles, ImageFiles, list[str]]:
     labels, ranks = {}, [[] for _ in files.classes]  # label of each file; of each class, its files in random order
     for path, file, label in zip(files.paths, real, files.targets.tolist()):
         if labels.setdefault(file, label) != label:
-            raise DataError(f"{path}: the same file is in another class too ({files.classes[labels[file]]}); remove one")
+            raise DataError(f"{path}: the same file is in another class too ({files.classes[labels[file]]});"
+                            " remove one")
         ranks[label].append((mixed_seed("split", seed, os.path.relpath(path, root).replace(os.sep, "/")), file))
     own = [list(dict.fromkeys(file for _, file in sorted(rank))) for rank in ranks]
     if alone := [name for name, of_class in zip(files.classes, own) if len(of_class) < 2]:

@@ -109,8 +109,9 @@ class PreparedImages(Dataset):
                 notes.append(FileNote(name, str(error), broken=True))
             except FileNotFoundError:
                 raise DataError(f"{name}: this file has disappeared since the run began") from None
-            except OSError as error:
-                raise DataError(f"{name}: cannot be read ({error.strerror or error})") from None
+            except (OSError, MemoryError) as error:
+                reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
+                raise DataError(f"{name}: cannot be read ({reason})") from None
             else:
                 if was := getattr(image, "info", {}).get("was"):
                     notes.append(FileNote(name, was, broken=False))

@@ -125,7 +125,7 @@ class Settings:
 
     @property
     def split_seed(self) -> int:
-        """The seed that splits a folder without train/ and val/: also where an evaluation has another seed, the run's."""
+        """The seed that splits a folder without train/ and val/: the run's, also where an evaluation has another."""
         return (self.state or {}).get("flags", {}).get("seed", self.flags.seed)
 
     @property

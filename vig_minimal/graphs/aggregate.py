@@ -18,7 +18,7 @@ import threading
 import torch
 from torch import Tensor
 
-from .graph import Graph, GroupGraph
+from .graph import Graph, GroupGraph, is_traced
 
 # elements searched at a time: 8 MiB, which stay in a CPU's cache; 256 MiB on a GPU
 BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
@@ -129,7 +129,7 @@ def _search(x: Tensor | None, sources: Tensor, graph: Graph, edge: Tensor | None
     """
     width = graph.num_sources if edge is not None else graph.index.shape[2]
     dtype = torch.promote_types(sources.dtype, torch.float32)
-    exact = exact or edge is None or sources.is_cuda or torch.compiler.is_compiling()
+    exact = exact or edge is None or sources.is_cuda or is_traced()
     weights = None if edge is None or graph.weights.dtype == torch.bool else graph.weights
     no_edge = None
     if edge is not None:
@@ -139,7 +139,7 @@ def _search(x: Tensor | None, sources: Tensor, graph: Graph, edge: Tensor | None
         rank = torch.arange(width, dtype=dtype, device=sources.device)
         rank = rank.expand_as(graph.index) if edge is None else rank * edge
     per_target = x, graph.index, weights, no_edge, rank
-    if torch.compiler.is_compiling():
+    if is_traced():
         return _search_block(None, sources.to(dtype), *per_target)
     batch, num_targets, channels = sources.shape[0], graph.num_targets, sources.shape[2]
     best = sources.new_empty(batch, num_targets, channels, dtype=dtype)

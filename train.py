@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vig_minimal.data.batches import TrainingBatches
+from vig_minimal.look import confusion
 from vig_minimal.training import distributed
 from vig_minimal.training.endings import Diverged, Stopped, fail, one_sentence, reader_death
 from vig_minimal.training.engine import Run, evaluate
@@ -72,6 +73,7 @@ def train(argv: list[str] | None, resources: contextlib.ExitStack) -> None:
         try:
             if flags.eval_only:
                 log.evaluation(job.evaluate())
+                confusion.report(job)
             elif flags.dry_run:
                 log.say(dry_run(job))
             else:

@@ -7,6 +7,7 @@ from .look.command import fail
 
 # command -> module of vig_minimal.look with a `main(argv)`, and its line in the list
 COMMANDS = {
+    "predict": ("predict", "say what images show, of one file or of whole folders"),
     "explore": ("explore", "draw the patches that a patch or a label reads from"),
     "attention": ("attention", "draw CNN2GNN's attention between classes, or its embeddings"),
     "plot": ("plot", "draw loss, accuracy, neighbours and learning rate of one or several runs"),
@@ -30,4 +31,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -24,7 +24,7 @@ def read_image(path: str | Path) -> Image.Image:
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
-                image, was = _to_rgb(ImageOps.exif_transpose(file))
+                image, was = to_rgb(ImageOps.exif_transpose(file))
                 rotated = file.getexif().get(0x0112, 1) != 1  # the tag of the orientation
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"as large as a decompression bomb: {str(error).split(',')[0]}") from None
@@ -41,7 +41,7 @@ def read_image(path: str | Path) -> Image.Image:
     return image
 
 
-def _to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
+def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
     """The image in 8-bit RGB, and what it was: "" for RGB, grey and opaque palettes."""
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")

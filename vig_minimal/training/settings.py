@@ -48,7 +48,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--resume", metavar="PATH", help="go on from this checkpoint; auto: from the output folder's last.pt, if any")
     add("--save-every", type=int, metavar="N", help="write last.pt every N steps too, not only after each epoch")
     add("--keep-every", type=int, metavar="N", help="keep the weights of epochs 0, N, 2N, ... as epoch-NNN.pt")
-    add("--eval-only", action="store_true", 
+    add("--eval-only", action="store_true",
         help="evaluate the checkpoint of --resume; with one label an image, write confusion.csv and confusion.png")
     add("--eval-split", choices=("val", "train"), default="val", help="images that --eval-only evaluates (default val)")
     add("--dry-run", action="store_true", help="two steps and an evaluation: what the whole would take; write nothing")

@@ -200,7 +200,8 @@ def describe(job: Job) -> dict[str, str]:
     if not settings.writes:
         output = "none: a dry run"
     if flags.eval_only:
-        output = f"{'none' if data.multi_label else f'confusion matrix in {settings.folder}'}: evaluates {settings.resumed}"
+        matrix = "none" if data.multi_label else f"confusion matrix in {settings.folder}"
+        output = f"{matrix}: evaluates {settings.resumed}"
     start = {"changed": "; ".join(job.changes)} if job.changes else {}
     if job.new_parts is not None:
         start["start"] = f"from {flags.init_from}; new are: {', '.join(job.new_parts) or 'none'}"

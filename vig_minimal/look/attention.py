@@ -113,7 +113,8 @@ def main(argv: list[str] | None = None) -> None:
                 raise ValueError(f"{path}: {model.name} has no anchors and proxies; give one of cnn2gnn or"
                                  " cnn2transformer")
             name = args.data or ("imagefolder" if args.data_dir else "shapes")
-            batches = validation(model, open_data(name, args.data_dir, model.config.img_size, None), args.limit)
+            data = open_data(name, args.data_dir, model.config.img_size, None, model.seed)
+            batches = validation(model, data, args.limit)
             if args.embeddings:
                 panels.append(draw_embeddings(*embeddings(model, batches), len(model.classes)))
                 captions.append(f"{path}\ndots: images, crosses: anchors, triangles: proxies")

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 import torchvision.transforms.functional as TF
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from ..data.augment import normalise
-from ..data.decoding import DataError, read_image, to_rgb
+from ..data.decoding import DataError, read_image, upright_rgb
 from ..data.loading import centre_crop
 from ..data.synthetic import CLASSES, Shapes
 from ..files import CheckpointError, replacing
@@ -71,7 +71,7 @@ def _rgb(image: Picture) -> Image.Image | Tensor:
         except OSError as error:
             raise ValueError(f"{image}: the image cannot be read ({error.strerror or error})") from None
     if isinstance(image, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(image))[0]
+        return upright_rgb(image)[0]
     if not isinstance(image, Tensor):
         raise ValueError(f"a {type(image).__name__} is no image; give a path, a PIL image, or a tensor")
     image, is_image = image.detach().cpu(), image.ndim == 3 and len(image) in (1, 3) and image.numel() > 0
@@ -87,13 +87,14 @@ def load(path: str | Path) -> nn.Module:
     """A model as train.py kept it in `path` (best.pt), in evaluation mode, with what it takes to use it:
 
     `classes`, their names; `transform`, see `Transform`; `multi_label`, whether an image may show several classes;
-    `name`, as for `create_model`. Raises CheckpointError for a file that is no such checkpoint.
+    `name`, as for `create_model`; `seed`, of its run. Raises CheckpointError for a file that is no such checkpoint.
     """
     state = load_run(path)
     check_types(state, path, {"mean": (tuple, list), "std": (tuple, list)})
     check_types(state["recipe"], path, {"eval_crop": float})
     model = create_model(state["name"], **state["config"])
     load_released(model, state["model"])
+    model.seed = state.get("flags", {}).get("seed", 0)
     if len(state["classes"]) != model.config.num_classes:
         raise CheckpointError(f"{path}: names {len(state['classes'])} classes, and its model has"
                               f" {model.config.num_classes}")

@@ -1,4 +1,4 @@
-"""`python -m vig_minimal COMMAND …`: everything to look at and to measure. Training is train.py."""
+"""`python -m vig_minimal COMMAND …`: everything to ask, to look at and to measure. Training is train.py."""
 
 import importlib
 import sys

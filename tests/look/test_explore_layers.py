@@ -108,7 +108,7 @@ def test_the_node_follows_to_the_patch_that_covers_it(whole):
             # the row of the adjacency is that of the patch, whose only source here is itself: it covers the node
             assert layer.row(node).nonzero().tolist() == [[row * grid[1] + column]]
             assert layer.spread(layer.row(node), whole)[node] > 0
-            inner, outer = patch_box(panel, whole, *node), explore_layers.area(panel, whole, row, column, layer.scale)
+            inner, outer = patch_box(panel, whole, *node), patch_box(panel, whole, row, column, layer.scale)
             assert outer[0] <= inner[0] and outer[1] <= inner[1] and outer[2] >= inner[2] and outer[3] >= inner[3]
             assert outer[2] - outer[0] < 4 * layer.scale and outer[2] < panel.width and outer[3] < panel.height
 

@@ -288,7 +288,7 @@ def test_bad_flags_are_one_sentence(capsys, argv, message):
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"val": ("cat", "fox")}, "different classes"), ({"train": (), "val": ()}, "no class"),
-    ({"train": ("cat",), "val": ("cat",)}, "one class only"), ({"count": 0}, "no valid file"),
+    ({"train": ("cat",), "val": ("cat",)}, "one class only"), ({"count": 0}, "no images ("),
 ])
 def test_bad_folders_are_one_sentence(capsys, tmp_path, change, message):
     image_folder(tmp_path / "data", **change)

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from ..data.augment import normalise
 from ..data.datasets import DATA_SETS, Data, open_data
-from ..data.loading import PreparedImages, checked
+from ..data.loading import PreparedImages, checked, loader, validation_order
 from .chart import Series, draw_legend
 from .command import Parser, save_picture
 from .confusion import NAMES, SIDE, draw_matrix
@@ -32,10 +33,9 @@ def validation(model: nn.Module, data: Data, limit: int) -> Iterator[tuple[Tenso
     if data.multi_label or data.classes != model.classes:
         raise ValueError(f"the checkpoint is for {len(model.classes)} classes ({', '.join(model.classes[:5])}…), and"
                          f" {data.name} has others or several an image; give the data it was trained on")
-    images = PreparedImages(data.val, model.transform.size, model.transform.eval_crop)
     order = torch.randperm(len(data.val), generator=torch.Generator().manual_seed(0))[:limit]
-    for part in order.split(128):
-        batch = next(checked([images.__getitems__([(0, index, 0) for index in part.tolist()])]))
+    images = PreparedImages(Subset(data.val, order.tolist()), model.transform.size, model.transform.eval_crop)
+    for batch in checked(loader(images, validation_order(len(order), 128), workers=0)):
         yield normalise(batch.images, model.transform.mean, model.transform.std), batch.labels
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ..data.synthetic import CLASSES
 from ..graphs.graph import GroupGraph
 from .command import Parser, save_picture
-from .explore_layers import Layer, area, choose_label, explore_groups, frame, layers_of
-from .panels import colours, picture, sheet, tint
+from .explore_layers import Layer, choose_label, explore_groups, frame, layers_of
+from .panels import colours, patch_box, picture, sheet, tint
 from .predict import in_words, load_or_create, named, open_image, open_scene, probabilities
 
 PANEL = 256  # about the height and width of a panel, in pixels
@@ -45,11 +45,11 @@ def explore(image: Tensor, layers: list[Layer], whole: tuple[int, int], node: tu
     or in later stages the patch that covers it. whole: the grid of the first stage."""
     plain = picture(image, PANEL)
     panels, captions = [plain.copy()], ["the image"]
-    frame(panels[0], area(plain, whole, *node, 1))
+    frame(panels[0], patch_box(plain, whole, *node))
     for layer in layers:
         weights = layer.row(node)  # (M,)
         panels.append(draw_sources(plain, layer.spread(weights, whole)))
-        frame(panels[-1], area(plain, whole, *layer.patch_at(node), layer.scale))
+        frame(panels[-1], patch_box(plain, whole, *layer.patch_at(node), layer.scale))
         captions.append(f"{layer.name}: {int((weights != 0).sum())} neighbours\n"
                         f"mean of all nodes: {layer.graph.statistics()['mean_degree']:.1f}"
                         + ("" if layer.grid == layer.source_grid == whole else f"\n{layer.sizes}"))

@@ -16,9 +16,12 @@ by SIGINT (Ctrl-C) and SIGTERM after saving. `--resume auto` goes on.
 import contextlib
 import itertools
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # another process that is gone is a sentence, no stack of C++
 
 import torch
 from torch import Tensor, nn

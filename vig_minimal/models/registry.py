@@ -96,14 +96,15 @@ def create_model(name: str, **overrides) -> nn.Module:
         if field not in known:
             raise ValueError(f"{name} has no field {field!r}{near(field, known)}")
     # k and stem follow from the image's size: None has them worked out again for another one
-    preset = replace(preset, **{name: None for name in ("k", "stem") if name in known})
-    config = replace(preset, **overrides)
+    open_fields = {name: None for name in ("k", "stem") if name in known}
+    config = replace(preset, **open_fields | overrides)
     network, graph = NETWORKS[type(config)], getattr(config, "graph", None)
     if hasattr(config, "graph") and graph not in CONSTRUCTORS:
         raise ValueError(f"unknown graph {graph!r}{near(graph, list_constructors())}")
     for field, value in overrides.items():
         readers = [f"graph={reader!r}" for reader, (_, own_fields) in CONSTRUCTORS.items() if field in own_fields]
-        if readers and f"graph={graph!r}" not in readers and value != getattr(replace(config, **{field: getattr(preset, field)}), field):
+        default = replace(config, **{field: open_fields.get(field, getattr(preset, field))})
+        if readers and f"graph={graph!r}" not in readers and value not in (None, getattr(default, field)):
             raise ValueError(f"{field} is read by {' and '.join(readers)} alone, and here graph={graph!r}")
     if isinstance(config, ViGConfig):
         one_per_block, _ = CONSTRUCTORS[graph]

@@ -61,12 +61,14 @@ def one_sentence(processes: Processes, expected: type[Exception], folder: Path |
 
 def in_words(error: Exception, expected: type[Exception]) -> str:
     """Return a sentence on an expected error, and on those of memory, files and readers; "" for any other."""
+    text = " ".join(str(error).split())
+    if isinstance(error, expected):
+        return text
     if died := reader_death(error):
         return f"a process that reads images died ({died})"
-    text = " ".join(str(error).split())
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
         return MEMORY
-    return text if isinstance(error, (expected, OSError)) else ""
+    return text if isinstance(error, OSError) else ""
 
 
 def lost_another(error: Exception) -> bool:

@@ -92,7 +92,7 @@ def one_of_two(rank, port, folder):
         processes.first_alone(open, f"{folder}/nowhere")
     except OSError as error:
         answer += f" {type(error).__name__}"
-    distributed.stop()
+    processes.leave()
     assert answer == "from 0 FileNotFoundError"  # the first process's result, and its error, reach both
 
 
@@ -144,8 +144,9 @@ def loss_curve(processes, parts=1):
 
 def curve_of_one(rank, world, parts, port, folder):
     join(rank, world, port)
-    losses = loss_curve(distributed.start("cpu"), parts)
-    distributed.stop()
+    processes = distributed.start("cpu")
+    losses = loss_curve(processes, parts)
+    processes.leave()
     with open(f"{folder}/{world}x{parts}-{rank}.json", "w") as file:
         json.dump(losses, file)
 
@@ -169,8 +170,10 @@ def test_any_number_of_processes_has_the_loss_curve_of_one(tmp_path, world, part
 def test_launchers_say_who_a_process_is(monkeypatch, given):
     names = {"torchrun": distributed.SLURM.keys(), "nothing": ()}.get(given, distributed.SLURM.values())
     place = dict(zip(names, ("5", "8", "1", "4")))
+    if given in ("torchrun", "srun"):
+        place |= {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
     if given == "srun":
-        place |= {"SLURM_STEP_ID": "0", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+        place |= {"SLURM_STEP_ID": "0"}
     monkeypatch.setattr(os, "environ", place)
     assert distributed.read_place() == ((5, 8, 1, 4) if given in ("torchrun", "srun") else (0, 1, 0, 1))
 

@@ -12,13 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..data.datasets import Data, label_counts
 from ..data.loading import FileNote
 from ..files import replacing
-from .engine import Run, mean_neighbours
+from .engine import Run
 from .recipes import Recipe
 from .settings import Settings
 
@@ -152,6 +152,16 @@ def metrics_row(run: Run, trained: dict[str, float], scores: dict[str, float], n
             **terms, "skipped": trained.get("skipped", ""), **{f"val_{name}": value for name, value in scores.items()},
             "images_per_s": trained.get("images_per_s", ""),
             **{f"neighbours_{layer}": value for layer, value in enumerate(neighbours)}}
+
+
+@torch.no_grad()
+def mean_neighbours(model: nn.Module, images: Tensor) -> list[float]:
+    """Return the mean number of neighbours per node in every layer's graph of these images (LRGC Figure 5)."""
+    model.eval()
+    if not hasattr(model.config, "graph") and model.config.aggregation == "none":
+        return []
+    _, graphs = model.forward(images, return_graphs=True)  # not the compiled __call__, which returns no graphs
+    return [float(graph.degree().float().mean()) for graph in graphs]
 
 
 def line(row: dict, epochs: int, scores: dict[str, str]) -> str:

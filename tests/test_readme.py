@@ -27,8 +27,9 @@ from vig_minimal.data.datasets import DOWNLOADS
 from vig_minimal.data.synthetic import CLASSES
 from vig_minimal.training import distributed
 from vig_minimal.training.checkpoint import save
+from vig_minimal.training.flags import parse
 from vig_minimal.training.recipes import RECIPES
-from vig_minimal.training.settings import parse, settle
+from vig_minimal.training.settings import settle
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

@@ -14,7 +14,7 @@ from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.look import explore, explore_layers
 from vig_minimal.look.explore_layers import GROUPS, OPACITY, Layer
 from vig_minimal.look.panels import patch_box, picture
-from vig_minimal.look.predict import load, load_or_create, probabilities
+from vig_minimal.look.predict import load, open_model, probabilities
 from vig_minimal.training import checkpoint
 
 TINY = {"img_size": 32, "patch": 2, "dim": (8, 8, 16, 16), "depth": (1, 1, 2, 1)}  # grids of 16, 8, 4 and 2
@@ -249,7 +249,7 @@ def test_a_label_is_drawn_over_the_scene_with_all_its_shapes(tmp_path, capsys):
     panel = page.crop((8, 8 + 3 * 17, 8 + 256, 8 + 3 * 17 + 256))  # below the title's three lines
     assert (np.asarray(panel) == np.asarray(picture(image, 256))).all() and not torch.equal(image, single)
     # the other panels show the sources that the graph has
-    graph = probabilities(load_or_create("gkgnet_nano", None), image[None], return_graphs=True)[1][-1]
+    graph = probabilities(open_model("gkgnet_nano", None), image[None], return_graphs=True)[1][-1]
     expected, captions = explore_layers.draw_groups(picture(image, 256), Layer("", graph, (4, 4), scale=8),
                                                     graph.adj()[0, :, CLASSES.index("star")], (32, 32), "patches")
     for i, wanted in enumerate(expected):

@@ -19,7 +19,7 @@ from ..graphs.graph import GroupGraph
 from .command import Parser, save_picture
 from .explore_layers import Layer, choose_label, explore_groups, frame, layers_of
 from .panels import colours, patch_box, picture, sheet, tint
-from .predict import in_words, load_or_create, named, open_image, open_scene, probabilities
+from .predict import in_words, named, open_image, open_model, open_scene, probabilities
 
 PANEL = 256  # about the height and width of a panel, in pixels
 
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_out("graph.png")
     args = parser.parse_args(argv)
     with parser.errors_in_one_sentence():
-        model = load_or_create(args.model, args.checkpoint)
+        model = open_model(args.model, args.checkpoint)
         if not hasattr(model.config, "grid"):
             raise ValueError(f"{model.name} has no graph over patches: its nodes are images, anchors and proxies,"
                              " which python -m vig_minimal attention draws")

@@ -102,7 +102,7 @@ def load(path: str | Path) -> nn.Module:
     return _with(model, state["name"], state["classes"], state.get("multi_label", isinstance(model, GKGNet)), transform)
 
 
-def load_or_create(name: str | None, checkpoint: str | None) -> nn.Module:
+def open_model(name: str | None, checkpoint: str | None) -> nn.Module:
     """`load` a checkpoint; without one, create a model by its name, with random weights that are the same every time.
 
     Its classes then are those of the synthetic scenes where their number fits, else numbers. Raises ValueError for an

@@ -24,8 +24,8 @@ from .lrgc import LRGC
 from .similarity_threshold import SimilarityThreshold, quantiles
 from .window_knn import WindowKNN
 
-__all__ = ["CONSTRUCTORS", "DAGC", "KNN", "LRGC", "LSGC", "MGC", "SVGA", "Alone", "ClusterKNN", "Full", "GroupKNN",
-           "Hypergraph", "Random", "SimilarityThreshold", "Surroundings", "WindowKNN"]
+__all__ = ["CONSTRUCTORS", "DAGC", "KNN", "LRGC", "LSGC", "MGC", "OF_PLACES", "SVGA", "Alone", "ClusterKNN", "Full",
+           "GroupKNN", "Hypergraph", "Random", "SimilarityThreshold", "Surroundings", "WindowKNN"]
 
 
 def knn_per_block(config) -> list[KNN]:

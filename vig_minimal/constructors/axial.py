@@ -47,7 +47,11 @@ def made_once(function: Callable) -> Callable:
 def steps_graph(x: Tensor, grid: Grid, steps: tuple[Step, ...], wrap: bool = True) -> Graph:
     """Return the graph in which a node reads from itself and from the nodes that are `steps` away from it.
 
-    Where a step leaves the grid it wraps around, or else ends at the node itself, which counts once."""
+    Where a step leaves the grid it wraps around, or else ends at the node itself, which counts once. Of steps that end
+    at the same node one is kept."""
+    if wrap:
+        steps = tuple(dict.fromkeys((down % grid[0], across % grid[1]) for down, across in steps))
+        steps = tuple(step for step in steps if step != (0, 0))
     index = steps_index(tuple(grid), steps, wrap, x.device)  # (N, k)
     return Graph(x.shape[1], index=index.expand(len(x), -1, -1))
 
@@ -95,7 +99,7 @@ class MGC(nn.Module):
     """Mobile graph convolution (MobileViGv2, Avery et al., 2024): the nodes K up, down, left and right.
 
     A node (r, c) reads from itself, (r ± K mod H, c) and (r, c ± K mod W). The authors take K = 8, 4, 2 at 28, 14, 7
-    nodes a side. Nodes (B, N, C) and grid (H, W) -> Graph with index (B, N, 5); 1 to 5 of them are different.
+    nodes a side. Nodes (B, N, C) and grid (H, W) -> Graph with index (B, N, 5), or fewer where K or 2K is a side.
     """
 
     def __init__(self, hops: int = 4):
@@ -122,9 +126,8 @@ class LSGC(nn.Module):
         self.hops = checked(hops, least=2)
 
     def forward(self, x: Tensor, grid: Grid) -> Graph:
-        lengths = [[self.hops**n - 1 for n in range(1, side.bit_length())] for side in grid]
-        both_ways = [[way for length in ends if length < side for way in (length, -length)]
-                     for ends, side in zip(lengths, grid, strict=True)]
+        both_ways = [[way * (self.hops**n - 1) for n in range(1, side.bit_length()) for way in (1, -1)
+                      if self.hops**n <= side] for side in grid]
         return steps_graph(x, grid, along(*both_ways))
 
     def extra_repr(self) -> str:

@@ -62,8 +62,8 @@ def windows(grid: tuple[int, int], window: int, shift: int, k: int, device: torc
     row, column = (torch.arange(side, device=device) - shift for side in grid)
     first = -shift // height, -shift // width  # windows are counted from these on
     rows, columns = (grid[0] - 1 - shift) // height - first[0] + 1, (grid[1] - 1 - shift) // width - first[1] + 1
-    down, across = row.div(height, rounding_mode="floor") - first[0], column.div(width, rounding_mode="floor") - first[1]
-    number = down[:, None] * columns + across  # (H, W)
+    down, across = (place.div(side, rounding_mode="floor") for place, side in ((row, height), (column, width)))
+    number = (down - first[0])[:, None] * columns + across - first[1]  # (H, W)
     size = height * width
     place = (number * size + (row % height)[:, None] * width + column % width).flatten()  # (N,)
     member = place.new_full((rows * columns, size), -1)

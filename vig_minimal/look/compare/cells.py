@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from ...data.datasets import Data, fetch, open_data
 from ...files import replacing
 from ...training import distributed
@@ -129,20 +127,17 @@ def train(study: Study, cell: Cell) -> None:
     with open(cell.folder / "log.txt", "a", encoding="utf-8") as log:
         begun = log.tell()
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        # train.py saves and ends when a signal comes; Ctrl-C reaches it by itself
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             code = process.wait()
-        except BaseException as error:  # Ctrl-C reaches train.py too, which saves and ends
-            if not isinstance(error, KeyboardInterrupt):
-                process.send_signal(signal.SIGTERM)
-            process.wait()
-            raise
+        except KeyboardInterrupt:
+            code = process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
     if code in (130, 143):
         sys.exit(code)
     if code:
         said = (cell.folder / "log.txt").read_bytes()[begun:].decode(errors="replace").strip().splitlines()
         raise ValueError(f"{cell.folder}: train.py ended with code {code} ({said[-1] if said else 'it said nothing'})")
 
-
-def threads() -> int:
-    """Return how many threads torch computes with, here and in train.py."""
-    return torch.get_num_threads()

@@ -13,8 +13,6 @@ the best of all seeds, relative to the same network without a graph; other work 
 import argparse
 import contextlib
 import json
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -124,7 +122,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser, args = parse(argv)
     handed = [(f"--{name}", getattr(args, name.replace("-", "_"))) for name in HANDED_ON]
     flags = [part for name, value in handed if value is not None for part in (name, value)]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the run that is training is told, and saves
     with parser.errors_in_one_sentence():
         study = Study(args.model, (*flags, *args.flags), Path(args.output))
         variants = variants_of(args.graphs, args.convs, args.set)

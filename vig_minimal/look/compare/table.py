@@ -64,14 +64,15 @@ def markdown(cells: Sequence[Cell], baseline: Variant) -> str:
     name, total = (results[0]["score_name"] if results else "score"), len({cell.seed for cell in cells})
     known = [key for key in COLUMNS if any(math.isfinite(row.figures.get(key, math.nan)) for row in rows)]
     heading = ["variant", "seeds", name, f"− {baseline.name}", *(COLUMNS[key][0] for key in known)]
-    lines = [" | ".join(heading), "|".join(["---", *["---:"] * (len(heading) - 1)])]
+    lines = [" | ".join(heading)]
     for row in rows:
         difference = "" if row.variant == baseline else _with_error(row.difference, row.error, "{:+.2f}")
         figures = [_text(row.figures.get(key, math.nan), COLUMNS[key][1]) for key in known]
         lines.append(" | ".join([row.variant.name, f"{row.seeds} of {total}", _with_error(row.mean, row.deviation),
-                                 difference or "–", *figures]))
+                                 (difference or "–").replace("-", "−"), *figures]))
     missing = [f"{cell.variant.name} (seed {cell.seed})" for cell in cells if not cell.result.exists()]
-    table = "\n".join(f"| {line} |" for line in lines)
+    lines = [f"| {line} |" for line in lines]
+    table = "\n".join([lines[0], "|---|" + "---:|" * (len(heading) - 1), *lines[1:]])
     return table + (f"\n\nMissing: {', '.join(missing)}.\n" if missing else "\n")
 
 
@@ -114,7 +115,7 @@ def picture(cells: Sequence[Cell], baseline: Variant, title: str) -> Image.Image
         left, top = LEFT + x.pixel(at, WIDTH) + 8, 44 + TOP + HEIGHT - y.pixel(score, HEIGHT) - LINE / 2
         wide = FONT.getlength(dot.name)
         left = left if left + wide < page.width else left - wide - 16
-        while any(abs(top - other) < LINE - 3 and left < right and begin < left + wide for other, begin, right in taken):
+        while any(abs(top - y0) < LINE - 3 and left < x1 and x0 < left + wide for y0, x0, x1 in taken):
             top += 2  # below the name that is there
         taken.append((top, left, left + wide))
         draw.text((left, top), dot.name, INK, FONT)

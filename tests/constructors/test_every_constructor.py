@@ -10,17 +10,18 @@ from torch import Tensor, nn
 from helpers import assert_same, features
 from reference import clustervig, gkgnet, places
 from reference import vig as oracle
-from vig_minimal import create_model, list_constructors
+from vig_minimal import create_model, list_constructors, load_released
 from vig_minimal.constructors import CONSTRUCTORS, OF_PLACES
 from vig_minimal.graphs.aggregate import max_relative
 from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.graphs.kmeans import fixed_start
 from vig_minimal.look.explore_layers import layers_of
 from vig_minimal.models.vig import ViGConfig
+from vig_minimal.training.optim import moving_average
 
 GRID, DIM, K = (3, 5), 4, 3  # sides that no K of the tests divides, so that one way round is not both ways round
 NODES = GRID[0] * GRID[1]
-CONFIG = {"dim": DIM, "depth": 2, "num_classes": 3, "img_size": (12, 20), "patch": 4, "k": K}
+CONFIG = {"dim": DIM, "depth": 2, "num_classes": 3, "img_size": (12, 20), "patch": 4}
 
 
 class Expected(NamedTuple):
@@ -37,12 +38,14 @@ def table(sources: list, num_sources: int = NODES) -> Tensor:
 
 
 def knn(x: Tensor, module: nn.Module) -> Expected:
-    return Expected(table(oracle.nearest(x, x, module.k, module.dilation)), module.k, module.k)
+    k, dilation = module.rule(NODES)
+    return Expected(table(oracle.nearest(x, x, k, dilation)), k, k)
 
 
 def group_knn(x: Tensor, module: nn.Module) -> Expected:
-    groups = gkgnet.group_knn(x, x, module.k, module.groups, module.dilation)
-    return Expected(torch.stack([table(group) for group in groups]), module.k, module.groups * module.k)
+    k, dilation = module.rule(NODES)
+    groups = gkgnet.group_knn(x, x, k, module.groups, dilation)
+    return Expected(torch.stack([table(group) for group in groups]), k, module.groups * k)
 
 
 def lrgc(x: Tensor, module: nn.Module) -> Expected:
@@ -51,19 +54,32 @@ def lrgc(x: Tensor, module: nn.Module) -> Expected:
 
 
 def cluster_knn(x: Tensor, module: nn.Module) -> Expected:
-    labels, sources = module.partition(x[None])[0].tolist(), {}
+    labels, sources, k = module.partition(x[None])[0].tolist(), {}, module.rule(NODES)[0]
     for partition in range(module.clusters):
-        sources |= clustervig.nearest_in(x, [n for n in range(NODES) if labels[n] == partition], module.k)
-    return Expected(table([sources[n] for n in range(NODES)]), 1, module.k)
+        sources |= clustervig.nearest_in(x, [n for n in range(NODES) if labels[n] == partition], k)
+    return Expected(table([sources[n] for n in range(NODES)]), 1, k)
 
 
 def window_knn(x: Tensor, module: nn.Module) -> Expected:
-    sources = places.window_knn(x, *GRID, module.k, module.window, module.shift)
-    return Expected(table(sources), 1, max(3, module.k))
+    k, window, shift = module.rule(GRID)
+    return Expected(table(places.window_knn(x, *GRID, k, window, shift)), 1, max(3, k))
+
+
+def drawn(module: nn.Module) -> list[set[int]]:
+    """The k − 1 other nodes with the largest hash of seed and pair, by Python's own whole numbers."""
+    def chance(i: int, j: int) -> int:
+        number = i * NODES + j + module.seed
+        for shift, factor in ((16, 0x7feb352d), (15, 0x846ca68b), (16, 1)):
+            number = (number ^ number >> shift) * factor % 2**32
+        return number
+
+    others = module.rule(NODES)[0] - 1
+    return [{i, *sorted((j for j in range(NODES) if j != i), key=lambda j: -chance(i, j))[:others]}
+            for i in range(NODES)]
 
 
 def hypergraph(x: Tensor, module: nn.Module) -> Expected:
-    start = list(fixed_start(NODES, module.hyperedges))
+    start = list(fixed_start(NODES, module.rule(NODES)))
     membership = places.fuzzy_c_means(x.detach(), list(x.detach()[start]), module.rounds)
     return Expected(torch.tensor(membership) > module.least, 1, NODES)
 
@@ -73,11 +89,11 @@ EXPECTED = {
     "hypergraph": hypergraph,
     "threshold": lambda x, module: Expected(oracle.svig_threshold(x, module.quantile), 0, NODES),
     "svga": lambda x, module: Expected(table(places.svga(*GRID, module.hops)), 1 + 1 + 2, 1 + 1 + 2),
-    "mgc": lambda x, module: Expected(table(places.mgc(*GRID, module.hops)), 5, 5),
+    "mgc": lambda x, module: Expected(table(places.mgc(*GRID, max(1, 2 * min(GRID) // 7))), 5, 5),
     "dagc": lambda x, module: Expected(table(places.dagc(x, *GRID, module.hops)), 1, 1 + 1 + 2),
     "lsgc": lambda x, module: Expected(table(places.lsgc(*GRID, module.hops)), 1 + 2 + 4, 1 + 2 + 4),
     "grid": lambda x, module: Expected(table(places.surroundings(*GRID)), 4, 9),
-    "random": lambda x, module: Expected(table([set(row) for row in module.index.tolist()]), K, 2 * K),
+    "random": lambda x, module: Expected(table(drawn(module)), module.rule(NODES)[0], module.rule(NODES)[0]),
     "full": lambda x, module: Expected(torch.ones(NODES, NODES, dtype=torch.bool), NODES, NODES),
     "none": lambda x, module: Expected(torch.eye(NODES, dtype=torch.bool), 1, 1),
 }
@@ -86,7 +102,7 @@ DIRECTED = ("knn", "group_knn", "lrgc", "cluster_knn", "window_knn", "svga", "da
 
 def made(name: str) -> list[nn.Module]:
     """The constructors of two blocks, in evaluation, in float64; learnt ones with random parameters."""
-    modules = CONSTRUCTORS[name][0](ViGConfig(**CONFIG, graph=name))
+    modules = CONSTRUCTORS[name][0](ViGConfig(**CONFIG, k=K, graph=name))
     for module in modules:
         module.double().eval()
         for parameter in module.parameters():
@@ -180,9 +196,39 @@ def test_a_model_of_it_learns_and_its_graph_can_be_looked_at(name):
 @pytest.mark.parametrize("name", OF_PLACES)
 def test_graphs_of_places_in_a_pyramid_read_from_patches_that_are_not_pooled(name):
     model = create_model("pvig_nano", dim=(8, 16), depth=(1, 2), pool=(2, 1), img_size=(16, 24), patch=2, num_classes=3,
-                         k=K, graph=name)
+                         graph=name)
     logits, graphs = model(torch.randn(2, 3, 16, 24), return_graphs=True)
     logits.sum().backward()
     assert [(graph.num_targets, graph.num_sources) for graph in graphs] == [(96, 96), (24, 24), (24, 24)]
     assert not any("relative" in key for key, _ in model.named_buffers())  # no N × N table
     assert [layer.pool for layer in layers_of(model.config, graphs)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", list_constructors())
+def test_another_grid_has_the_graph_of_a_model_built_for_it(name):
+    model = create_model("vig_nano", **CONFIG, graph=name).eval()
+    twin = create_model("vig_nano", **CONFIG | {"img_size": (32, 24)}, graph=name).eval()
+    load_released(twin, model.state_dict())
+    images = torch.randn(1, 3, 32, 24)
+    with torch.no_grad():
+        for ours, theirs in zip(model(images, return_graphs=True)[1], twin(images, return_graphs=True)[1], strict=True):
+            torch.testing.assert_close(ours.adj(), theirs.adj())
+
+
+def test_a_random_graph_is_drawn_once_and_is_kept_with_the_weights():
+    first, second = (create_model("vig_nano", **CONFIG, graph="random") for _ in range(2))
+    images = torch.randn(2, 3, 12, 20)
+
+    def graphs(model: nn.Module) -> list[Tensor]:
+        return [graph.adj() for graph in model(images, return_graphs=True)[1]]
+
+    assert not torch.equal(graphs(first)[0][0], graphs(second)[0][0])
+    assert not torch.equal(graphs(first)[0][0], graphs(first)[1][0])  # each block has its own
+    assert torch.equal(graphs(first)[0][0], graphs(first)[0][1])      # all images have the same
+    average = moving_average(first, 0.9)
+    for _ in range(3):
+        average.update_parameters(first)
+    state = average.module.state_dict()
+    assert all(isinstance(value, Tensor) for value in state.values())
+    second.load_state_dict(state)
+    assert all(map(torch.equal, graphs(first), graphs(second)))

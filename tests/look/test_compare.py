@@ -20,8 +20,7 @@ from vig_minimal import Graph
 from vig_minimal.look.compare import cells, command, measures, table
 from vig_minimal.look.compare.cells import Study, Variant, variants_of
 
-TINY = ["--limit", "32", "--epochs", "1", "--", "--img-size", "32", "--set", "dim=16", "--set", "depth=2", "--set",
-        "k=2"]
+TINY = ["--limit", "32", "--epochs", "1", "--", "--img-size", "32", "--set", "dim=16", "--set", "depth=2"]
 
 
 def here(study, cell):
@@ -78,7 +77,7 @@ def test_a_comparison_is_trained_measured_and_never_run_again(tmp_path, monkeypa
         assert 0 <= float(line["score"]) <= float(line["best"]) <= 100 and line["score_name"] == "top-1 %"
         assert all(float(line[name]) > 0 for name in measures.COSTS)
         assert math.isnan(float(line["length"])) == (line["variant"] == "none")
-    assert float(lines[0]["degree"]) == 1 and float(lines[1]["degree"]) == 3  # k grows from 2 to 4 over two blocks
+    assert float(lines[0]["degree"]) == 1 and float(lines[1]["degree"]) == 13.5  # k grows from 9 to 18
     assert "| none | 2 of 2 |" in (tmp_path / "compare.md").read_text()
     assert Image.open(tmp_path / "compare.png").width > 500
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -158,7 +159,7 @@ def test_an_unknown_graph_is_an_error_that_names_near_ones():
     ("img_size", 4, "patch"), ("img_size", 100, "multiple"), ("img_size", 0, "img_size"), ("img_size", -64, "img_size"),
     ("img_size", (64,), "height, width"), ("img_size", "64", "img_size"), ("img_size", (64, 60), "multiple"),
     ("patch", 3, "2, 4, 8, 16"), ("patch", 32, "2, 4, 8, 16"), ("dim", 0, "at least 1"), ("dim", 30, "multiple"),
-    ("depth", 0, "at least 1"), ("depth", 2.5, "whole number"), ("num_classes", 0, "at least 1"),
+    ("depth", 0, "at least 1"), ("depth", 2.5, "whole number"), ("num_classes", -1, "at least 0"),
     ("num_classes", "ten", "whole number"), ("k", 0, "k=0"), ("k", 33, "64 nodes"), ("conv", "gat", "mr, edge, sage"),
     ("drop_path", 1.0, "less than 1"), ("drop_path", -0.1, "at least 0"), ("drop_path", "no", "number"),
     ("dropout", 2, "less than 1"), ("epsilon", 1.5, "less than 1"),
@@ -175,10 +176,22 @@ def test_a_field_that_the_graph_does_not_read_is_an_error():
             create_model(name, **{field: 0.1})
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 1, 64, 64), (3, 64, 64), (1, 3, 64, 32)])
+@pytest.mark.parametrize("shape", [(1, 3, 32, 36), (1, 1, 64, 64), (3, 64, 64), (1, 3, 60, 64), (1, 3, 0, 64)])
 def test_images_of_another_shape_are_an_error_that_names_both(shape):
     model = create_model("vig_nano", dim=16, depth=1)
     with pytest.raises(ValueError, match=r"\(B, 3, 64, 64\)"):
         model(torch.randn(shape))
     with pytest.raises(ValueError, match=r"\(B, 3, 64, 64\)"):
         model.forward_features(torch.randn(shape))
+
+
+@pytest.mark.parametrize("name, img_size", [("lrgc_nano", 64), ("svig_nano", 16), ("vig_nano", 16)])
+def test_k_is_an_error_where_the_constructor_has_no_number_of_neighbours(name, img_size):
+    config = create_model(name, img_size=img_size, patch=8).config
+    again = {field.name: getattr(config, field.name) for field in fields(config)}  # as a checkpoint gives it back
+    assert create_model(name, **again).config == config
+    if name == "vig_nano":
+        assert create_model(name, img_size=64, k=3).config.k == 3
+    else:
+        with pytest.raises(ValueError, match="k is read by graph='knn' and graph='group_knn' and graph='cluster_knn'"):
+            create_model(name, img_size=64, k=3)

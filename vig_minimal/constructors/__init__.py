@@ -14,29 +14,40 @@ To add one:
 3. Add one line to CONSTRUCTORS. `create_model("vig_ti", graph="NAME")` then uses it.
 """
 
+from functools import partial
+
+from torch import nn
+
 from .axial import DAGC, LSGC, MGC, SVGA
-from .cluster_knn import ClusterKNN, neighbours
+from .cluster_knn import ClusterKNN
 from .controls import Alone, Full, Random, Surroundings
 from .group_knn import GroupKNN
-from .hypergraph import Hypergraph
-from .knn import KNN, neighbours_and_dilation
+from .hypergraph import Hypergraph, hyperedges_of_block
+from .knn import KNN, default_k, of_block
 from .lrgc import LRGC
 from .similarity_threshold import SimilarityThreshold, quantiles
-from .window_knn import WindowKNN
+from .window_knn import WindowKNN, window_rule
 
 __all__ = ["CONSTRUCTORS", "DAGC", "KNN", "LRGC", "LSGC", "MGC", "OF_PLACES", "SVGA", "Alone", "ClusterKNN", "Full",
            "GroupKNN", "Hypergraph", "Random", "SimilarityThreshold", "Surroundings", "WindowKNN"]
 
 
+def rules(config) -> list[partial]:
+    """Return, for each block, how k and the dilation d follow from the number of nodes: as in a model that was built
+    for so many. A k that was not chosen, the default of the config's size, is the default there too."""
+    k = None if config.k == default_k(config.num_nodes) else config.k
+    return [partial(of_block, k, config.depth, l) for l in range(config.depth)]
+
+
 def knn_per_block(config) -> list[KNN]:
     """The number of neighbours k and the dilation d grow from block to block."""
-    return [KNN(k, d, config.epsilon) for k, d in neighbours_and_dilation(config.k, config.depth, config.num_nodes)]
+    return [KNN(*rule(config.num_nodes), config.epsilon, rule) for rule in rules(config)]
 
 
 def group_knn_per_block(config) -> list[GroupKNN]:
     """Each group has ViG's k and dilation (GKGNet, Table 5)."""
-    return [GroupKNN(k, config.groups, d, config.epsilon)
-            for k, d in neighbours_and_dilation(config.k, config.depth, config.num_nodes)]
+    return [GroupKNN(k, config.groups, d, config.epsilon, rule)
+            for rule in rules(config) for k, d in [rule(config.num_nodes)]]
 
 
 def threshold_per_block(config) -> list[SimilarityThreshold]:
@@ -50,75 +61,58 @@ def lrgc_per_block(config) -> list[LRGC]:
 
 
 def cluster_knn_per_block(config) -> list[ClusterKNN]:
-    """K grows from block to block. Raises ValueError for more clusters than nodes."""
-    if not 1 <= config.clusters <= config.num_nodes:
-        raise ValueError(f"clusters={config.clusters}: a {config.grid[0]}×{config.grid[1]} grid has {config.num_nodes}"
-                         f" nodes; choose clusters from 1 to {config.num_nodes}, a larger image or a smaller patch")
-    return [ClusterKNN(k, config.clusters) for k in neighbours(config.k, config.depth)]
+    """K grows from block to block."""
+    # ClusterViG section V-A: K from 9 to 18 over the blocks
+    return [ClusterKNN(rule(config.num_nodes)[0], config.clusters, rule=rule) for rule in rules(config)]
 
 
-def svga_per_block(config) -> list[SVGA]:
-    """K is 2, as released."""
-    return [SVGA(2 if config.hops is None else config.hops) for _ in range(config.depth)]
+# graphs of places, which need neither pooled sources nor relative positions, so that pyramids take them too: from hops
+# (None is the authors' K) and from the rule by which the number of neighbours follows from that of nodes
+OF_PLACES = {
+    "svga": lambda hops, rule: SVGA(hops or 2),
+    "mgc": lambda hops, rule: MGC(hops),
+    "dagc": lambda hops, rule: DAGC(hops or 2),
+    "lsgc": lambda hops, rule: LSGC(hops or 2),
+    "grid": lambda hops, rule: Surroundings(),
+    "random": lambda hops, rule: Random(rule=rule),
+    "none": lambda hops, rule: Alone(),
+}
 
 
-def mgc_per_block(config) -> list[MGC]:
-    """K is 2/7 of the shorter side: as released, 8, 4 and 2 at 28, 14 and 7 nodes."""
-    released = max(1, 2 * min(config.grid) // 7)
-    return [MGC(released if config.hops is None else config.hops) for _ in range(config.depth)]
-
-
-def dagc_per_block(config) -> list[DAGC]:
-    """K is 2."""
-    return [DAGC(2 if config.hops is None else config.hops) for _ in range(config.depth)]
-
-
-def lsgc_per_block(config) -> list[LSGC]:
-    """K is 2, as released."""
-    return [LSGC(2 if config.hops is None else config.hops) for _ in range(config.depth)]
+def of_places(name: str, config) -> list[nn.Module]:
+    """The same in every block; `random` has ViG's number of neighbours, and another draw for each block."""
+    return [OF_PLACES[name](config.hops, rule) for rule in rules(config)]
 
 
 def window_knn_per_block(config) -> list[WindowKNN]:
-    """ViG's k; windows of half the shorter side (7 at 224 pixels), shifted by half in every second block."""
-    window = -(-min(config.grid) // 2) if config.window is None else config.window
-    shift = window // 2 if window < min(config.grid) else 0
-    return [WindowKNN(k, window, shift * (l % 2)) for l, k in enumerate(neighbours(config.k, config.depth))]
+    """ViG's k; windows of half the grid's shorter side (7 at 224 pixels), shifted by half in every second block."""
+    return [WindowKNN(rule=partial(window_rule, rule, config.window, l % 2 == 1))
+            for l, rule in enumerate(rules(config))]
 
 
 def hypergraph_per_block(config) -> list[Hypergraph]:
-    """From 25 to 50 hyperedges over the blocks, as released; fewer on a grid of fewer than 100 nodes. Raises ValueError
-    for more hyperedges than nodes."""
-    first = max(1, min(25, config.num_nodes // 4)) if config.hyperedges is None else config.hyperedges
-    numbers = neighbours(first, config.depth)
-    if numbers[-1] > config.num_nodes:
-        raise ValueError(f"hyperedges={first}: they grow to {numbers[-1]}, and the grid has {config.num_nodes} nodes;"
-                         f" choose up to {max(1, config.num_nodes // 2)}, a larger image or a smaller patch")
-    return [Hypergraph(number) for number in numbers]
+    """From 25 to 50 hyperedges over the blocks, as released; on a grid of fewer than 100 nodes from a quarter to half of
+    them."""
+    return [Hypergraph(rule=partial(hyperedges_of_block, config.hyperedges, config.depth, l))
+            for l in range(config.depth)]
 
 
-def random_per_block(config) -> list[Random]:
-    """ViG's number of neighbours, another draw for each block."""
-    return [Random(min(k, config.num_nodes), config.num_nodes) for k in neighbours(config.k, config.depth)]
-
-
-# field `graph` of a config -> (NAME_per_block, the config's fields that only this constructor reads)
+# field `graph` of a config -> (NAME_per_block, the config's fields that only some constructors read)
 CONSTRUCTORS = {
-    "knn": (knn_per_block, ("epsilon",)),                            # ViG
-    "group_knn": (group_knn_per_block, ("epsilon", "groups")),       # GKGNet
+    "knn": (knn_per_block, ("k", "epsilon")),                        # ViG
+    "group_knn": (group_knn_per_block, ("k", "epsilon", "groups")),  # GKGNet
     "threshold": (threshold_per_block, ("threshold", "decrement")),  # SViG
     "lrgc": (lrgc_per_block, ()),                                    # ViG-LRGC
-    "cluster_knn": (cluster_knn_per_block, ("clusters",)),           # ClusterViG
-    "svga": (svga_per_block, ("hops",)),                             # MobileViG
-    "mgc": (mgc_per_block, ("hops",)),                               # MobileViGv2
-    "dagc": (dagc_per_block, ("hops",)),                             # GreedyViG
-    "lsgc": (lsgc_per_block, ("hops",)),                             # LogViG
-    "window_knn": (window_knn_per_block, ("window",)),               # WiGNet
+    "cluster_knn": (cluster_knn_per_block, ("k", "clusters")),       # ClusterViG
+    "window_knn": (window_knn_per_block, ("k", "window")),           # WiGNet
     "hypergraph": (hypergraph_per_block, ("hyperedges",)),           # ViHGNN
+    "svga": (partial(of_places, "svga"), ("hops",)),                 # MobileViG
+    "mgc": (partial(of_places, "mgc"), ("hops",)),                   # MobileViGv2
+    "dagc": (partial(of_places, "dagc"), ("hops",)),                 # GreedyViG
+    "lsgc": (partial(of_places, "lsgc"), ("hops",)),                 # LogViG
     # controls
-    "grid": (lambda config: [Surroundings() for _ in range(config.depth)], ()),
-    "random": (random_per_block, ()),
+    "grid": (partial(of_places, "grid"), ()),
+    "random": (partial(of_places, "random"), ("k",)),
+    "none": (partial(of_places, "none"), ()),
     "full": (lambda config: [Full() for _ in range(config.depth)], ()),
-    "none": (lambda config: [Alone() for _ in range(config.depth)], ()),
 }
-# those of places alone, which need neither pooled sources nor relative positions: pyramids take them too
-OF_PLACES = ("svga", "mgc", "dagc", "lsgc", "grid", "random", "none")

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graphs.distance import full_precision
-from ..graphs.graph import Graph
+from ..graphs.graph import Graph, is_traced
 
 Grid = tuple[int, int]
 Step = tuple[int, int]  # rows and columns from a node to a source
@@ -36,7 +36,7 @@ def made_once(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def made(*about):
-        if torch.compiler.is_compiling():  # tensors are then stand-ins, which must not be kept
+        if is_traced():  # tensors are then stand-ins, which must not be kept
             return function(*about)
         with torch.inference_mode(False):  # what is made in inference mode cannot be used in training
             return keeping(*about)
@@ -44,15 +44,17 @@ def made_once(function: Callable) -> Callable:
     return made
 
 
-def steps_graph(x: Tensor, grid: Grid, steps: tuple[Step, ...], wrap: bool = True) -> Graph:
-    """Return the graph in which a node reads from itself and from the nodes that are `steps` away from it.
+def steps_graph(x: Tensor, grid: Grid, steps_on: Callable[[Grid], tuple[Step, ...]], wrap: bool = True) -> Graph:
+    """Return the graph in which a node reads from itself and from the nodes that are `steps_on(grid)` away from it.
 
     Where a step leaves the grid it wraps around, or else ends at the node itself, which counts once. Of steps that end
     at the same node one is kept."""
+    grid = int(grid[0]), int(grid[1])  # compiled code is made for one grid
+    steps = steps_on(grid)
     if wrap:
         steps = tuple(dict.fromkeys((down % grid[0], across % grid[1]) for down, across in steps))
         steps = tuple(step for step in steps if step != (0, 0))
-    index = steps_index(tuple(grid), steps, wrap, x.device)  # (N, k)
+    index = steps_index(grid, steps, wrap, x.device)  # (N, k)
     return Graph(x.shape[1], index=index.expand(len(x), -1, -1))
 
 
@@ -89,7 +91,10 @@ class SVGA(nn.Module):
         self.hops = checked(hops)
 
     def forward(self, x: Tensor, grid: Grid) -> Graph:
-        return steps_graph(x, grid, along(*(svga_steps(self.hops, side) for side in grid)))
+        return steps_graph(x, grid, self.steps)
+
+    def steps(self, grid: Grid) -> tuple[Step, ...]:
+        return along(*(svga_steps(self.hops, side) for side in grid))
 
     def extra_repr(self) -> str:
         return f"hops={self.hops}"
@@ -98,16 +103,20 @@ class SVGA(nn.Module):
 class MGC(nn.Module):
     """Mobile graph convolution (MobileViGv2, Avery et al., 2024): the nodes K up, down, left and right.
 
-    A node (r, c) reads from itself, (r ± K mod H, c) and (r, c ± K mod W). The authors take K = 8, 4, 2 at 28, 14, 7
-    nodes a side. Nodes (B, N, C) and grid (H, W) -> Graph with index (B, N, 5), or fewer where K or 2K is a side.
+    A node (r, c) reads from itself, (r ± K mod H, c) and (r, c ± K mod W). By default K is 2/7 of the shorter side: as
+    released, 8, 4 and 2 at 28, 14 and 7 nodes. Nodes (B, N, C) and grid (H, W) -> Graph with index (B, N, 5), or fewer where K or 2K is a side.
     """
 
-    def __init__(self, hops: int = 4):
+    def __init__(self, hops: int | None = None):
         super().__init__()
-        self.hops = checked(hops)
+        self.hops = None if hops is None else checked(hops)
 
     def forward(self, x: Tensor, grid: Grid) -> Graph:
-        return steps_graph(x, grid, along(*[[self.hops, -self.hops]] * 2))
+        return steps_graph(x, grid, self.steps)
+
+    def steps(self, grid: Grid) -> tuple[Step, ...]:
+        hops = self.hops or max(1, 2 * min(grid) // 7)
+        return along(*[[hops, -hops]] * 2)
 
     def extra_repr(self) -> str:
         return f"hops={self.hops}"
@@ -126,9 +135,11 @@ class LSGC(nn.Module):
         self.hops = checked(hops, least=2)
 
     def forward(self, x: Tensor, grid: Grid) -> Graph:
-        both_ways = [[way * (self.hops**n - 1) for n in range(1, side.bit_length()) for way in (1, -1)
-                      if self.hops**n <= side] for side in grid]
-        return steps_graph(x, grid, along(*both_ways))
+        return steps_graph(x, grid, self.steps)
+
+    def steps(self, grid: Grid) -> tuple[Step, ...]:
+        return along(*[[way * (self.hops**n - 1) for n in range(1, side.bit_length()) for way in (1, -1)
+                        if self.hops**n <= side] for side in grid])
 
     def extra_repr(self) -> str:
         return f"hops={self.hops}"
@@ -151,7 +162,8 @@ class DAGC(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, grid: Grid) -> Graph:
-        graph = steps_graph(x, grid, along(*(svga_steps(self.hops, side) for side in grid)))
+        grid = int(grid[0]), int(grid[1])
+        graph = steps_graph(x, grid, SVGA(self.hops).steps)
         own, reached = graph.index[..., :1], graph.index[..., 1:]  # (B, N, 1), (B, N, k − 1)
         with torch.autocast(x.device.type, enabled=False):
             image = full_precision(x).unflatten(1, grid)  # (B, H, W, C)

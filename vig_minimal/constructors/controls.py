@@ -10,12 +10,13 @@ Ours: no paper has them as a baseline. No distances, no parameters, no gradient.
 """
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ..graphs.graph import Graph
-from .axial import Grid, steps_graph
+from .axial import Grid, made_once, steps_graph
 
 AROUND = tuple(step for step in itertools.product((-1, 0, 1), repeat=2) if step != (0, 0))
 
@@ -27,34 +28,49 @@ class Surroundings(nn.Module):
     (less only where the grid has a side of 1 or 2)."""
 
     def forward(self, x: Tensor, grid: Grid) -> Graph:
-        return steps_graph(x, grid, AROUND, wrap=False)
+        return steps_graph(x, grid, lambda grid: AROUND, wrap=False)
 
 
 class Random(nn.Module):
     """Itself and k − 1 other nodes, drawn once when the module is made, and the same for all images.
 
-    As many edges as k-NN has, and no similarity. The draw is part of the state dict, so that a saved network keeps its
-    graph. Nodes (B, N, C) -> Graph with index (B, N, k), all different. Raises ValueError for k < 1, k > N, and nodes
-    of another number than it was made for.
+    As many edges as k-NN has, and no similarity. The seed of the draw is part of the state dict, so that a saved
+    network keeps its graph. rule: gives k for a number of nodes, as in `KNN`.
+    Nodes (B, N, C) -> Graph with index (B, N, k), all different. Raises ValueError for k < 1 and k > N.
     """
 
-    def __init__(self, k: int, num_nodes: int):
+    def __init__(self, k: int = 9, rule: Callable[[int], tuple[int, int]] | None = None):
         super().__init__()
-        if not 1 <= k <= num_nodes:
-            raise ValueError(f"k={k}: a node reads from 1 to {num_nodes} of the {num_nodes} nodes")
-        chances = torch.rand(num_nodes, num_nodes).fill_diagonal_(2)  # the node itself first
-        self.index = chances.topk(k).indices  # (N, k); not a buffer: a moving average of the weights would average it
+        self.k, self.rule = k, rule
+        self.seed = int(torch.randint(2**31, ()))  # no buffer: a moving average of the weights would average it
 
     def get_extra_state(self) -> Tensor:
-        return self.index
+        return torch.tensor(self.seed)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.index = state
+        self.seed = int(state)
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Graph:
-        if x.shape[1] != len(self.index):
-            raise ValueError(f"a random graph drawn for {len(self.index)} nodes, and there are {x.shape[1]}")
-        return Graph(x.shape[1], index=self.index.to(x.device).expand(len(x), -1, -1))
+        num_nodes = int(x.shape[1])  # compiled code is made for one grid
+        k = self.rule(num_nodes)[0] if self.rule else self.k
+        if not 1 <= k <= num_nodes:
+            raise ValueError(f"k={k}: a node reads from 1 to {num_nodes} of the {num_nodes} nodes")
+        return Graph(num_nodes, index=random_index(self.seed, k, num_nodes, x.device).expand(len(x), -1, -1))
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}"
+
+
+@made_once
+def random_index(seed: int, k: int, num_nodes: int, device: torch.device) -> Tensor:
+    """Return k different random nodes for each of N, itself first: (N, k) int64. The same on every device.
+
+    The chances are a hash of the seed and the pair's number (C. Wellons' lowbias32), which a compiler can trace."""
+    pairs = torch.arange(num_nodes**2, device=device) + seed
+    for shift, factor in ((16, 0x7feb352d), (15, 0x846ca68b), (16, 1)):
+        pairs = ((pairs ^ (pairs >> shift)) * factor) & 0xffffffff
+    chances = pairs.view(num_nodes, num_nodes)
+    return chances.masked_fill(torch.eye(num_nodes, dtype=torch.bool, device=device), 2**32).topk(k).indices
 
 
 class Full(nn.Module):

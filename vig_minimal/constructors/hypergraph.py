@@ -18,6 +18,8 @@ at E nodes (random ones in training, always the same in evaluation) and rounds a
 membership above 0.1, its threshold becomes 0.5 for all; its means count the last node in place of padding.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,12 @@ from ..graphs.aggregate import aggregate_mean
 from ..graphs.distance import full_precision, mean_node, squared_distance
 from ..graphs.graph import Graph
 from ..graphs.kmeans import fixed_start
+
+
+def hyperedges_of_block(first: int | None, depth: int, block: int, num_nodes: int) -> int:
+    """Return E of a block: it grows linearly to twice the first block's, by default 25 or, if less, a quarter of N."""
+    first = max(1, min(25, num_nodes // 4)) if first is None else first
+    return min(first + first * block // max(1, depth - 1), max(first, num_nodes))
 
 
 class HyperGraph(Graph):
@@ -53,23 +61,29 @@ class Hypergraph(nn.Module):
     """A node is in every hyperedge of which its membership is above `least`. Without gradient.
 
     Nodes (B, N, C) -> HyperGraph with weights (B, N, E), bool. Features are not normalised. Degree: 1 to N nodes, by
-    1 to E hyperedges. Cost for each node: 2·E·C multiply-adds a round, and two means over E. Raises ValueError for
-    hyperedges < 1, or more than there are nodes.
+    1 to E hyperedges. Cost for each node: 2·E·C multiply-adds a round, and two means over E. rule: gives the number of
+    hyperedges for a number of nodes, so that images may be of several sizes. Raises ValueError for hyperedges < 1, or
+    more than there are nodes.
     """
 
-    def __init__(self, hyperedges: int, rounds: int = 20, least: float = 0.01):
+    def __init__(self, hyperedges: int = 25, rounds: int = 20, least: float = 0.01,
+                 rule: Callable[[int], int] | None = None):
         super().__init__()
         if hyperedges < 1:
             raise ValueError(f"hyperedges={hyperedges}: must be at least 1")
-        self.hyperedges, self.rounds, self.least = hyperedges, rounds, least
+        self.hyperedges, self.rounds, self.least, self.rule = hyperedges, rounds, least, rule
 
     @torch.no_grad()
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> HyperGraph:
-        start = fixed_start(x.shape[1], self.hyperedges)
+        hyperedges = self.rule(int(x.shape[1])) if self.rule else self.hyperedges
+        if hyperedges > x.shape[1]:
+            raise ValueError(f"hyperedges={hyperedges}: more than the {x.shape[1]} nodes; choose fewer, a larger image"
+                             " or a smaller patch")
+        start = fixed_start(x.shape[1], hyperedges)
         if self.training:  # the same nodes of all images, so that an image does not depend on its batch
-            start = torch.randperm(x.shape[1])[:self.hyperedges].to(x.device)
+            start = torch.randperm(x.shape[1])[:hyperedges].to(x.device)
         member = fuzzy_c_means(x, x[:, start], self.rounds) > self.least
-        return HyperGraph(self.hyperedges, weights=member)
+        return HyperGraph(hyperedges, weights=member)
 
     def extra_repr(self) -> str:
         return f"hyperedges={self.hyperedges}, rounds={self.rounds}, least={self.least:g}"

@@ -12,6 +12,8 @@ Distances are those inside windows: N·w² of them, not N².
 Differs from the released code: no relative positions are added to the distances, as in all isotropic models here.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -25,25 +27,28 @@ class WindowKNN(nn.Module):
 
     Where the grid is smaller than a window, the window's side is the grid's. Without gradient.
     Nodes (B, N, C) and grid (H, W) -> Graph with index (B, N, k); a smaller window's missing places repeat the node,
-    which counts once. Cost for each node: at most w² distances, then k gathered rows. Raises ValueError for k < 1,
-    window < 1 or shift < 0.
+    which counts once. Cost for each node: at most w² distances, then k gathered rows. rule: gives k, window and shift
+    for a grid, so that images may be of several sizes. Raises ValueError for k < 1, window < 1 or shift < 0.
     """
 
-    def __init__(self, k: int, window: int = 7, shift: int = 0):
+    def __init__(self, k: int = 9, window: int = 7, shift: int = 0,
+                 rule: Callable[[tuple[int, int]], tuple[int, int, int]] | None = None):
         super().__init__()
         if k < 1 or window < 1 or shift < 0:
             raise ValueError(f"k={k}, window={window}, shift={shift}: k and window at least 1, shift at least 0")
-        self.k, self.window, self.shift = k, window, shift
+        self.k, self.window, self.shift, self.rule = k, window, shift, rule
 
     @torch.no_grad()
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Graph:
-        member, place, count = windows(tuple(grid), self.window, self.shift, self.k, x.device)
+        grid = int(grid[0]), int(grid[1])  # compiled code is made for one grid
+        k, window, shift = self.rule(grid) if self.rule else (self.k, self.window, self.shift)
+        member, place, count = windows(grid, window, shift, k, x.device)
         nodes = unit(x)
         nodes = (nodes - mean_node(nodes))[:, member.clamp(min=0)].flatten(0, 1)  # (B·P, S, C), S nodes or fewer each
         distance = squared_distance(nodes, nodes).unflatten(0, (len(x), -1))  # (B, P, S, S)
         distance.masked_fill_((member < 0)[:, None], torch.inf)
         distance.diagonal(dim1=2, dim2=3).fill_(-torch.inf)  # a node is its own nearest, whatever rounding says
-        width = min(max(self.k, 3), member.shape[1])
+        width = min(max(k, 3), member.shape[1])
         nearest = distance.topk(width, largest=False).indices  # (B, P, S, k)
         rank = torch.arange(width, device=x.device)
         nearest = torch.where(rank < count[:, None, None], nearest, nearest[..., :1])
@@ -52,6 +57,14 @@ class WindowKNN(nn.Module):
 
     def extra_repr(self) -> str:
         return f"k={self.k}, window={self.window}, shift={self.shift}"
+
+
+def window_rule(neighbours: Callable[[int], tuple[int, int]], window: int | None, shifted: bool,
+                grid: tuple[int, int]) -> tuple[int, int, int]:
+    """Return k, window and shift of a block on this grid. neighbours: the rule of k, as in `KNN`. window: None is half
+    of the shorter side, rounded up. shifted: by half a window, unless one window is the whole grid."""
+    window = -(-min(grid) // 2) if window is None else window
+    return neighbours(grid[0] * grid[1])[0], window, window // 2 if shifted and window < min(grid) else 0
 
 
 @made_once

@@ -1,22 +1,23 @@
 """Checks of config fields. Each raises a ValueError of one sentence: the field, its value, and what is allowed."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 
-def check_whole(config: object, *names: str) -> None:
-    """Fields that count something: whole numbers of at least 1."""
+def check_whole(config: object, *names: str, least: int = 1) -> None:
+    """Fields that count something: whole numbers of at least `least`."""
     for name in names:
         value = getattr(config, name)
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name}={value!r}: must be at least 1, and a whole number")
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name}={value!r}: must be at least {least}, and a whole number")
 
 
 def check_numbers(config: object, *names: str, rates: Sequence[str] = ()) -> None:
     """Fields that are numbers, whole or not; `rates` are those from 0 up to, but not, 1."""
     for name in (*names, *rates):
         value = getattr(config, name)
-        if type(value) not in (int, float):
-            raise ValueError(f"{name}={value!r}: must be a number")
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"{name}={value!r}: must be a finite number")
         if name in rates and not 0 <= value < 1:
             raise ValueError(f"{name}={value:g}: a probability, at least 0 and less than 1")
 

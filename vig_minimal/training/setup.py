@@ -7,11 +7,12 @@ import os
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor, nn
 
 from ..data.batches import TrainingBatches, ValidationBatches
 from ..data.data_recipe import DataRecipe
 from ..data.datasets import Data, fetch, image_name, open_data, oversampled, targets_of
-from ..data.loading import PreparedImages, StoredImages, store_if_it_fits
+from ..data.loading import FileNote, PreparedImages, StoredImages, store_if_it_fits
 from ..data.seeds import mixed_seed
 from ..files import CheckpointError
 from ..models.cost import count_macs, count_parameters, saved_bytes
@@ -49,6 +50,14 @@ class Job:
         with self.log.bar("evaluation", len(self.images["validation"])) as bar:
             return evaluate(self.run, self.val_batches, bar)
 
+    def file_notes(self) -> dict[str, list[FileNote]]:
+        """Remarks of all processes on image files since the last call, by split."""
+        splits = {"training": self.batches.notes, "validation": self.val_batches.notes}
+        notes = {split: sum(self.run.processes.gather(list(own.values())), []) for split, own in splits.items()}
+        for own in splits.values():
+            own.clear()
+        return notes
+
     def save(self, name: str, with_training: bool) -> None:
         """Write a checkpoint: the weights to use and, with_training, what is needed to go on. While steps are not
         finite, nothing is written: the weights may be what is wrong."""
@@ -79,7 +88,7 @@ def build(settings: Settings, processes: Processes) -> Job:
 
     # data: one process downloads, all open
     processes.first_alone(fetch, settings.data, flags.data_dir)
-    data = open_data(settings.data, flags.data_dir, size, flags.limit)
+    data = open_data(settings.data, flags.data_dir, size, flags.limit, settings.split_seed)
     data = oversampled(data, recipe.oversample) if recipe.oversample > 0 and not flags.eval_only else data
     check_batch(recipe, len(data.train), processes)
     skip, evaluated = flags.bad_images == "skip", data.train if flags.eval_split == "train" else data.val
@@ -110,6 +119,8 @@ def build(settings: Settings, processes: Processes) -> Job:
     run = create_run(model, task, recipe, processes, flags.seed, flags.amp, flags.compile, flags.grad_checkpoint,
                      flags.sync_bn)
     first_step = restore(run, settings, data, len(batches)) if settings.state else 0
+    if not settings.state:
+        calibrate(run, next(batches.epoch(0))[0])
     seen, changes = fingerprint(data), settings.changes
     if settings.state and not flags.eval_only:
         changes += checkpoint.check_data(settings.state, settings.resumed, seen, first_step)
@@ -118,6 +129,30 @@ def build(settings: Settings, processes: Processes) -> Job:
                          " that all machines share, or alike on all of them")
     log = RunLog(settings, data, run, len(batches))
     return Job(settings, data, images, batches, val_batches, run, first_step, seen, changes, new_parts, log)
+
+
+@torch.no_grad()
+def calibrate(run: Run, images: Tensor) -> None:
+    """Start the running statistics of batch norm at those of the first batch, which makes them the same in all
+    processes. Norms of loaded weights keep theirs.
+
+    From means 0 and variances 1, the logits of an untrained network in evaluation are in the millions, and they stay
+    wrong for the first tens of steps. No step changes by this: in training, batch norm reads its own batch.
+    """
+    norms = [part for part in run.model.train().modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # take the batch's statistics as they are
+        norm.train(not norm.running_mean.any())
+    run.task.begin_epoch(run.model, 0)
+    with run.part(0, len(images)), run.autocast():
+        run.model.forward(images)  # not the compiled __call__
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+        if norm.training:
+            norm.num_batches_tracked.zero_()  # it counts steps
+    run.processes.share_buffers(run.model)
+    run.evaluated.load_state_dict(run.model.state_dict())
 
 
 def fingerprint(data: Data) -> dict[str, list]:
@@ -205,7 +240,7 @@ def describe(job: Job) -> dict[str, str]:
     return {
         "model": f"{name}: {parameters:,} parameters, {macs / 1e9:.3f} GMACs an image",
         "grid": f"{config.img_size[0]}×{config.img_size[1]} pixels{grid}",
-        "data": f"{data.name}: {len(data.classes)} classes, {', '.join(counts)}",
+        "data": "; ".join([f"{data.name}: {len(data.classes)} classes, {', '.join(counts)}", *data.remarks]),
         "recipe": f"{settings.recipe_name}: {recipe.epochs} epochs of {len(job.batches)} steps, "
                   + ", ".join(f"{field} {_short(values[field])}" for field in fields),
         "batch": f"{recipe.batch_size} images a step (global) = {share} a process × {processes.world} processes ×"

@@ -92,12 +92,6 @@ def layers_of(config: object, graphs: Sequence[Graph]) -> list[Layer]:
     return result
 
 
-def area(panel: Image.Image, whole: Grid, row: int, column: int, side: int) -> Box:
-    """The pixels of a square of side × side patches, cut off at the `whole` grid; row, column: counted in squares."""
-    last = min((row + 1) * side, whole[0]) - 1, min((column + 1) * side, whole[1]) - 1
-    return patch_box(panel, whole, row * side, column * side)[:2] + patch_box(panel, whole, *last)[2:]
-
-
 def frame(panel: Image.Image, box: Box) -> None:
     """Draw the target's red frame with a white edge: just inside its box, or around it where the box is small."""
     if min(box[2] - box[0], box[3] - box[1]) < 4 * FRAME:
@@ -142,9 +136,9 @@ def draw_groups(plain: Image.Image, layer: Layer, reads: Tensor, whole: Grid, wh
         read = reads[chosen]  # (1 or G, M)
         panel = tint_groups(grey, layer.spread(read, whole), [palette[group] for group in chosen])
         if node is not None:
-            target = area(panel, whole, *layer.patch_at(node), layer.scale)
+            target = patch_box(panel, whole, *layer.patch_at(node), layer.scale)
             sources = [divmod(source, layer.source_grid[1]) for source in read.any(0).nonzero()[:, 0].tolist()]
-            connect(panel, target, [area(panel, whole, *source, layer.scale * layer.pool) for source in sources])
+            connect(panel, target, [patch_box(panel, whole, *source, layer.scale * layer.pool) for source in sources])
             frame(panel, target)
         panels.append(panel)
         number, shared = int(read.any(0).sum()), int((read.sum(0) > 1).sum())
@@ -169,7 +163,7 @@ def explore_groups(image: Tensor, layers: Sequence[Layer], whole: Grid, target: 
         else:
             drawn, texts = draw_groups(plain, layer, layer.row(target), whole, "sources", target)
             row, column = layer.patch_at(target)
-            frame(plain, area(plain, whole, row, column, layer.scale))
+            frame(plain, patch_box(plain, whole, row, column, layer.scale))
             caption = f"{layer.name}: patch {row},{column} of {size}"
             caption += f"\na source is {layer.pool} by {layer.pool} patches" if layer.pool > 1 else ""
         panels += [plain, *drawn]

@@ -13,7 +13,7 @@
 k is 9 in every block. The released code limits the dilation d to 49 // 9 = 5: at 224 pixels the last stage has the
 fewest sources, 7·7 = 49, and the k·d nearest of them must exist.
 
-Differs from the print, as the released code does: E comes from a fixed sine-cosine table, and the rest is as in
+Differs from the paper, as the released code does: E comes from a fixed sine-cosine table, and the rest is as in
 `vig.py`. Where r > 1 a node is not among its own sources, so m may be negative.
 Differs from the released code: any image size, since tables and dilation follow the grid; the tables, bit for bit the
 released ones, are buffers that no checkpoint holds, made without an N × N table.

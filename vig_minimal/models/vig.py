@@ -14,7 +14,7 @@ Isotropic means that the width C and the grid stay the same from the first block
 Dilation d (`constructors/knn.py`): a node reads from every d-th of its k·d nearest, so it reaches farther with as many
 neighbours, as dilated convolutions do; DeepGCNs (Li et al., 2019) brought this to graphs. k and d grow over the blocks.
 
-Differs from the print, as the released code does: BN after every linear layer, heads as in `convs.py`; features are
+Differs from the paper, as the released code does: BN after every linear layer, heads as in `convs.py`; features are
 L2-normalised before distances; a node is its own nearest neighbour.
 Differs from the released code: any image size and patch; dilation is limited by the grid there is, not by 196 nodes.
 """
@@ -111,7 +111,7 @@ class Grapher(nn.Module):
 
     x'_i = x_i W_in;  x''_i = max_{j ∈ N(i)} a_ij (x'_j − x'_i);  y_i = GELU([x'_i, x''_i] W_update) W_out + x_i,
     where N(i) and a_ij (1 in ViG, α in LRGC) are the graph that `constructor` makes of x', and W_update has 4 heads.
-    LRGC Eq. 5 prints i for the source and j for the target. (B, C, H, W) -> (B, C, H, W) and the Graph.
+    LRGC Eq. 5 writes i for the source and j for the target. (B, C, H, W) -> (B, C, H, W) and the Graph.
     """
 
     def __init__(self, dim: int, constructor: nn.Module, conv: str = "mr", drop_path: float = 0.0):

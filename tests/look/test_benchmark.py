@@ -161,7 +161,8 @@ def test_a_picture_without_any_figure_is_still_drawn():
     (["--throughput", "vig_nano", "--out", "nowhere/x.png"], "nowhere/x.png: the picture cannot be written"),
     (["--throughput", "vig_nano", "--out", "x.txt"], "x.txt: the picture cannot be written; give a name that ends in"),
     (["vig_nano", "--img-size", "63"], "img_size=63"), (["vig_nano", "--img-size", "0"], "img_size=0"),
-    (["vig_nano", "--device", "gpu"], "invalid choice: 'gpu'"), (["vig_nano", "--amp"], "--amp with --throughput or --paper"),
+    (["vig_nano", "--device", "gpu"], "invalid choice: 'gpu'"),
+    (["vig_nano", "--amp"], "--amp with --throughput or --paper"),
     (["--graphs", "--paper"], "each go alone"),
 ])
 def test_bad_input_is_a_sentence(capsys, argv, message):

@@ -4,14 +4,17 @@ To add one:
 
 1. Write a module that is called as `constructor(nodes, grid)`: it takes nodes (B, N, C) and returns a `Graph` of N
    targets and N sources. `grid` is (H, W), where node h·W + w is the patch in row h and column w; ignore it unless the
-   edges depend on places. (KNN and GroupKNN also take other nodes as sources, for pyramids and GKGNet's labels.)
+   edges depend on places. Images may be of several sizes: what follows from the number of nodes is worked out in each
+   call. (KNN and GroupKNN also take other nodes as sources, for pyramids and GKGNet's labels.)
    Pick edges in float32, also under autocast (`graphs.distance`): bfloat16 keeps fewer than three digits, so near ties
    change neighbours. The nodes arrive as the layers before computed them: under bfloat16 autocast they are rounded
    already.
    Take random numbers from `graphs.draws`: an image then gets the same ones in any split of its batch.
 2. Write `NAME_per_block(config)` below: it returns one constructor for each block of a model, made from the fields of
    the model's config (`models.vig.ViGConfig`). A new field is added there.
-3. Add one line to CONSTRUCTORS. `create_model("vig_ti", graph="NAME")` then uses it.
+3. Add one line to CONSTRUCTORS. `create_model("vig_ti", graph="NAME")` then uses it, and `compare` and `benchmark
+   --graphs` have it.
+4. Write its double loop into tests/reference/, and a line in tests/constructors/test_every_constructor.py.
 """
 
 from functools import partial
@@ -91,8 +94,8 @@ def window_knn_per_block(config) -> list[WindowKNN]:
 
 
 def hypergraph_per_block(config) -> list[Hypergraph]:
-    """From 25 to 50 hyperedges over the blocks, as released; on a grid of fewer than 100 nodes from a quarter to half of
-    them."""
+    """From 25 to 50 hyperedges over the blocks, as released; from a quarter to half of the nodes where these are few.
+    """
     return [Hypergraph(rule=partial(hyperedges_of_block, config.hyperedges, config.depth, l))
             for l in range(config.depth)]
 

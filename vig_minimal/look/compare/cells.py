@@ -24,7 +24,8 @@ from typing import NamedTuple
 from ...data.datasets import Data, fetch, open_data
 from ...files import replacing
 from ...training import distributed
-from ...training.settings import Settings, parse, settle
+from ...training.flags import parse
+from ...training.settings import Settings, settle
 
 TRAIN = Path(__file__).resolve().parents[3] / "train.py"
 SAVE_EVERY = 100  # steps

@@ -19,17 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from ...data.batches import ValidationBatches
+from ...data.augment import normalise
 from ...data.datasets import Data
-from ...data.loading import PreparedImages
+from ...data.loading import PreparedImages, checked, loader, validation_order
 from ...data.synthetic import compose, paint
 from ...models.cost import count_macs, count_parameters, saved_bytes
 from ...models.layers import to_nodes
 from ...training.settings import Settings
 from ..benchmark import Floor, best_times, forward_backward, forward_only, random_images
-from ..command import open_model
 from ..explore_layers import Layer, layers_of
 from ..plot import read_run
+from ..predict import load
 
 PROBE, AT_ONCE = 64, 8  # images whose graphs are measured, and how many of them at a time
 BATCH, ROUNDS = 8, 3    # of timing
@@ -41,10 +41,10 @@ def measure(run: Path, settings: Settings, data: Data) -> dict[str, float | str]
     """Return all that is known of a finished run of train.py. Raises ValueError for a run that is not whole."""
     rows = read_run(run)
     column = next(name for name in SCORES if name in rows[max(rows)])
-    model = open_model(None, str(run / "last.pt")).model
+    model = load(run / "last.pt")
     return {"score_name": SCORES[column], "score": rows[max(rows)][column],
             "best": max(row[column] for epoch, row in rows.items() if epoch > 0 and column in row),
-            "epochs": max(rows), **cost(model), **graphs(model, *probe(settings, data))}
+            "epochs": max(rows), **cost(model), **graphs(model, *probe(model, settings, data))}
 
 
 def cost(model: nn.Module) -> dict[str, float]:
@@ -60,17 +60,17 @@ def cost(model: nn.Module) -> dict[str, float]:
     return result
 
 
-def probe(settings: Settings, data: Data) -> tuple[Tensor, list[Tensor] | None]:
+def probe(model: nn.Module, settings: Settings, data: Data) -> tuple[Tensor, list[Tensor] | None]:
     """Return validation images (P, 3, H, W), evenly spread over all, and of synthetic scenes the masks of the objects
     in each, (n, H, W) bool."""
     numbers = range(0, len(data.val), -(-len(data.val) // PROBE))
-    height, width = size = settings.fields["img_size"]
-    images = PreparedImages(Subset(data.val, numbers), size, settings.recipe.eval_crop)
-    batches = ValidationBatches(images, settings.recipe, (0, 1), torch.device("cpu"), workers=0)
-    images = torch.cat([part for part, _ in batches])
-    if not settings.data.startswith("shapes") or settings.recipe.eval_crop < 1:
+    use = model.transform
+    images = PreparedImages(Subset(data.val, numbers), use.size, use.eval_crop)
+    batch, = checked(loader(images, validation_order(len(numbers), PROBE), workers=0))
+    images = normalise(batch.images, use.mean, use.std)
+    if not settings.data.startswith("shapes") or use.eval_crop < 1:
         return images, None
-    masks, unit = [], min(size)
+    masks, (height, width), unit = [], use.size, min(use.size)
     for number in numbers:
         scene = compose(number, "val", 0, (width / unit, height / unit))
         shown = scene if data.multi_label else scene._replace(items=scene.items[:1])

@@ -10,6 +10,7 @@ COMMANDS = {
     "predict": ("predict", "say what images show, of one file or of whole folders"),
     "explore": ("explore", "draw the patches that a patch or a label reads from"),
     "attention": ("attention", "draw CNN2GNN's attention between classes, or its embeddings"),
+    "compare": ("compare.command", "train variants (graphs, convolutions, any field) alike, and compare them"),
     "plot": ("plot", "draw loss, accuracy, neighbours and learning rate of one or several runs"),
     "augment": ("augment_sheet", "draw every augmentation of one image"),
     "scenes": ("scene_sheet", "draw the synthetic scenes, or measure a linear classifier on them"),

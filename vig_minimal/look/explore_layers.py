@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..graphs.graph import Graph
+from ..graphs.graph import Graph, GroupGraph
 from ..models.gkgnet import GKGNetConfig
 from .panels import PALETTE, Box, colours, patch_box, picture, sheet, tint
 
@@ -64,7 +64,9 @@ class Layer:
     def row(self, node: Grid) -> Tensor:
         """The adjacency's row of the patch that covers `node` of the first stage: (M,), or (G, M) with groups."""
         row, column = self.patch_at(node)
-        return self.graph.adj()[0, ..., row * self.grid[1] + column, :]
+        # of a hypergraph, the patches that a node reads from through hyperedges
+        graph = self.graph if isinstance(self.graph, GroupGraph) else self.graph.union()
+        return graph.adj()[0, ..., row * self.grid[1] + column, :]
 
     def spread(self, values: Tensor, whole: Grid) -> Tensor:
         """Give the values (..., M) of sources to the patches of the first stage that they cover, 0 to all others:

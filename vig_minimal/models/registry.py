@@ -103,8 +103,10 @@ def create_model(name: str, **overrides) -> nn.Module:
         raise ValueError(f"unknown graph {graph!r}{near(graph, list_constructors())}")
     for field, value in overrides.items():
         readers = [f"graph={reader!r}" for reader, (_, own_fields) in CONSTRUCTORS.items() if field in own_fields]
+        if not readers or f"graph={graph!r}" in readers:
+            continue
         default = replace(config, **{field: open_fields.get(field, getattr(preset, field))})
-        if readers and f"graph={graph!r}" not in readers and value not in (None, getattr(default, field)):
+        if value not in (None, getattr(default, field)):
             raise ValueError(f"{field} is read by {' and '.join(readers)} alone, and here graph={graph!r}")
     if isinstance(config, ViGConfig):
         one_per_block, _ = CONSTRUCTORS[graph]

@@ -77,7 +77,8 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def list_constructors() -> list[str]:
-    """Return what the field `graph` of an isotropic model takes; a pyramid takes "knn" and "group_knn"."""
+    """Return what the field `graph` of ViG, SViG and LRGC takes. ClusterViG takes "cluster_knn" alone and GKGNet
+    "group_knn" alone; a pyramid takes "knn", "group_knn" and those of `constructors.OF_PLACES`."""
     return list(CONSTRUCTORS)
 
 

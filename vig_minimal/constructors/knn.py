@@ -13,7 +13,7 @@ DISTANCES = 2**25  # pairs of nodes and sources compared at a time: 128 MiB
 
 
 def default_k(num_nodes: int) -> int:
-    """Return k of the first block: the papers' 9, or half of the nodes where they are fewer than 18, since k doubles."""
+    """Return k of the first block: the papers' 9, or half of the nodes where these are fewer than 18: k doubles."""
     return max(1, min(9, num_nodes // 2))
 
 

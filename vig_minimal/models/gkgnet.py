@@ -127,8 +127,9 @@ class GKGNet(Backbone):
         return [block for stage in self.stages for block in stage.blocks] + list(self.cross)
 
     def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
-        """Logits (B, L) of images (B, 3, H, W), before the sigmoid; pooled patches (B, C) for num_classes=0; with `return_graphs` also the GroupGraph of every
-        block (N targets) and, after those of its stage, of every cross level (L targets)."""
+        """Logits (B, L) of images (B, 3, H, W), before the sigmoid; with `return_graphs` also the GroupGraph of every
+        block (N targets) and, after those of its stage, of every cross level (L targets). Pooled patches (B, C) for
+        num_classes=0."""
         if self.labels is None:
             x, graphs, _ = encode(self, self.stages, images, return_graphs)
             return (x.mean((2, 3)), graphs) if return_graphs else x.mean((2, 3))

@@ -12,13 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..data.datasets import Data, label_counts
 from ..data.loading import FileNote
 from ..files import replacing
-from .engine import Run, mean_neighbours
+from .engine import Run
 from .recipes import Recipe
 from .settings import Settings
 
@@ -154,6 +154,16 @@ def metrics_row(run: Run, trained: dict[str, float], scores: dict[str, float], n
             **{f"neighbours_{layer}": value for layer, value in enumerate(neighbours)}}
 
 
+@torch.no_grad()
+def mean_neighbours(model: nn.Module, images: Tensor) -> list[float]:
+    """Return the mean number of neighbours per node in every layer's graph of these images (LRGC Figure 5)."""
+    model.eval()
+    if not hasattr(model.config, "graph") and model.config.aggregation == "none":
+        return []
+    _, graphs = model.forward(images, return_graphs=True)  # not the compiled __call__, which returns no graphs
+    return [float(graph.degree().float().mean()) for graph in graphs]
+
+
 def line(row: dict, epochs: int, scores: dict[str, str]) -> str:
     """Return the line of an epoch. scores: columns of the task's metric, with the format of each."""
     parts = [f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"]
@@ -174,15 +184,17 @@ def first_loss(loss: float, chance: float, guess: str) -> str:
     return f"first step: loss {loss:.3f}, and {guess} = {chance:.3f}{wrong}"
 
 
-def per_class(aps: dict[str, float | None]) -> list[str]:
-    """Return lines on the average precision of each class: of all if they are few, else of the lowest and highest."""
-    known = sorted((ap, name) for name, ap in aps.items() if ap is not None)
-    said = [f"{name} {ap:.1f}" for ap, name in known]
+def per_class(values: dict[str, float | None], what: str = "AP") -> list[str]:
+    """Return lines on the average precision, or another score, of each class: of all if they are few, else of the
+    lowest and highest."""
+    known = sorted((value, name) for name, value in values.items() if value is not None)
+    said = [f"{name} {value:.1f}" for value, name in known]
     if len(said) > 2 * FEW:
         said = [*said[:FEW], "…", *said[-FEW:]]
-    lines = [f"AP of classes in percent: {', '.join(said)}"]
-    if missing := [name for name, ap in aps.items() if ap is None]:
-        lines.append(f"{len(missing)} classes that no image shows have no AP and are in no mean: {', '.join(missing)}")
+    lines = [f"{what} of classes in percent: {', '.join(said)}"]
+    if missing := [name for name, value in values.items() if value is None]:
+        lines.append(f"{len(missing)} classes that no image shows have no {what} and are in no mean:"
+                     f" {', '.join(missing)}")
     return lines
 
 

@@ -104,7 +104,8 @@ class MGC(nn.Module):
     """Mobile graph convolution (MobileViGv2, Avery et al., 2024): the nodes K up, down, left and right.
 
     A node (r, c) reads from itself, (r ± K mod H, c) and (r, c ± K mod W). By default K is 2/7 of the shorter side: as
-    released, 8, 4 and 2 at 28, 14 and 7 nodes. Nodes (B, N, C) and grid (H, W) -> Graph with index (B, N, 5), or fewer where K or 2K is a side.
+    released, 8, 4 and 2 at 28, 14 and 7 nodes. Nodes (B, N, C) and grid (H, W) -> Graph with index (B, N, 5), or fewer
+    where K or 2K is a side.
     """
 
     def __init__(self, hops: int | None = None):

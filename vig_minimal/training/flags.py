@@ -131,10 +131,10 @@ def _run(add: Callable) -> None:
     add("--amp", nargs="?", const="bf16", type=str.lower, choices=list(AMP),
         help="compute in bfloat16 (or fp16, with a scaled loss) where it is safe; graphs are made in float32 of"
              " features that are rounded already")
-    add("--compile", action="store_true", help="torch.compile the model: a slow start, then faster")
-    add("--grad-checkpoint", action="store_true",
+    add("--compile", action="store_true", default=None, help="torch.compile the model: a slow start, then faster")
+    add("--grad-checkpoint", action="store_true", default=None,
         help="compute blocks again for the backward pass: less memory, about a third more time")
-    add("--sync-bn", action="store_true", help="batch norm over the batches of all GPUs together")
+    add("--sync-bn", action="store_true", default=None, help="batch norm over the batches of all GPUs together")
     add("--detect-anomaly", action="store_true", help="name the operation whose gradient is not a number; slow")
 
 
@@ -142,4 +142,5 @@ def _output(add: Callable) -> None:
     add("--output", metavar="DIR", help="where all is written (default runs/MODEL-DATA, numbered where a run is)")
     add("--save-every", type=int, metavar="N", help="write last.pt every N steps too, not only after each epoch")
     add("--keep-every", type=int, metavar="N", help="keep the weights of epochs 0, N, 2N, ... as epoch-NNN.pt")
-    add("--tensorboard", action="store_true", help="write event files too, if the package tensorboard is there")
+    add("--tensorboard", action="store_true", default=None,
+        help="write event files too, if the package tensorboard is there")

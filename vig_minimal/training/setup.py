@@ -18,13 +18,13 @@ from ..files import CheckpointError
 from ..models.cost import count_macs, count_parameters, saved_bytes
 from ..models.released import init_from
 from ..models.resnet import load_backbone
+from ..models.teacher import create_teacher
 from . import checkpoint
 from .distributed import Processes
 from .engine import Run, create_run, evaluate
 from .run_log import RunLog, first_loss
 from .settings import Settings, check_batch
 from .tasks import choose_task
-from .teacher import create_teacher
 
 AMP_NAMES = {None: "float32", "bf16": "bfloat16", "fp16": "float16 with a scaled loss"}
 
@@ -107,7 +107,7 @@ def build(settings: Settings, processes: Processes) -> Job:
     model = model.to(processes.device, memory_format=torch.channels_last)  # as images and gradients are
     teacher = None
     if recipe.teacher != "none" and not flags.eval_only:
-        about = recipe.teacher, flags.teacher_weights, len(data.classes), recipe, processes.device
+        about = (recipe.teacher, flags.teacher_weights, len(data.classes), recipe.mean, recipe.std, processes.device)
         processes.first_alone(create_teacher, *about)  # downloads
         teacher = create_teacher(*about)
     task = choose_task(model.config, data, recipe, teacher, processes, flags.seed, trains=not flags.eval_only)

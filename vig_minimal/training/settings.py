@@ -83,8 +83,8 @@ def settle(args: argparse.Namespace, processes: Processes) -> Settings:
     data = choose_data(args, state)
     source = recognise(args.init_from) if args.init_from and not state else None
     if source == {} and not args.model:
-        raise ValueError(f"{args.init_from}: no checkpoint of train.py, and no released weights of ViG, Pyramid ViG, SViG"
-                         " or GKGNet whose size is known by their shapes; name the model with --model")
+        raise ValueError(f"{args.init_from}: no checkpoint of train.py, and no released weights of ViG, Pyramid ViG,"
+                         " SViG or GKGNet whose size is known by their shapes; name the model with --model")
     if args.freeze and source is None and not state:
         raise ValueError("--freeze: keeps the loaded weights; name them with --init-from FILE")
     # another family, as GKGNet from Pyramid ViG, takes the weights alone

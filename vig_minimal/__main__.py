@@ -1,4 +1,4 @@
-"""`python -m vig_minimal COMMAND …`: everything to look at and to measure. Training is train.py."""
+"""`python -m vig_minimal COMMAND …`: everything to ask, to look at and to measure. Training is train.py."""
 
 import importlib
 import sys
@@ -7,8 +7,10 @@ from .look.command import fail
 
 # command -> module of vig_minimal.look with a `main(argv)`, and its line in the list
 COMMANDS = {
+    "predict": ("predict", "say what images show, of one file or of whole folders"),
     "explore": ("explore", "draw the patches that a patch or a label reads from"),
     "attention": ("attention", "draw CNN2GNN's attention between classes, or its embeddings"),
+    "compare": ("compare.command", "train variants (graphs, convolutions, any field) alike, and compare them"),
     "plot": ("plot", "draw loss, accuracy, neighbours and learning rate of one or several runs"),
     "augment": ("augment_sheet", "draw every augmentation of one image"),
     "scenes": ("scene_sheet", "draw the synthetic scenes, or measure a linear classifier on them"),
@@ -30,4 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -41,11 +41,16 @@ class Graph:
         if self.index is None:
             return self.weights
         shape = (*self.index.shape[:-1], self.num_sources)
-        return torch.zeros(shape, dtype=torch.bool, device=self.index.device).scatter_(-1, self.index, True)
+        return torch.zeros(shape, dtype=torch.bool, device=self.index.device).scatter_(-1, self.index, 1)
 
     def union(self) -> "Graph":
         """Return a graph with one (N, M) adjacency per image. GroupGraph: union over its groups; any other: itself."""
         return self
+
+    def read(self, nodes: Tensor) -> tuple["Graph", Tensor | None]:
+        """Return the graph and the sources that a convolution reads; None stands for the nodes (B, N, C) themselves.
+        HyperGraph: messages that come through hyperedges."""
+        return self, None
 
     def degree(self) -> Tensor:
         """Return the number of different sources of each target: (B, N) int64."""

@@ -13,7 +13,7 @@ loss of section 3.4 is `training.tasks.MultiLabelTask`.
     Y_xl      of_labels             (B, L): label l times the l-th row of the weight
     Y_xp      of_patches            (B, L): the mean patch times the weight
 
-Differs from the print, as the released code does (its weights need it): Eq. 1 is Ŝ − D, as in ViG, and not the printed
+Differs from the paper, as the released code does (its weights need it): Eq. 1 is Ŝ − D, as in ViG, and not the paper's
 D − Ŝ; Eq. 2's Linear is the whole of ViG's Grapher (fc1 before the graph, an update of 4 heads over interleaved D and
 D', fc2); a second residual goes around FFN. Patches enter the cross level as they are, without fc1.
 Differs from the released code: label l's score is computed alone, not as the diagonal of an L × L matrix.
@@ -127,18 +127,19 @@ class GKGNet(Backbone):
         return [block for stage in self.stages for block in stage.blocks] + list(self.cross)
 
     def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
-        """Logits (B, L) of images (B, 3, H, W), before the sigmoid; pooled patches (B, C) for num_classes=0; with `return_graphs` also the GroupGraph of every
-        block (N targets) and, after those of its stage, of every cross level (L targets)."""
+        """Logits (B, L) of images (B, 3, H, W), before the sigmoid; with `return_graphs` also the GroupGraph of every
+        block (N targets) and, after those of its stage, of every cross level (L targets). Pooled patches (B, C) for
+        num_classes=0."""
         if self.labels is None:
             x, graphs, _ = encode(self, self.stages, images, return_graphs)
             return (x.mean((2, 3)), graphs) if return_graphs else x.mean((2, 3))
         x, graphs = embed(self, images), []
-        labels = self.labels.weight.repeat(len(images), 1, 1)  # (B, L, C)
+        labels = self.labels.weight.expand(images.shape[0], -1, -1)  # (B, L, C)
         for i, (stage, cross) in enumerate(zip(self.stages, self.cross, strict=True)):
             labels = self.widen[i - 1](labels) if i > 0 else labels  # (B, L, C of this stage)
             # GKGNet section 3.3: patches read from patches, then labels from patches
             x, made = stage(x)
-            nodes, graph = cross(labels.mT[..., None], x)  # (B, C, L, 1)
+            nodes, graph = cross(labels.transpose(-2, -1)[..., None], x)  # (B, C, L, 1)
             labels = to_nodes(nodes)
             graphs += [*made, graph] if return_graphs else []
         logits = self.forward_head(x, labels)

@@ -34,7 +34,6 @@ class DetectionTask(Task):
 
     def __init__(self, classes: Sequence[str]):
         self.classes = classes
-        self.last: DetectionScores | None = None  # metric of the last evaluation; it has the AP of each class
 
     def outputs(self, network: nn.Module, images: Sequence[Tensor], targets: Sequence[dict]) -> dict[str, Tensor]:
         learned = [{name: target[name][target["iscrowd"] == 0] for name in LEARNED} for target in targets]
@@ -44,9 +43,8 @@ class DetectionTask(Task):
         return {"proposals": outputs["loss_objectness"] + outputs["loss_rpn_box_reg"],
                 "classes": outputs["loss_classifier"], "boxes": outputs["loss_box_reg"], "masks": outputs["loss_mask"]}
 
-    def metric(self) -> "DetectionScores":
-        self.last = DetectionScores(self.classes)
-        return self.last
+    def scores(self) -> "DetectionScores":
+        return DetectionScores(self.classes)
 
     def blank(self, images: Tensor) -> list[dict[str, Tensor]]:
         """Return the targets of images without objects."""

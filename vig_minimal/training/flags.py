@@ -79,7 +79,10 @@ def _model(add: Callable) -> None:
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the model's config: k=6, conv=gin")
     add("--img-size", type=int, nargs="+", metavar="N", help="side, or height and width (default: the data's)")
     add("--init-from", metavar="FILE",
-        help="start from these weights: Pyramid ViG's for GKGNet, other classes' for any")
+        help="start from these weights, of train.py or of the papers' authors: they tell the model and its size, and"
+             " the recipe is finetune; with --model gkgnet, Pyramid ViG's")
+    add("--freeze", action="store_true", default=None,
+        help="train the head alone; stem and blocks stay as loaded, batch norm's statistics too")
     add("--task", choices=("labels", "detection"),
         help="tell what an image shows, or detect objects: their classes, boxes and masks, by Mask R-CNN (default:"
              " labels; detection on shapes-boxes)")
@@ -120,7 +123,8 @@ def _recipe(add: Callable) -> None:
 
 def _run(add: Callable) -> None:
     add("--resume", metavar="PATH", help="go on from this checkpoint; auto: from the output folder's last.pt, if any")
-    add("--eval-only", action="store_true", help="evaluate the checkpoint of --resume, and write nothing")
+    add("--eval-only", action="store_true",
+        help="evaluate the checkpoint of --resume; with one label an image, write confusion.csv and confusion.png")
     add("--eval-split", choices=("val", "train"), default="val", help="images that --eval-only evaluates (default val)")
     add("--dry-run", action="store_true", help="two steps and an evaluation: what the whole would take; write nothing")
     add("--seed", type=int, metavar="N", help="of everything random (default 0)")
@@ -133,10 +137,10 @@ def _run(add: Callable) -> None:
     add("--amp", nargs="?", const="bf16", type=str.lower, choices=list(AMP),
         help="compute in bfloat16 (or fp16, with a scaled loss) where it is safe; graphs are made in float32 of"
              " features that are rounded already")
-    add("--compile", action="store_true", help="torch.compile the model: a slow start, then faster")
-    add("--grad-checkpoint", action="store_true",
+    add("--compile", action="store_true", default=None, help="torch.compile the model: a slow start, then faster")
+    add("--grad-checkpoint", action="store_true", default=None,
         help="compute blocks again for the backward pass: less memory, about a third more time")
-    add("--sync-bn", action="store_true", help="batch norm over the batches of all GPUs together")
+    add("--sync-bn", action="store_true", default=None, help="batch norm over the batches of all GPUs together")
     add("--detect-anomaly", action="store_true", help="name the operation whose gradient is not a number; slow")
 
 
@@ -144,4 +148,5 @@ def _output(add: Callable) -> None:
     add("--output", metavar="DIR", help="where all is written (default runs/MODEL-DATA, numbered where a run is)")
     add("--save-every", type=int, metavar="N", help="write last.pt every N steps too, not only after each epoch")
     add("--keep-every", type=int, metavar="N", help="keep the weights of epochs 0, N, 2N, ... as epoch-NNN.pt")
-    add("--tensorboard", action="store_true", help="write event files too, if the package tensorboard is there")
+    add("--tensorboard", action="store_true", default=None,
+        help="write event files too, if the package tensorboard is there")

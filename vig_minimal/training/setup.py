@@ -8,6 +8,7 @@ import os
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor, nn
 
 from ..data.batches import TrainingBatches, ValidationBatches
 from ..data.data_recipe import DataRecipe
@@ -19,6 +20,7 @@ from ..files import CheckpointError
 from ..models.cost import count_macs, count_parameters, saved_bytes
 from ..models.released import init_from
 from ..models.resnet import load_backbone
+from ..models.teacher import create_teacher
 from . import checkpoint
 from .detection import DetectionTask
 from .distributed import Processes
@@ -26,7 +28,6 @@ from .engine import Run, create_run, evaluate
 from .run_log import RunLog, first_loss
 from .settings import Settings, check_batch
 from .tasks import choose_task
-from .teacher import create_teacher
 
 AMP_NAMES = {None: "float32", "bf16": "bfloat16", "fp16": "float16 with a scaled loss"}
 
@@ -111,13 +112,11 @@ def build(settings: Settings, processes: Processes) -> Job:
     # model and task
     torch.manual_seed(mixed_seed("model", flags.seed))
     model = settings.build_model(num_classes=len(data.classes))
-    new_parts = None
-    if flags.init_from and not settings.state:
-        new_parts = model.init_from(flags.init_from) if detects else init_from(model, flags.init_from)
+    new_parts = start_from(model, settings, data) if settings.source is not None else None
     model = model.to(processes.device, memory_format=torch.channels_last)  # as images and gradients are
     teacher = None
     if recipe.teacher != "none" and not flags.eval_only:
-        about = recipe.teacher, flags.teacher_weights, len(data.classes), recipe, processes.device
+        about = (recipe.teacher, flags.teacher_weights, len(data.classes), recipe.mean, recipe.std, processes.device)
         processes.first_alone(create_teacher, *about)  # downloads
         teacher = create_teacher(*about)
     task = DetectionTask(data.classes) if detects else choose_task(
@@ -128,8 +127,10 @@ def build(settings: Settings, processes: Processes) -> Job:
         load_backbone(*about)
 
     run = create_run(model, task, recipe, processes, flags.seed, flags.amp, flags.compile, flags.grad_checkpoint,
-                     flags.sync_bn)
+                     flags.sync_bn, bool(flags.freeze))
     first_step = restore(run, settings, data, len(batches)) if settings.state else 0
+    if not settings.state:
+        calibrate(run, *next(batches.epoch(0)))
     seen, changes = fingerprint(data), settings.changes
     if settings.state and not flags.eval_only:
         changes += checkpoint.check_data(settings.state, settings.resumed, seen, first_step)
@@ -138,6 +139,42 @@ def build(settings: Settings, processes: Processes) -> Job:
                          " that all machines share, or alike on all of them")
     log = RunLog(settings, data, run, len(batches))
     return Job(settings, data, images, batches, val_batches, run, first_step, seen, changes, new_parts, log)
+
+
+def start_from(model: nn.Module, settings: Settings, data: Data) -> list[str]:
+    """Load the weights of --init-from, and return the parts that stay random: for other classes the last layer, also
+    where they are as many."""
+    if settings.flags.task == "detection":
+        return model.init_from(settings.flags.init_from)
+    new = init_from(model, settings.flags.init_from)
+    if not new and settings.source.get("classes", data.classes) != data.classes:
+        model.reset_classifier(len(data.classes))
+        new = ["the last layer"]
+    return new
+
+
+@torch.no_grad()
+def calibrate(run: Run, images: Tensor, targets: Tensor) -> None:
+    """Start the running statistics of batch norm at those of the first batch, which makes them the same in all
+    processes. Norms of loaded weights keep theirs.
+
+    From means 0 and variances 1, the logits of an untrained network in evaluation are in the millions, and they stay
+    wrong for the first tens of steps. No step changes by this: in training, batch norm reads its own batch.
+    """
+    norms = [part for part in run.model.train().modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # take the batch's statistics as they are
+        norm.train(not norm.running_mean.any())
+    run.task.begin_epoch(run.model, 0)
+    with run.part(0, len(images)), run.autocast():
+        run.task.outputs(run.model.forward, images, targets)  # not the compiled __call__
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+        if norm.training:
+            norm.num_batches_tracked.zero_()  # it counts steps
+    run.processes.share_buffers(run.model)
+    run.evaluated.load_state_dict(run.model.state_dict())
 
 
 def fingerprint(data: Data) -> dict[str, list]:
@@ -219,10 +256,14 @@ def describe(job: Job) -> dict[str, str]:
         steps = f" and {job.first_step} steps" if job.first_step else ""
         output += f", going on after epoch {run.epoch}{steps} of {settings.resumed}"
     if not settings.writes:
-        output = "none: " + (f"evaluates {settings.resumed}" if flags.eval_only else "a dry run")
+        output = "none: a dry run"
+    if flags.eval_only:
+        matrix = "none" if data.multi_label else f"confusion matrix in {settings.folder}"
+        output = f"{matrix}: evaluates {settings.resumed}"
     start = {"changed": "; ".join(job.changes)} if job.changes else {}
     if job.new_parts is not None:
-        start["start"] = f"from {flags.init_from}; new are: {', '.join(job.new_parts) or 'none'}"
+        start["start"] = (f"from {flags.init_from}: {settings.source.get('said', 'weights')}; new:"
+                          f" {', '.join(job.new_parts) or 'nothing'}{'; all else is frozen' if flags.freeze else ''}")
     return {
         "model": f"{name}: {parameters:,} parameters, {macs / 1e9:.3f} GMACs an image",
         "grid": f"{config.img_size[0]}×{config.img_size[1]} pixels{grid}",

@@ -50,7 +50,7 @@ LEVELS = ("0", "1", "2", "3")  # names of the features that boxes and masks are 
 STRIDES = (4, 8, 16, 32)       # of an isotropic model's levels
 THINNEST = 64                  # pixels
 NANO = {"img_size": (128, 128), "channels": 64, "box_head": 256, "mask_layers": 2, "proposals": 100, "samples": 64,
-        "anchor": 2, "frozen_bn": False}
+        "anchor": 4, "frozen_bn": False}
 
 
 @dataclass(frozen=True)

@@ -247,7 +247,8 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
         if any(type(part) is int and part > most for part in (values if isinstance(values, tuple) else (values,))):
             raise ValueError(f"--set {setting}: at most {most:,}")
     if args.img_size or "img_size" not in fields:
-        size = args.img_size or [IMAGE_SIZES.get(data, preset.img_size[0])]
+        own = detector_size(model) if args.task == "detection" else preset.img_size[:1]
+        size = args.img_size or ([IMAGE_SIZES[data]] if data in IMAGE_SIZES else own)
         fields["img_size"] = (size[0], size[-1])
     if "patch" not in fields and hasattr(preset, "patch") and args.task != "detection":
         height, width = fields["img_size"]

@@ -76,7 +76,7 @@ def test_a_detector_starts_from_a_classifier(capsys):
                                                      for part in ("--set", field))]
     train.main([*small, "--data", "shapes", "--output", "labels"])
     train.main([*TINY, "--init-from", "labels/last.pt", "--dry-run"])
-    assert "new are: neck, rpn, roi_heads" in " ".join(capsys.readouterr().out.split())
+    assert "new: neck, rpn, roi_heads" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("flags, says", [

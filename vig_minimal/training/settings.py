@@ -21,7 +21,7 @@ from .flags import FAMILIES
 from .recipes import PAPERS, Recipe, flags, get_recipe, kept_recipe, override
 
 MULTI_LABEL_FAMILY = "gkgnet"
-WITH_BOXES = ("shapes-boxes", "coco")
+WITH_BOXES = ("shapes-boxes",)
 MOST_PARAMETERS, MOST_NODES = 2**31, 2**17
 
 

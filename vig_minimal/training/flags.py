@@ -79,7 +79,10 @@ def _model(add: Callable) -> None:
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the model's config: k=6, conv=gin")
     add("--img-size", type=int, nargs="+", metavar="N", help="side, or height and width (default: the data's)")
     add("--init-from", metavar="FILE",
-        help="start from these weights: Pyramid ViG's for GKGNet, other classes' for any")
+        help="start from these weights, of train.py or of the papers' authors: they tell the model and its size, and"
+             " the recipe is finetune; with --model gkgnet, Pyramid ViG's")
+    add("--freeze", action="store_true", default=None,
+        help="train the head alone; stem and blocks stay as loaded, batch norm's statistics too")
     add("--anchors-per-class", type=int, metavar="N", help="of CNN2GNN: training images that stand for a class (1)")
     add("--proxies-per-class", type=int, metavar="N", help="of CNN2GNN: learnt vectors that stand for a class (1)")
     add("--backbone-weights", metavar="FILE", help="of CNN2GNN's ResNet: a state dict, or «torchvision» to download")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL
+from ..models.checks import plural
 from ..models.cost import count_parameters
 from ..models.pyramid import PyramidConfig
 from ..models.registry import CONFIGS, create_model, near, recognise
@@ -83,8 +84,8 @@ def settle(args: argparse.Namespace, processes: Processes) -> Settings:
     data = choose_data(args, state)
     source = recognise(args.init_from) if args.init_from and not state else None
     if source == {} and not args.model:
-        raise ValueError(f"{args.init_from}: no checkpoint of train.py, and no released weights of ViG, Pyramid ViG, SViG"
-                         " or GKGNet whose size is known by their shapes; name the model with --model")
+        raise ValueError(f"{args.init_from}: no checkpoint of train.py, and no released weights of ViG, Pyramid ViG,"
+                         " SViG or GKGNet whose size is known by their shapes; name the model with --model")
     if args.freeze and source is None and not state:
         raise ValueError("--freeze: keeps the loaded weights; name them with --init-from FILE")
     # another family, as GKGNet from Pyramid ViG, takes the weights alone
@@ -235,9 +236,9 @@ def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
     """Raise ValueError if the batch is larger than the data, or cannot be split over processes and parts."""
     size, parts = recipe.batch_size, processes.world * recipe.accumulation
     if size > images:
-        raise ValueError(f"--batch-size {size}: larger than the data set of {images} training images")
+        raise ValueError(f"--batch-size {size}: larger than the data set of {plural(images, 'training image')}")
     share, rest = divmod(size, parts)
-    what = f"--batch-size {size}: the global batch, of which each of {processes.world} processes"
+    what = f"--batch-size {size}: the global batch, of which each of {plural(processes.world, 'process')}"
     what += f" and {recipe.accumulation} parts (--accumulation)" if recipe.accumulation > 1 else ""
     if rest or share < 2:
         raise ValueError(f"{what} must get the same share, of at least 2 images for batch norm")

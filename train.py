@@ -134,7 +134,7 @@ def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_s
     last_step = len(batches) if last_step is None else last_step
     parts = batches.epoch(epoch, first_step)
     run.task.begin_epoch(run.model, epoch)
-    run.parallel.train()
+    run.train()
     for step in range(first_step, last_step):
         statistics.keep()
         lr = learning_rate(run.step, len(batches), recipe)

@@ -6,7 +6,7 @@ from torch import nn
 
 from helpers import TINY
 from vig_minimal import create_model, list_models
-from vig_minimal.training.optim import create_optimiser
+from vig_minimal.training.engine import create_optimiser
 from vig_minimal.training.recipes import RECIPES
 
 PYRAMID = {"dim": (8, 16), "depth": (1, 2), "pool": (2, 1), "num_classes": 5, "img_size": 16, "patch": 2, "k": 3}

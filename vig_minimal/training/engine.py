@@ -39,6 +39,7 @@ class Run:
     processes: Processes
     seed: int
     amp: str | None
+    frozen: list[nn.Module] = field(default_factory=list)   # parts that are not trained
     epoch: int = 0                   # epochs done
     step: int = 0                    # steps done in all, skipped ones among them
     best: dict[str, float] = field(default_factory=dict)    # best epoch and its score
@@ -50,6 +51,13 @@ class Run:
     def evaluated(self) -> nn.Module:
         """The network that is evaluated and kept: the moving average if there is one."""
         return self.model if self.average is None else self.average.module
+
+    def train(self) -> None:
+        """Set the network to training. What is frozen stays in evaluation: its statistics of batch norm describe the
+        images that its weights were trained on, and would otherwise follow a few small batches."""
+        self.parallel.train()
+        for part in self.frozen:
+            part.eval()
 
     def autocast(self) -> torch.autocast:
         """The autocast context of --amp."""
@@ -93,12 +101,18 @@ class Run:
 
 
 def create_run(model: nn.Module, task: Task, recipe: Recipe, processes: Processes, seed: int,
-               amp: str | None = None, compiled: bool = False, recompute: bool = False, sync_bn: bool = False) -> Run:
+               amp: str | None = None, compiled: bool = False, recompute: bool = False, sync_bn: bool = False,
+               freeze: bool = False) -> Run:
     """Build a run at its start. The model must be on the device of `processes`, and the same in all of them.
 
     amp: bf16, fp16 or None. recompute: activation checkpointing of blocks. sync_bn: batch norm over the batches of all
-    processes; on GPUs only (ValueError).
+    processes; on GPUs only (ValueError). freeze: train the head alone.
     """
+    frozen = [part for name, part in model.named_children() if freeze and name in BODY]
+    for part in frozen:
+        part.requires_grad_(False)
+    if freeze and isinstance(getattr(model, "position", None), nn.Parameter):
+        model.position.requires_grad_(False)
     if sync_bn:
         if processes.device.type != "cuda":
             raise ValueError("--sync-bn: torch has synchronised batch norm for GPUs only; leave it out on the CPU")
@@ -112,7 +126,7 @@ def create_run(model: nn.Module, task: Task, recipe: Recipe, processes: Processe
             average.module.compile()
     scaler = torch.amp.GradScaler(processes.device.type, enabled=amp == "fp16")
     return Run(model, processes.parallel(model), average, create_optimiser(model, recipe), scaler, task, recipe,
-               processes, seed, amp, best={"epoch": 0, task.key: 0.0})
+               processes, seed, amp, frozen, best={"epoch": 0, task.key: 0.0})
 
 
 @torch.no_grad()
@@ -153,8 +167,8 @@ def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
 
 
 def create_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW, or SGD with momentum 0.9, of the parameters that are trained. Biases, norms (1-D) and LRGC's τ (0-D) have no
-    weight decay. A group's `scale` is its share of the learning rate, see `rate_scales`."""
+    """AdamW, or SGD with momentum 0.9, of what is trained. Biases, norms (1-D) and LRGC's τ (0-D) have no weight decay.
+    A group's `scale` is its share of the learning rate, see `rate_scales`."""
     exempt, scales, groups = no_weight_decay(model), rate_scales(model, recipe.layer_decay), {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

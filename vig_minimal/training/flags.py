@@ -79,7 +79,10 @@ def _model(add: Callable) -> None:
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the model's config: k=6, conv=gin")
     add("--img-size", type=int, nargs="+", metavar="N", help="side, or height and width (default: the data's)")
     add("--init-from", metavar="FILE",
-        help="start from these weights: Pyramid ViG's for GKGNet, other classes' for any")
+        help="start from these weights, of train.py or of the papers' authors: they tell the model and its size, and"
+             " the recipe is finetune; with --model gkgnet, Pyramid ViG's")
+    add("--freeze", action="store_true", default=None,
+        help="train the head alone; stem and blocks stay as loaded, batch norm's statistics too")
     add("--anchors-per-class", type=int, metavar="N", help="of CNN2GNN: training images that stand for a class (1)")
     add("--proxies-per-class", type=int, metavar="N", help="of CNN2GNN: learnt vectors that stand for a class (1)")
     add("--backbone-weights", metavar="FILE", help="of CNN2GNN's ResNet: a state dict, or «torchvision» to download")
@@ -123,7 +126,7 @@ def _run(add: Callable) -> None:
     add("--dry-run", action="store_true", help="two steps and an evaluation: what the whole would take; write nothing")
     add("--seed", type=int, metavar="N", help="of everything random (default 0)")
     add("--device", type=str.lower, default="auto",
-        help="auto, cpu, cuda or mps (default auto: cuda if there is one)")
+        help="auto, cpu, cuda or mps (default auto: a GPU if there is one)")
     add("--workers", type=int, metavar="N",
         help="processes that decode images (default: one for each core, at most 8)")
     add("--timeout", type=float, metavar="MINUTES", default=5.0,

@@ -119,7 +119,7 @@ def test_an_optimiser_of_another_kind_or_shape_is_one_sentence(capsys):
 
 
 def test_a_run_that_diverged_goes_on_from_before_it_went_wrong_with_another_rate(capsys, monkeypatch):
-    argv = [*VIG, "--limit", 104, "--batch-size", 8, "--epochs", 1, "--output", "out", "--resume", "auto"]
+    argv = [*VIG, "--limit", 256, "--batch-size", 8, "--epochs", 1, "--output", "out", "--resume", "auto"]
     for _ in range(2):  # again from there, it diverges again, and loses nothing
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
             patch.setattr(train, "learning_rate", lambda *_: 1e30)

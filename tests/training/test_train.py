@@ -280,7 +280,7 @@ def test_set_takes_numbers_and_words():
     (["--data-dir", "nowhere"], "nowhere: no such folder"),
     (["--resume", "nowhere/last.pt"], "nowhere/last.pt: no such checkpoint"),
     (["--eval-only"], "--resume PATH"),
-    (["--colour"], "unrecognized arguments: --colour; did you mean --color-jitter"),
+    (["--colour"], "unrecognized arguments: --colour; did you mean --color-jitter?"),
 ])
 def test_bad_flags_are_one_sentence(capsys, argv, message):
     assert message in refused(capsys, *argv)
@@ -302,7 +302,7 @@ def test_bad_folders_are_one_sentence(capsys, tmp_path, change, message):
 def test_a_broken_image_names_its_file(capsys, tmp_path, crop, split):
     broken = image_folder(tmp_path / "data", count=4) / split / "dog" / "2.png"
     broken.write_bytes(broken.read_bytes()[:200])
-    argv = ["--model", "vig_nano", "--data-dir", "data", "--epochs", 1, *TINY, "--batch-size", 8, "--crop", crop,
+    argv = ["--model", "vig_nano", "--data-dir", "data", "--epochs", 1, *TINY, "--batch-size", 2, "--crop", crop,
             "--bad-images", "error"]
     argv = [*map(str, argv), "--workers", "1"]
     if crop == "pad" or split == "val":

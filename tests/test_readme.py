@@ -200,7 +200,7 @@ def check_training(argv: list[str]) -> None:
     """Parse flags of train.py. Unless there is a checkpoint to open, settle what they mean, which builds the model."""
     args = parse(argv)
     if args.init_from:  # weights of the model that begins the file's name, as vig_ti_74.5.pth
-        model = re.match(r"[a-z0-9]+_[a-z]+", args.init_from).group()
+        model = re.match(r"[a-z0-9]+_[a-z]+|", args.init_from).group() or "vig_nano"
         torch.save(create_model(model).state_dict(), args.init_from)
     if args.resume in (None, "auto"):
         settle(args, distributed.start("cpu"))

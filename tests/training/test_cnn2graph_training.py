@@ -144,9 +144,9 @@ def test_classes_need_as_many_images_as_anchors(capsys, tmp_path):
     (["--model", "cnn2gnn_nano", "--backbone-weights", "gone.pth"], "gone.pth"),
     (["--model", "cnn2gnn_nano", "--drop-path", "0.1"], "has no stochastic depth"),
     (["--model", "cnn2gnn_nano", "--contrastive", "-1"], "--contrastive -1: must be at least 0"),
-    (["--model", "cnn2gnn_nano", "--keep-every", "0"], "--keep-every 0: 1 to"),
+    (["--model", "cnn2gnn_nano", "--keep-every", "0"], "--keep-every 0: must be at least 1"),
     (["--model", "cnn2gnn_nano", "--set", "heads=3"], "must divide"),
-    (["--model", "cnn2gnn_nano", "--anchors-per-class", "0"], "--anchors-per-class 0: 1 to"),
+    (["--model", "cnn2gnn_nano", "--anchors-per-class", "0"], "--anchors-per-class 0: must be at least 1"),
     (["--model", "vig_nano", "--proxies-per-class", "2"], "vig_nano has no field 'proxies_per_class'"),
 ])
 def test_what_does_not_go_together_is_one_sentence(capsys, argv, says):

@@ -218,8 +218,8 @@ COMMANDS = {
                 "--limit", "33", "--batch-size", "8", "--epochs", "1", "--output", "several"],
     "indivisible": ["--limit", "33", "--batch-size", "9"],
     "apart": ["--limit", "33", "--batch-size", "8", "--epochs", "2", "--output", "out", "--resume", "auto"],
-    "broken": ["--data-dir", "data", "--batch-size", "8", "--epochs", "1", "--crop", "resized",  # read as needed
-               "--bad-images", "error"],
+    "broken": ["--data-dir", "data", "--batch-size", "4", "--epochs", "1", "--crop", "resized",  # read as needed
+               "--bad-images", "error", "--seed", "1"],  # and not in the first batch
 }
 
 

@@ -136,7 +136,7 @@ class Watch(threading.Thread):
         """Let the main thread end with this sentence. If it waits inside an operation without end, end the process."""
         self.found = found
         self.finding.set()
-        if not self.ended.wait(20 * self.interval) and self.silent.acquire(blocking=False):
+        if not self.ended.wait(30 * self.interval) and self.silent.acquire(blocking=False):
             complain(f"{self.found}{self.advice()}")
             self.linger()
             os._exit(EXIT_FAILED)

@@ -218,7 +218,7 @@ def describe(job: Job) -> dict[str, str]:
     settings, data, run = job.settings, job.data, job.run
     flags, recipe, processes, config = settings.flags, run.recipe, run.processes, run.model.config
     name, family = settings.model, settings.model.rpartition("_")[0]
-    if flags.model != name:
+    if flags.model == family:
         name += f" (family {family}, size of the recipe {settings.recipe_name})"
     spare = copy.deepcopy(run.evaluated)  # measuring moves running statistics
     run.task.begin_evaluation(spare)

@@ -24,8 +24,8 @@ from vig_minimal import create_model, list_models
 from vig_minimal.__main__ import COMMANDS
 from vig_minimal.constructors import CONSTRUCTORS
 from vig_minimal.data.datasets import DOWNLOADS
-from vig_minimal.models import registry
 from vig_minimal.data.synthetic import CLASSES
+from vig_minimal.models import registry
 from vig_minimal.training import distributed
 from vig_minimal.training.checkpoint import save
 from vig_minimal.training.flags import parse

@@ -135,7 +135,8 @@ def test_own_constructor_and_own_data_take_at_most_20_lines():
 # ---- commands ------------------------------------------------------------------------------------------------------
 
 
-STARTS = {"vig_ti_74.5.pth": "vig_ti", "pvig_s.pth": "pvig_s", "runs/vig_nano-cifar10/best.pt": "vig_nano"}
+STARTS = {"vig_ti_74.5.pth": "vig_ti", "pvig_s.pth": "pvig_s", "runs/vig_nano-cifar10/best.pt": "vig_nano",
+          "FILE": "vig_nano"}
 
 
 def weights_of(name: str) -> dict:
@@ -199,9 +200,6 @@ def understand(words: list[str], monkeypatch) -> None:
 def check_training(argv: list[str]) -> None:
     """Parse flags of train.py. Unless there is a checkpoint to open, settle what they mean, which builds the model."""
     args = parse(argv)
-    if args.init_from:  # weights of the model that begins the file's name, as vig_ti_74.5.pth
-        model = re.match(r"[a-z0-9]+_[a-z]+|", args.init_from).group() or "vig_nano"
-        torch.save(create_model(model).state_dict(), args.init_from)
     if args.resume in (None, "auto"):
         settle(args, distributed.start("cpu"))
 

@@ -154,6 +154,7 @@ def recipe_changes(recipe: Recipe, kept: Recipe, path: Path) -> list[str]:
     for name, (was, now) in changes.items():
         if name not in RECIPE_MAY_CHANGE:
             raise ValueError(f"{path}: trained with {name}={was}, and this run has {name}={now}; leave it out")
+
     def plain(value):
         return f"{value:.6g}" if isinstance(value, float) else value
 

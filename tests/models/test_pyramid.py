@@ -132,7 +132,7 @@ def test_dilation_counts_blocks_over_all_stages_and_stays_within_the_sources():
     for fields in ({}, {"img_size": 448}, {"graph": "group_knn"}):  # at 448 the last stage has sources for more than 5
         blocks = on_meta("pvig_m", **fields).blocks
         assert [block.grapher.constructor.dilation for block in blocks] == [min(n // 4 + 1, 5) for n in range(22)]
-    small = create_model("pvig_m", img_size=64)  # the last stages have 16 and 4 patches
+    small = on_meta("pvig_m", img_size=64)  # the last stages have 16 and 4 patches
     for block in small.blocks:
         constructor = block.grapher.constructor
         sources = 16 if block.grapher.fc1[0].in_channels != 768 else 4

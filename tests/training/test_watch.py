@@ -143,6 +143,7 @@ def test_a_signal_to_one_in_an_evaluation_ends_both_with_all_saved(tmp_path):
     assert (state["epoch"], state["step"], state["steps"]) == (0, 4, 4)  # the epoch is evaluated again
 
 
+@pytest.mark.slow
 def test_one_that_dies_ends_the_other_which_names_it(tmp_path):
     processes = two(tmp_path, *RUN, 1, prepare=(None, dies_in_a_step))
     begun = time.monotonic()

@@ -179,7 +179,7 @@ def test_tables_of_positions_are_neither_learnt_nor_saved():
 
 @pytest.mark.equation("pvig", "sources")
 @pytest.mark.equation("pvig", "relative positions")
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("groups", [pytest.param(1, marks=pytest.mark.slow), 2])
 @torch.no_grad()
 def test_the_whole_model_is_its_stages_one_after_the_other(groups):
     model = randomise(tiny(img_size=(8, 12), depth=(1, 4), graph="group_knn", groups=groups))

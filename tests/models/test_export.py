@@ -103,7 +103,7 @@ def in_onnxruntime(model: nn.Module, file, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "cvig_nano"])  # whose file is not valid
+@pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_onnx_by_the_older_exporter(name, tmp_path):
     model, file = made(name), tmp_path / "model.onnx"

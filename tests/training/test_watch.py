@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -94,6 +95,31 @@ def test_a_store_that_is_gone_is_the_first_process(three, monkeypatch):
 
     monkeypatch.setattr(watches[1], "read", gone)
     assert watches[1].look() == "the process of rank 0 is gone, or its machine"
+
+
+def test_a_store_that_goes_with_its_launcher_stops_no_one(monkeypatch):
+    one = Watch(0, 2, dist.HashStore())
+
+    def gone(*_):
+        raise dist.DistNetworkError("Broken pipe")
+
+    monkeypatch.setattr(one, "store", SimpleNamespace(set=gone, check=gone))
+    with pytest.raises(dist.DistNetworkError):  # the launcher is there: the store is another process's
+        one.wait_for_first()
+    monkeypatch.setattr(one, "launcher", -1)
+    one.wait_for_first()
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_why_a_run_ends_is_said_by_one_thread_alone(monkeypatch, capsys, said):
+    ends = []
+    monkeypatch.setattr(watch.os, "_exit", ends.append)
+    one = Watch(1, 2, dist.HashStore())
+    one.interval = 0.0
+    assert not said or one.silent.acquire()  # the main thread says it
+    one.end_run("the process of rank 0 hangs")
+    assert ends == ([] if said else [1]) and one.found == "the process of rank 0 hangs"
+    assert capsys.readouterr().err.count("rank 0 hangs") == (not said)
 
 
 def test_one_that_does_not_come_is_named(monkeypatch):

@@ -90,7 +90,6 @@ class Watch(threading.Thread):
         self.found, self.advice = "", lambda: ""  # which one is to blame
         self.ended, self.finding = threading.Event(), threading.Event()
         self.silent = threading.Lock()  # held by the thread that says why the run ends: it is said once
-        self.looked = time.monotonic()  # when the store last answered
         self.write()
 
     def meet(self) -> None:
@@ -103,9 +102,10 @@ class Watch(threading.Thread):
                 time.sleep(0.05)
 
     def run(self) -> None:
-        now = time.monotonic()
+        self.looked = now = time.monotonic()  # looked: when the store last answered
         self.others, self.alive, self.moved = [State()] * self.world, [now] * self.world, [now] * self.world
-        threading.Thread(target=self.time_store, daemon=True).start()
+        if self.store is not None:
+            threading.Thread(target=self.time_store, daemon=True).start()
         while not self.ended.wait(self.interval):
             if self.orphaned():
                 self.launcher = self.store = None  # the store went with it
@@ -166,7 +166,7 @@ class Watch(threading.Thread):
         return self.launcher not in (None, os.getppid())
 
     def wait_for_first(self) -> None:
-        """Wait until the first process has called this as often as this one."""
+        """Wait until the first process has called this as often as this one; where the store is gone, do not wait."""
         self.calls += 1
         try:
             if self.rank == 0 and (store := self.store):

@@ -47,7 +47,6 @@ def test_a_compiled_model_evaluates_the_same(name):
 @pytest.mark.parametrize("graph", [pytest.param(name, marks=[pytest.mark.slow] * (name != "window_knn"))
                                    for name in list_constructors() if name not in ("knn", "threshold", "lrgc")])
 def test_every_constructor_is_compiled_whole(graph):
-    torch._dynamo.reset()  # it keeps a limited number of programs of one function
     model = create_model("vig_nano", **SHALLOW, graph=graph).double().eval()
     images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     with torch.no_grad():

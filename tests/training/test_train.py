@@ -44,7 +44,7 @@ def test_a_run_from_the_command_line_writes_what_it_promises(tmp_path):
     assert done.returncode == 0 and done.stderr == "", done.stderr
     for text in ("lrgc_nano (family lrgc, size of the recipe demo)", "parameters", "GMACs",
                  "shapes: 10 classes, 32 training images", "2 epochs of 2 steps", "learning rate", "MiB a process",
-                 "16 images a step (global) = 16 a process × 1 processes × 1 part", "epoch 0/2",
+                 "16 images a step (global) = 16 a process × 1 process × 1 part", "epoch 0/2",
                  "epoch 2/2", "images/s", "top-5", "neighbours", "best top-1"):
         assert text in done.stdout
     assert sorted(os.listdir(tmp_path / "out")) == [".lock", "best.pt", "config.json", "last.pt", "metrics.csv",
@@ -124,7 +124,7 @@ def test_bfloat16_and_no_average(capsys):
 
 def test_a_dry_run_says_what_the_whole_takes_and_writes_nothing(capsys):
     run("--dry-run", "--limit", "128", "--epochs", "7")
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert "7 epochs of 8 steps would take about" in out and "MiB of memory a process" in out and "first step" in out
     assert "epoch 1/" not in out and not os.listdir(".")
 
@@ -134,7 +134,7 @@ def test_the_papers_recipe_runs_with_everything_on(capsys):
         "--color-jitter", 0.2, "--save-every", 1, "--set", "drop_path=0.1", "--output", "out", "--optimiser", "sgd",
         "--schedule", "step", "--decay-epochs", 0.5, 1, "--scale-lr", "--detect-anomaly", "--workers", 1)
     out = capsys.readouterr().out
-    assert "8 a process × 1 processes × 2 parts" in out and "rand_augment 9" in out and "decay_epochs 0.5 1" in out
+    assert "8 a process × 1 process × 2 parts" in out and "rand_augment 9" in out and "decay_epochs 0.5 1" in out
     assert "learning rate 0.000125" in out and "float16" in out and len(rows("out")) == 3  # 2e-3 · 16 / 256
     config = json.loads(Path("out/config.json").read_text())
     assert config["recipe"]["mixup"] == 0.8 and config["recipe"]["repeats"] == 3
@@ -163,16 +163,16 @@ def test_a_teacher_of_the_same_classes_can_be_learnt_from(capsys):
     argv = ["--teacher", "squeezenet1_1", "--epochs", 1, "--img-size", 32, "--set", "patch=8"]
     run(*argv, "--teacher-weights", "teacher.pt")
     assert "teacher squeezenet1_1" in capsys.readouterr().out
-    assert "ImageNet's 1000 classes" in refused(capsys, *map(str, argv), "--recipe", "demo")
+    assert "ImageNet's 1000 classes" in refused(capsys, *map(str, argv), "--recipe", "demo", "--limit", "32")
 
 
 def test_what_looks_wrong_is_said(tmp_path):
     data = open_data("imagefolder", str(image_folder(tmp_path / "data")), (16, 16), None)
     assert run_log.warnings(data) == []
     dogs = replace(data, train=Subset(data.train, [3, 4, 5]))
-    assert run_log.warnings(dogs) == ["warning: no training image of 1 classes: cat"]
+    assert run_log.warnings(dogs) == ["warning: no training image of 1 class: cat"]
     assert run_log.warnings(replace(data, val=Subset(Subset(data.val, [0, 5, 1]), [0, 2]))) == [
-        "warning: no validation image of 1 classes: dog"]
+        "warning: no validation image of 1 class: dog"]
     assert "exactly 100 %" in run_log.suspicious({"top1": 100.0}, 1) and run_log.suspicious({"top1": 50.0}, 1) is None
     assert run_log.suspicious({"top1": 0.0}, 0) is None  # before training
     chance = SingleLabel.chance(10)
@@ -191,7 +191,7 @@ def test_no_run_is_ever_overwritten(capsys):
         run("--epochs", 1)
     assert sorted(os.listdir("runs")) == ["lrgc_nano-shapes", "lrgc_nano-shapes-2"]
     run("--epochs", 1, "--resume", "auto")  # the latest of them
-    assert "going on after epoch 1 of runs/lrgc_nano-shapes-2/last.pt" in capsys.readouterr().out
+    assert "going on after epoch 1 of runs/lrgc_nano-shapes-2/last.pt" in " ".join(capsys.readouterr().out.split())
     assert "holds a run already" in refused(capsys, "--output", "runs/lrgc_nano-shapes", *TINY)
 
 
@@ -280,7 +280,7 @@ def test_set_takes_numbers_and_words():
     (["--data-dir", "nowhere"], "nowhere: no such folder"),
     (["--resume", "nowhere/last.pt"], "nowhere/last.pt: no such checkpoint"),
     (["--eval-only"], "--resume PATH"),
-    (["--colour"], "unrecognized arguments: --colour; did you mean --color-jitter"),
+    (["--colour"], "unrecognized arguments: --colour; did you mean --color-jitter?"),
 ])
 def test_bad_flags_are_one_sentence(capsys, argv, message):
     assert message in refused(capsys, *argv)
@@ -302,7 +302,7 @@ def test_bad_folders_are_one_sentence(capsys, tmp_path, change, message):
 def test_a_broken_image_names_its_file(capsys, tmp_path, crop, split):
     broken = image_folder(tmp_path / "data", count=4) / split / "dog" / "2.png"
     broken.write_bytes(broken.read_bytes()[:200])
-    argv = ["--model", "vig_nano", "--data-dir", "data", "--epochs", 1, *TINY, "--batch-size", 8, "--crop", crop,
+    argv = ["--model", "vig_nano", "--data-dir", "data", "--epochs", 1, *TINY, "--batch-size", 2, "--crop", crop,
             "--bad-images", "error"]
     argv = [*map(str, argv), "--workers", "1"]
     if crop == "pad" or split == "val":
@@ -343,6 +343,7 @@ def test_checkpoints_that_do_not_fit_are_one_sentence(capsys):
     assert "not a checkpoint of train.py" in resumed()
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_one_sentence(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -16,7 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .endings import Signals, Watch
+from ..models.checks import plural
+from .watch import Signals, Watch
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,12 @@ class Processes:
             dist.broadcast(buffer, 0)
 
 
+def check_sync_bn(processes: Processes) -> None:
+    """Raise ValueError if the device has no synchronised batch norm."""
+    if processes.device.type != "cuda":
+        raise ValueError("--sync-bn: torch has synchronised batch norm for GPUs only; leave it out on the CPU")
+
+
 class _Joined(torch.autograd.Function):
     """Rows of all processes. Each process computes the whole loss from all rows, so backward sums over processes the
     gradients of its own rows; DistributedDataParallel's mean over processes then gives the gradient of one loss."""
@@ -211,20 +218,19 @@ def start(device: str = "auto", patience: float = 300.0) -> Processes:
 
 
 def _device(name: str, world: int, local_rank: int) -> torch.device:
-    has_gpu = torch.cuda.is_available()
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     try:
-        device = torch.device(("cuda" if has_gpu else "cpu") if name == "auto" else name)
+        device = torch.device(next(kind for kind in there if there[kind]) if name == "auto" else name)
     except RuntimeError:
         raise ValueError(f"--device {name}: no such device; choose auto, cpu, cuda or mps") from None
-    if device.type not in ("cpu", "cuda", "mps"):
+    if device.type not in there:
         raise ValueError(f"--device {name}: cannot train; choose auto, cpu, cuda or mps")
-    if device.type == "cuda" and not has_gpu:
-        raise ValueError(f"--device {name}: this torch sees no GPU; use --device cpu")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"--device {name}: this torch sees no Apple GPU; use --device cpu")
+    if not there[device.type]:
+        what = "GPU" if device.type == "cuda" else "Apple GPU"
+        raise ValueError(f"--device {name}: this torch sees no {what}; use --device cpu")
     if device.type != "cuda":
         return device
     device = torch.device("cuda", local_rank) if world > 1 else device
-    if (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"{device}: this machine has {torch.cuda.device_count()} GPUs; start no more processes")
+    if (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise ValueError(f"{device}: this machine has {plural(count, 'GPU')}; start no more processes")
     return device

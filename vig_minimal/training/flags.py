@@ -36,7 +36,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         add_flags(parser.add_argument_group(title).add_argument)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        close = get_close_matches(unknown[0].partition("=")[0].lower(), parser._option_string_actions)
+        names = [name.lstrip("-") for name in parser._option_string_actions]
+        wrong = unknown[0].partition("=")[0].lower().lstrip("-")
+        close = [f"--{name}" for name in get_close_matches(wrong, names, 2, 0.55)]
         hint = f"; did you mean {' or '.join(close)}?" if close else "; --help lists all flags"
         _refuse(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     fields = flags()
@@ -129,7 +131,7 @@ def _run(add: Callable) -> None:
     add("--dry-run", action="store_true", help="two steps and an evaluation: what the whole would take; write nothing")
     add("--seed", type=int, metavar="N", help="of everything random (default 0)")
     add("--device", type=str.lower, default="auto",
-        help="auto, cpu, cuda or mps (default auto: cuda if there is one)")
+        help="auto, cpu, cuda or mps (default auto: a GPU if there is one)")
     add("--workers", type=int, metavar="N",
         help="processes that decode images (default: one for each core, at most 8)")
     add("--timeout", type=float, metavar="MINUTES", default=5.0,

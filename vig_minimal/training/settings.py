@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL
+from ..models.checks import plural
 from ..models.cost import count_parameters
 from ..models.detection import create_detector, detector_size
 from ..models.pyramid import PyramidConfig
 from ..models.registry import CONFIGS, create_model, near, recognise
+from ..models.teacher import check_teacher
 from .checkpoint import MAY_CHANGE, STAY, as_it_was, load_latest, load_run, recipe_changes
-from .distributed import Processes
+from .distributed import Processes, check_sync_bn
 from .flags import FAMILIES
 from .recipes import PAPERS, Recipe, flags, get_recipe, kept_recipe, override
 
@@ -108,6 +110,10 @@ def settle(args: argparse.Namespace, processes: Processes) -> Settings:
         changes += recipe_changes(recipe, kept_recipe(state["recipe"]), resumed)
     fields = choose_fields(args, data, model, recipe, state or like)
     check_task(data, model, recipe, fields, args, state)
+    if recipe.teacher != "none" and not args.eval_only:
+        check_teacher(recipe.teacher)
+    if args.sync_bn:
+        check_sync_bn(processes)
     workers = args.workers
     if workers is None:
         workers = min(8, max(1, (os.cpu_count() or 1) // processes.local_world))
@@ -266,9 +272,9 @@ def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
     """Raise ValueError if the batch is larger than the data, or cannot be split over processes and parts."""
     size, parts = recipe.batch_size, processes.world * recipe.accumulation
     if size > images:
-        raise ValueError(f"--batch-size {size}: larger than the data set of {images} training images")
+        raise ValueError(f"--batch-size {size}: larger than the data set of {plural(images, 'training image')}")
     share, rest = divmod(size, parts)
-    what = f"--batch-size {size}: the global batch, of which each of {processes.world} processes"
+    what = f"--batch-size {size}: the global batch, of which each of {plural(processes.world, 'process')}"
     what += f" and {recipe.accumulation} parts (--accumulation)" if recipe.accumulation > 1 else ""
     if rest or share < 2:
         raise ValueError(f"{what} must get the same share, of at least 2 images for batch norm")

@@ -1,4 +1,5 @@
-"""COCO and VOC 2007 as multi-label data sets: read their JSON and XML with the standard library, and check it.
+"""COCO and VOC 2007 as multi-label data sets, and COCO with its boxes and masks: read their JSON and XML with the
+standard library, and check it.
 
     coco       FOLDER/{train2017,val2017}/*.jpg and FOLDER/annotations/instances_{train,val}2017.json
     voc2007    FOLDER/VOCdevkit/VOC2007/{JPEGImages,Annotations,ImageSets/Main}: trainval to train, test to validate
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .decoding import DataError, read_image
+from .masks import array_of, check_polygons, edges_of
 
 OBJECT_SIZES = ("small", "medium", "large")  # see `size_class`
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -43,19 +45,12 @@ class Annotated(Dataset):
     """
 
     def __init__(self, folder: Path, names: list[str], listed: Path, classes: Sequence[str], objects: dict):
-        try:
-            there = set(os.listdir(folder))
-        except OSError as error:
-            raise DataError(f"{folder}: cannot be read ({error.strerror}); the images of {listed} go there") from None
-        if missing := [name for name in names if name not in there and not (folder / name).is_file()]:
-            raise DataError(f"{folder}: {len(missing)} of {len(names)} images that {listed} lists are missing, the"
-                            f" first is {missing[0]}; put them there or remove them from the list")
+        self.paths, self.classes = _photos(folder, names, listed), list(classes)
         targets, areas = torch.zeros(2, len(names), len(classes))
         if objects:
             place = tuple(torch.tensor(list(objects)).T)  # images, classes
             largest = [[max(values) for values in zip(*found)] for found in objects.values()]
             targets[place], areas[place] = torch.tensor(largest, dtype=torch.float32).T
-        self.paths, self.classes = [str(folder / name) for name in names], list(classes)
         self.targets, self.sizes = targets.to(torch.int8), size_class(areas).to(torch.int8)
 
     def __len__(self) -> int:
@@ -63,6 +58,70 @@ class Annotated(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Tensor]:
         return read_image(self.paths[index]), torch.stack([self.targets[index], self.sizes[index]]).long()
+
+
+class CocoObjects(Dataset):
+    """The photos of a split with their objects: `source[i]` is the image and a target, as `training.detection` has it.
+
+    Labels count the categories by id, from 1. Objects are kept as text, which takes a tenth of the memory. Raises
+    DataError, naming the file and the first bad entry of each kind. targets: (n, classes), 1 for classes in the photo.
+    """
+
+    def __init__(self, folder: Path, split: str):
+        path = folder / "annotations" / f"instances_{split}.json"
+        images, categories, found = coco_objects(path)
+        problems, objects = defaultdict(list), [[] for _ in images]
+        self.shapes = [(image.get("height"), image.get("width")) for image in images]
+        for shape, image in zip(self.shapes, images):
+            if not all(type(side) is int and side > 0 for side in shape):
+                problems["without a height and a width in whole pixels"].append(image["file_name"])
+        _check(path, "images", problems)
+        self.targets = torch.zeros(len(images), len(categories), dtype=torch.int8)
+        for row, column, entry in found:
+            try:
+                if isinstance(mask := entry.get("segmentation"), dict):
+                    edges_of(mask, *self.shapes[row])
+                else:
+                    check_polygons(mask)  # drawn when the image is read
+            except ValueError as error:
+                problems["with a broken mask"].append(f"{reprlib.repr(mask)} in {images[row]['file_name']} ({error})")
+            objects[row].append((column + 1, *entry["bbox"], entry.get("area"), entry.get("iscrowd", 0), mask))
+            self.targets[row, column] = 1
+        _check(path, "objects", problems)
+        self.classes = [category["name"] for category in categories]
+        self.paths = _photos(folder / split, [image["file_name"] for image in images], path)
+        self.objects = [json.dumps(some) for some in objects]
+        order = sorted(range(len(images)), key=lambda row: (isinstance(images[row]["id"], str), images[row]["id"]))
+        self.ranks = {row: rank for rank, row in enumerate(order)}  # evaluation takes equal scores by the image's id
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, dict[str, Tensor]]:
+        image, (height, width), objects = read_image(self.paths[index]), self.shapes[index], self.objects[index]
+        if image.size != (width, height):
+            raise DataError(f"it has {image.width}×{image.height} pixels, and its annotations are for {width}×{height}")
+        labels, left, top, wide, high, areas, crowd, masks = zip(*json.loads(objects)) if objects != "[]" else [()] * 8
+        masks = [torch.from_numpy(array_of(edges_of(mask, height, width), height, width)) for mask in masks]
+        masks = torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.bool)
+        areas = [own if area is None else area for area, own in zip(areas, masks.sum((1, 2)).tolist())]
+        boxes = torch.tensor([left, top, wide, high], dtype=torch.float32).T  # (n, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return image, {"boxes": boxes, "labels": torch.tensor(labels, dtype=torch.int64), "masks": masks.byte(),
+                       "area": torch.tensor(areas, dtype=torch.float32), "iscrowd": torch.tensor(crowd).long(),
+                       "image_id": torch.tensor(self.ranks[index])}
+
+
+def _photos(folder: Path, names: list[str], listed: Path) -> list[str]:
+    """Return the paths of the images `names` that the file `listed` lists. Raises DataError if some are missing."""
+    try:
+        there = set(os.listdir(folder))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror}); the images of {listed} go there") from None
+    if missing := [name for name in names if name not in there and not (folder / name).is_file()]:
+        raise DataError(f"{folder}: {len(missing)} of {len(names)} images that {listed} lists are missing, the"
+                        f" first is {missing[0]}; put them there or remove them from the list")
+    return [str(folder / name) for name in names]
 
 
 def repeats(targets: Tensor, threshold: float) -> list[int]:
@@ -77,9 +136,10 @@ def repeats(targets: Tensor, threshold: float) -> list[int]:
     return torch.arange(len(targets)).repeat_interleave(times).tolist()
 
 
-def coco(folder: str) -> tuple[Annotated, Annotated]:
-    """COCO's training and validation photos. Classes are the categories by id; a crowd region counts as its class."""
-    train, val = (_coco_split(Path(folder), split) for split in ("train2017", "val2017"))
+def coco(folder: str, boxes: bool = False) -> tuple[Annotated | CocoObjects, Annotated | CocoObjects]:
+    """COCO's training and validation photos. Classes are the categories by id; a crowd region counts as its class.
+    boxes: with boxes and masks, for detection."""
+    train, val = ((CocoObjects if boxes else _coco_split)(Path(folder), split) for split in ("train2017", "val2017"))
     if train.classes != val.classes:
         raise DataError(f"{folder}: train2017 and val2017 name different categories; take both from one data set")
     return train, val

@@ -59,6 +59,8 @@ class DataRecipe:
     cutmix: float = flag(0.0, "α of CutMix; with mixup, each batch takes one of the two at random; 0 for none",
                          Allowed(0, 100))
     erasing: float = flag(0.0, "probability that a part of an image is erased, by noise; 0 for none", PROBABILITY)
+    scale_jitter: float = flag(0.0, "s: training images with boxes are scaled by 1 − s to 1 + s, and cut or surrounded"
+                                    " by grey; 0 for none", SHARE)
     eval_crop: float = flag(0.9, "side of the evaluation crop as a share of the resized image", Allowed(0.1, 1))
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of RGB in [0, 1]: images are normalised by (x − mean) / std
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)

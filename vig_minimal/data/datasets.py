@@ -1,7 +1,8 @@
 """Open a data set by name: training and validation images with their labels, and the names of the classes.
 
 A source is a sequence of (PIL image or uint8 tensor, target). A target is a label; for multi-label data it is a tensor
-(classes,) of 1, 0, and −1 for unknown, or (2, classes), see `coco_voc.Annotated`.
+(classes,) of 1, 0, and −1 for unknown, or (2, classes), see `coco_voc.Annotated`. For detection it is a dict of boxes,
+labels and masks, see `training.detection`.
 """
 
 from collections.abc import Sequence
@@ -26,17 +27,18 @@ DOWNLOADS = {
     "svhn": (datasets.SVHN, {"split": "train"}, {"split": "test"}),
     "voc2007": (partial(datasets.VOCDetection, year="2007"), {"image_set": "trainval"}, {"image_set": "test"}),
 }
+WITH_BOXES = ("shapes-boxes", "coco")  # boxes and masks of objects
 MULTI_LABEL = ("shapes-multi", "coco", "voc2007")  # an image may show several classes
 DATA_SETS = ("shapes", "imagefolder", *DOWNLOADS, "shapes-multi", "shapes-boxes", "coco")
 NEED_FOLDER = {"imagefolder": "train/ and val/", "coco": "train2017/, val2017/ and annotations/"}
 # default side of the images; data sets of photos, which are not listed here, take the model's own
-IMAGE_SIZES = {"shapes": 64, "shapes-multi": 64, "shapes-boxes": 96, "cifar10": 32, "cifar100": 32, "stl10": 96,
+IMAGE_SIZES = {"shapes": 64, "shapes-multi": 64, "shapes-boxes": 64, "cifar10": 32, "cifar100": 32, "stl10": 96,
                "svhn": 32}
 SHAPES_TRAIN, SHAPES_VAL, SHAPES_BOXES_VAL = 10_000, 2_000, 500
 
 
 class Scenes(Dataset):
-    """Temporary: detection targets of the synthetic scenes."""
+    """Synthetic scenes with the targets of detection, as `coco_voc.CocoObjects` has them."""
 
     def __init__(self, shapes: Shapes):
         self.shapes, self.classes = shapes, shapes.classes
@@ -70,12 +72,13 @@ def fetch(name: str, folder: str | None) -> None:
         _downloaded(name, folder or "data", download=True)
 
 
-def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int | None, seed: int = 0) -> Data:
+def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int | None, seed: int = 0,
+              boxes: bool = False) -> Data:
     """Open the data set of that name. Raises DataError if there is none, or its files are missing or inconsistent.
 
     folder: holds the image folders or downloads. size: height and width at which synthetic scenes are drawn.
     limit: use that many training images, the same random choice every time (synthetic scenes: validation images too).
-    seed: splits a folder of classes that has no train/ and val/.
+    seed: splits a folder of classes that has no train/ and val/. boxes: targets are boxes and masks.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit}: at least 1 training image")
@@ -92,8 +95,10 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
         val = Shapes(size, min(SHAPES_VAL, limit or SHAPES_VAL), "val", view)
     elif name == "imagefolder":
         train, val, remarks = image_folders(folder, seed)
-    elif name in ("coco", "voc2007"):
-        train, val = (coco_voc.coco if name == "coco" else coco_voc.voc2007)(folder)
+    elif name == "coco":
+        train, val = coco_voc.coco(folder, boxes)
+    elif name == "voc2007":
+        train, val = coco_voc.voc2007(folder)
     elif name in DOWNLOADS:
         train, val = _downloaded(name, folder, download=False)
     else:
@@ -101,7 +106,7 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
     classes = getattr(train, "classes", range(10))  # torchvision does not name SVHN's digits
     if limit is not None and limit < len(train):
         train = Subset(train, torch.randperm(len(train), generator=generator("limit"))[:limit].tolist())
-    return Data(name, train, val, [str(c) for c in classes], name in MULTI_LABEL, remarks)
+    return Data(name, train, val, [str(c) for c in classes], name in MULTI_LABEL and not boxes, remarks)
 
 
 def oversampled(data: Data, threshold: float) -> Data:

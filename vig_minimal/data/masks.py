@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+FARTHEST = 1e5  # pixels that a polygon's point may lie from the image's corner
 FINE = 5  # COCO draws a polygon's outline on a grid this many times finer than the pixels
 
 
@@ -18,20 +19,30 @@ def edges_of(segmentation: dict | Sequence[Sequence[float]], height: int, width:
     Polygons [[x, y, x, y, …], …], of which the union counts, or run lengths {"size": [height, width], "counts": […]},
     which begin with pixels outside. Raises ValueError for anything else and for another size.
     """
-    if isinstance(segmentation, dict):
-        size, counts = segmentation.get("size"), segmentation.get("counts")
-        if isinstance(counts, (str, bytes)):
-            raise ValueError("a mask's counts are compressed to text; give them as a list of run lengths")
-        ends = np.cumsum(np.asarray(counts if counts is not None else [], np.int64))
-        if list(size or ()) != [height, width] or len(ends) == 0 or ends[-1] != height * width or np.any(
-                np.diff(ends, prepend=0) < 0):
-            raise ValueError(f"run lengths of size {size} that cover {ends[-1] if len(ends) else 0} pixels: this image"
-                             f" has {height}×{width} = {height * width}")
-        return ends[:len(ends) // 2 * 2]
-    if not isinstance(segmentation, (list, tuple)) or not segmentation or any(
-            len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
+    if not isinstance(segmentation, dict):
+        check_polygons(segmentation)
+        return _union([_outline(np.asarray(polygon, np.float64).reshape(-1, 2), height, width)
+                       for polygon in segmentation])
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if isinstance(counts, (str, bytes)):
+        raise ValueError("a mask's counts are compressed to text; give them as a list of run lengths")
+    whole = isinstance(counts, np.ndarray) or isinstance(counts, list) and all(
+        type(count) is int and 0 <= count <= height * width for count in counts)
+    ends = np.cumsum(counts if whole else [], dtype=np.int64)
+    if size not in ([height, width], (height, width)) or len(ends) == 0 or ends[-1] != height * width or np.any(
+            np.diff(ends, prepend=0) < 0):
+        raise ValueError(f"run lengths of size {size} that cover {ends[-1] if len(ends) else 0} pixels: this image has"
+                         f" {height}×{width} = {height * width}")
+    return ends[:len(ends) // 2 * 2]
+
+
+def check_polygons(polygons: Sequence[Sequence[float]]) -> None:
+    """Raise ValueError unless these are one or more polygons of three or more points, with coordinates that can be."""
+    if not isinstance(polygons, (list, tuple)) or not polygons or not all(
+            isinstance(polygon, (list, tuple)) and len(polygon) >= 6 and len(polygon) % 2 == 0
+            and all(type(value) in (int, float) and -FARTHEST < value < FARTHEST for value in polygon)
+            for polygon in polygons):
         raise ValueError("a mask is a list of polygons of at least three points [x, y, x, y, x, y], or run lengths")
-    return _union([_outline(np.asarray(polygon, np.float64).reshape(-1, 2), height, width) for polygon in segmentation])
 
 
 def _outline(points: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -1,18 +1,27 @@
-"""Batches of images with objects: lists of images of any sizes, each with its target (see `detection`)."""
+"""Batches of images with objects: lists of images of any sizes, each with its target (see `training.detection`).
+
+In training, half of the images are mirrored, and with `scale_jitter` s each is scaled by 1 − s to 1 + s and keeps its
+size: of a larger one a part is cut out, a smaller one is surrounded by grey. Boxes and masks follow.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
+import torchvision.transforms.functional as TF
 from torch import Tensor
+from torchvision.ops import masks_to_boxes
 
 from .augment import normalise
 from .batches import TrainingBatches, ValidationBatches
 from .data_recipe import DataRecipe
 from .decoding import DataError
 from .loading import Batch, FileNote, Key, PreparedImages, checked
+from .seeds import generator
 
-Objects = tuple[list[Tensor], list[dict[str, Tensor]]]
+Target = dict[str, Tensor]
+Objects = tuple[list[Tensor], list[Target]]
 
 
 @dataclass(eq=False)
@@ -22,10 +31,54 @@ class ObjectImages(PreparedImages):
     def __getitems__(self, keys: list[Key]) -> Batch | DataError:
         notes: list[FileNote] = []
         try:
-            images, targets = zip(*(self._read(key, notes) for key in keys))
+            images, targets = zip(*(self._prepare(key, notes) for key in keys))
         except DataError as error:
             return error
         return Batch(list(images), list(targets), notes)
+
+    def _prepare(self, key: Key, notes: list[FileNote]) -> tuple[Tensor, Target]:
+        image, target = self._read(key, notes)
+        image, recipe = image if isinstance(image, Tensor) else TF.pil_to_tensor(image), self.recipe
+        image = image.expand(3, -1, -1)
+        if recipe is None:
+            return image, target
+        mirror, scale, *place = torch.rand(4, generator=generator("objects", self.seed, *key)).tolist()
+        if recipe.flip and mirror < 0.5:
+            image, target = mirrored(image, target)
+        if recipe.scale_jitter > 0:
+            grey = round(255 * sum(recipe.mean) / 3)
+            image, target = scaled(image, target, 1 + recipe.scale_jitter * (2 * scale - 1), place, grey)
+        return image, target
+
+
+def mirrored(image: Tensor, target: Target) -> tuple[Tensor, Target]:
+    """Return image and target with left and right exchanged."""
+    left, top, right, bottom = target["boxes"].unbind(1)
+    boxes = torch.stack([image.shape[2] - right, top, image.shape[2] - left, bottom], 1)
+    return image.flip(2), target | {"boxes": boxes, "masks": target["masks"].flip(2)}
+
+
+def scaled(image: Tensor, target: Target, factor: float, place: Sequence[float], fill: int) -> tuple[Tensor, Target]:
+    """Return the image scaled by a factor and cut, or surrounded by `fill`, to its own size, and its target.
+
+    place: where the part lies that is cut out, or the smaller image, (down, right) from 0 to 1. An object that is cut
+    has the box of what is left of its mask; one of which nothing is left is dropped. `area` counts the mask's pixels.
+    """
+    height, width = image.shape[1:]
+    high, wide = (max(1, round(factor * side)) for side in (height, width))
+    down, right = round(place[0] * (height - high)), round(place[1] * (width - wide))
+    pad = right, width - wide - right, down, height - high - down  # negative where it cuts
+    image = F.pad(TF.resize(image, [high, wide], antialias=True), pad, value=fill)
+    masks = F.pad(F.interpolate(target["masks"][:, None], (high, wide), mode="nearest-exact")[:, 0], pad)
+    window, stretch = torch.tensor([width, height] * 2), torch.tensor([wide / width, high / height] * 2)
+    boxes = target["boxes"] * stretch + torch.tensor([right, down] * 2)
+    left = masks.amax((1, 2)) > 0
+    masks, boxes, target = masks[left], boxes[left], {
+        name: value[left] if name in ("labels", "iscrowd") else value for name, value in target.items()}
+    # give or take a pixel, by which boxes of COCO may leave their image
+    cut = ((boxes < -factor) | (boxes > window + factor)).any(1)
+    boxes[cut] = masks_to_boxes(masks[cut]) + torch.tensor([0, 0, 1, 1])  # torchvision's end with the last pixel
+    return image, target | {"boxes": boxes, "masks": masks, "area": masks.sum((1, 2)).float()}
 
 
 class ObjectTraining(TrainingBatches):

@@ -66,7 +66,7 @@ def draw_matrix(matrix: Tensor, classes: Sequence[str], written: str = "") -> Im
 def report(job: Job) -> None:
     """Say accuracies and confused pairs of the evaluation that was made, and write the matrix as a table and a picture;
     on the first process, and for data with one label an image."""
-    if job.data.multi_label or not job.run.processes.is_first:
+    if not hasattr(job.run.task.last, "pairs") or not job.run.processes.is_first:
         return
     classes, settings = job.data.classes, job.settings
     matrix = confusion(job.run.task.last.pairs, len(classes))

@@ -49,8 +49,8 @@ from .vig import ViG, ViGConfig
 LEVELS = ("0", "1", "2", "3")  # names of the features that boxes and masks are cut from; "pool" is the fifth
 STRIDES = (4, 8, 16, 32)       # of an isotropic model's levels
 THINNEST = 64                  # pixels
-NANO = {"img_size": (128, 128), "channels": 64, "box_head": 256, "mask_layers": 2, "proposals": 100, "samples": 64,
-        "anchor": 4, "frozen_bn": False}
+NANO = {"img_size": (128, 128), "channels": 48, "box_head": 256, "mask_layers": 2, "proposals": 50, "samples": 32,
+        "points": 1, "anchor": 4, "frozen_bn": False}
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,14 @@ class DetectorConfig:
     mask_layers: int = 4                # 3×3 convolutions of the mask head
     proposals: int = 1000               # of an image, after NMS; twice as many in training
     samples: int = 512                  # proposals of an image that boxes are learned from
+    points: int = 2                     # RoIAlign reads so many points a side for each cell of a box
     anchor: int = 8                     # side of a level's anchors, in strides
     frozen_bn: bool = True              # BN of the backbone keeps its running statistics; scale and shift still learn
 
     def __post_init__(self):
         object.__setattr__(self, "img_size", tuple(sorted(image_size(self.img_size))))
-        check_whole(self, "num_classes", "channels", "box_head", "mask_layers", "proposals", "samples", "anchor")
+        check_whole(self, "num_classes", "channels", "box_head", "mask_layers", "proposals", "samples", "points",
+                    "anchor")
         check_choices(self, frozen_bn=(True, False))
         if self.img_size[0] < THINNEST:
             raise ValueError(f"img_size={self.img_size}: detection needs a shorter side of at least {THINNEST} pixels")
@@ -201,7 +203,7 @@ class Detector(MaskRCNN):
         backbone, pools = Backbone(body, config), {}
         strides = backbone.strides
         for kind, size in (("box_roi_pool", 7), ("mask_roi_pool", 14)):
-            pools[kind] = pool = MultiScaleRoIAlign(list(LEVELS), size, sampling_ratio=2)
+            pools[kind] = pool = MultiScaleRoIAlign(list(LEVELS), size, config.points)
             # torchvision guesses the strides from the first batch
             pool.scales = [1 / stride for stride in strides[:4]]
             pool.map_levels = initLevelMapper(*(int(math.log2(strides[i])) for i in (0, 3)))

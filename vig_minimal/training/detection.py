@@ -1,7 +1,8 @@
 """Detection as a task: Mask R-CNN's losses, and COCO's average precision over the images of all processes.
 
 A target is a dict: `boxes` (n, 4) as left, top, right, bottom, `labels` (n,) from 1, `masks` (n, H, W), `area` (n,),
-`iscrowd` (n,) and `image_id`. Crowd regions are not learned; evaluation ignores what is found in them.
+`iscrowd` (n,) and `image_id`. Crowd regions are not learned, nor are boxes thinner than a pixel, of which COCO has a
+few; evaluation ignores what is found in crowd regions.
 """
 
 import math
@@ -36,7 +37,10 @@ class DetectionTask(Task):
         self.classes = classes
 
     def outputs(self, network: nn.Module, images: Sequence[Tensor], targets: Sequence[dict]) -> dict[str, Tensor]:
-        learned = [{name: target[name][target["iscrowd"] == 0] for name in LEARNED} for target in targets]
+        learned = []
+        for target in targets:
+            wide = (target["boxes"][:, 2:] - target["boxes"][:, :2] >= 1).all(1)
+            learned.append({name: target[name][wide & (target["iscrowd"] == 0)] for name in LEARNED})
         return network(images, learned)
 
     def losses(self, outputs: dict[str, Tensor], targets: Sequence[dict], images: Sequence[Tensor]) -> dict:

@@ -97,8 +97,8 @@ RECIPES = {
     "demo_multi": replace(DEMO, epochs=5, warmup_epochs=0.5),
     "vig": VIG,
     "detection": DETECTION,
-    # ours: nano models, small images, from random weights
-    "demo_detection": replace(DEMO, epochs=3, batch_size=8, lr=1e-3, warmup_epochs=0.1),
+    # ours: nano models, small images, from random weights. Scenes look in all directions, so none is mirrored
+    "demo_detection": replace(DEMO, epochs=2, batch_size=8, lr=1e-3, warmup_epochs=0.1, flip=False),
     # LRGC Table 1 and section 4.2: ViG's own recipe at batch 256
     "lrgc": replace(VIG, batch_size=256),
     # ClusterViG section V: batch 1024, AdamW at 2e-3, cosine, 300 epochs, distillation from RegNetY-16GF, augmentation
@@ -126,8 +126,9 @@ def kept_recipe(values: dict) -> Recipe:
     """Return the recipe that a checkpoint keeps as plain data. Raises ValueError for other fields or types."""
     own = asdict(Recipe())
     try:
-        # a recipe from before there was layer_decay had none
-        if own.keys() - values.keys() - {"layer_decay"} or any(type(values[k]) is not type(own[k]) for k in values):
+        # recipes from before there were these two had neither
+        if own.keys() - values.keys() - {"layer_decay", "scale_jitter"} or any(
+                type(values[k]) is not type(own[k]) for k in values):
             raise TypeError
         return Recipe(**values)
     except (KeyError, TypeError):

@@ -97,9 +97,8 @@ class RunLog:
         return row
 
     def best(self) -> None:
-        """Write the average precision of each class at the best epoch, where an image has several labels."""
-        if self.data.multi_label:
-            aps = self.run.task.last.scores.per_class
+        """Write the average precision of each class at the best epoch, where the task has one."""
+        if aps := getattr(self.run.task.last, "per_class", None):
             with replacing(self.settings.folder / "per_class_ap.csv", "w") as file:
                 rows = ((name, "" if ap is None else f"{ap:.4f}") for name, ap in aps.items())
                 csv.writer(file).writerows([("class", "AP"), *rows])
@@ -139,7 +138,8 @@ class RunLog:
         return f"best {task.key_name} {run.best[task.key]:.2f} % at epoch {run.best['epoch']} of {run.recipe.epochs}"
 
     def _per_class(self) -> list[str]:
-        return per_class(self.run.task.last.scores.per_class) if self.data.multi_label else []
+        aps = getattr(self.run.task.last, "per_class", None)
+        return per_class(aps) if aps else []
 
 
 def metrics_row(run: Run, trained: dict[str, float], scores: dict[str, float], neighbours: list[float]) -> dict:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL
+from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL, WITH_BOXES
 from ..models.checks import plural
 from ..models.cost import count_parameters
 from ..models.detection import create_detector, detector_size
@@ -23,7 +23,6 @@ from .flags import FAMILIES
 from .recipes import PAPERS, Recipe, flags, get_recipe, kept_recipe, override
 
 MULTI_LABEL_FAMILY = "gkgnet"
-WITH_BOXES = ("shapes-boxes",)
 MOST_PARAMETERS, MOST_NODES = 2**31, 2**17
 
 
@@ -151,6 +150,7 @@ def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argpar
     taught = recipe.teacher != "none" or fields.get("distillation", getattr(CONFIGS[model], "distillation", False))
     no_mixing = "give --mixup 0 --cutmix 0"
     for wrong, sentence in [
+        (recipe.scale_jitter, "--scale-jitter: scales images with boxes; give --task detection too, or --crop resized"),
         (data == "shapes-boxes", "shapes-boxes tells boxes and masks; give --task detection, or choose shapes"),
         (not several and (made_for or args.multi_label),
          f"{model if made_for else '--multi-label: the model'} answers yes or no for every class, and an image of"
@@ -178,8 +178,8 @@ def check_detection(data: str, recipe: Recipe, args: argparse.Namespace) -> None
                                  f" {', '.join(WITH_BOXES)}"),
         (args.multi_label, "--multi-label and --task detection: choose one of them"),
         (recipe.mixes or recipe.erasing or recipe.rand_augment or recipe.color_jitter or recipe.oversample,
-         "--task detection: of all augmentation it only mirrors images; choose a recipe without the others, as"
-         " detection"),
+         "--task detection: of all augmentation it has --flip and --scale-jitter; choose a recipe without the others,"
+         " as detection"),
         (recipe.teacher != "none", "--task detection: a teacher tells one class an image; give --teacher none"),
         (args.compile, "--compile: what a detector computes depends on what it finds; leave it out"),
     ]:

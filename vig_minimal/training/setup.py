@@ -94,7 +94,7 @@ def build(settings: Settings, processes: Processes) -> Job:
 
     # data: one process downloads, all open
     processes.first_alone(fetch, settings.data, flags.data_dir)
-    data = open_data(settings.data, flags.data_dir, size, flags.limit, settings.split_seed)
+    data = open_data(settings.data, flags.data_dir, size, flags.limit, settings.split_seed, boxes=detects)
     data = oversampled(data, recipe.oversample) if recipe.oversample > 0 and not flags.eval_only else data
     check_batch(recipe, len(data.train), processes)
     skip, evaluated = flags.bad_images == "skip", data.train if flags.eval_split == "train" else data.val
@@ -258,7 +258,7 @@ def describe(job: Job) -> dict[str, str]:
     if not settings.writes:
         output = "none: a dry run"
     if flags.eval_only:
-        matrix = "none" if data.multi_label else f"confusion matrix in {settings.folder}"
+        matrix = "none" if data.multi_label or flags.task == "detection" else f"confusion matrix in {settings.folder}"
         output = f"{matrix}: evaluates {settings.resumed}"
     start = {"changed": "; ".join(job.changes)} if job.changes else {}
     if job.new_parts is not None:
@@ -285,8 +285,8 @@ def used(recipe: Recipe, config: object, data: Data) -> dict[str, object]:
     else in the first lines. Fields of data and augmentation come last."""
     elsewhere = {"epochs", "batch_size", "accumulation", "lr", "size"}
     off = {"oversample": 0, "color_jitter": 0, "rand_augment": 0, "mixup": 0, "cutmix": 0, "erasing": 0, "clip_grad": 0,
-           "weight_decay": 0, "label_smoothing": 0, "ema_decay": 0, "drop_path": 0, "contrastive": 0, "asymmetric": 0,
-           "cooldown_epochs": 0, "repeats": 1, "layer_decay": 1, "teacher": "none"}
+           "scale_jitter": 0, "weight_decay": 0, "label_smoothing": 0, "ema_decay": 0, "drop_path": 0, "contrastive": 0,
+           "asymmetric": 0, "cooldown_epochs": 0, "repeats": 1, "layer_decay": 1, "teacher": "none"}
     other = {"min_lr", "cooldown_epochs"} if recipe.schedule == "step" else {"decay_epochs"}
     other |= set() if recipe.warmup_epochs else {"warmup_epochs", "warmup_lr"}
     other |= set() if data.multi_label else {"asymmetric"}

@@ -4,6 +4,7 @@
     SingleLabel      one class                               cross-entropy               top-1
     MultiLabelTask   yes, no or unknown for every class      smoothed BCE, asymmetric    mAP
     BipartiteTask    one class, with anchors and proxies     CNN2GNN Eqs. 8-17           top-1
+    DetectionTask    objects with box and mask               Mask R-CNN's                box AP (in detection.py)
 """
 
 import math
@@ -31,7 +32,8 @@ class Task:
     loss_names                          names of the losses that have a column in metrics.csv
     losses(outputs, targets, images)    losses by name; training minimises their sum
     scores()                            a new metric: `update(outputs, targets)` takes a batch, `compute(processes)`,
-                                        called in every process, returns the scores
+                                        called in every process, returns the scores; one that has AP by class keeps
+                                        it as `per_class`, in percent, None for a class that no image shows
     chance(classes)                     loss of a network that guesses, and words for it
     """
 
@@ -107,6 +109,10 @@ class MultiLabelScores:
         loss = sum(self.task.losses(logits, targets, logits).values())
         self.sums += torch.tensor([1.0, loss.item()], dtype=torch.float64) * len(logits)
         self.scores.update(logits, *(targets.unbind(1) if targets.ndim == 3 else (targets,)))
+
+    @property
+    def per_class(self) -> dict[str, float | None]:
+        return self.scores.per_class
 
     def compute(self, processes: Processes) -> dict[str, float]:
         count, loss = processes.sum(self.sums).tolist()

@@ -45,7 +45,7 @@ def test_an_image_without_objects_has_an_empty_target(tmp_path):
     assert shapes == {"boxes": (0, 4), "labels": (0,), "masks": (0, 24, 32), "area": (0,), "iscrowd": (0,),
                       "image_id": ()}
     image = torch.zeros(3, 24, 32, dtype=torch.uint8)
-    for _, moved in (mirrored(image, target), scaled(image, target, 0.5, (0, 0), 9), scaled(image, target, 2, (0, 0), 9)):
+    for _, moved in (mirrored(image, target), *(scaled(image, target, factor, (0, 0), 9) for factor in (0.5, 2))):
         assert {name: tuple(value.shape) for name, value in moved.items()} == shapes
 
 
@@ -142,7 +142,8 @@ def test_training_images_follow_seed_and_key_alone():
     keys = [(0, index, 0) for index in range(40)]
     batch, again = images.__getitems__(keys), images.__getitems__(keys[::-1])
     assert all(torch.equal(a, b) for a, b in zip(batch.images, again.images[::-1]))
-    assert not all(torch.equal(a, b) for a, b in zip(batch.images, images.__getitems__([(1, i, 0) for i in range(40)])[0]))
+    other = images.__getitems__([(1, index, 0) for index in range(40)])  # of another epoch
+    assert not any(torch.equal(a, b) for a, b in zip(batch.images, other.images))
     flips = ObjectImages(source, (32, 32), 1.0, DataRecipe(), seed=3).__getitems__(keys)
     same = sum(torch.equal(image, source[i][0]) for i, image in enumerate(flips.images))
     assert 10 < same < 30 and all(torch.equal(image, source[i][0]) or torch.equal(image.flip(2), source[i][0])

@@ -9,7 +9,7 @@ from PIL import Image, ImageColor
 
 from vig_minimal import Graph, create_model
 from vig_minimal.data.synthetic import CLASSES, Shapes
-from vig_minimal.look import explore
+from vig_minimal.look import explore, panels
 from vig_minimal.look.explore_layers import Layer
 from vig_minimal.look.panels import colours, patch_box, picture, sheet, tint
 from vig_minimal.look.predict import Transform, load, open_image, predict, probabilities
@@ -76,7 +76,7 @@ def test_the_sources_of_the_target_are_tinted_by_weight():
     weights = torch.zeros(1, 12, 12)
     weights[0, 5, 2], weights[0, 5, 7], weights[0, 9, 5], weights[0, 9, 0] = 0.8, 0.2, 0.5, 0.5
     panel, grid = Image.new("RGB", (40, 30), (60, 60, 60)), (3, 4)
-    drawn = explore.draw_sources(panel, weights[0, 5].view(grid))
+    drawn = panels.draw_sources(panel, weights[0, 5].view(grid))
     redness = np.array([[patch_mean(drawn, grid, row, column)[0] for column in range(4)] for row in range(3)]).ravel()
     assert redness[2] > redness[7] + 20 > 60 + 20
     assert set(np.delete(redness, [2, 7])) == {15.0}  # dark

@@ -1,21 +1,32 @@
 """Detection as a task of train.py: losses, COCO's figures over batches, resuming, and what is refused."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
+import torch.multiprocessing as mp
 
 import train
-from commands import own_folder, refused, rows  # noqa: F401
-from helpers import same_tensors
+from commands import at_call, free_port, join, own_folder, refused, rows  # noqa: F401
+from helpers import coco_folder, same_tensors, thing
 from vig_minimal.files import load
+from vig_minimal.models.detection import create_detector
 from vig_minimal.training.coco_ap import coco_ap
 from vig_minimal.training.detection import DetectionTask
-from vig_minimal.training.distributed import Processes
+from vig_minimal.training.distributed import Processes, start
+from vig_minimal.training.engine import create_run
+from vig_minimal.training.recipes import Recipe
 
 ONE = Processes(0, 1, 0, 1, torch.device("cpu"))
 TINY = ["--model", "vig_nano", "--task", "detection", "--img-size", "64", "--device", "cpu", "--workers", "0",
         *(part for field in ("dim=16", "depth=1", "k=2", "patch=16", "channels=8", "box_head=8", "mask_layers=1",
-                             "proposals=8", "samples=8") for part in ("--set", field)),
+                             "proposals=3", "samples=8") for part in ("--set", field)),
         "--limit", "8", "--batch-size", "4", "--schedule", "step", "--warmup-epochs", "0"]
+
+
+def interrupt():
+    raise KeyboardInterrupt
 
 
 def shown(boxes, labels, image, crowd=None, size=(20, 24)):
@@ -70,6 +81,82 @@ def test_a_run_writes_four_losses_and_resumes_to_the_same_bits():
     assert same_tensors(whole["model"], rest["model"])
 
 
+def test_a_run_that_is_killed_within_an_epoch_goes_on_to_the_same_bits(monkeypatch):
+    argv = [*TINY, "--model", "cvig_nano", "--epochs", "1", "--save-every", "1", "--flip", "--scale-jitter", "0.4",
+            "--drop-path", "0.2"]
+    train.main([*argv, "--output", "whole"])
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(train, "update", at_call(2, train.update, interrupt))
+        train.main([*argv, "--output", "cut"])
+    assert ended.value.code == 130 and load("cut/last.pt")["step"] == 1
+    train.main([*argv, "--output", "cut", "--resume", "auto"])
+    whole, rest = (load(f"{folder}/last.pt") for folder in ("whole", "cut"))
+    assert same_tensors(whole["model"], rest["model"]) and whole["step"] == rest["step"] == 2
+    assert [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows("whole")] == [
+        {k: v for k, v in row.items() if k != "images_per_s"} for row in rows("cut")]
+
+
+def one_of_two(rank, ports, folder):
+    join(rank, 2, ports[0])
+    os.chdir(folder)
+    processes = start("cpu")
+    metric, targets = DetectionTask(["disc", "ring"]).metric(), scenes()
+    for target in targets[rank::2]:
+        metric.update([answer(target, [0.9 - 0.1 * rank] * len(target["boxes"]))], [target])
+    scores = metric.compute(processes)
+    with open(f"scores{rank}.txt", "w") as file:
+        file.write(repr(scores))
+    processes.leave()
+    join(rank, 2, ports[1])
+    train.main([*TINY, "--epochs", "1", "--output", "two"])
+
+
+def scenes():
+    return [shown([(2, 2, 10, 12), (5, 5, 20, 18)], [1, 2], 0), shown([(1, 1, 9, 9)], [1], 1), shown([], [], 2)]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_detector_and_evaluate_every_image_once(tmp_path):
+    ports = free_port(), free_port()
+    mp.start_processes(one_of_two, (ports, str(tmp_path)), 2, start_method="forkserver")
+    metric = DetectionTask(["disc", "ring"]).metric()
+    for place, target in enumerate(scenes()):
+        metric.update([answer(target, [0.9 - 0.1 * (place % 2)] * len(target["boxes"]))], [target])
+    alone = repr(metric.compute(ONE))
+    assert [Path(f"scores{rank}.txt").read_text() for rank in range(2)] == [alone, alone]
+    assert float(rows("two")[1]["train_masks"]) > 0 and load("two/last.pt")["step"] == 2
+
+
+def test_an_evaluation_tells_ap_by_class_and_writes_nothing(capsys):
+    train.main([*TINY, "--epochs", "1", "--output", "out"])
+    before = sorted(path.name for path in Path("out").iterdir())
+    assert "per_class_ap.csv" in before or rows("out")[1]["val_AP"] == "0.0"
+    train.main(["--resume", "out/last.pt", "--eval-only", "--device", "cpu", "--workers", "0"])
+    said = capsys.readouterr().out
+    assert "AP of classes in percent: " in said and "mask_AP50 " in said
+    assert "out/last.pt: holds a detector; --init-from takes" in refused(capsys, *TINY, "--init-from", "out/last.pt")
+    assert sorted(path.name for path in Path("out").iterdir()) == before
+
+
+def test_a_detector_learns_from_cocos_layout_and_a_broken_photo_is_named(capsys, tmp_path):
+    things = [thing(10 + i, 90, segmentation=[[1, 2, 11, 2, 11, 10, 1, 10]]) for i in range(3)]
+    folder = coco_folder(tmp_path / "coco", things, images=4)
+    argv = [*TINY, "--data", "coco", "--data-dir", str(folder), "--epochs", "1"]
+    train.main([*argv, "--output", "out"])
+    assert float(rows("out")[1]["train_masks"]) > 0 and load("out/last.pt")["classes"][2] == "toothbrush"
+    (folder / "train2017" / "1.jpg").write_bytes(b"no photo")
+    capsys.readouterr()
+    assert "1.jpg: this image is broken" in refused(capsys, *argv, "--output", "other", "--bad-images", "error")
+
+
+def test_a_frozen_detector_trains_neck_and_heads_alone():
+    model = create_detector("vig_nano", num_classes=3, dim=16, depth=1, k=2, patch=16, img_size=64)
+    run = create_run(model, DetectionTask(["a", "b", "c"]), Recipe(), ONE, seed=0, freeze=True)
+    learned = {name.rpartition(".body.")[0] for name, value in model.named_parameters() if value.requires_grad}
+    assert learned == {""} and any(value.requires_grad for value in model.backbone.neck.parameters())
+    assert not any(value.requires_grad for value in model.body.parameters()) and run.frozen
+
+
 def test_a_detector_starts_from_a_classifier(capsys):
     small = ["--model", "vig_nano", "--img-size", "64", "--device", "cpu", "--workers", "0", "--limit", "8",
              "--batch-size", "4", "--epochs", "1", *(part for field in ("dim=16", "depth=1", "k=2", "patch=16")
@@ -81,7 +168,8 @@ def test_a_detector_starts_from_a_classifier(capsys):
 
 @pytest.mark.parametrize("flags, says", [
     (["--data", "shapes"], "shapes has no boxes"),
-    (["--mixup", "0.5"], "mirrors"),
+    (["--data", "coco"], "with --data-dir"),
+    (["--mixup", "0.5"], "--scale-jitter"),
     (["--compile"], "--compile"),
     (["--model", "gkgnet_nano"], "needs the patches"),
     (["--set", "proposals=0"], "at least 1"),

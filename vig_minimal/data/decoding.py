@@ -1,4 +1,4 @@
-"""Read one image file of any kind as upright 8-bit RGB; DataError says in one sentence what is wrong with data."""
+"""Read an image file of any kind as upright 8-bit RGB; DataError says in one sentence what is wrong with data."""
 
 import os
 import re
@@ -7,7 +7,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+Picture = str | Path | Image.Image | Tensor
 
 
 class DataError(ValueError):
@@ -82,3 +86,27 @@ def _to_rgb(image: Image.Image, coding: str) -> tuple[Image.Image, list[str]]:
         share = (np.nan_to_num(values.astype(np.float64), nan=low) - low).clip(0, high - low) / (high - low or 1)
         return Image.fromarray((share * 255 + 0.5).astype(np.uint8)).convert("RGB"), was
     return image.convert("RGB"), was
+
+
+def as_rgb(image: Picture) -> Image.Image | Tensor:
+    """The image as PIL in RGB or uint8 (3, H, W). Raises ValueError for what is none."""
+    if isinstance(image, (str, Path)):
+        try:
+            return read_image(image)
+        except FileNotFoundError:
+            raise ValueError(f"{image}: no such image (a synthetic scene is shapes:INDEX)") from None
+        except DataError as error:
+            raise ValueError(f"{image}: {error}") from None
+        except OSError as error:
+            raise ValueError(f"{image}: the image cannot be read ({error.strerror or error})") from None
+    if isinstance(image, Image.Image):
+        return upright_rgb(image)[0]
+    if not isinstance(image, Tensor):
+        raise ValueError(f"a {type(image).__name__} is no image; give a path, a PIL image, or a tensor")
+    image, is_image = image.detach().cpu(), image.ndim == 3 and len(image) in (1, 3) and image.numel() > 0
+    if is_image and image.is_floating_point() and 0 <= image.min() <= image.max() <= 1:
+        image = (255 * image).round().to(torch.uint8)
+    if not is_image or image.dtype != torch.uint8:
+        raise ValueError(f"a tensor {tuple(image.shape)} of {image.dtype} is no image; give (3, H, W), as uint8 or as"
+                         " numbers from 0 to 1, not normalised")
+    return image.expand(3, -1, -1)

@@ -4,21 +4,24 @@ The chosen patch, a target of the graph, has a red frame. Its sources are orange
 to the target's heaviest one. Every other patch is almost black. In a pyramid, the patch that covers the same place is
 drawn in each stage. Where every group of channels has its own neighbours (GKGNet), each group has a panel and a colour;
 with --label the target is a label, and the patches that it reads from in every stage are drawn. With --partitions, each
-of ClusterViG's κ partitions has a colour. Without a checkpoint the weights are random, as at the start of training.
+of ClusterViG's κ partitions has a colour. Of a detector, there is a row for each object that it finds: what the patch
+under its centre reads from, and how much of that lies inside the object. Without a checkpoint the weights are random,
+as at the start of training.
 """
 
 import argparse
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from ..data.synthetic import CLASSES
 from ..graphs.graph import GroupGraph
+from ..models.detection import Detector
 from .command import Parser, save_picture
+from .detections import detect, detector_layers, explore_objects, seen
 from .explore_layers import Layer, choose_label, explore_groups, frame, layers_of
-from .panels import colours, patch_box, picture, sheet, tint
+from .panels import colours, draw_sources, patch_box, picture, sheet, tint
 from .predict import in_words, named, open_image, open_model, open_scene, probabilities
 
 PANEL = 256  # about the height and width of a panel, in pixels
@@ -29,14 +32,6 @@ def shows(source: str, size: tuple[int, int], name: str) -> bool | None:
     if not source.startswith("shapes:") or name not in CLASSES:
         return None
     return bool(open_scene(source, size, "multi")[1][CLASSES.index(name)])
-
-
-def draw_sources(panel: Image.Image, weights: Tensor) -> Image.Image:
-    """A copy of the panel that shows where one target reads; weights: (rows, columns), its row of the adjacency."""
-    weights = weights.float().abs().numpy()
-    relative = weights / max(weights.max(), 1e-12)
-    result = tint(panel, np.where(weights > 0, 0, 0.75), "black")
-    return tint(result, np.where(weights > 0, 0.1 + 0.5 * relative, 0), "orange")
 
 
 def explore(image: Tensor, layers: list[Layer], whole: tuple[int, int], node: tuple[int, int],
@@ -123,10 +118,13 @@ def main(argv: list[str] | None = None) -> None:
     add("--partitions", action="store_true", help="draw ClusterViG's partitions instead of a patch's sources")
     add("--label", metavar="NAME", help="draw the patches that this label reads from, by name or number (GKGNet)")
     add("--layers", metavar="L,L,…", help="the layers, or with --label the cross levels, counted from 0 (default: all)")
+    add("--threshold", type=float, default=0.5, metavar="P", help="lowest score of a detector's objects (default 0.5)")
     parser.add_out("graph.png")
     args = parser.parse_args(argv)
     with parser.errors_in_one_sentence():
         model = open_model(args.model, args.checkpoint)
+        if isinstance(model, Detector):
+            return explore_detector(args, model)
         if not hasattr(model.config, "grid"):
             raise ValueError(f"{model.name} has no graph over patches: its nodes are images, anchors and proxies,"
                              " which python -m vig_minimal attention draws")
@@ -143,10 +141,31 @@ def main(argv: list[str] | None = None) -> None:
         save_picture(page, args.out)
 
 
+def explore_detector(args: argparse.Namespace, model: Detector) -> None:
+    """Write the page of the objects that a detector finds or, with --node or --partitions, of its graphs."""
+    image = open_image(args.image, model.transform, "boxes")
+    [found], graphs = detect(model, [image], args.threshold, return_graphs=True)
+    pixels, scale = seen(model, image)
+    layers = detector_layers(model, pixels, graphs)
+    title = f"{model.name}, {args.checkpoint}, {args.image}"
+    print(table(layers))
+    if args.node or args.partitions or args.label is not None:
+        page = draw(args, model, pixels, layers, torch.zeros(0), title)
+    elif not found:
+        raise ValueError(f"{args.image}: no object has a score of {args.threshold:g}; give a lower --threshold, or a"
+                         " patch with --node")
+    else:
+        title += "\nred frame: the patch under the object's centre; orange: its sources; blue: the object's box"
+        chosen = choose_layers(args.layers, layers)
+        page, said = explore_objects(image, found, chosen, pixels, scale, model.classes, title)
+        print(said)
+    save_picture(page, args.out)
+
+
 def draw(args: argparse.Namespace, model: nn.Module, image: Tensor, layers: list[Layer], scores: Tensor,
          title: str) -> Image.Image:
     """Draw what the flags ask for. Raises ValueError for what this model or image does not have."""
-    whole = model.config.grid
+    whole = layers[0].grid
     if args.label is not None:
         if args.partitions or args.node:
             raise ValueError("--label: the label is the target, so leave --node and --partitions out")

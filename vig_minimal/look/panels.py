@@ -62,6 +62,14 @@ def tint(panel: Image.Image, share: np.ndarray, colour: str) -> Image.Image:
     return Image.fromarray((mixed + 0.5).astype(np.uint8))
 
 
+def draw_sources(panel: Image.Image, weights: Tensor) -> Image.Image:
+    """A copy of the panel that shows where one target reads; weights: (rows, columns), its row of the adjacency."""
+    weights = weights.float().abs().numpy()
+    relative = weights / max(weights.max(), 1e-12)
+    result = tint(panel, np.where(weights > 0, 0, 0.75), "black")
+    return tint(result, np.where(weights > 0, 0.1 + 0.5 * relative, 0), "orange")
+
+
 def sheet(panels: list[Image.Image], captions: list[str], columns: int, title: str = "") -> Image.Image:
     """Panels row by row on white, each with its caption below it, under a title; texts may have many lines or none."""
     columns = min(columns, len(panels))

@@ -1,4 +1,5 @@
-"""Say what images show: the most probable classes, or of a model with several labels an image, all that are probable.
+"""Say what images show: the most probable classes, of a model with several labels an image all that are probable, of a
+detector the objects, which --out draws.
 
 Images are read, cropped and normalised as in evaluation. Of a folder, all images in it and its subfolders are taken.
 Files that cannot be read are listed at the end.
@@ -14,73 +15,54 @@ from pathlib import Path
 
 import torch
 import torchvision.transforms.functional as TF
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from ..data.augment import normalise
-from ..data.decoding import DataError, read_image, upright_rgb
+from ..data.decoding import Picture, as_rgb
 from ..data.loading import centre_crop
 from ..data.synthetic import CLASSES, Shapes
 from ..files import CheckpointError, replacing
+from ..models.detection import Detector, create_detector
 from ..models.gkgnet import GKGNet
 from ..models.registry import create_model
 from ..models.released import load_released
 from ..training.checkpoint import check_types, load_run
 from ..training.distributed import start
-from .command import Parser
+from .command import Parser, save_picture
+from .detections import Found, detect, draw_found
+from .panels import sheet
 
 FEW = 100  # images that are read without processes of their own, which take seconds to start
 
-Answer = list[tuple[str, float]]  # names of classes and their probabilities, the highest first
-Picture = str | Path | Image.Image | Tensor
+MOST_DRAWN = 24  # images on the page of --out
+SIDES = ("left", "top", "right", "bottom")  # of a box
 
+Answer = list[tuple[str, float]] | list[Found]  # names of classes and their probabilities, the highest first; objects
 
 @dataclass(frozen=True)
 class Transform:
     """What evaluation does to an image: `transform(image)` is float (3, *size), scaled, cropped and normalised.
 
-    eval_crop: the crop's side as a share of the scaled image.
+    eval_crop: the crop's side as a share of the scaled image; None for a detector, which takes images as they are.
     """
 
     size: tuple[int, int]
-    eval_crop: float = 1.0
+    eval_crop: float | None = 1.0
     mean: Sequence[float] = (0.5, 0.5, 0.5)
     std: Sequence[float] = (0.5, 0.5, 0.5)
 
     def crop(self, image: Picture) -> Tensor:
-        """The part of the image that the model sees: uint8 (3, *size)."""
-        image = centre_crop(_rgb(image), self.size, self.eval_crop)
+        """The part of the image that the model sees: uint8 (3, *size), or all of it for a detector."""
+        image = as_rgb(image)
+        if self.eval_crop is not None:
+            image = centre_crop(image, self.size, self.eval_crop)
         return image if isinstance(image, Tensor) else TF.pil_to_tensor(image)
 
     def __call__(self, image: Picture) -> Tensor:
         return normalise(self.crop(image)[None], self.mean, self.std)[0]
-
-
-def _rgb(image: Picture) -> Image.Image | Tensor:
-    """The image as PIL in RGB or uint8 (3, H, W). Raises ValueError for what is none."""
-    if isinstance(image, (str, Path)):
-        try:
-            return read_image(image)
-        except FileNotFoundError:
-            raise ValueError(f"{image}: no such image (a synthetic scene is shapes:INDEX)") from None
-        except DataError as error:
-            raise ValueError(f"{image}: {error}") from None
-        except OSError as error:
-            raise ValueError(f"{image}: the image cannot be read ({error.strerror or error})") from None
-    if isinstance(image, Image.Image):
-        return upright_rgb(image)[0]
-    if not isinstance(image, Tensor):
-        raise ValueError(f"a {type(image).__name__} is no image; give a path, a PIL image, or a tensor")
-    image, is_image = image.detach().cpu(), image.ndim == 3 and len(image) in (1, 3) and image.numel() > 0
-    if is_image and image.is_floating_point() and 0 <= image.min() <= image.max() <= 1:
-        image = (255 * image).round().to(torch.uint8)
-    if not is_image or image.dtype != torch.uint8:
-        raise ValueError(f"a tensor {tuple(image.shape)} of {image.dtype} is no image; give (3, H, W), as uint8 or as"
-                         " numbers from 0 to 1, not normalised")
-    return image.expand(3, -1, -1)
 
 
 def load(path: str | Path) -> nn.Module:
@@ -92,13 +74,15 @@ def load(path: str | Path) -> nn.Module:
     state = load_run(path)
     check_types(state, path, {"mean": (tuple, list), "std": (tuple, list)})
     check_types(state["recipe"], path, {"eval_crop": float})
-    model = create_model(state["name"], **state["config"])
+    detects = "body" in state["config"]
+    model = (create_detector if detects else create_model)(state["name"], **state["config"])
     load_released(model, state["model"])
     model.seed = state.get("flags", {}).get("seed", 0)
     if len(state["classes"]) != model.config.num_classes:
         raise CheckpointError(f"{path}: names {len(state['classes'])} classes, and its model has"
                               f" {model.config.num_classes}")
-    transform = Transform(model.config.img_size, state["recipe"]["eval_crop"], state["mean"], state["std"])
+    crop = None if detects else state["recipe"]["eval_crop"]
+    transform = Transform(model.config.img_size, crop, state["mean"], state["std"])
     return _with(model, state["name"], state["classes"], state.get("multi_label", isinstance(model, GKGNet)), transform)
 
 
@@ -128,7 +112,8 @@ def _with(model: nn.Module, name: str, classes: Sequence[str], multi_label: bool
 
 def predict(model: nn.Module, images: Picture | Sequence[Picture], top: int | None = 5, threshold: float = 0.5,
             batch_size: int = 32) -> Answer | list[Answer]:
-    """The classes of an image and their probabilities, [("star", 0.93), …], the highest first; of a list, a list.
+    """The classes of an image and their probabilities, [("star", 0.93), …], the highest first; of a list, a list. Of a
+    detector, all objects whose score is at least `threshold`: name, score, box and mask of each, see `Found`.
 
     model: from `load`. images: a path, a PIL image, or a tensor (3, H, W), uint8 or numbers from 0 to 1; a list of
     these, or a tensor (B, 3, H, W). The answer has the `top` classes (None: all); of a model with several labels an
@@ -142,7 +127,8 @@ def predict(model: nn.Module, images: Picture | Sequence[Picture], top: int | No
     answers = []
     for first in range(0, len(images), batch_size):
         crops = [model.transform.crop(image) for image in images[first:first + batch_size]]
-        answers += [named(model, row, top, threshold) for row in probabilities(model, torch.stack(crops))]
+        answers += (detect(model, crops, threshold) if isinstance(model, Detector) else
+                    [named(model, row, top, threshold) for row in probabilities(model, torch.stack(crops))])
     return answers
 
 
@@ -220,9 +206,10 @@ class Crops(Dataset):
             return source, str(error)
 
 
-def read_and_compute(model: nn.Module, sources: list[str], batch_size: int,
-                     unread: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """Yield each readable image with its `probabilities` (classes,). unread: gets a sentence for each of the others."""
+def read_and_compute(model: nn.Module, sources: list[str], batch_size: int, threshold: float,
+                     unread: list[str]) -> Iterator[tuple[str, Tensor, Tensor | list[Found]]]:
+    """Yield each readable image's name, what the model sees, and its `probabilities` (classes,), or of a detector the
+    objects. unread: gets a sentence for each of the others."""
     workers = min(8, os.cpu_count() or 1) if len(sources) > FEW else 0
     crops = Crops(sources, model.transform, "multi" if model.multi_label else "single")
     with tqdm(total=len(sources), unit="images", leave=False,
@@ -231,13 +218,15 @@ def read_and_compute(model: nn.Module, sources: list[str], batch_size: int,
             read = {name: crop for name, crop in batch if isinstance(crop, Tensor)}
             unread += [sentence for _, sentence in batch if isinstance(sentence, str)]
             if read:
-                yield from zip(read, probabilities(model, torch.stack(list(read.values()))))
+                seen = list(read.values())
+                yield from zip(read, seen, detect(model, seen, threshold) if isinstance(model, Detector) else
+                               probabilities(model, torch.stack(seen)))
             bar.update(len(batch))
 
 
 def in_words(answer: Answer) -> str:
     """star 0.931, circle 0.042"""
-    return ", ".join(f"{name} {value:.3f}" for name, value in answer)
+    return ", ".join(f"{name} {value:.3f}" for name, value, *_ in answer)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -248,8 +237,10 @@ def main(argv: list[str] | None = None) -> None:
     add("--checkpoint", required=True, metavar="PATH", help="best.pt or last.pt of train.py")
     add("--top", type=int, default=5, metavar="N", help="how many classes to name (default 5)")
     add("--threshold", type=float, default=0.5, metavar="P", help="with several labels an image, name all classes of at"
-                                                                  " least this probability (default 0.5)")
-    add("--csv", metavar="FILE", help="write a table too, a row for each image and class")
+                                                                  " least this probability; of a detector, all objects"
+                                                                  " of this score (default 0.5)")
+    add("--csv", metavar="FILE", help="write a table too, a row for each image and class, or object with its box")
+    parser.add_out(None, f"the picture to write: what a detector finds in the first {MOST_DRAWN} images")
     add("--batch-size", type=int, default=32, metavar="N", help="images that are computed together (default 32)")
     add("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     args = parser.parse_args(argv)
@@ -261,21 +252,31 @@ def main(argv: list[str] | None = None) -> None:
         if wrong:
             parser.error(sentence)
     with parser.errors_in_one_sentence(), contextlib.ExitStack() as files:
-        sources, unread, count = find_images(args.images), [], 0
+        sources, unread, count, drawn = find_images(args.images), [], 0, {}
         model = load(args.checkpoint).to(start(args.device).device)
+        detects = isinstance(model, Detector)
+        if args.out and not detects:
+            raise ValueError(f"--out: draws what a detector finds, and {model.name} here names classes; leave it out")
         table = csv.writer(files.enter_context(replacing(args.csv, "w"))) if args.csv else None
         if table:
-            table.writerow(["file", "rank", "class", "probability"])
-        for count, (name, row) in enumerate(read_and_compute(model, sources, args.batch_size, unread), 1):
-            answer = named(model, row, args.top, args.threshold)
-            highest = in_words(named(model, row, 1, row.max()))
-            said = in_words(answer) or f"no class has {args.threshold:g}, the highest is {highest}"
+            table.writerow(["file", "rank", "class", *(["score", *SIDES] if detects else ["probability"])])
+        batches = read_and_compute(model, sources, args.batch_size, args.threshold, unread)
+        for count, (name, image, row) in enumerate(batches, 1):
+            answer = row if detects else named(model, row, args.top, args.threshold)
+            said = in_words(answer) or (f"no object has a score of {args.threshold:g}" if detects else
+                                        f"no class has {args.threshold:g}, the highest is"
+                                        f" {in_words(named(model, row, 1, row.max()))}")
             tqdm.write(f"{name}: {said}".encode(errors="backslashreplace").decode())
+            if args.out and count <= MOST_DRAWN:
+                drawn[name] = draw_found(image, answer, model.classes)
             if table:
-                rows = [(name, rank, label, f"{value:.6g}") for rank, (label, value) in enumerate(answer, 1)]
-                table.writerows(rows or [(name, "", "", "")])
+                rows = [(name, rank, label, f"{value:.6g}", *(f"{side:.1f}" for side in (box[0] if box else ())))
+                        for rank, (label, value, *box) in enumerate(answer, 1)]
+                table.writerows(rows or [(name, "", "", "", *[""] * len(SIDES) * detects)])
         if not count:
             raise ValueError("; ".join(unread[:3]) + f"; and {len(unread) - 3} more" * (len(unread) > 3))
+        if drawn:
+            save_picture(sheet(list(drawn.values()), [os.path.basename(name) for name in drawn], 4), args.out)
     if unread:
         print(f"skipped {len(unread)} of {len(sources)} images:", *unread, sep="\n  ", file=sys.stderr)
     if args.csv:

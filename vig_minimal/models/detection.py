@@ -221,33 +221,39 @@ class Detector(MaskRCNN):
             mask_predictor=MaskRCNNPredictor(config.channels, config.channels, config.num_classes + 1),
             **pools)
         self.config = config
+        self.resize = self.transform  # a loaded model's `transform` is what a person does to an image
+        del self.transform
 
     def forward(self, images: list[Tensor] | Tensor, targets: list[dict[str, Tensor]] | None = None,
                 return_graphs: bool = False):
         sizes = [tuple(image.shape[1:]) for image in images]
-        images, targets = self.transform(images, targets)
+        images, targets = self.resize(images, targets)
         features = self.backbone(images)
         proposals, losses = self.rpn(images, features, targets)
         found, more_losses = self.roi_heads(features, proposals, images.image_sizes, targets)
         if self.training:
             return losses | more_losses
-        found = self.transform.postprocess(found, images.image_sizes, sizes)
+        found = self.resize.postprocess(found, images.image_sizes, sizes)
         return (found, self.backbone.graphs(images)) if return_graphs else found
 
     def train(self, mode: bool = True) -> "Detector":
         super().train(mode)
         if self.config.frozen_bn:
-            for part in self.backbone.body.modules():
+            for part in self.body.modules():
                 if isinstance(part, nn.modules.batchnorm._BatchNorm):
                     part.eval()
         return self
 
     @property
+    def body(self) -> ViG | PyramidViG:
+        """The Vision GNN."""
+        return self.backbone.body
+
+    @property
     def blocks(self) -> Iterable[nn.Module]:
-        """Of the backbone."""
-        return self.backbone.body.blocks
+        return self.body.blocks
 
     def init_from(self, path_or_state_dict) -> list[str]:
         """Give the backbone the weights of a classifier, and return the parts that stay random. As
         `vig_minimal.init_from`, which says what can be taken and what is raised."""
-        return [*init_from(self.backbone.body, path_or_state_dict), "neck", "rpn", "roi_heads"]
+        return [*init_from(self.body, path_or_state_dict), "neck", "rpn", "roi_heads"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..constructors import CONSTRUCTORS
-from ..files import load
+from ..files import CheckpointError, load
 from .clustervig import ClusterViG, ClusterViGConfig
 from .cnn2graph import CNN2Graph, CNN2GraphConfig
 from .gkgnet import GKGNet, GKGNetConfig
@@ -129,6 +129,9 @@ def recognise(path: str | Path) -> dict:
     """
     state = load(path)
     if isinstance(state.get("name"), str) and isinstance(state.get("config"), dict):
+        if "body" in state["config"]:
+            raise CheckpointError(f"{path}: holds a detector; --init-from takes a classifier's weights, and --resume"
+                                  " goes on with a detector")
         config = {name: value for name, value in state["config"].items() if name != "num_classes"}
         return state | {"config": config, "said": f"{state['name']}, as the checkpoint says"}
     shapes = {str(key).removeprefix("module."): tuple(value.shape) for key, value in unwrapped(state).items()

@@ -106,13 +106,14 @@ def create_run(model: nn.Module, task: Task, recipe: Recipe, processes: Processe
     """Build a run at its start. The model must be on the device of `processes`, and the same in all of them.
 
     amp: bf16, fp16 or None. recompute: activation checkpointing of blocks. sync_bn: batch norm over the batches of all
-    processes; on GPUs only (ValueError). freeze: train the head alone.
+    processes; on GPUs only (ValueError). freeze: train the head alone, of a detector all but stem and blocks.
     """
-    frozen = [part for name, part in model.named_children() if freeze and name in BODY]
+    body = getattr(model, "body", model)  # of a detector, the network without its neck
+    frozen = [part for name, part in body.named_children() if freeze and name in BODY]
     for part in frozen:
         part.requires_grad_(False)
-    if freeze and isinstance(getattr(model, "position", None), nn.Parameter):
-        model.position.requires_grad_(False)
+    if freeze and isinstance(getattr(body, "position", None), nn.Parameter):
+        body.position.requires_grad_(False)
     if sync_bn:
         check_sync_bn(processes)
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -77,7 +77,7 @@ def _refuse(error: object) -> NoReturn:
 
 def _model(add: Callable) -> None:
     add("--model", metavar="NAME", type=str.lower,
-        help=f"a family ({', '.join(sorted(FAMILIES))}) or a full name, as lrgc_ti (default: lrgc)")
+        help=f"a family ({', '.join(sorted(FAMILIES))}) or a full name, as lrgc_ti (default: lrgc; of a detector cvig)")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the model's config: k=6, conv=gin")
     add("--img-size", type=int, nargs="+", metavar="N", help="side, or height and width (default: the data's)")
     add("--init-from", metavar="FILE",

@@ -203,7 +203,7 @@ def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tup
     for nano models and synthetic scenes, else the paper's; a family without a size takes the recipe's.
 
     state: what --resume or --init-from holds."""
-    model = args.model or (state["name"] if state else "lrgc")
+    model = args.model or (state["name"] if state else "cvig" if args.task == "detection" else "lrgc")
     if state and family_of(state["name"]) == model:
         model = state["name"]
     family = family_of(model)

@@ -48,18 +48,19 @@ class Reading(NamedTuple):
 @torch.no_grad()
 def detect(model: Detector, images: Sequence[Tensor], threshold: float = 0.5,
            return_graphs: bool = False) -> list[list[Found]] | tuple[list[list[Found]], list[Graph]]:
-    """Return the objects of each uint8 image (3, H, W) with at least that score, the highest first. return_graphs: also
-    the first image's graph in every block."""
-    device, was_training = next(model.parameters()).device, model.training
-    inputs = [normalise(image[None].to(device), model.transform.mean, model.transform.std)[0] for image in images]
-    answers, graphs = model.eval()(inputs, return_graphs=True) if return_graphs else (model.eval()(inputs), [])
-    model.train(was_training)
-    result = []
-    for answer in answers:
+    """Return the objects of each uint8 image (3, H, W) with at least that score, the highest first. Images are computed
+    one by one: a large one takes more than a GiB. return_graphs: also the first image's graph in every block."""
+    device, was_training, result = next(model.parameters()).device, model.training, []
+    inputs = [normalise(image[None].to(device), model.transform.mean, model.transform.std) for image in images]
+    model.eval()
+    graphs = model(inputs[0], return_graphs=True)[1] if return_graphs else []
+    for image in inputs:
+        [answer] = model(image)
         chosen = (answer["scores"] >= threshold).cpu()
         labels, scores, boxes, masks = (answer[name].cpu()[chosen] for name in ("labels", "scores", "boxes", "masks"))
         result.append([Found(model.classes[label - 1], score, tuple(box), mask) for label, score, box, mask in
                        zip(labels.tolist(), scores.tolist(), boxes.tolist(), masks[:, 0] >= 0.5)])
+    model.train(was_training)
     return (result, graphs) if return_graphs else result
 
 

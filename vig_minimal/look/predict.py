@@ -211,7 +211,8 @@ def read_and_compute(model: nn.Module, sources: list[str], batch_size: int, thre
     """Yield each readable image's name, what the model sees, and its `probabilities` (classes,), or of a detector the
     objects. unread: gets a sentence for each of the others."""
     workers = min(8, os.cpu_count() or 1) if len(sources) > FEW else 0
-    crops = Crops(sources, model.transform, "multi" if model.multi_label else "single")
+    view = "boxes" if isinstance(model, Detector) else "multi" if model.multi_label else "single"
+    crops = Crops(sources, model.transform, view)
     with tqdm(total=len(sources), unit="images", leave=False,
               disable=len(sources) == 1 or not sys.stderr.isatty()) as bar:
         for batch in DataLoader(crops, batch_size, num_workers=workers, collate_fn=list):

@@ -26,6 +26,7 @@ from vig_minimal.constructors import CONSTRUCTORS
 from vig_minimal.data.datasets import DOWNLOADS
 from vig_minimal.data.synthetic import CLASSES
 from vig_minimal.models import registry
+from vig_minimal.models.detection import create_detector
 from vig_minimal.training import distributed
 from vig_minimal.training.checkpoint import save
 from vig_minimal.training.flags import parse
@@ -103,6 +104,11 @@ def prepared(folder: Path) -> dict:
     save(run / "best.pt", {"name": "lrgc_nano", "config": asdict(model.config), "classes": list(CLASSES),
                            "recipe": asdict(RECIPES["demo"]), "mean": (0.5,) * 3, "std": (0.5,) * 3,
                            "model": model.state_dict()})
+    model, run = create_detector("cvig_nano", num_classes=10), folder / "runs" / "cvig_nano-shapes-boxes"
+    run.mkdir()
+    save(run / "best.pt", {"name": "cvig_nano", "config": asdict(model.config), "classes": list(CLASSES),
+                           "recipe": asdict(RECIPES["demo_detection"]), "mean": (0.5,) * 3, "std": (0.5,) * 3,
+                           "model": model.state_dict()})
     Image.new("RGB", (80, 60)).save(folder / "photo.jpg")
     return {"images": torch.rand(2, 3, 224, 224), "photos": torch.rand(1, 3, 448, 448),
             "small_images": torch.rand(2, 3, 32, 32), "anchors": torch.rand(10, 3, 32, 32)}
@@ -136,7 +142,7 @@ def test_own_constructor_and_own_data_take_at_most_20_lines():
 
 
 STARTS = {"vig_ti_74.5.pth": "vig_ti", "pvig_s.pth": "pvig_s", "runs/vig_nano-cifar10/best.pt": "vig_nano",
-          "runs/lrgc_nano-shapes/best.pt": "lrgc_nano", "FILE": "vig_nano"}
+          "runs/lrgc_nano-shapes/best.pt": "lrgc_nano", "runs/cvig_s-imagefolder/best.pt": "cvig_s", "FILE": "vig_nano"}
 
 
 def weights_of(file: str) -> dict:

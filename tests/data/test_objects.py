@@ -1,4 +1,4 @@
-"""COCO with boxes and masks: targets by hand, one sentence for every defect; flips and scaling against drawn objects."""
+"""COCO with boxes and masks: targets by hand, one sentence for every defect; flips and scaling of drawn objects."""
 
 import tarfile
 from pathlib import Path

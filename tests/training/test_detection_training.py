@@ -13,10 +13,10 @@ from helpers import coco_folder, same_tensors, thing
 from vig_minimal.files import load
 from vig_minimal.models.detection import create_detector
 from vig_minimal.training.coco_ap import coco_ap
-from vig_minimal.training.detection import DetectionTask
 from vig_minimal.training.distributed import Processes, start
 from vig_minimal.training.engine import create_run
 from vig_minimal.training.recipes import Recipe
+from vig_minimal.training.tasks import DetectionTask
 
 ONE = Processes(0, 1, 0, 1, torch.device("cpu"))
 TINY = ["--model", "vig_nano", "--task", "detection", "--img-size", "64", "--device", "cpu", "--workers", "0",

@@ -61,7 +61,7 @@ class Annotated(Dataset):
 
 
 class CocoObjects(Dataset):
-    """The photos of a split with their objects: `source[i]` is the image and a target, as `training.detection` has it.
+    """The photos of a split with their objects: `source[i]` is the image and a target, as `object_batches` says.
 
     Labels count the categories by id, from 1. Objects are kept as text, which takes a tenth of the memory. Raises
     DataError, naming the file and the first bad entry of each kind. targets: (n, classes), 1 for classes in the photo.

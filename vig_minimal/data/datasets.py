@@ -2,7 +2,7 @@
 
 A source is a sequence of (PIL image or uint8 tensor, target). A target is a label; for multi-label data it is a tensor
 (classes,) of 1, 0, and −1 for unknown, or (2, classes), see `coco_voc.Annotated`. For detection it is a dict of boxes,
-labels and masks, see `training.detection`.
+labels and masks, see `object_batches`.
 """
 
 from collections.abc import Sequence

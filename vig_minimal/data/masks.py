@@ -29,8 +29,8 @@ def edges_of(segmentation: dict | Sequence[Sequence[float]], height: int, width:
     whole = isinstance(counts, np.ndarray) or isinstance(counts, list) and all(
         type(count) is int and 0 <= count <= height * width for count in counts)
     ends = np.cumsum(counts if whole else [], dtype=np.int64)
-    if size not in ([height, width], (height, width)) or len(ends) == 0 or ends[-1] != height * width or np.any(
-            np.diff(ends, prepend=0) < 0):
+    if size not in ([height, width], (height, width)) or len(ends) == 0 or ends[-1] != height * width or (
+            ends[0] < 0 or (ends[1:] < ends[:-1]).any()):
         raise ValueError(f"run lengths of size {size} that cover {ends[-1] if len(ends) else 0} pixels: this image has"
                          f" {height}×{width} = {height * width}")
     return ends[:len(ends) // 2 * 2]

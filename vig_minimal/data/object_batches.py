@@ -1,4 +1,7 @@
-"""Batches of images with objects: lists of images of any sizes, each with its target (see `training.detection`).
+"""Batches of images with objects: lists of images of any sizes, each with its target.
+
+A target is a dict: `boxes` (n, 4) as left, top, right, bottom, `labels` (n,) from 1, `masks` (n, H, W) of 0 and 1,
+`area` (n,), `iscrowd` (n,) and `image_id`.
 
 In training, half of the images are mirrored, and with `scale_jitter` s each is scaled by 1 − s to 1 + s and keeps its
 size: of a larger one a part is cut out, a smaller one is surrounded by grey. Boxes and masks follow.

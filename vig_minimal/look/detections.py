@@ -67,9 +67,12 @@ def detect(model: Detector, images: Sequence[Tensor], threshold: float = 0.5,
 # ---- boxes and masks
 
 
-def draw_found(image: Tensor, found: Sequence[Found], classes: Sequence[str]) -> Image.Image:
-    """Draw the objects on a uint8 image (3, H, W): a colour for each class, names and scores where they hide least."""
-    page = picture(image, SIDE)
+def draw_found(image: Tensor, found: Sequence[Found], classes: Sequence[str], factor: float = 0) -> Image.Image:
+    """Draw the objects on a uint8 image (3, H, W): a colour for each class, names and scores where they hide least.
+    factor: by which the image is scaled; by default, small images are enlarged."""
+    page = picture(image, 0 if factor else SIDE)
+    if factor:
+        page = page.resize([max(1, round(factor * side)) for side in page.size])
     factor = page.width / image.shape[2]
     colours = [PALETTE[classes.index(one.name) % len(PALETTE)] for one in found]
     for one, colour in list(zip(found, colours))[::-1]:  # the highest score on top
@@ -154,6 +157,9 @@ def explore_objects(image: Tensor, found: Sequence[Found], layers: Sequence[Laye
     whole = layers[0].grid
     side, plain = pixels.shape[1] / whole[0], picture(pixels, PANEL)
     factor = plain.width / pixels.shape[2]
+    if min(plain.size) > 2 * PANEL:  # a photo
+        factor *= PANEL / min(plain.size)
+        plain = plain.resize([round(factor * length) for length in pixels.shape[:0:-1]])
     panels, captions, rows = [], [], []
     for number, one in enumerate(found):
         node = centre_patch(one, whole, side, scale)
@@ -161,7 +167,7 @@ def explore_objects(image: Tensor, found: Sequence[Found], layers: Sequence[Laye
         rows.append((f"{one.name} {one.score:.2f}", node, readings))
         if number >= MOST_OBJECTS:
             continue
-        panels.append(draw_found(image, [one], classes).resize(plain.size))
+        panels.append(draw_found(image, [one], classes, factor * scale[1]))
         captions.append(f"{one.name} {one.score:.2f}\npatch {node[0]},{node[1]} of {whole[0]} by {whole[1]}")
         box = [round(factor * side * scale[1 - i % 2]) for i, side in enumerate(one.box)]
         for layer, (count, own, by_chance) in zip(layers, readings):

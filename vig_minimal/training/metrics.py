@@ -1,6 +1,7 @@
 """Metrics that stream: each is fed batch by batch and computed once, over the images of all processes.
 
-TopK is for data with one label an image; MultiLabel, and the functions that it calls, for several (GKGNet section 4):
+TopK is for data with one label an image; MultiLabel, and the functions that it calls, for several (GKGNet section 4);
+DetectionScores for objects:
 
     symbol     variable     shape
     s          scores       (images, classes): probabilities
@@ -19,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.coco_voc import OBJECT_SIZES
+from ..data.masks import edges_of_array, run_lengths
 from ..graphs.distance import full_precision
+from .coco_ap import coco_ap
 from .distributed import Processes
 
 
@@ -186,3 +189,53 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
 def _mean(aps: list[float | None]) -> float:
     known = [ap for ap in aps if ap is not None]
     return sum(known) / max(len(known), 1)
+
+
+class DetectionScores:
+    """COCO's twelve figures in percent, of boxes by their names and of masks as mask_AP, mask_AP50, …
+
+    After `compute`, `per_class` is the AP of boxes by class in percent, None for a class without objects.
+    """
+
+    def __init__(self, classes: Sequence[str]):
+        self.classes = classes
+        self.images, self.objects, self.found = [], [], []  # as in an instances file and in COCO's result format
+        self.per_class: dict[str, float | None] = {}
+
+    def update(self, outputs: Sequence[dict[str, Tensor]], targets: Sequence[dict]) -> None:
+        """Add a batch: what the detector returns for its images, and their targets."""
+        for found, target in zip(outputs, targets, strict=True):
+            image, (height, width) = int(target["image_id"]), target["masks"].shape[1:]
+            self.images.append({"id": image, "height": height, "width": width})
+            self.objects += [entry | {"area": area, "iscrowd": crowd} for entry, area, crowd in zip(
+                _entries(image, target, target["masks"] > 0), target["area"].tolist(), target["iscrowd"].tolist())]
+            self.found += [entry | {"score": score} for entry, score in zip(
+                _entries(image, found, found["masks"][:, 0] >= 0.5), found["scores"].tolist())]
+
+    def compute(self, processes: Processes) -> dict[str, float]:
+        """Return the figures that have a value. Every process must call this."""
+        parts = processes.gather((self.images, self.objects, self.found))
+        boxes, masks = processes.from_first(self._figures, *map(lambda lists: sum(lists, []), zip(*parts)))
+        aps = boxes.pop("per_category")
+        self.per_class = {name: _percent(aps[label]) for label, name in enumerate(self.classes, start=1)}
+        del masks["per_category"]
+        named = boxes | {f"mask_{name}": value for name, value in masks.items()}
+        return {name: _percent(value) for name, value in named.items() if value is not None} | {
+            "AP": _percent(boxes["AP"]) or 0.0}
+
+    def _figures(self, images: list, objects: list, found: list) -> tuple[dict, dict]:
+        categories = [{"id": label} for label in range(1, len(self.classes) + 1)]
+        truth = {"images": images, "annotations": objects, "categories": categories}
+        return coco_ap(truth, found, "bbox"), coco_ap(truth, found, "segm")
+
+
+def _entries(image: int, objects: dict[str, Tensor], masks: Tensor) -> list[dict]:
+    """Return COCO's entries of one image's objects, whose masks are (n, H, W) bool."""
+    boxes = torch.cat([objects["boxes"][:, :2], objects["boxes"][:, 2:] - objects["boxes"][:, :2]], 1)
+    return [{"image_id": image, "category_id": label, "bbox": box,
+             "segmentation": run_lengths(edges_of_array(mask), *mask.shape)}
+            for label, box, mask in zip(objects["labels"].tolist(), boxes.tolist(), masks.cpu().numpy())]
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share

@@ -23,7 +23,6 @@ from ..models.released import init_from
 from ..models.resnet import load_backbone
 from ..models.teacher import create_teacher
 from . import checkpoint
-from .detection import DetectionTask
 from .distributed import Processes
 from .engine import Run, create_run, evaluate
 from .recipes import Recipe
@@ -100,10 +99,9 @@ def build(settings: Settings, processes: Processes) -> Job:
     skip, evaluated = flags.bad_images == "skip", data.train if flags.eval_split == "train" else data.val
     images = {"training": PreparedImages(data.train, size, recipe.eval_crop, recipe, flags.seed, skip),
               "validation": PreparedImages(evaluated, size, recipe.eval_crop)}
-    training, validation = TrainingBatches, ValidationBatches
+    training, validation = (ObjectTraining, ObjectValidation) if detects else (TrainingBatches, ValidationBatches)
     if detects:
         images = {split: ObjectImages(**vars(part)) for split, part in images.items()}
-        training, validation = ObjectTraining, ObjectValidation
     else:
         images = {split: store_if_it_fits(part, settings.workers, processes.local_world, processes.device)
                   for split, part in images.items()}
@@ -121,8 +119,7 @@ def build(settings: Settings, processes: Processes) -> Job:
         about = (recipe.teacher, flags.teacher_weights, len(data.classes), recipe.mean, recipe.std, processes.device)
         processes.first_alone(create_teacher, *about)  # downloads
         teacher = create_teacher(*about)
-    task = DetectionTask(data.classes) if detects else choose_task(
-        model.config, data, recipe, teacher, processes, flags.seed, trains=not flags.eval_only)
+    task = choose_task(model.config, data, recipe, teacher, processes, flags.seed, trains=not flags.eval_only)
     if flags.backbone_weights and not settings.state:
         about = model.backbone, model.config.backbone, flags.backbone_weights
         processes.first_alone(load_backbone, *about)  # downloads

@@ -4,7 +4,7 @@
     SingleLabel      one class                               cross-entropy               top-1
     MultiLabelTask   yes, no or unknown for every class      smoothed BCE, asymmetric    mAP
     BipartiteTask    one class, with anchors and proxies     CNN2GNN Eqs. 8-17           top-1
-    DetectionTask    objects with box and mask               Mask R-CNN's                box AP (in detection.py)
+    DetectionTask    objects with box and mask               Mask R-CNN's                box AP
 """
 
 import math
@@ -20,7 +20,7 @@ from ..graphs.distance import full_precision
 from ..models.cnn2graph import CNN2Graph, Output
 from .distributed import Processes
 from .losses import asymmetric_loss, bipartite_losses, classification_losses, smooth_bce
-from .metrics import MultiLabel, TopK
+from .metrics import DetectionScores, MultiLabel, TopK
 from .recipes import Recipe
 
 
@@ -231,9 +231,57 @@ class BipartiteTask(Task):
         return 3 * math.log(classes), words  # the other terms start below 1
 
 
+class DetectionTask(Task):
+    """An image shows any number of objects, each with its class, box and mask (ClusterViG, section V); targets are as
+    `data.object_batches` says. Crowd regions are not learned, nor boxes thinner than a pixel; COCO has a few of these.
+
+    loss          of                                                                  torchvision's
+    proposals     the proposal network: object or not, and its box                    loss_objectness, loss_rpn_box_reg
+    classes       cross-entropy of the proposals' classes, the background among them  loss_classifier
+    boxes         smooth L1 of the boxes of proposals that are objects                loss_box_reg
+    masks         binary cross-entropy of the pixels of their masks                   loss_mask
+    """
+
+    key, key_name = "AP", "box AP"
+    lines = {"val_AP": "box AP {:5.2f} %", "val_AP50": "AP50 {:5.2f} %", "val_mask_AP": "mask AP {:5.2f} %"}
+    loss_names = "proposals", "classes", "boxes", "masks"
+
+    def __init__(self, classes: Sequence[str]):
+        self.classes = classes
+
+    def outputs(self, network: nn.Module, images: Sequence[Tensor], targets: Sequence[dict]) -> dict[str, Tensor]:
+        learned = []
+        for target in targets:
+            wide = (target["boxes"][:, 2:] - target["boxes"][:, :2] >= 1).all(1)
+            known = wide & (target["iscrowd"] == 0)
+            learned.append({name: target[name][known] for name in ("boxes", "labels", "masks")})
+        return network(images, learned)
+
+    def losses(self, outputs: dict[str, Tensor], targets: Sequence[dict], images: Sequence[Tensor]) -> dict:
+        return {"proposals": outputs["loss_objectness"] + outputs["loss_rpn_box_reg"],
+                "classes": outputs["loss_classifier"], "boxes": outputs["loss_box_reg"], "masks": outputs["loss_mask"]}
+
+    def scores(self) -> "DetectionScores":
+        return DetectionScores(self.classes)
+
+    def blank(self, images: Tensor) -> list[dict[str, Tensor]]:
+        """Return the targets of images without objects."""
+        size, device = images.shape[2:], images.device
+        return [{"boxes": torch.zeros(0, 4, device=device), "labels": torch.zeros(0, dtype=torch.int64, device=device),
+                 "masks": torch.zeros(0, *size, dtype=torch.uint8, device=device),
+                 "iscrowd": torch.zeros(0, dtype=torch.int64, device=device)} for _ in images]
+
+    @staticmethod
+    def chance(classes: int) -> tuple[float, str]:
+        words = f"object or not, {classes} classes or background, and pixels of masks, all guessed, have"
+        return 2 * math.log(2) + math.log(classes + 1), words  # boxes start near 0, where anchors are
+
+
 def choose_task(config: object, data: Data, recipe: Recipe, teacher: Callable | None, processes: Processes, seed: int,
                 trains: bool) -> Task:
     """Return the task of a model with this config on this data. trains: whether anchors are needed."""
+    if hasattr(config, "body"):
+        return DetectionTask(data.classes)
     if data.multi_label:
         return MultiLabelTask(data.classes, recipe.label_smoothing, recipe.asymmetric)
     if getattr(config, "aggregation", "none") == "none":

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models.detection.image_list import ImageList
 
 from helpers import same_tensors
-from vig_minimal import create_model
+from vig_minimal import create_model, init_from
 from vig_minimal.models.detection import clusters_for, create_detector, padded
 from vig_minimal.models.registry import CONFIGS
 
@@ -110,7 +110,7 @@ def test_a_config_builds_the_same_detector_again(name):
 @pytest.mark.parametrize("name", ["cvig_nano", "pvig_nano"])
 def test_a_classifiers_weights_start_the_backbone(name):
     classifier, model = create_model(name, img_size=64, **BODIES[name]), small(name)
-    assert model.init_from(classifier.state_dict()) == ["neck", "rpn", "roi_heads"]
+    assert init_from(model, classifier.state_dict()) == ["neck", "rpn", "roi_heads"]
     ours, theirs = model.backbone.body.state_dict(), classifier.state_dict()
     assert len(ours) > 50 and same_tensors(ours, {key: theirs[key] for key in ours})
 

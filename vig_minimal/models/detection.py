@@ -43,7 +43,6 @@ from ..graphs.graph import Graph
 from .checks import check_choices, check_whole, image_size
 from .pyramid import PyramidConfig, PyramidViG
 from .registry import CONFIGS, create_model
-from .released import init_from
 from .vig import ViG, ViGConfig
 
 LEVELS = ("0", "1", "2", "3")  # names of the features that boxes and masks are cut from; "pool" is the fifth
@@ -252,8 +251,3 @@ class Detector(MaskRCNN):
     @property
     def blocks(self) -> Iterable[nn.Module]:
         return self.body.blocks
-
-    def init_from(self, path_or_state_dict) -> list[str]:
-        """Give the backbone the weights of a classifier, and return the parts that stay random. As
-        `vig_minimal.init_from`, which says what can be taken and what is raised."""
-        return [*init_from(self.body, path_or_state_dict), "neck", "rpn", "roi_heads"]

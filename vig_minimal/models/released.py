@@ -44,11 +44,14 @@ def load_released(model: nn.Module, path_or_state_dict: str | Path | Mapping[str
 
 def init_from(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Tensor]) -> list[str]:
     """Start `model` from another one's weights: its stem, position and all blocks, and whatever else has the same name
-    and shape. So GKGNet starts from Pyramid ViG-S, or any model from its own trained for other classes.
+    and shape. So GKGNet starts from Pyramid ViG-S, any model from its own trained for other classes, and a detector's
+    backbone from a classifier.
 
     Takes what `load_released` takes. Returns the parts that stay as they were, as 'head' or 'labels'. Raises
     CheckpointError where the stem, position or a block does not fit; the model is then as it was.
     """
+    if hasattr(model, "body"):
+        return [*init_from(model.body, path_or_state_dict), "neck", "rpn", "roi_heads"]
     weights, source = _read_weights(model, path_or_state_dict)
     wanted = model.state_dict()
     taken = {key: value for key, value in weights.items()

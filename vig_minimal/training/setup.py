@@ -144,8 +144,6 @@ def build(settings: Settings, processes: Processes) -> Job:
 def start_from(model: nn.Module, settings: Settings, data: Data) -> list[str]:
     """Load the weights of --init-from, and return the parts that stay random: for other classes the last layer, also
     where they are as many."""
-    if settings.flags.task == "detection":
-        return model.init_from(settings.flags.init_from)
     new = init_from(model, settings.flags.init_from)
     if not new and settings.source.get("classes", data.classes) != data.classes:
         model.reset_classifier(len(data.classes))

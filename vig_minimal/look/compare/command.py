@@ -36,6 +36,8 @@ HANDED_ON = ("data", "data-dir", "img-size", "epochs", "batch-size", "recipe", "
 def settings_of(study: Study, variants: Sequence[Variant]) -> dict:
     """Return the settings of each variant. Raises ValueError for what cannot work, and for a model without patches."""
     settings = {variant: study.settle(variant) for variant in variants}
+    if next(iter(settings.values())).flags.task == "detection":
+        raise ValueError("compare trains classifiers; leave --task detection out, and choose other data than shapes-boxes")
     if "patch" not in next(iter(settings.values())).fields:
         raise ValueError(f"--model {study.model}: it has no patches, so neither graphs nor a floor to compare with;"
                          " choose one of the families vig, svig, lrgc, cvig, pvig, gkgnet")

@@ -1,0 +1,70 @@
+"""The weights that a page runs: batch norms folded into the linear layers before them, rounded to float16."""
+
+import base64
+import copy
+
+import torch
+from torch import nn
+
+from ...constructors import KNN, LRGC, SimilarityThreshold
+from ...models.vig import ViG
+from ..command import Opened
+
+LARGEST = 4_000_000  # parameters: 8 MB in the page, about a second for one image
+
+
+def fold(model: ViG) -> ViG:
+    """Return the network with W' = γ/√(σ² + ε) W, b' = γ/√(σ² + ε) (b − μ) + β in place of each batch norm, and with
+    every number rounded to float16: exactly what the page computes with, in float32."""
+    model = copy.deepcopy(model).double().eval()
+    for parent in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
+        for before, (name, norm) in zip(list(parent), list(parent.named_children())[1:]):
+            if isinstance(norm, nn.BatchNorm2d):
+                scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+                before.weight.data *= scale[:, None, None, None]
+                before.bias.data = (before.bias - norm.running_mean) * scale + norm.bias
+                setattr(parent, name, nn.Identity())
+    return model.half().float()
+
+
+def live(opened: Opened) -> dict:
+    """What network.js needs to run the model: sizes, the settings of every block, and the weights in its order.
+
+    Raises ValueError for a model that the page cannot run."""
+    config, model = opened.model.config, opened.model
+    if type(model) is not ViG or config.conv != "mr" or not isinstance(
+            model.blocks[0].grapher.constructor, (KNN, LRGC, SimilarityThreshold)):
+        raise ValueError(f"--live: the page runs ViG, SViG and LRGC with max-relative convolutions, not {opened.name}"
+                         " as it is here; leave --live out for a page of pictures")
+    if (count := sum(p.numel() for p in model.parameters())) > LARGEST:
+        raise ValueError(f"--live: {opened.name} has {count:,} parameters, and a page can hold {LARGEST:,}; take a nano"
+                         " model, or leave --live out for a page of pictures")
+    folded = fold(model)
+    convolutions = [m for m in folded.stem.modules() if isinstance(m, nn.Conv2d)]
+    layers = [(c.weight.permute(0, 2, 3, 1), c.bias, 1) for c in convolutions]  # (out, 3, 3, in): in the order of pixels
+    layers.append((folded.position[0].permute(1, 2, 0), torch.zeros(0), 1))  # (H, W, C)
+    for block in folded.blocks:
+        grapher, constructor = block.grapher, block.grapher.constructor
+        linear = [grapher.fc1[0]]
+        if isinstance(constructor, LRGC):
+            linear += [constructor.key, constructor.query]
+        linear += [grapher.conv.update[0], grapher.fc2[0], block.ffn.fc1[0], block.ffn.fc2[0]]
+        layers += [(m.weight, m.bias, getattr(m, "groups", 1)) for m in linear]
+    layers += [(m.weight, m.bias, 1) for m in folded.head if isinstance(m, nn.Conv2d)]
+    numbers = torch.cat([part.detach().flatten() for weight, bias, _ in layers for part in (weight, bias)])
+    return {
+        "size": config.img_size, "grid": config.grid, "dim": config.dim, "depth": config.depth,
+        "mean": opened.mean, "std": opened.std, "strides": [c.stride[0] for c in convolutions],
+        "constructorName": {KNN: "knn", LRGC: "lrgc", SimilarityThreshold: "threshold"}[type(constructor)],
+        "parts": [{"weight": w.numel(), "bias": b.numel(), "groups": groups} for w, b, groups in layers],
+        "settings": [settings(block.grapher.constructor, config.k) for block in folded.blocks],
+        "weights": base64.b64encode(numbers.half().numpy().astype("<f2").tobytes()).decode(),
+    }
+
+
+def settings(constructor: nn.Module, k: int) -> dict:
+    """What a person may change in one block. The constructors that are not the block's own start with these too."""
+    name = {KNN: "knn", LRGC: "lrgc", SimilarityThreshold: "threshold"}[type(constructor)]
+    return {"constructor": name, "tau": float(constructor.tau.detach()) if name == "lrgc" else -1.0, "k": getattr(constructor, "k", k),
+            "dilation": getattr(constructor, "dilation", 1), "z": getattr(constructor, "z", 1.0), "seed": 0,
+            "edges": {}}

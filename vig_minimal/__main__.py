@@ -7,7 +7,8 @@ from .look.command import fail
 
 # command -> module of vig_minimal.look with a `main(argv)`, and its line in the list
 COMMANDS = {
-    "explore": ("explore", "draw the patches that a patch or a label reads from"),
+    "explore": ("explore", "draw the patches that a patch or a label reads from, or make a page of them (--html)"),
+    "explain": ("explain", "print every step of a model: equation, symbol, shape, range, and where it is computed"),
     "attention": ("attention", "draw CNN2GNN's attention between classes, or its embeddings"),
     "plot": ("plot", "draw loss, accuracy, neighbours and learning rate of one or several runs"),
     "augment": ("augment_sheet", "draw every augmentation of one image"),

@@ -19,6 +19,7 @@ from ..data.synthetic import CLASSES
 from ..graphs.graph import Graph, GroupGraph
 from .command import Opened, Parser, open_image, open_model, open_scene, save_picture
 from .explore_layers import Layer, area, choose_label, explore_groups, frame, layers_of
+from .page import command as pages
 from .panels import colours, picture, sheet, tint
 
 PANEL = 256  # about the height and width of a panel, in pixels
@@ -122,17 +123,25 @@ def main(argv: list[str] | None = None) -> None:
     """Run `python -m vig_minimal explore`."""
     parser = Parser("explore", __doc__, "shapes:7 --model lrgc_nano --node 3,4 --out graph.png")
     add = parser.add_argument
-    add("image", help="a file, or shapes:INDEX for a synthetic validation scene")
-    add("--model", metavar="NAME", help="a name of list_models() (default: the checkpoint's, else lrgc_nano)")
-    add("--checkpoint", metavar="PATH", help="best.pt or last.pt of train.py (default: random weights)")
+    add("image", nargs="*", help="a file, or shapes:INDEX for a synthetic validation scene")
+    add("--model", metavar="NAME", action="append", default=[],
+        help="a name of list_models() (default: the checkpoint's, else lrgc_nano)")
+    add("--checkpoint", metavar="PATH", action="append", default=[],
+        help="best.pt or last.pt of train.py (default: random weights)")
     add("--node", metavar="ROW,COLUMN", help="the target patch, counted from 0 (default: the one in the middle); in a"
                                            " pyramid, one of the first stage")
     add("--partitions", action="store_true", help="draw ClusterViG's partitions instead of a patch's sources")
     add("--label", metavar="NAME", help="draw the patches that this label reads from, by name or number (GKGNet)")
     add("--layers", metavar="L,L,…", help="the layers, or with --label the cross levels, counted from 0 (default: all)")
     parser.add_out("graph.png")
+    pages.add_flags(add)
     args = parser.parse_args(argv)
     with parser.errors_in_one_sentence():
+        pages.check(args)
+        if args.html:
+            return pages.write(args)
+        args.image, args.model, args.checkpoint = (next(iter(given), None)
+                                                   for given in (args.image, args.model, args.checkpoint))
         opened = open_model(args.model, args.checkpoint)
         if not hasattr(opened.model.config, "grid"):
             raise ValueError(f"{opened.name} has no graph over patches: its nodes are images, anchors and proxies,"

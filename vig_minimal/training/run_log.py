@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..data.datasets import Data, label_counts
 from ..data.loading import FileNote
-from ..files import replacing
+from ..files import replacing, save
 from .engine import Run, mean_neighbours
 from .recipes import Recipe
 from .settings import Settings
@@ -27,6 +27,7 @@ try:
 except ImportError:  # not on Windows
     resource = None
 
+KEPT = 4  # images whose graphs --every keeps
 FEW = 10  # names that are printed; the rest are in the output folder
 
 
@@ -85,6 +86,10 @@ class RunLog:
         """Write and return the row of metrics.csv of the epoch that is done."""
         row = metrics_row(self.run, trained, scores, mean_neighbours(self.run.evaluated, self.probe))
         append_row(self.settings.folder / "metrics.csv", row)
+        if self.settings.flags.every and self.run.epoch % self.settings.flags.every == 0:
+            kept = graphs_of(self.run, self.probe[:KEPT]) | {
+                "name": self.settings.model, "classes": self.data.classes, "multi_label": self.data.multi_label}
+            save(self.settings.folder / f"graphs-{self.run.epoch:03d}.pt", kept)
         for name, value in row.items() if self.events else ():
             if value != "" and name not in ("epoch", "step"):
                 self.events.add_scalar(name, value, self.run.epoch)
@@ -150,6 +155,19 @@ def metrics_row(run: Run, trained: dict[str, float], scores: dict[str, float], n
             **terms, "skipped": trained.get("skipped", ""), **{f"val_{name}": value for name, value in scores.items()},
             "images_per_s": trained.get("images_per_s", ""),
             **{f"neighbours_{layer}": value for layer, value in enumerate(neighbours)}}
+
+
+@torch.no_grad()
+def graphs_of(run: Run, images: Tensor) -> dict:
+    """Return what `explore --run` shows of these normalised images (B, 3, H, W) at this epoch, as plain data."""
+    model, recipe = run.evaluated.eval(), run.recipe
+    logits, graphs = model.forward(images, return_graphs=True)  # not the compiled __call__
+    mean, std = (torch.tensor(part, device=images.device)[:, None, None] for part in (recipe.mean, recipe.std))
+    kept = [{name: part.cpu() if torch.is_tensor(part) else part for name, part in vars(graph).items()
+             if part is not None and name not in ("centroids", "attention")} for graph in graphs]
+    return {"epoch": run.epoch, "config": asdict(model.config), "mean": recipe.mean, "std": recipe.std,
+            "images": (255 * (images * std + mean)).round().clamp(0, 255).byte().cpu(), "logits": logits.float().cpu(),
+            "graphs": kept, "taus": [float(module.tau) for module in model.modules() if hasattr(module, "tau")]}
 
 
 def line(row: dict, epochs: int, scores: dict[str, str]) -> str:

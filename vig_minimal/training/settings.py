@@ -48,6 +48,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--resume", metavar="PATH", help="go on from this checkpoint; auto: from the output folder's last.pt, if any")
     add("--save-every", type=int, metavar="N", help="write last.pt every N steps too, not only after each epoch")
     add("--keep-every", type=int, metavar="N", help="keep the weights of epochs 0, N, 2N, ... as epoch-NNN.pt")
+    add("--every", type=int, metavar="N", help="keep the graphs of four validation images at epochs 0, N, 2N, ... for"
+                                               " `python -m vig_minimal explore --run DIR`")
     add("--eval-only", action="store_true", help="evaluate the checkpoint of --resume, and write nothing")
     add("--eval-split", choices=("val", "train"), default="val", help="images that --eval-only evaluates (default val)")
     add("--dry-run", action="store_true", help="two steps and an evaluation: what the whole would take; write nothing")
@@ -83,7 +85,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.decay_epochs = None if args.decay_epochs is None else tuple(args.decay_epochs)
     ranges = {"epochs": (1, 10 ** 6), "batch_size": (1, 10 ** 6), "accumulation": (1, 10 ** 6), "repeats": (1, 1000),
-              "limit": (1, 10 ** 8), "save_every": (1, 10 ** 8), "keep_every": (1, 10 ** 6), "workers": (0, 1024),
+              "limit": (1, 10 ** 8), "save_every": (1, 10 ** 8), "keep_every": (1, 10 ** 6), "every": (1, 10 ** 6),
+              "workers": (0, 1024),
               "seed": (-2 ** 63, 2 ** 63), "anchors_per_class": (1, 10 ** 4), "proxies_per_class": (1, 10 ** 4)}
     names = "data_dir", "output", "resume", "init_from", "backbone_weights", "teacher_weights"
     for wrong, sentence in [

@@ -8,17 +8,18 @@ import base64
 import html
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...constructors import LRGC
 from ...data.augment import normalise
 from ...data.synthetic import CLASSES, Shapes
+from ...graphs.graph import Graph
 from ..command import Opened, open_image
 from ..explain import Value, trace, typeset
 from ..explore_layers import Layer, layers_of
@@ -26,8 +27,8 @@ from ..panels import colours, picture
 from .live import live
 
 FILES = Path(__file__).parent
-SCRIPTS = ("network.js", "graph.js", "picture.js", "tour.js", "page.js")
-LARGEST = 64 * 2**20  # characters; browsers become slow long before they refuse a page
+SCRIPTS = ("network.js", "graph.js", "picture.js", "tour.js", "write.js", "page.js")
+LARGEST = 64 * 2**20  # characters of data, beyond which browsers are slow
 
 
 def text(array: np.ndarray) -> str:
@@ -82,34 +83,33 @@ def steps_of(values: Sequence[Value]) -> list[dict]:
     return list(steps.values())
 
 
-def view_of(opened: Opened, image: Tensor, source: str) -> dict:
-    """Everything that the page shows of one model on one uint8 image (3, H, W)."""
-    config = opened.model.config
-    logits, graphs, values = trace(opened.model, normalise(image[None], opened.mean, opened.std))
-    layers = layers_of(config, graphs)
+def view_of(config: object, logits: Tensor, graphs: Sequence[Graph], values: Sequence[Value],
+            masks: list[int] | None = None) -> dict:
+    """Everything that the page shows of one model on one image: its logits (classes,), graphs and steps."""
     ends = {value.layer: value.tensor for value in values if value.step.key == "ffn"}  # the last of a layer
     made = []
-    for layer in layers:
+    for layer in layers_of(config, graphs):
         data = packed(layer) | {"diversity": diversity(ends[layer.name]) if layer.name in ends else None}
         if getattr(layer.graph, "labels", None) is not None:
-            data |= {"labels": layer.graph.labels[0].tolist(),
-                     "attention": layer.graph.attention[0].mean(-1).tolist()}  # (κ, κ), rows read from columns
+            data["labels"] = layer.graph.labels[0].tolist()
         made.append(data)
-    masks = masks_of(source, config.img_size, config.grid, "multi" if opened.multi_label else "single")
-    return {"logits": [float(f"{value:.6g}") for value in logits[0]], "layers": made, "steps": steps_of(values),
+    return {"logits": [float(f"{value:.6g}") for value in logits], "layers": made, "steps": steps_of(values),
             "masks": masks}
 
 
-def model_of(opened: Opened, about: str, layers: Sequence[Layer], run: bool) -> dict:
-    """What the page needs to know of a model, whatever the image."""
+def model_of(opened: Opened, about: str, graphs: Sequence[Graph], taus: Sequence[float], run: bool = False) -> dict:
+    """What the page needs to know of a model, whatever the image. about: its weights. taus: LRGC's, one a layer."""
     config = opened.model.config
-    taus = [float(module.tau.detach()) for module in opened.model.modules() if hasattr(module, "tau")]
-    described = [{"name": layer.name, "grid": layer.grid, "pool": layer.pool, "scale": layer.scale,
-                  "ofLabels": layer.of_labels, "targets": layer.graph.num_targets,
-                  "sources": layer.graph.num_sources, "tau": taus[i] if i < len(taus) else None}
-                 for i, layer in enumerate(layers)]
+    layers = [{"name": layer.name, "grid": layer.grid, "pool": layer.pool, "scale": layer.scale,
+               "ofLabels": layer.of_labels, "targets": layer.graph.num_targets, "sources": layer.graph.num_sources,
+               "tau": taus[i] if i < len(taus) else None} for i, layer in enumerate(layers_of(config, graphs))]
     return {"name": opened.name, "about": about, "classes": opened.classes, "multi": opened.multi_label,
-            "size": config.img_size, "grid": config.grid, "layers": described, "live": live(opened) if run else None}
+            "size": config.img_size, "grid": config.grid, "layers": layers, "live": live(opened) if run else None}
+
+
+def taus_of(model: nn.Module) -> list[float]:
+    """LRGC's τ of every layer; nothing for other models."""
+    return [float(module.tau.detach()) for module in model.modules() if isinstance(module, LRGC)]
 
 
 def png(image: Tensor, side: int = 0) -> str:
@@ -126,44 +126,44 @@ def scenes(size: tuple[int, int], count: int, view: str) -> str:
 
 
 def build(models: Sequence[tuple[Opened, str]], sources: Sequence[str], title: str, run: bool = False,
-          num_scenes: int = 0, epochs: list | None = None, history: list | None = None, progress=lambda: None) -> str:
+          num_scenes: int = 0, progress: Callable[[], None] = lambda: None) -> str:
     """The page as HTML. models: each opened, with what to say about its weights. sources: images, as `open_image` takes
-    them. run: the models are in the page and run there. epochs, history: of --run, the models' epochs and metrics.
-    Raises ValueError for an image or model that cannot be shown, and for a page that would be too large."""
-    data = {"title": title, "models": [], "images": list(sources), "pictures": {}, "views": [], "epochs": epochs,
-            "history": history, "colours": colours(8)}
+    them. run: the models are in the page and run there, on `num_scenes` synthetic scenes too. progress: called after
+    every view. Raises ValueError for an image or model that cannot be shown, and for a page that would be too large."""
+    data = {"title": title, "models": [], "images": list(sources), "pictures": {}, "views": [], "epochs": None,
+            "history": None}
     for opened, about in models:
         config = opened.model.config
         if not hasattr(config, "grid"):
             raise ValueError(f"{opened.name} has no graph over patches: its nodes are images, anchors and proxies,"
                              " which python -m vig_minimal attention draws")
-        view = "multi" if opened.multi_label else "single"
-        views = []
+        view, views = "multi" if opened.multi_label else "single", []
         for source in sources:
             image = open_image(source, config.img_size, view)
+            logits, graphs, values = trace(opened.model, normalise(image[None], opened.mean, opened.std))
             key = f"{source} {config.img_size} {view}"
             data["pictures"].setdefault(key, png(image))
-            views.append(view_of(opened, image, source) | {"picture": key})
+            masks = masks_of(source, config.img_size, config.grid, view)
+            views.append(view_of(config, logits[0], graphs, values, masks) | {"picture": key})
             progress()
-        with torch.inference_mode():
-            _, graphs = opened.model(torch.zeros(1, 3, *config.img_size), return_graphs=True)
-        data["models"].append(model_of(opened, about, layers_of(config, graphs), run))
+        data["models"].append(model_of(opened, about, graphs, taus_of(opened.model), run))
         data["views"].append(views)
-        if run and opened.classes == list(CLASSES) and num_scenes:
+        if num_scenes and opened.classes == list(CLASSES):
             key = f"scenes {config.img_size} {view}"
             data["pictures"].setdefault(key, scenes(config.img_size, num_scenes, view))
-            data["models"][-1]["scenes"] = {"picture": key, "count": num_scenes}
-    page = fill(title, data)
-    if len(page) > LARGEST:
-        raise ValueError(f"--html: the page would have {len(page) / 2**20:.0f} MB, and browsers take {LARGEST >> 20}"
-                         " well; take fewer or smaller images, or fewer models")
-    return page
+            masks = [masks_of(f"shapes:{i}", config.img_size, config.grid, view) for i in range(num_scenes)]
+            data["models"][-1]["scenes"] = {"picture": key, "count": num_scenes, "masks": masks}
+    return fill(data)
 
 
-def fill(title: str, data: dict) -> str:
-    """page.html with the data, the scripts and the style inside; nothing of them can end a <script> early."""
-    inside = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
-    parts = {"TITLE": html.escape(title), "STYLE": (FILES / "page.css").read_text(encoding="utf-8"), "DATA": inside}
+def fill(data: dict) -> str:
+    """page.html with the data, the scripts and the style inside; nothing of the data can end its <script> early. Raises
+    ValueError for more than browsers take well."""
+    inside = json.dumps(data | {"colours": colours(8)}, separators=(",", ":")).replace("<", "\\u003c")
+    if len(inside) > LARGEST:
+        raise ValueError(f"--html: the page would have {len(inside) / 2**20:.0f} MB, and browsers take"
+                         f" {LARGEST >> 20} well; take fewer or smaller images, or fewer models")
+    parts = {"TITLE": html.escape(data["title"]), "STYLE": (FILES / "page.css").read_text(encoding="utf-8"), "DATA": inside}
     parts["NETWORK"], *rest = [(FILES / name).read_text(encoding="utf-8") for name in SCRIPTS]
     parts["SCRIPTS"] = "\n".join(rest)
     page = (FILES / "page.html").read_text(encoding="utf-8")

@@ -1,5 +1,4 @@
 /* A layer's graph, as the page reads it, whatever form its adjacency is kept in. Rows are targets, columns sources. */
-"use strict";
 
 class Graph {
   /* about: the layer, from Python. data: its packed adjacency, or { weights } of the network that runs here. */

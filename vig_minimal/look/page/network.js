@@ -12,24 +12,15 @@ function linear(x, rows, { weight, bias, groups = 1 }) {
   const y = new Float32Array(rows * outputs);
   for (let o = 0; o < outputs; o += 2) {
     const p = Math.min(o + 1, outputs - 1), w0 = o * inside, w1 = p * inside;  // the last one twice if they are odd
-    const start = Math.floor(o / each) * inside, start1 = Math.floor(p / each) * inside;
+    const start = Math.floor(o / each) * inside;  // the same group's, as each group has an even number of outputs
     for (let r = 0; r < rows; r += 4) {
       const r1 = Math.min(r + 1, rows - 1), r2 = Math.min(r + 2, rows - 1), r3 = Math.min(r + 3, rows - 1);
+      const x0 = r * width + start, x1 = r1 * width + start, x2 = r2 * width + start, x3 = r3 * width + start;
       let a0 = bias[o], a1 = a0, a2 = a0, a3 = a0, b0 = bias[p], b1 = b0, b2 = b0, b3 = b0;
-      const x0 = r * width, x1 = r1 * width, x2 = r2 * width, x3 = r3 * width;
-      if (start === start1) {
-        for (let c = 0, s = start; c < inside; c++, s++) {
-          const w = weight[w0 + c], v = weight[w1 + c];
-          const h0 = x[x0 + s], h1 = x[x1 + s], h2 = x[x2 + s], h3 = x[x3 + s];
-          a0 += w * h0; a1 += w * h1; a2 += w * h2; a3 += w * h3;
-          b0 += v * h0; b1 += v * h1; b2 += v * h2; b3 += v * h3;
-        }
-      } else {  // two groups of an odd number of outputs
-        for (let c = 0; c < inside; c++) {
-          const w = weight[w0 + c], v = weight[w1 + c], s = start + c, t = start1 + c;
-          a0 += w * x[x0 + s]; a1 += w * x[x1 + s]; a2 += w * x[x2 + s]; a3 += w * x[x3 + s];
-          b0 += v * x[x0 + t]; b1 += v * x[x1 + t]; b2 += v * x[x2 + t]; b3 += v * x[x3 + t];
-        }
+      for (let c = 0; c < inside; c++) {
+        const w = weight[w0 + c], v = weight[w1 + c], h0 = x[x0 + c], h1 = x[x1 + c], h2 = x[x2 + c], h3 = x[x3 + c];
+        a0 += w * h0; a1 += w * h1; a2 += w * h2; a3 += w * h3;
+        b0 += v * h0; b1 += v * h1; b2 += v * h2; b3 += v * h3;
       }
       y[r * outputs + o] = a0; y[r1 * outputs + o] = a1; y[r2 * outputs + o] = a2; y[r3 * outputs + o] = a3;
       y[r * outputs + p] = b0; y[r1 * outputs + p] = b1; y[r2 * outputs + p] = b2; y[r3 * outputs + p] = b3;

@@ -1,5 +1,4 @@
 /* The steps of a block, seen from one patch: what each of them shows on the picture, and why an edge is there. */
-"use strict";
 
 const dot = (x, i, y, j, channels) => {
   let sum = 0;

@@ -60,13 +60,23 @@ def test_maxima_of_messages_that_are_all_negative_are_negative():
     # sources without an edge must not enter the maximum as zeros
     x, y = torch.ones(1, 2, 3), -torch.ones(1, 4, 3)
     weights, index = torch.tensor([[[1.0, 0, 0, 1], [0, 0.5, 0, 0]]]), torch.tensor([[[0, 3], [1, 2]]])
-    for graph in (Graph(4, weights=weights), Graph(4, weights=weights != 0), Graph(4, index=index)):
+    for graph in (Graph(4, weights=weights + 0.5), Graph(4, weights=weights != 0), Graph(4, index=index)):
         assert torch.all(max_relative(x, graph, y) < 0) and torch.all(aggregate_max(y, graph) < 0)
+
+
+@pytest.mark.equation("lrgc", 5)
+def test_in_a_weighted_graph_a_source_without_an_edge_carries_0():
+    x, y = torch.ones(1, 2, 3), -torch.ones(1, 4, 3)
+    weights = torch.tensor([[[1.0, 0, 0, 1], [0, 0.5, 0, 0]]]).requires_grad_()
+    for m in (max_relative(x, Graph(4, weights=weights), y), aggregate_max(y, Graph(4, weights=weights))):
+        assert torch.all(m == 0)
+        gradient, = torch.autograd.grad(m.sum(), weights)
+        assert torch.all(gradient == 0)  # which of the sources without an edge won says nothing
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_target_without_edges_gets_zero_and_gives_no_gradient(weighted):
-    x, y = nodes(1, 3, DIM), nodes(1, 4, DIM)
+    x, y = nodes(1, 3, DIM), (20 + torch.randn(1, 4, DIM, dtype=torch.float64)).requires_grad_()
     weights = torch.zeros(1, 3, 4, dtype=torch.float64)
     weights[0, 1, 2] = 1  # target 1 reads from source 2; targets 0 and 2 have no source
     weights = weights.requires_grad_() if weighted else weights.bool()
@@ -82,6 +92,8 @@ def test_an_isolated_target_gives_its_weights_no_gradient_from_the_maximum():
     x, weights = nodes(1, 4, DIM), torch.zeros(1, 4, 4, dtype=torch.float64)
     weights[0, 1, 2] = 0.5
     weights.requires_grad_()
+    with torch.no_grad():
+        x[0, 2] += 20
     grad, = torch.autograd.grad(max_relative(x, Graph(4, weights=weights)).sum(), weights)
     assert grad[0, 1, 2] != 0
     assert torch.count_nonzero(grad) == 1
@@ -92,14 +104,14 @@ def test_an_index_and_its_dense_adjacency_give_the_same(name):
     x, y = nodes(BATCH, TARGETS, DIM), nodes(BATCH, SOURCES, DIM)
     indexed = Graph(SOURCES, index=random_index(BATCH, TARGETS, SOURCES, k=4))
     boolean = Graph(SOURCES, weights=indexed.adj())
-    ones = Graph(SOURCES, weights=indexed.adj().double())
+    ones = Graph(SOURCES, weights=indexed.adj().double())  # where weight 0 carries 0 into a maximum
     graphs, wrt = (indexed, boolean, ones), [x, y] if name == "relative" else [y]
     if name == "relative":
         results = [max_relative(x, graph, y) for graph in graphs]
     else:
         results = [FROM_SOURCES[name][0](y, graph) for graph in graphs]
     assert_same(results[0], results[1], wrt)
-    assert_same(results[0], results[2], wrt)
+    assert_same(results[0].relu() if name in ("relative", "max") else results[0], results[2], wrt)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,7 +121,10 @@ def test_gradcheck_of_the_memory_linear_maximum(kind):
     adj = graph.adj()
     messages = (adj[..., None] * (y[:, None] - x[:, :, None])).detach()  # (B, N, M, C)
     for b, i in [(b, i) for b in range(BATCH) for i in range(4)]:
-        edges = messages[b, i][adj[b, i] != 0].sort(0).values
+        edges = messages[b, i][adj[b, i] != 0]
+        if kind == "weights":  # what a source without an edge carries
+            edges = torch.cat([edges, torch.zeros(1, 2)])
+        edges = edges.sort(0).values
         assert len(edges) < 2 or edges.diff(dim=0).min() > 1e-4
     if not differentiable(graph):
         assert torch.autograd.gradcheck(lambda x, y: max_relative(x, graph, y), (x, y))
@@ -234,7 +249,8 @@ def test_lower_precisions_are_close_to_float64(kind, dtype, tolerance):
     if kind == "weights":
         graph = Graph(SOURCES, weights=graph.weights.detach().float())
     x, y = (nodes(BATCH, n, DIM).detach().to(dtype).requires_grad_() for n in (TARGETS, SOURCES))
-    expected = image_by_image(max_relative_by_loops, x.double(), y.double(), graph.adj().double())
+    adj = graph.adj().double() if kind == "weights" else graph.adj()
+    expected = image_by_image(max_relative_by_loops, x.double(), y.double(), adj)
     assert torch.isfinite(expected).all()
     trained = max_relative(x, graph, y)
     with torch.no_grad():
@@ -329,6 +345,8 @@ def test_a_source_without_an_edge_is_never_read_whatever_it_holds(kind, other, c
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_message_of_minus_infinity_is_not_the_absence_of_an_edge(kind):
     for result in read(kind, [-math.inf, 1.0, 2.0], [[1, 0, 0]], [0.5]):
+        assert result == [0.0 if kind == "weights" else -math.inf]  # weight 0 carries 0
+    for result in read(kind, [-math.inf] * 3, [[1, 1, 1]], [0.5]):
         assert result == [-math.inf]
 
 

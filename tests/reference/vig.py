@@ -95,20 +95,27 @@ def _largest(messages: list[Tensor], channels: int) -> Tensor:
     return torch.stack(result)
 
 
+def _messages(adj: Tensor, i: int, message) -> list[Tensor]:
+    """What reaches target i: a_ij message(j) of each edge; in a weighted graph also 0 of each source without an edge."""
+    messages = [weight * message(j) for j, weight in _edges(adj, i)]
+    if adj.dtype != torch.bool:
+        messages += [torch.zeros_like(message(j)) for j in range(adj.shape[1]) if adj[i, j] == 0]
+    return messages
+
+
 def max_relative(targets: Tensor, sources: Tensor, adj: Tensor) -> Tensor:
-    """m_i = max over the edges j -> i of adj_ij (sources_j - targets_i); 0 where there is no edge. -> (N, C)"""
+    """m_i = max_j adj_ij (sources_j - targets_i), over the edges of a bool graph (0 if none), all j of others. (N, C)"""
     rows = []
     for i in range(len(targets)):
-        messages = [weight * (sources[j] - targets[i]) for j, weight in _edges(adj, i)]
-        rows.append(_largest(messages, targets.shape[1]))
+        rows.append(_largest(_messages(adj, i, lambda j, i=i: sources[j] - targets[i]), targets.shape[1]))
     return torch.stack(rows)
 
 
 def aggregate_max(sources: Tensor, adj: Tensor) -> Tensor:
-    """m_i = max over the edges j -> i of adj_ij sources_j; 0 where there is no edge. -> (N, C)"""
+    """m_i = max_j adj_ij sources_j, over the edges of a bool graph (0 if none), all j of others. -> (N, C)"""
     rows = []
     for i in range(len(adj)):
-        rows.append(_largest([weight * sources[j] for j, weight in _edges(adj, i)], sources.shape[1]))
+        rows.append(_largest(_messages(adj, i, lambda j: sources[j]), sources.shape[1]))
     return torch.stack(rows)
 
 
@@ -220,14 +227,13 @@ def lrgc_attention(h: Tensor, w_key: Tensor, b_key: Tensor, w_query: Tensor, b_q
 
 
 def lrgc_max(x: Tensor, alpha: Tensor) -> Tensor:
-    """LRGC Eq. 5: x''_j = max(alpha_{i,j} (x'_i - x'_j) | v_i in Neighbourhood(v_j)); alpha [SOURCE, TARGET].
+    """LRGC Eq. 5: x''_j = max over all i of alpha_{i,j} (x'_i - x'_j); alpha [SOURCE, TARGET].
 
-    The neighbourhood of v_j is {i : alpha_{i,j} > 0}; a node without neighbours gets 0.
+    The text under Figure 4: «non-selected edges would have the residuals multiplied by zero», so they carry 0.
     """
     rows = []
     for j in range(len(x)):
-        messages = [alpha[i, j] * (x[i] - x[j]) for i in range(len(x)) if alpha[i, j] > 0]
-        rows.append(_largest(messages, x.shape[1]))
+        rows.append(_largest([alpha[i, j] * (x[i] - x[j]) for i in range(len(x))], x.shape[1]))
     return torch.stack(rows)
 
 
@@ -252,7 +258,7 @@ def edge_conv(targets: Tensor, sources: Tensor, adj: Tensor, layer: Dense) -> Te
     """Table I, EdgeConv: x_i = max_j adj_ij MLP(x_i | x_j - x_i)."""
     rows = []
     for i in range(len(targets)):
-        messages = [w * mlp(interleave(targets[i], sources[j] - targets[i]), layer) for j, w in _edges(adj, i)]
+        messages = _messages(adj, i, lambda j, i=i: mlp(interleave(targets[i], sources[j] - targets[i]), layer))
         rows.append(_largest(messages, len(layer.bias)))
     return torch.stack(rows)
 

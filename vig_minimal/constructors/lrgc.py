@@ -19,12 +19,15 @@ adjacency are always targets: α_ij is stored at adj[b, j, i].
     τ_l       constructor.tau                one scalar for each block, −1 at first, without weight decay
     α_ij      graph.adj()[b, j, i]           (B, N, N)
 
-Why τ starts at −1: LRGC learns by pruning, so its graph must start fully connected, with N neighbours for every node
-(Figure 5). There is an edge where the score is above τ. W_query starts at 0, so that every score is exactly 0 > −1,
-whatever the image and the features' scale. W_key starts at random: with both at 0 neither would get a gradient.
+How the weights start: LRGC learns by pruning, so its graph must start fully connected, with N neighbours for every node
+(Figure 5). There is an edge where the score is above τ, and τ starts at −1: so every score must start in (−1, 1).
+W_query starts at 0, and every score at exactly 0, whatever image, size, width and mode. No random W_query can promise
+that: over normalised features the scores' standard deviation grows as D, and the largest of N² is many times that.
+W_key starts at random: with both at 0 neither would get a gradient.
 
-Left open by the paper: the score is the plain dot product, without 1/√D; the maximum runs over {i : α_ij > 0}, and a
-node without edges gets 0. There is no released code.
+Left open by the paper: the score is the plain dot product, without 1/√D. In Eq. 5 the maximum is over the neighbours of
+v_j, but the text under Figure 4 has the residuals of unselected edges multiplied by zero. So the maximum runs over all
+i, and an unselected edge carries 0. There is no released code.
 """
 
 import torch

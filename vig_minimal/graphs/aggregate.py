@@ -3,6 +3,9 @@
 They take targets x (B, N, C), sources y (B, M, C), or both; return m (B, N, C). The weight a_ij of an edge scales its
 message. A target without edges gets 0, with zero gradient. In a GroupGraph each group of channels has its own edges.
 
+In a weighted graph a maximum runs over all sources, and weight 0 carries 0: a source without an edge does not lower it
+below 0 (LRGC, text under Figure 4). Without weights it runs over the edges alone. A weight of 0 gets no gradient.
+
 Written plainly, max_j a_ij (y_j − x_i) is a (B, N, M, C) tensor that autograd keeps: 3.5 GiB per layer for LRGC-Ti at
 batch 128. Here memory grows with B·N·C. A search without gradient finds the maximum and its source j* of each target
 and channel, a block of targets at a time; the gradient is that of m_i = a_ij* (y_j* − x_i), since a maximum passes it
@@ -26,14 +29,17 @@ _KEPT = threading.local()
 
 
 def max_relative(x: Tensor, graph: Graph, sources: Tensor | None = None) -> Tensor:
-    """Return m_i = max_{j: a_ij ≠ 0} a_ij (y_j − x_i) for each channel, y being x by default (LRGC Eq. 5 with a = α).
-    ViG took it from DeepGCNs (Li et al., 2019), deep graph networks on point clouds."""
+    """Return m_i = max_j a_ij (y_j − x_i) for each channel, y being x by default (LRGC Eq. 5 with a = α).
+
+    j runs over all sources of a weighted graph, and over the edges of one without weights. ViG took it from DeepGCNs
+    (Li et al., 2019), deep graph networks on point clouds.
+    """
     # a view of x, since under torch.compile an autograd.Function cannot take the same tensor twice
     return _maximum(x, x.view_as(x) if sources is None else sources, graph)
 
 
 def aggregate_max(sources: Tensor, graph: Graph) -> Tensor:
-    """Return m_i = max_{j: a_ij ≠ 0} a_ij y_j for each channel."""
+    """Return m_i = max_j a_ij y_j for each channel; j as in `max_relative`."""
     return _maximum(None, sources, graph)
 
 
@@ -59,18 +65,17 @@ def _maximum(x: Tensor | None, sources: Tensor, graph: Graph) -> Tensor:
     if isinstance(graph, GroupGraph):
         x, sources = (None if t is None else subnodes(t, graph) for t in (x, sources))  # (B, N·G, C/G)
         return _maximum(x, sources, graph.subnodes()).unflatten(1, (graph.num_targets, -1)).flatten(2)
-    edge = None if graph.weights is None else graph.weights != 0  # (B, N, M)
     inputs = [t for t in (x, sources, graph.weights) if t is not None and t.dtype != torch.bool]
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-    best, winner = _search(x, sources, graph, edge, needs_grad)  # the maximum and its j*: (B, N, C) each
+    best, winner = _search(x, sources, graph, needs_grad)  # the maximum and its j*: (B, N, C) each
     weighted = graph.weights is not None and graph.weights.dtype != torch.bool
     result = best if x is None or weighted else best - x
     result = result.to(functools.reduce(torch.promote_types, (t.dtype for t in inputs)))
     if needs_grad:
         result = _Winners.apply(x, sources, graph.weights if weighted else None, winner, result)
-    if edge is None:
+    if graph.weights is None or weighted:
         return result
-    return result.masked_fill(edge.to(torch.uint8).amax(-1, keepdim=True) == 0, 0)  # no edge: 0, and no gradient
+    return result.masked_fill(graph.weights.to(torch.uint8).amax(-1, keepdim=True) == 0, 0)  # no edge: no gradient
 
 
 def subnodes(x: Tensor, graph: GroupGraph) -> Tensor:
@@ -97,14 +102,15 @@ class _Winners(torch.autograd.Function):
         compact, *inputs = ctx.saved_tensors
         winner = compact.long()
         x, sources, weights = inputs or (None, None, None)
-        grad_message = grad if weights is None else grad * weights.gather(2, winner)  # (B, N, C)
+        weight = None if weights is None else weights.gather(2, winner)  # a_ij*: (B, N, C)
+        grad_message = grad if weights is None else grad * weight
         grad_x = -grad_message if ctx.needs_input_grad[0] else None
         grad_sources = grad_weights = None
         if ctx.needs_input_grad[1]:
             grad_sources = grad.new_zeros(ctx.sources_shape).scatter_add(1, winner, grad_message)  # (B, M, C)
         if ctx.needs_input_grad[2]:
-            grad_alpha = (grad * _relative(x, sources, winner)).to(weights.dtype)  # (B, N, C)
-            grad_weights = torch.zeros_like(weights).scatter_add(2, winner, grad_alpha)  # (B, N, M)
+            grad_weight = (grad * _relative(x, sources, winner)).to(weights.dtype).masked_fill(weight == 0, 0)
+            grad_weights = torch.zeros_like(weights).scatter_add(2, winner, grad_weight)  # (B, N, M)
         return grad_x, grad_sources, grad_weights, None, None
 
 
@@ -115,30 +121,33 @@ def _relative(x: Tensor | None, sources: Tensor, winner: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _search(x: Tensor | None, sources: Tensor, graph: Graph, edge: Tensor | None, want_index: bool,
+def _search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool,
             exact: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Return the maximum over the sources of each (target, channel), or −∞, and the winning source's index (or None).
+    """Return the maximum over the sources of each (target, channel) and the winning source's index (or None).
 
     Both are (B, N, C), the maximum in float32 or better: in half precision sources tie and positions round. x is
-    subtracted in weighted graphs only; elsewhere y_j − x_i is greatest where y_j is, also after rounding.
-    A compiler gets one expression over all targets, which it fuses. Eager mode goes block by block,
-    reusing one buffer.
+    subtracted in weighted graphs only; elsewhere y_j − x_i is greatest where y_j is, also after rounding. In a graph
+    of bools without an edge it is −∞. A compiler gets one expression over all targets, which it fuses. Eager mode
+    goes block by block, reusing one buffer.
 
-    exact: keep messages of non-edges out whatever they are. A compiler and a GPU always do. On a CPU adding −∞ is ten
-    times as fast, and right unless a sum ∞ − ∞ gives a NaN: then all is done again.
+    exact: keep what non-edges hold out, whatever it is. A compiler and a GPU always do. On a CPU multiplying by 0 or
+    adding −∞ is enough, and faster, unless it gives a NaN: then all is done again.
     """
-    width = graph.num_sources if edge is not None else graph.index.shape[2]
+    dense = graph.weights is not None
+    weighted = dense and graph.weights.dtype != torch.bool
+    width = graph.num_sources if dense else graph.index.shape[2]
     dtype = torch.promote_types(sources.dtype, torch.float32)
-    exact = exact or edge is None or sources.is_cuda or torch.compiler.is_compiling()
-    weights = None if edge is None or graph.weights.dtype == torch.bool else graph.weights
+    exact = exact or not dense or sources.is_cuda or torch.compiler.is_compiling()
     no_edge = None
-    if edge is not None:
-        no_edge = ~edge if exact else 1 - edge.to(dtype).reciprocal_()  # 1 − 1/0 is −∞
+    if dense and exact:
+        no_edge = graph.weights == 0
+    elif dense and not weighted:
+        no_edge = 1 - graph.weights.to(dtype).reciprocal_()  # 1 − 1/0 is −∞
     rank = None
-    if want_index:  # of a source in the search, 0 where there is no edge: (B, N, M or k)
+    if want_index:  # of a source in the search; without weights 0 where there is no edge: (B, N, M or k)
         rank = torch.arange(width, dtype=dtype, device=sources.device)
-        rank = rank.expand_as(graph.index) if edge is None else rank * edge
-    per_target = x, graph.index, weights, no_edge, rank
+        rank = rank * graph.weights if dense and not weighted else rank.expand(sources.shape[0], graph.num_targets, -1)
+    per_target = x, graph.index, graph.weights if weighted else None, no_edge, rank
     if torch.compiler.is_compiling():
         return _search_block(None, sources.to(dtype), *per_target)
     batch, num_targets, channels = sources.shape[0], graph.num_targets, sources.shape[2]
@@ -160,7 +169,7 @@ def _search(x: Tensor | None, sources: Tensor, graph: Graph, edge: Tensor | None
             if want_index:
                 winner[images, targets] = index
     if not exact and best.sum().isnan():
-        return _search(x, sources, graph, edge, want_index, exact=True)
+        return _search(x, sources, graph, want_index, exact=True)
     return best, winner
 
 
@@ -181,6 +190,7 @@ def _search_block(out: Tensor | None, sources: Tensor, x: Tensor | None, index: 
     """Do `_search` for a block of targets, without an index if `rank` is None.
 
     out: memory for all messages. no_edge: bool, or −∞ where there is no edge and 0 elsewhere, to be added: (b, n, M).
+    None: what non-edges hold is finite, and their weight is 0.
     """
     if index is not None:
         batch, num_sources, channels = sources.shape
@@ -191,10 +201,8 @@ def _search_block(out: Tensor | None, sources: Tensor, x: Tensor | None, index: 
     elif weights is not None:
         x = sources.new_zeros(*weights.shape[:2], 1) if x is None else x.to(sources.dtype)  # (b, n, 1 or C)
         message = torch.sub(sources[:, None], x[:, :, None], out=out).mul_(weights[..., None])  # (b, n, M, C)
-        if no_edge.dtype == torch.bool:
-            message.masked_fill_(no_edge[..., None], -torch.inf)
-        else:
-            message.add_(no_edge[..., None])
+        if no_edge is not None:
+            message.masked_fill_(no_edge[..., None], 0)
     elif no_edge.dtype == torch.bool:
         message = torch.where(no_edge[..., None], sources.new_full((), -torch.inf), sources[:, None], out=out)
     else:
@@ -206,6 +214,6 @@ def _search_block(out: Tensor | None, sources: Tensor, x: Tensor | None, index: 
     winner = message.eq_(best[:, :, None]).mul_(rank[..., None]).amax(2).long()
     if index is not None:
         return best, index.gather(2, winner)
-    if no_edge.dtype == torch.bool:  # a NaN equals nothing: the first edge stands for it
+    if no_edge is not None and no_edge.dtype == torch.bool:  # a NaN equals nothing: the first edge stands for it
         winner = torch.where(best.isnan(), no_edge.int().argmin(2)[..., None], winner)
     return best, winner

@@ -79,6 +79,9 @@ class EdgeConv(nn.Module):
         message = message * weight[:, None].to(message.dtype)
         row = (image * num_nodes + target)[:, None].expand_as(message)  # (E, out_dim)
         m = message.new_zeros(batch * num_nodes, out_dim).scatter_reduce(0, row, message, "amax", include_self=False)
+        if weight.dtype != torch.bool:  # in a weighted graph a source without an edge carries 0
+            reads_all = (graph.weights != 0).all(-1).flatten()[:, None]
+            m = torch.where(reads_all, m, m.relu())
         return to_image(m.view(batch, num_nodes, -1), x.shape[2:])
 
 

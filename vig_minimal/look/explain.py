@@ -198,7 +198,8 @@ def place(model: nn.Module, name: str) -> str:
 def typeset(equation: str) -> str:
     """The equation as HTML: _x and _{…} below, ^x above, single letters in italics."""
     text = re.sub(r"(?<![A-Za-z])([A-Za-zα-ωκ]̂?)(?![A-Za-z])", r"<i>\1</i>", html.escape(equation))
-    text = re.sub(r"_\{([^}]*)\}|_(<i>.</i>|[A-Za-z0-9])", lambda m: f"<sub>{m[1] or m[2]}</sub>", text)
+    text = re.sub(r"_\{([^}]*)\}|_(<i>.</i>|[A-Za-z0-9])",
+                  lambda m: f"<sub>{'<i>ij</i>' if m[1] == 'ij' else m[1] or m[2]}</sub>", text)
     return re.sub(r"\^(<i>.</i>|[A-Za-z0-9])", r"<sup>\1</sup>", text)
 
 

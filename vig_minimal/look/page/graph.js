@@ -11,7 +11,8 @@ class Graph {
       this.index = data.bytes === 2 ? new Uint16Array(bytes.buffer) : new Uint32Array(bytes.buffer);
     } else if (data.form === "bits") {
       const bytes = bytesOf(data.data);
-      this.weights = Uint8Array.from({ length: this.targets * this.sources }, (_, e) => (bytes[e >> 3] >> (7 - e % 8)) & 1);
+      const length = this.targets * this.sources;
+      this.weights = Uint8Array.from({ length }, (_, e) => (bytes[e >> 3] >> (7 - e % 8)) & 1);
     } else this.weights = data.form === "bytes" ? bytesOf(data.data) : data.weights;
     this.unit = data.form === "bytes" ? data.heaviest / 255 : 1;  // what a weight of 1 stands for
     const [rows, columns] = this.grid;
@@ -22,26 +23,23 @@ class Graph {
   row(i) {
     if (this.weights) {
       const found = [];
-      for (let j = 0, e = i * this.sources; j < this.sources; j++, e++)
-        if (this.weights[e] !== 0) found.push({ j, weight: this.weights[e] * this.unit, groups: [0] });
+      this.weights.subarray(i * this.sources, (i + 1) * this.sources).forEach((weight, j) => {
+        if (weight !== 0) found.push({ j, weight: weight * this.unit, groups: [0] });
+      });
       return found;
     }
     const found = new Map(), { k } = this.data;
-    for (let g = 0; g < this.groups; g++) {
-      for (let e = (g * this.targets + i) * k, end = e + k; e < end; e++) {
-        const j = this.index[e];
+    for (let g = 0, e = i * k; g < this.groups; g++, e += this.targets * k)
+      for (const j of new Set(this.index.subarray(e, e + k))) {
         if (!found.has(j)) found.set(j, { j, weight: 1, groups: [] });
-        if (!found.get(j).groups.includes(g)) found.get(j).groups.push(g);
+        found.get(j).groups.push(g);
       }
-    }
     return [...found.values()].sort((a, b) => a.j - b.j);
   }
 
   /* The targets that read from source j, in the same form. */
   column(j) {
-    const found = [];
-    this.rows().forEach((row, i) => row.forEach((edge) => { if (edge.j === j) found.push({ ...edge, j: i }); }));
-    return found;
+    return this.rows().flatMap((row, i) => row.filter((edge) => edge.j === j).map((edge) => ({ ...edge, j: i })));
   }
 
   rows() { return this.kept ??= Array.from({ length: this.targets }, (_, i) => this.row(i)); }

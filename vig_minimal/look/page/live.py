@@ -9,7 +9,13 @@ from torch import nn
 from ...constructors import KNN, LRGC, SimilarityThreshold
 from ...models.vig import ViG
 from ..command import Opened
+from ..explain import ABOVE, ALPHA, DISTANCE, NEAREST, SCORE, SIMILARITY, typeset
 
+# what the steps say where a person has changed the graph: constructor -> key of the step -> the step
+CHOICES = {name: {step.key: {"title": step.title, "equation": typeset(step.equation), "says": step.says,
+                             "where": f"vig_minimal/constructors/{file}"} for step in steps}
+           for name, file, steps in (("lrgc", "lrgc.py LRGC", (SCORE, ALPHA)), ("knn", "knn.py KNN", (DISTANCE, NEAREST)),
+                                     ("threshold", "similarity_threshold.py SimilarityThreshold", (SIMILARITY, ABOVE)))}
 LARGEST = 4_000_000  # parameters: 8 MB in the page, about a second for one image
 
 
@@ -45,16 +51,18 @@ def live(opened: Opened) -> dict:
     layers.append((folded.position[0].permute(1, 2, 0), torch.zeros(0), 1))  # (H, W, C)
     for block in folded.blocks:
         grapher, constructor = block.grapher, block.grapher.constructor
-        linear = [grapher.fc1[0]]
+        parts = {"fc1": grapher.fc1[0]}
         if isinstance(constructor, LRGC):
-            linear += [constructor.key, constructor.query]
-        linear += [grapher.conv.update[0], grapher.fc2[0], block.ffn.fc1[0], block.ffn.fc2[0]]
-        layers += [(m.weight, m.bias, getattr(m, "groups", 1)) for m in linear]
+            parts |= {"key": constructor.key, "query": constructor.query}
+        parts |= {"update": grapher.conv.update[0], "fc2": grapher.fc2[0], "ffn1": block.ffn.fc1[0],
+                  "ffn2": block.ffn.fc2[0]}
+        layers += [(m.weight, m.bias, getattr(m, "groups", 1)) for m in parts.values()]
     layers += [(m.weight, m.bias, 1) for m in folded.head if isinstance(m, nn.Conv2d)]
     numbers = torch.cat([part.detach().flatten() for weight, bias, _ in layers for part in (weight, bias)])
     return {
         "size": config.img_size, "grid": config.grid, "dim": config.dim, "depth": config.depth,
         "mean": opened.mean, "std": opened.std, "strides": [c.stride[0] for c in convolutions],
+        "names": list(parts), "steps": CHOICES,
         "constructorName": {KNN: "knn", LRGC: "lrgc", SimilarityThreshold: "threshold"}[type(constructor)],
         "parts": [{"weight": w.numel(), "bias": b.numel(), "groups": groups} for w, b, groups in layers],
         "settings": [settings(block.grapher.constructor, config.k) for block in folded.blocks],

@@ -158,8 +158,7 @@ class Network {
     const layers = this.parts.map(({ weight, bias, groups }) => ({ weight: take(weight), bias: take(bias), groups }));
     this.stem = layers.splice(0, this.strides.length);
     this.position = layers.shift().weight;
-    const names = ["fc1", ...(this.constructorName === "lrgc" ? ["key", "query"] : []), "update", "fc2", "ffn1", "ffn2"];
-    this.blocks = Array.from({ length: this.depth }, () => Object.fromEntries(names.map((n) => [n, layers.shift()])));
+    this.blocks = Array.from({ length: this.depth }, () => Object.fromEntries(this.names.map((n) => [n, layers.shift()])));
     this.head = layers;
     this.kept = [];  // what each block has read
   }
@@ -186,7 +185,7 @@ class Network {
 
   /* Image → stem → patches, plus the position embedding. */
   embed(pixels) {
-    let x = Float32Array.from(pixels, (value, i) => (value / 255 - this.mean[i % 3]) / this.std[i % 3]), size = this.size;
+    let { size } = this, x = Float32Array.from(pixels, (value, i) => (value / 255 - this.mean[i % 3]) / this.std[i % 3]);
     this.stem.forEach((layer, i) => {
       [x, size] = convolve(x, size, this.strides[i], layer);
       if (i < this.stem.length - 1) gelu(x);
@@ -208,7 +207,7 @@ class Network {
   }
 }
 
-/* The base64 text of bytes, and float16 numbers as float32. */
+/* Bytes of base64 text; float16 numbers as float32. */
 const bytesOf = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 
 function halves(bytes) {

@@ -17,6 +17,7 @@ let live = null, before = null;   // the network's last result, and its result o
 const model = () => data.models[state.model];
 const view = () => data.views[state.model][state.image];
 const steps = () => view().steps;
+const alike = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 const go = (changes) => { Object.assign(state, changes); refresh(); };
 
 /* ---- the network, in a Worker: one run at a time, and of all wishes that come meanwhile the last one ---- */
@@ -34,9 +35,9 @@ const network = {
     if (!this.busy) this.send();
   },
   send() {
-    const { pixels, settings } = this.wish, same = (l) => JSON.stringify(this.sent.settings[l]) === JSON.stringify(settings[l]);
+    const { pixels, settings } = this.wish, last = this.sent?.pixels === pixels ? this.sent.settings : [];
     let first = 0;  // blocks before it have computed this already
-    while (this.sent?.pixels === pixels && first < settings.length - 1 && same(first)) first++;
+    while (first < settings.length - 1 && alike(last[first], settings[first])) first++;
     [this.sent, this.wish, this.busy] = [this.wish, null, true];
     this.worker.postMessage({ pixels, settings, first });
   },
@@ -50,7 +51,7 @@ const network = {
     refresh();
     document.body.dataset.runs = Number(document.body.dataset.runs || 0) + 1;
     if (this.wish) this.send();
-    else if (JSON.stringify(settings) !== JSON.stringify(state.settings)) this.ask(pixels, state.settings);
+    else if (!alike(settings, state.settings)) this.ask(pixels, state.settings);
   },
 };
 
@@ -93,19 +94,17 @@ async function openView() {
 
 function openModel() {
   const { grid: [rows, columns], size: [height, width], layers, classes, about, name } = model();
-  const scale = 1024 / Math.max(height, width), sides = { width: Math.round(width * scale), height: Math.round(height * scale) };
-  live = before = null;
-  graphs = [];
+  const [w, h] = [width, height].map((side) => Math.round(1024 * side / Math.max(height, width)));
+  [graphs, live, before] = [[], null, null];
   state.node = state.node && state.node[0] < rows && state.node[1] < columns ? state.node : [rows >> 1, columns >> 1];
   state.layer = Math.min(state.layer, layers.length - 1);
-  const same = $("pipeline").dataset.model === name;
-  if (!same) state.step = Math.max(0, steps().findIndex((step) => step.key === "edges"));
-  $("pipeline").dataset.model = name;
-  Object.assign($("picture"), sides);
+  if (state.name !== name) state.step = Math.max(0, steps().findIndex((step) => step.key === "edges"));
+  state.name = name;
+  Object.assign($("picture"), { width: w, height: h });
   $("layers").replaceChildren(...layers.map((_, l) => element("button", { onclick: () => go({ layer: l }) },
-    element("canvas", { width: sides.width / 4, height: sides.height / 4 }), element("span"))));
+    element("canvas", { width: w / 4, height: h / 4 }), element("span"))));
   $("layer").max = layers.length - 1;
-  $("about").textContent = `${name}, ${about} · ${rows} × ${columns} patches of an image of ${height} × ${width} pixels`;
+  $("about").textContent = `${name}, ${about} · ${rows} × ${columns} patches of ${height} × ${width} pixels`;
   $("label-box").hidden = !layers.some((layer) => layer.ofLabels);
   $("label").replaceChildren(...classes.map((label, n) => new Option(label, n)));
   document.querySelectorAll(".live-only").forEach((part) => { part.hidden = !model().live; });
@@ -117,28 +116,28 @@ function openModel() {
     $("scene").max = (model().scenes?.count || 1) - 1;
     network.start(model().live);
   }
+  $("epoch-value").textContent = data.epochs?.[state.model];
   writePipeline();
-  return openView();
+  openView();
 }
 
 /* ---- what a person changes ---- */
 
 /* Change settings of this layer or, if that is ticked, of all. */
 function change(settings) {
-  state.settings.forEach((own, l) => { if ($("everywhere").checked || l === state.layer) Object.assign(own, settings); });
+  const chosen = state.settings.filter((_, l) => $("everywhere").checked || l === state.layer);
+  chosen.forEach((own) => Object.assign(own, settings));
   run();
 }
 
 /* Cut the edge from a patch to the chosen one, or add it, with the mean weight of the layer's edges. */
 function toggleEdge(patch) {
-  const graph = graphs[state.layer], own = state.settings[state.layer], { [edgeOf(graph, patch)]: ours, ...edges } = own.edges;
+  const graph = graphs[state.layer], { edges } = state.settings[state.layer];
+  const edge = target(graph) * graph.sources + graph.nodeAt(...patch, true);
   const all = graph.weights.filter((weight) => weight !== 0), mean = all.reduce((a, b) => a + b, 0) / all.length || 1;
-  if (ours === undefined) edges[edgeOf(graph, patch)] = graph.weights[edgeOf(graph, patch)] !== 0 ? 0 : mean;
-  own.edges = edges;
+  if (edge in edges) delete edges[edge]; else edges[edge] = graph.weights[edge] !== 0 ? 0 : mean;
   run();
 }
-
-const edgeOf = (graph, patch) => target(graph) * graph.sources + graph.nodeAt(...patch, true);
 
 function paint([x, y]) {
   const context = picture.getContext("2d"), size = Math.max(1, Math.round(picture.width / 20));
@@ -154,11 +153,11 @@ function point(event, pressed) {
   const x = (event.clientX - box.left - (box.width - width * scale) / 2) / (width * scale);
   const y = (event.clientY - box.top - (box.height - height * scale) / 2) / (height * scale);
   if (!(x >= 0 && x < 1 && y >= 0 && y < 1)) return;
-  const patch = [Math.floor(y * model().grid[0]), Math.floor(x * model().grid[1])], same = patch.join() === state.node.join();
+  const patch = [Math.floor(y * model().grid[0]), Math.floor(x * model().grid[1])], same = alike(patch, state.node);
   if (live && state.mode === "paint") { if (event.buttons) paint([x, y]); }
   else if (pressed && live && state.mode === "edges" && state.held) toggleEdge(patch);
   else if (pressed) go({ node: patch, held: !(state.held && same), hovered: null });
-  else if (state.held) { if (patch.join() !== String(state.hovered)) go({ hovered: patch }); }
+  else if (state.held) { if (!alike(patch, state.hovered)) go({ hovered: patch }); }
   else if (!same) go({ node: patch });
 }
 
@@ -187,10 +186,8 @@ const turn = (by) => go({ step: (state.step + by + steps().length) % steps().len
 on("layer", ({ value }) => go({ layer: Number(value) }));
 on("label", ({ value }) => go({ label: Number(value) }));
 on("image", ({ value }) => { state.image = Number(value); openView(); });
-on("model", ({ value }) => { state.model = Number(value); openModel(); });
-on("epoch", ({ value }) => { state.model = Number(value); $("epoch-value").textContent = data.epochs[value]; openModel(); });
-on("sources", () => go({ reverse: false }), "click");
-on("targets", () => go({ reverse: true }), "click");
+for (const id of ["model", "epoch"]) on(id, ({ value }) => { state.model = Number(value); openModel(); });
+for (const id of ["sources", "targets"]) on(id, () => go({ reverse: id === "targets" }), "click");
 on("next", () => turn(1), "click");
 on("back", () => turn(-1), "click");
 on("tour", () => { go({ step: 0, layer: 0 }); $("step").scrollIntoView({ block: "nearest" }); }, "click");
@@ -218,6 +215,5 @@ $("epoch-box").hidden = data.epochs === null;
 if (data.epochs) {
   $("epoch").max = data.epochs.length - 1;
   $("epoch").value = state.model = data.epochs.length - 1;
-  $("epoch-value").textContent = data.epochs[state.model];
 }
 openModel();

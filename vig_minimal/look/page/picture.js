@@ -31,14 +31,14 @@ function drawPicture(canvas, image, [rows, columns], view) {
   if (view.sources) {
     const bright = new Set(view.sources.map(({ box }) => box.join()));
     for (const box of view.boxes) if (!bright.has(box.join())) fill(box, "#05060a", 0.72);
-    for (const { box, share, colours } of view.sources)
-      colours.forEach((colour, n) => fill(box, colour, 0.2 + 0.5 * share, n / colours.length, (n + 1) / colours.length));
+    for (const { box, share, colours: { length }, colours } of view.sources)
+      colours.forEach((colour, n) => fill(box, colour, 0.2 + 0.5 * share, n / length, (n + 1) / length));
   }
   context.globalAlpha = 1;
   const thick = Math.max(1.5, Math.min(w, h, 60) / 14);
-  for (const { box: [row, column, side], colour } of view.frames) for (const [ink, line] of [["#fff", 2.4], [colour, 1.5]]) {
-    context.strokeStyle = ink;
-    context.lineWidth = line * thick;
+  const inks = view.frames.flatMap(({ box, colour }) => [[box, "#fff", 2.4], [box, colour, 1.5]]);
+  for (const [[row, column, side], ink, line] of inks) {
+    Object.assign(context, { strokeStyle: ink, lineWidth: line * thick });
     context.strokeRect(column * w + thick, row * h + thick, Math.min(side, columns - column) * w - 2 * thick,
       Math.min(side, rows - row) * h - 2 * thick);
   }
@@ -100,6 +100,6 @@ function scoreOf(weight, tau) {
 function curves(host, epochs, series, names, chosen) {
   const x = [epochs[0], epochs[epochs.length - 1]], y = [0, Math.max(...series.flat(), 0.01)];
   plot(host, x, y, names, [svg("path", { d: `M${across(chosen, x)} 0V36`, class: "threshold" }),
-    ...series.map((line, n) => svg("path", { class: "curve", style: `stroke: ${heat(0.15 + 0.7 * n / series.length)}`,
+    ...series.map((line, n) => svg("path", { class: "curve", style: series.length > 1 ? `stroke: ${heat(0.35 + 0.6 * n / series.length)}` : "",
       d: "M" + line.map((value, e) => `${across(epochs[e], x)} ${down(value, y)}`).join("L") }))]);
 }

@@ -14,8 +14,8 @@ const MAPS = {
     each(nodes, (j) => dot(h, i, h, j, dim) / Math.sqrt(dot(h, i, h, i, dim) * dot(h, j, h, j, dim) || 1))],
   scores: (live, { score }, i, { nodes }) => score && ["the chosen patch's score with each patch",
     each(nodes, (j) => score[i * nodes + j])],
-  aggregate: (live, { winner }, i, { dim, nodes }) => ["channels of m_i that each patch wins",
-    each(nodes, (j) => winner.subarray(i * dim, (i + 1) * dim).filter((w) => w === j).length)],
+  aggregate: (live, layer, i, { dim, nodes }) => ["channels of m_i that each patch wins",
+    each(nodes, (j) => wins(layer, i, j, dim))],
   update: (live, { x, y }, i, { dim, nodes }) => ["‖y_j − x_j‖: how much each patch was changed by reading",
     each(nodes, (j) => distance(x, y, j, dim))],
   ffn: (live, { y, z }, i, { dim, nodes }) => ["‖z_j − y_j‖: how much the FFN changed each patch",
@@ -27,6 +27,8 @@ const MAPS = {
   },
 };
 
+/* The channels in which source j gives target i's maximum. */
+const wins = ({ winner }, i, j, channels) => winner.subarray(i * channels, (i + 1) * channels).filter((w) => w === j).length;
 const each = (nodes, value) => Array.from({ length: nodes }, (_, j) => value(j));
 const distance = (x, y, j, channels) => {
   let square = 0;
@@ -37,24 +39,21 @@ const distance = (x, y, j, channels) => {
 /* Why target i reads from source j, or why not, as a sentence. own: the settings of the layer. */
 function why(layer, own, i, j, nodes, channels) {
   const e = i * nodes + j, score = layer.score && layer.score[e], weight = layer.weights[e], edge = weight !== 0;
-  const wins = layer.winner.subarray(i * channels, (i + 1) * channels).filter((w) => w === j).length;
-  const won = edge ? ` It wins ${wins} of the ${channels} channels of the maximum.` : "";
-  const does = edge ? "reads" : "does not read";
+  const won = edge ? ` It wins ${wins(layer, i, j, channels)} of the ${channels} channels of the maximum.` : "";
+  const does = edge ? "reads" : "does not read", is = edge ? "is above" : "is not above";
   if (e in own.edges) return `It ${does} because you ${edge ? "added" : "cut"} this edge.${won}`;
   if (own.constructor === "lrgc") {
-    const compare = `its score α′ = ${score.toFixed(3)} is ${edge ? "above" : "not above"} τ = ${own.tau.toFixed(3)}`;
-    const alpha = `α = tanh(σ(${score.toFixed(2)}) − σ(${own.tau.toFixed(2)})) = ${weight.toFixed(3)}.`;
-    return `It ${does}: ${compare}${edge ? ", so " + alpha : "."}${won}`;
+    const alpha = `, so α = tanh(σ(${score.toFixed(2)}) − σ(${own.tau.toFixed(2)})) = ${weight.toFixed(3)}`;
+    return `It ${does}: its score α′ = ${score.toFixed(3)} ${is} τ = ${own.tau.toFixed(3)}${edge ? alpha : ""}.${won}`;
   }
   if (own.constructor === "knn") {
-    let rank = 1;
-    for (let n = 0; n < nodes; n++) if (n !== j && (n === i || (j !== i && layer.score[i * nodes + n] > score))) rank++;
-    const place = i === j ? "it is its own nearest" : `it is number ${rank} of its nearest (distance ${(-score).toFixed(3)})`;
-    const taken = own.dilation > 1 ? `every ${own.dilation}th of the ${own.k * own.dilation} nearest` : `the ${own.k} nearest`;
-    return `It ${does}: ${place}, and ${taken} are taken.${won}`;
+    const rank = 1 + layer.score.subarray(i * nodes, (i + 1) * nodes).filter((other) => other > score).length;
+    const taken = own.dilation > 1 ? `every ${own.dilation}th of the ${own.k * own.dilation}` : `the ${own.k}`;
+    return `It ${does}: it is number ${rank} of its nearest (distance ${(-score).toFixed(3)}), and ${taken} nearest are`
+      + ` taken.${won}`;
   }
   if (own.constructor === "threshold")
-    return `It ${does}: z = ${score.toFixed(3)} is ${edge ? "above" : "not above"} Φ⁻¹(q) = ${own.z.toFixed(3)}.${won}`;
+    return `It ${does}: z = ${score.toFixed(3)} ${is} Φ⁻¹(q) = ${own.z.toFixed(3)}.${won}`;
   return `It ${does}: ${CONTROLS[own.constructor]}${won}`;
 }
 

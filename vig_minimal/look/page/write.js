@@ -25,7 +25,7 @@ function drawing(graph, l, small) {
     { dim: model().live.dim, nodes: graph.targets, classes: model().classes });
   if (map) return { ...seen, values: map[1], caption: map[0] };
   seen.sources = edges.map(({ j, weight, groups }) => ({ box: graph.box(j, !turned), share: Math.abs(weight) / most,
-    colours: graph.groups > 1 ? groups.map((g) => data.colours[g % data.colours.length]) : [COLOUR.source] }));
+    colours: graph.groups > 1 ? groups.map((g) => data.colours[g % 8]) : [COLOUR.source] }));
   if (changed() && !turned) {
     const gained = new Set(before.graphs[l].missing(graph).rows[node]);
     edges.forEach(({ j }, n) => { if (gained.has(j)) seen.sources[n].colours = [COLOUR.gained]; });
@@ -74,13 +74,13 @@ function writeReading(graph, edges, drawn) {
   const swatch = (colour, says) => [element("i", { style: `background: ${colour}` }), says];
   let legend = [swatch(COLOUR.target, "chosen patch")];
   if (drawn.values) {
-    const ends = [Math.min(...drawn.values), Math.max(...drawn.values)].map((value) => value.toPrecision(3)).join(" to ");
-    legend = [swatch(`linear-gradient(90deg, ${HEAT.map((c) => `rgb(${c})`)})`, `${drawn.caption}: ${ends}`)];
+    const ramp = `linear-gradient(90deg, ${HEAT.map((colour) => `rgb(${colour})`)})`;
+    legend = [swatch(ramp, `${drawn.caption}: ${ends(drawn.values).join(" to ")}`)];
   } else if (drawn.labels) {
-    legend = [...new Set(drawn.labels)].sort().map((n) => swatch(data.colours[n % data.colours.length], `partition ${n}`));
+    legend = [...new Set(drawn.labels)].sort().map((n) => swatch(data.colours[n % 8], `partition ${n}`));
   } else if (graph.groups > 1) {
-    for (let g = 0; g < graph.groups; g++) legend.push(swatch(data.colours[g % data.colours.length], `group ${g}`));
-  } else legend.push(swatch(COLOUR.source, `its ${turned ? "targets" : "sources"}${weighted ? ", stronger = heavier" : ""}`));
+    for (let g = 0; g < graph.groups; g++) legend.push(swatch(data.colours[g % 8], `group ${g}`));
+  } else legend.push(swatch(COLOUR.source, (turned ? "its targets" : "its sources") + (weighted ? ", by weight" : "")));
   if (changed() && drawn.sources) legend.push(swatch(COLOUR.lost, "gone"), swatch(COLOUR.gained, "new"));
   $("legend").replaceChildren(...legend.flat());
 }
@@ -90,28 +90,31 @@ function writeWhy(graph, edges) {
   const from = state.held && state.hovered ? graph.nodeAt(...state.hovered, true) : -1;
   if (from < 0 || backward(graph) || graph.ofLabels) { $("why").textContent = ""; return; }
   const edge = edges.find(({ j }) => j === from), rank = 1 + edges.filter(({ weight }) => weight > edge?.weight).length;
-  let reason = edge ? `It reads from there with the weight ${edge.weight.toFixed(3)}, number ${rank} of ${edges.length}.`
-    : "It does not read from there.";
+  let reason = edge ? `It does, with the weight ${edge.weight.toFixed(3)}, number ${rank} of ${edges.length}.` : "It does not.";
   if (live) reason = why(live.layers[state.layer], live.settings[state.layer], target(graph), from, graph.targets,
     model().live.dim);
-  else if (edge && graph.groups > 1) reason = `It reads from there in group ${edge.groups.join(" and ")}.`;
+  else if (edge && graph.groups > 1) reason = `It does, in group ${edge.groups.join(" and ")}.`;
   $("why").textContent = `And ${nameOf(graph.box(from, true))}? ${reason}`;
 }
 
 function writeStep() {
-  const step = steps()[state.step], inside = step.values[0].layer !== "", { name } = graphs[state.layer];
+  const { name } = graphs[state.layer], inside = steps()[state.step].values[0].layer !== "";
+  const other = live && model().live.steps[live.settings[state.layer].constructor];  // the graph may have been changed
+  const step = { ...steps()[state.step], ...other?.[steps()[state.step].key] };
   $("step-number").textContent = `step ${state.step + 1} of ${steps().length}${inside ? ", in " + name : ""}`;
   $("equation").innerHTML = step.equation;  // made by Python from its own text
   for (const part of ["title", "says", "where"]) $(part).textContent = step[part];
   $("values").replaceChildren(...step.values.filter(({ layer }) => !inside || layer === name).map((value) => {
-    const now = live && liveValue(value.symbol, step.key) || [value.low, value.high];
-    const least = now.reduce((a, b) => Math.min(a, b)), most = now.reduce((a, b) => Math.max(a, b));
-    return rowOf("td", [value.symbol, value.shape, `from ${least.toPrecision(3)} to ${most.toPrecision(3)}`]);
+    const now = live && liveValue(value.symbol, step.key) || [value.low, value.high];  // null: not known
+    return rowOf("td", [value.symbol, value.shape, now[0] === null ? "" : `from ${ends(now).join(" to ")}`]);
   }));
   $("pipeline").querySelectorAll("button").forEach((button, n) => {
     button.setAttribute("aria-current", n === state.step ? "step" : "false");
   });
 }
+
+/* The least and the most of many numbers, as text. */
+const ends = (values) => [Math.min, Math.max].map((best) => values.reduce((a, b) => best(a, b)).toPrecision(3));
 
 /* A step's value in the network that runs here. */
 function liveValue(symbol, key) {
@@ -125,8 +128,8 @@ function writePipeline() {
   const arrow = () => element("span", { className: "arrow", textContent: "→" });
   const button = (n) => element("button", { textContent: steps()[n].short, onclick: () => go({ step: n }) });
   const inside = [...steps().keys()].filter((n) => steps()[n].values[0].layer !== "");
-  const block = element("span", { className: "block" }, ...inside.flatMap((n, place) => [...(place ? [arrow()] : []), button(n)]),
-    `× ${model().layers.length}`);
+  const block = element("span", { className: "block" }, button(inside[0]),
+    ...inside.slice(1).flatMap((n) => [arrow(), button(n)]), `× ${model().layers.length}`);
   $("pipeline").replaceChildren("image", ...[...steps().keys()].flatMap((n) => (
     n === inside[0] ? [arrow(), block] : inside.includes(n) ? [] : [arrow(), button(n)])));
 }
@@ -140,7 +143,7 @@ function shares(logits) {
 
 function writeAnswer() {
   const now = shares(live ? live.logits : view().logits), then = changed() ? shares(before.logits) : null;
-  const order = [...now.keys()].sort((a, b) => now[b] - now[a]).slice(0, 5), first = then && then.indexOf(Math.max(...then));
+  const order = [...now.keys()].sort((a, b) => now[b] - now[a]).slice(0, 5), first = then?.indexOf(Math.max(...then));
   if (then && !order.includes(first)) order[order.length - 1] = first;
   $("answer").replaceChildren(...order.map((n) => element("div", { className: "class" },
     element("span", { textContent: model().classes[n], title: model().classes[n] }),
@@ -174,7 +177,8 @@ function writeCharts(graph) {
     row.setAttribute("aria-current", l === state.layer);
     return row;
   }));
-  const i = target(graph), own = live?.settings[state.layer], lrgc = own ? own.constructor === "lrgc" : graph.tau !== null;
+  const i = target(graph), own = live?.settings[state.layer];
+  const lrgc = own ? own.constructor === "lrgc" : graph.tau !== null;
   histogram($("histogram"), described[state.layer].degrees, graph.row(i).length);
   $("curve-box").hidden = !lrgc;
   if (lrgc) thresholdCurve($("curve"), own ? own.tau : graph.tau, live
@@ -199,8 +203,8 @@ function writeKnobs(graph, counts) {
     if (name === "k") slider.max = graph.sources;
     if (name === "dilation") slider.max = Math.floor(graph.sources / own.k);
     if (name === "tau" && score) {  // from an edge for every score to none
-      const least = Math.min(own.tau, ...score) - 0.1, most = Math.max(own.tau, ...score) + 0.1;
-      if (document.activeElement !== slider) Object.assign(slider, { min: least, max: most, step: (most - least) / 1000 });
+      const min = Math.min(own.tau, ...score) - 0.1, max = Math.max(own.tau, ...score) + 0.1;
+      if (document.activeElement !== slider) Object.assign(slider, { min, max, step: (max - min) / 1000 });
     }
     slider.value = own[name];
     knob.querySelector("b").textContent = Number.isInteger(own[name]) ? own[name] : own[name].toFixed(2);

@@ -87,8 +87,8 @@ class Browser:
         return base64.b64decode(self.call("GET", "/screenshot"))
 
     def errors(self) -> list[str]:
-        """What the page has logged to the console since the last call."""
-        return [entry["message"] for entry in self.call("POST", "/se/log", type="browser")]
+        """The errors that the page has logged to the console since the last call."""
+        return [entry["message"] for entry in self.call("POST", "/se/log", type="browser") if entry["level"] == "SEVERE"]
 
     def requests(self) -> list[str]:
         """Addresses that the page has asked for since the last call."""

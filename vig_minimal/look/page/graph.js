@@ -1,5 +1,4 @@
 /* A layer's graph, as the page reads it, whatever form its adjacency is kept in. Rows are targets, columns sources. */
-
 class Graph {
   /* about: the layer, from Python. data: its packed adjacency, or { weights } of the network that runs here. */
   constructor(about, data) {
@@ -88,21 +87,17 @@ class Graph {
 
   /* Edges that `other` has and this graph has not: their number, and those of target i. */
   missing(other) {
-    let count = 0;
     const rows = this.rows().map((row, i) => {
-      const mine = new Set(row.map((edge) => edge.j)), lost = other.rows()[i].filter((edge) => !mine.has(edge.j));
-      count += lost.length;
-      return lost.map((edge) => edge.j);
+      const mine = new Set(row.map(({ j }) => j));
+      return other.rows()[i].map(({ j }) => j).filter((j) => !mine.has(j));
     });
-    return { count, rows };
+    return { count: rows.flat().length, rows };
   }
 }
 
 /* ‖X − mean‖ / ‖X‖ of nodes × channels, as `diversity` in Python. */
 function diversityOf(x, channels) {
-  const nodes = x.length / channels, mean = new Float64Array(channels);
-  x.forEach((value, i) => { mean[i % channels] += value / nodes; });
-  let apart = 0, size = 0;
-  x.forEach((value, i) => { apart += (value - mean[i % channels]) ** 2; size += value * value; });
-  return Math.sqrt(apart / Math.max(size, 1e-24));
+  const mean = new Float64Array(channels);
+  x.forEach((value, i) => { mean[i % channels] += value * channels / x.length; });
+  return norm(x.map((value, i) => value - mean[i % channels])) / norm(x);
 }

@@ -57,31 +57,24 @@ function gelu(x) {
 }
 
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
+const rowOf = (x, i, channels) => x.subarray(i * channels, (i + 1) * channels);
+const dot = (a, b) => a.reduce((sum, value, c) => sum + value * b[c], 0);
+const norm = (a) => Math.sqrt(dot(a, a));
+const each = (nodes, value) => Array.from({ length: nodes }, (_, j) => value(j));
 const add = (x, y) => x.map((value, i) => value + y[i]);
 
 /* x_0, m_0, x_1, m_1, …: so that every head of the update sees the same slice of both. */
-function interleave(x, m) {
-  const both = new Float32Array(2 * x.length);
-  for (let i = 0; i < x.length; i++) { both[2 * i] = x[i]; both[2 * i + 1] = m[i]; }
-  return both;
-}
+const interleave = (x, m) => new Float32Array(2 * x.length).map((_, i) => (i % 2 ? m : x)[i >> 1]);
 
 /* ---- graph constructors: nodes h (N × C) → { score, weights }, both N × N; `own` are the layer's settings ---- */
 
-/* −‖x̂_i − x̂_j‖² of L2-normalised nodes. */
+/* −‖x̂_i − x̂_j‖² = 2 cos(x_i, x_j) − 2, x̂ being L2-normalised. */
 function similarity(h, nodes, channels) {
-  const unit = new Float64Array(h.length), score = new Float32Array(nodes * nodes);
-  for (let i = 0; i < nodes; i++) {
-    let norm = 0;
-    for (let c = 0; c < channels; c++) norm += h[i * channels + c] ** 2;
-    for (let c = 0; c < channels; c++) unit[i * channels + c] = h[i * channels + c] / Math.max(Math.sqrt(norm), 1e-12);
-  }
-  for (let i = 0; i < nodes; i++) for (let j = 0; j < i; j++) {
-    let square = 0;
-    for (let c = 0; c < channels; c++) square += (unit[i * channels + c] - unit[j * channels + c]) ** 2;
-    score[i * nodes + j] = score[j * nodes + i] = -square;
-  }
-  return score;
+  const unit = each(nodes, (i) => {
+    const length = Math.max(norm(rowOf(h, i, channels)), 1e-12);
+    return Float64Array.from(rowOf(h, i, channels), (value) => value / length);
+  });
+  return new Float32Array(nodes * nodes).map((_, e) => 2 * dot(unit[Math.floor(e / nodes)], unit[e % nodes]) - 2);
 }
 
 const CONSTRUCTORS = {
@@ -96,9 +89,9 @@ const CONSTRUCTORS = {
   knn(h, nodes, channels, own) {
     const score = similarity(h, nodes, channels), weights = new Float32Array(nodes * nodes);
     for (let i = 0; i < nodes; i++) {
-      const order = [...score.subarray(i * nodes, (i + 1) * nodes).keys()];
-      order.sort((a, b) => (b === i) - (a === i) || score[i * nodes + b] - score[i * nodes + a]);
-      for (let n = 0; n < own.k; n++) if (n * own.dilation < nodes) weights[i * nodes + order[n * own.dilation]] = 1;
+      const row = rowOf(score, i, nodes);
+      const order = [...row.keys()].sort((a, b) => (b === i) - (a === i) || row[b] - row[a]);
+      order.filter((_, n) => n % own.dilation === 0).slice(0, own.k).forEach((j) => { weights[i * nodes + j] = 1; });
     }
     return { score, weights };
   },
@@ -106,8 +99,7 @@ const CONSTRUCTORS = {
   threshold(h, nodes, channels, own) {
     const score = similarity(h, nodes, channels), count = nodes * nodes;
     const mean = score.reduce((sum, s) => sum + s, 0) / count;
-    const variance = score.reduce((sum, s) => sum + (s - mean) ** 2, 0) / Math.max(1, count - 1);
-    const std = Math.sqrt(variance);
+    const std = norm(Float64Array.from(score, (s) => s - mean)) / Math.sqrt(Math.max(1, count - 1));
     if (std <= 64 * 2 ** -46) return { score, weights: new Float32Array(count) };  // rounding errors alone
     const z = score.map((s) => (s - mean) / std);
     return { score: z, weights: z.map((value) => (value > own.z ? 1 : 0)) };
@@ -116,21 +108,18 @@ const CONSTRUCTORS = {
   grid: (h, nodes, channels, own, layer, [, columns]) => fixed(nodes, (i, j) =>
     Math.abs(Math.floor(i / columns) - Math.floor(j / columns)) <= 1 && Math.abs(i % columns - j % columns) <= 1),
   random(h, nodes, channels, own) {
-    let state = own.seed;  // a linear congruential generator: the same edges in every run
-    const drawn = Array.from({ length: nodes * nodes }, () => (state = (1664525 * state + 1013904223) >>> 0));
-    const chosen = Array.from({ length: nodes }, (_, i) => [...Array(nodes).keys()].filter((j) => j !== i)
-      .sort((a, b) => drawn[i * nodes + a] - drawn[i * nodes + b]).slice(0, own.k - 1));
-    return fixed(nodes, (i, j) => i === j || chosen[i].includes(j));
+    let state = own.seed;  // of a linear congruential generator: the same edges in every run
+    const drawn = Float64Array.from({ length: nodes * nodes }, (_, edge) => (
+      (state = (1664525 * state + 1013904223) >>> 0), edge % (nodes + 1) ? state : -1));  // itself comes first
+    const limits = each(nodes, (i) => rowOf(drawn, i, nodes).slice().sort()[own.k - 1]);
+    return fixed(nodes, (i, j) => drawn[i * nodes + j] <= limits[i]);
   },
   full: (h, nodes) => fixed(nodes, () => true),
   none: (h, nodes) => fixed(nodes, (i, j) => i === j),
 };
 
-function fixed(nodes, edge) {
-  const weights = new Float32Array(nodes * nodes);
-  for (let i = 0; i < nodes; i++) for (let j = 0; j < nodes; j++) weights[i * nodes + j] = edge(i, j) ? 1 : 0;
-  return { score: null, weights };
-}
+const fixed = (nodes, edge) => ({ score: null, weights: new Float32Array(nodes * nodes).map((_, e) => (
+  Number(edge(Math.floor(e / nodes), e % nodes)))) });
 
 /* m_i = max_j a_ij (x_j − x_i) for each channel, and the source that won, −1 for none.
    Weighted graphs (LRGC Eq. 5): over all j, so that an edge that is not selected carries 0. Others: over the edges. */
@@ -158,7 +147,8 @@ class Network {
     const layers = this.parts.map(({ weight, bias, groups }) => ({ weight: take(weight), bias: take(bias), groups }));
     this.stem = layers.splice(0, this.strides.length);
     this.position = layers.shift().weight;
-    this.blocks = Array.from({ length: this.depth }, () => Object.fromEntries(this.names.map((n) => [n, layers.shift()])));
+    const block = () => Object.fromEntries(this.names.map((name) => [name, layers.shift()]));
+    this.blocks = Array.from({ length: this.depth }, block);
     this.head = layers;
     this.kept = [];  // what each block has read
   }
@@ -185,7 +175,8 @@ class Network {
 
   /* Image → stem → patches, plus the position embedding. */
   embed(pixels) {
-    let { size } = this, x = Float32Array.from(pixels, (value, i) => (value / 255 - this.mean[i % 3]) / this.std[i % 3]);
+    let { size } = this, x = Float32Array.from(pixels);
+    x = x.map((value, i) => (value / 255 - this.mean[i % 3]) / this.std[i % 3]);
     this.stem.forEach((layer, i) => {
       [x, size] = convolve(x, size, this.strides[i], layer);
       if (i < this.stem.length - 1) gelu(x);
@@ -222,9 +213,6 @@ if (typeof window === "undefined") {  // in the Worker, so that the page never w
   let network;
   onmessage = ({ data }) => {
     if (data.about) network = new Network(data.about, halves(bytesOf(data.weights)));
-    else {
-      const begun = performance.now(), result = network.run(data.pixels, data.settings, data.first);
-      postMessage({ ...result, number: data.number, milliseconds: performance.now() - begun });
-    }
+    else postMessage(network.run(data.pixels, data.settings, data.first));
   };
 }

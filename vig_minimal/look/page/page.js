@@ -1,5 +1,4 @@
 /* The page: what is chosen (`state`), the network's Worker, opening models and images, and what a person does. */
-
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const element = (name, properties, ...children) => {
@@ -70,7 +69,6 @@ function fit(image, top = 0, part = image.height) {
   const [height, width] = model().size, scale = Math.max(width / image.width, height / part);
   const canvas = element("canvas", { width, height }), w = width / scale, h = height / scale;
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.imageSmoothingQuality = "high";
   context.drawImage(image, (image.width - w) / 2, top + (part - h) / 2, w, h, 0, 0, width, height);
   return canvas;
 }
@@ -125,8 +123,7 @@ function openModel() {
 
 /* Change settings of this layer or, if that is ticked, of all. */
 function change(settings) {
-  const chosen = state.settings.filter((_, l) => $("everywhere").checked || l === state.layer);
-  chosen.forEach((own) => Object.assign(own, settings));
+  state.settings.forEach((own, l) => Object.assign(own, l === state.layer || $("everywhere").checked ? settings : {}));
   run();
 }
 
@@ -212,8 +209,5 @@ $("image").replaceChildren(...data.images.map((name, n) => new Option(name, n)))
 $("model").replaceChildren(...data.models.map(({ name, about }, n) => new Option(`${name}, ${about}`, n)));
 $("model-box").hidden = data.models.length === 1 || data.epochs !== null;
 $("epoch-box").hidden = data.epochs === null;
-if (data.epochs) {
-  $("epoch").max = data.epochs.length - 1;
-  $("epoch").value = state.model = data.epochs.length - 1;
-}
+if (data.epochs) state.model = $("epoch").value = $("epoch").max = data.epochs.length - 1;
 openModel();

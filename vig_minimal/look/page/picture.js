@@ -1,5 +1,4 @@
 /* Drawing: the image with its patches, and small charts. Nothing here knows where the numbers come from. */
-
 const COLOUR = { source: "#ff8a1f", target: "#ff2d3d", asked: "#38bdf8", lost: "#ff3fa4", gained: "#35d07f" };
 const HEAT = [[13, 8, 60], [92, 22, 120], [178, 50, 92], [238, 105, 55], [250, 180, 50], [252, 245, 170]];
 
@@ -61,8 +60,7 @@ function plot(host, x, y, names, marks) {
   const show = (value) => (Math.abs(value) >= 10 || Number.isInteger(value) ? Math.round(value) : value.toFixed(2));
   const texts = [[8, 41, show(x[0]), "start"], [100, 41, show(x[1]), "end"], [54, 41, names[0], "middle"],
     [6.5, 36, show(y[0]), "end"], [6.5, 3, show(y[1]), "end"], [9.5, -1, names[1], "start"]];
-  const label = `${names[1]} over ${names[0]}`;
-  host.replaceChildren(svg("svg", { viewBox: "-3 -5 106 48", role: "img", "aria-label": label },
+  host.replaceChildren(svg("svg", { viewBox: "-3 -5 106 48", role: "img", "aria-label": `${names[1]} by ${names[0]}` },
     svg("path", { d: "M8 0V36H100", class: "axis" }), ...marks,
     ...texts.map(([tx, ty, value, anchor]) => svg("text", { x: tx, y: ty, "text-anchor": anchor }, String(value)))));
 }
@@ -100,6 +98,7 @@ function scoreOf(weight, tau) {
 function curves(host, epochs, series, names, chosen) {
   const x = [epochs[0], epochs[epochs.length - 1]], y = [0, Math.max(...series.flat(), 0.01)];
   plot(host, x, y, names, [svg("path", { d: `M${across(chosen, x)} 0V36`, class: "threshold" }),
-    ...series.map((line, n) => svg("path", { class: "curve", style: series.length > 1 ? `stroke: ${heat(0.35 + 0.6 * n / series.length)}` : "",
+    ...series.map((line, n) => svg("path", {
+      class: "curve", style: series.length > 1 ? `stroke: ${heat(0.35 + 0.6 * n / series.length)}` : "",
       d: "M" + line.map((value, e) => `${across(epochs[e], x)} ${down(value, y)}`).join("L") }))]);
 }

@@ -1,5 +1,4 @@
 /* From what is chosen (`state` in page.js) to what is on the page: picture, sentences, tables and charts. */
-
 /* The node of a graph that is looked at: a label, or the patch that covers the chosen one. */
 const target = (graph) => (graph.ofLabels ? state.label : graph.nodeAt(...state.node, false));
 const backward = (graph) => state.reverse && !graph.ofLabels;
@@ -65,12 +64,9 @@ function writeReading(graph, edges, drawn) {
   const reading = `${who} ${turned ? "is read by" : "reads from"} ${edges.length} ${what} in ${graph.name}`;
   $("reading").textContent = `${reading}${state.held ? " (held)" : ""}.`;
   $("picture").setAttribute("aria-label", reading);
-  $("list").replaceChildren(...edges.map(({ j, weight, groups }) => {
-    const item = element("li", { textContent: nameOf(graph.box(j, !turned)) + (weighted ? `: ${weight.toFixed(3)}` : "")
-      + (graph.groups > 1 ? ` (group ${groups.join(", ")})` : "") });
-    item.dataset.node = j;
-    return item;
-  }));
+  $("list").replaceChildren(...edges.map(({ j, weight, groups }) => element("li", { value: j, textContent:
+    nameOf(graph.box(j, !turned)) + (weighted ? `: ${weight.toFixed(3)}` : "")
+    + (graph.groups > 1 ? ` (group ${groups.join(", ")})` : "") })));
   const swatch = (colour, says) => [element("i", { style: `background: ${colour}` }), says];
   let legend = [swatch(COLOUR.target, "chosen patch")];
   if (drawn.values) {
@@ -90,10 +86,10 @@ function writeWhy(graph, edges) {
   const from = state.held && state.hovered ? graph.nodeAt(...state.hovered, true) : -1;
   if (from < 0 || backward(graph) || graph.ofLabels) { $("why").textContent = ""; return; }
   const edge = edges.find(({ j }) => j === from), rank = 1 + edges.filter(({ weight }) => weight > edge?.weight).length;
-  let reason = edge ? `It does, with the weight ${edge.weight.toFixed(3)}, number ${rank} of ${edges.length}.` : "It does not.";
-  if (live) reason = why(live.layers[state.layer], live.settings[state.layer], target(graph), from, graph.targets,
-    model().live.dim);
-  else if (edge && graph.groups > 1) reason = `It does, in group ${edge.groups.join(" and ")}.`;
+  const layer = live?.layers[state.layer], own = live?.settings[state.layer];
+  const reason = live ? why(layer, own, target(graph), from, graph.targets, model().live.dim) : !edge ? "It does not."
+    : graph.groups > 1 ? `It does, in group ${edge.groups.join(" and ")}.`
+      : `It does, with weight ${edge.weight.toFixed(3)}, number ${rank} of ${edges.length}.`;
   $("why").textContent = `And ${nameOf(graph.box(from, true))}? ${reason}`;
 }
 
@@ -106,7 +102,7 @@ function writeStep() {
   for (const part of ["title", "says", "where"]) $(part).textContent = step[part];
   $("values").replaceChildren(...step.values.filter(({ layer }) => !inside || layer === name).map((value) => {
     const now = live && liveValue(value.symbol, step.key) || [value.low, value.high];  // null: not known
-    return rowOf("td", [value.symbol, value.shape, now[0] === null ? "" : `from ${ends(now).join(" to ")}`]);
+    return tableRow("td", [value.symbol, value.shape, now[0] === null ? "" : `from ${ends(now).join(" to ")}`]);
   }));
   $("pipeline").querySelectorAll("button").forEach((button, n) => {
     button.setAttribute("aria-current", n === state.step ? "step" : "false");
@@ -164,14 +160,14 @@ function writeLayers(counts) {
   });
 }
 
-const rowOf = (kind, cells) => element("tr", {}, ...cells.map((cell) => element(kind, { textContent: cell })));
+const tableRow = (kind, cells) => element("tr", {}, ...cells.map((cell) => element(kind, { textContent: cell })));
 
 function writeCharts(graph) {
   const described = graphs.map((g, l) => (g.described ??= g.numbers(graphs[l - 1], state.masks)));
   const number = (value) => (value === null ? "–" : value.toFixed(2));
   const share = (value) => (value === null ? "–" : `${(100 * value).toFixed(1)} %`);
   $("numbers").replaceChildren(...described.map((d, l) => {
-    const row = rowOf("td", [graphs[l].name, d.mean.toFixed(1), d.least, d.most, share(d.isolated), share(d.loops),
+    const row = tableRow("td", [graphs[l].name, d.mean.toFixed(1), d.least, d.most, share(d.isolated), share(d.loops),
       number(d.length), share(d.overlap), number(d.diversity), share(d.homophily)]);
     row.onclick = () => go({ layer: l });
     row.setAttribute("aria-current", l === state.layer);

@@ -71,7 +71,7 @@ def train(argv: list[str] | None, resources: contextlib.ExitStack) -> None:
     with endings, run.signals.listening(says=processes.is_first):
         try:
             if flags.eval_only:
-                log.evaluation(job.evaluate())
+                log.evaluation(job.evaluate(), job.file_notes())
             elif flags.dry_run:
                 log.say(dry_run(job))
             else:
@@ -107,8 +107,7 @@ def close_epoch(job: Job, trained: dict[str, float], scores: dict[str, float]) -
     """Write the row of metrics.csv, then the checkpoints, and say how the epoch went; on the first process."""
     run, log, key = job.run, job.log, job.run.task.key
     run.losses, run.skipped = {}, 0
-    notes = run.processes.gather(list(job.batches.notes.values()))  # on image files
-    job.batches.notes.clear()
+    notes = job.file_notes()
     if not run.processes.is_first:
         return
     row = log.row(trained, scores)
@@ -119,7 +118,7 @@ def close_epoch(job: Job, trained: dict[str, float], scores: dict[str, float]) -
     job.save("last.pt", with_training=True)
     if job.settings.flags.keep_every and run.epoch % job.settings.flags.keep_every == 0:
         job.save(f"epoch-{run.epoch:03d}.pt", with_training=False)
-    log.epoch(row, scores, itertools.chain(*notes))
+    log.epoch(row, scores, notes)
 
 
 def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_step: int = 0,

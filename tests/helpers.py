@@ -1,5 +1,6 @@
 """Shared by the tests: directed test graphs, random layers, and the comparison of values and gradients."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -141,3 +142,48 @@ def same_tensors(a, b) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same_tensors, a, b))
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+# ids out of order and with gaps, as in COCO
+CATEGORIES = [{"id": 7, "name": "train"}, {"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]
+
+
+def thing(image, category, box=(1, 2, 10, 8), **fields):
+    return {"image_id": image, "category_id": category, "bbox": list(box), "iscrowd": 0, **fields}
+
+
+def coco_folder(folder, objects=None, images=3, categories=CATEGORIES, change=lambda content: content):
+    """A data set of `images` photos of 32 × 24 pixels a split, ids 10, 11, ...; `change` may spoil the JSON."""
+    objects = [thing(10, 90), thing(10, 1), thing(12, 1)] if objects is None else objects
+    (folder / "annotations").mkdir(parents=True)
+    for split in ("train2017", "val2017"):
+        (folder / split).mkdir()
+        listed = [{"id": 10 + i, "file_name": f"{i}.jpg", "width": 32, "height": 24} for i in range(images)]
+        for i in range(images):
+            Image.new("RGB", (32, 24), (40 * i, 90, 10)).save(folder / split / f"{i}.jpg")
+        content = {"images": listed, "categories": categories, "annotations": objects}
+        content = change(content) if split == "train2017" else content
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+def xml(*things, size=(32, 24)):
+    """An annotation of (class, difficult, xmin, ymin, xmax, ymax)."""
+    objects = "".join(f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{a}</xmin>"
+                      f"<ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
+                      for name, difficult, a, b, c, d in things)
+    return (f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>{objects}</annotation>")
+
+
+def voc_folder(folder, first=None):
+    root = folder / "VOCdevkit" / "VOC2007"
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / part).mkdir(parents=True)
+    texts = {"000005": first or xml(("dog", 0, 1, 1, 32, 24), ("cat", 1, 2, 2, 9, 9), ("dog", 1, 3, 3, 5, 5)),
+             "000007": xml(("person", 1, 1, 1, 4, 4), ("person", 0, 1, 1, 6, 6)), "000009": xml()}
+    for name, text in texts.items():
+        (root / "Annotations" / f"{name}.xml").write_text(text)
+        Image.new("RGB", (32, 24)).save(root / "JPEGImages" / f"{name}.jpg")
+    (root / "ImageSets" / "Main" / "trainval.txt").write_text("000005\n000007\n")
+    (root / "ImageSets" / "Main" / "test.txt").write_text("000009\n\n")
+    return folder

@@ -1,13 +1,19 @@
 """Data sets by name: what they open, limits, and one sentence for everything that cannot be used."""
 
+import os
+from pathlib import Path
+
 import pytest
 from PIL import Image
 from torchvision import datasets
 
+import train
+from commands import TINY, own_folder  # noqa: F401
 from helpers import image_folder
 from vig_minimal.data import datasets as data_module
-from vig_minimal.data.datasets import fetch, open_data
+from vig_minimal.data.datasets import fetch, image_name, label_counts, open_data
 from vig_minimal.data.decoding import DataError
+from vig_minimal.training.checkpoint import load
 
 
 def test_shapes_follow_limit_and_size():
@@ -23,31 +29,99 @@ def test_a_limited_folder_is_always_the_same_choice(tmp_path):
     assert len(open_data("imagefolder", folder, (16, 16), 99).train) == 16
 
 
-def broken_folder(kind, root):
-    if kind == "train and val differ":
-        return image_folder(root, val=("cat", "fox"))
-    if kind == "no class":
-        return image_folder(root, train=(), val=())
-    if kind == "one class":
-        return image_folder(root, train=("cat",), val=("cat",))
-    if kind == "empty class":
-        return image_folder(root, count=0)
-    if kind == "no val":
-        folder = image_folder(root)
-        (folder / "val").rename(folder / "test")
-        return folder
-    return root / "nowhere"
+def photos(root, counts=(("cat", 20), ("dog", 7), ("fox", 2))):
+    """A folder of classes without train/ and val/."""
+    for name, count in counts:
+        (root / name / "more").mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (8, 8), (i, 0, 0)).save(root / name / ("more" if i % 3 else "") / f"{i}.png")
+    return root
 
 
-@pytest.mark.parametrize(("kind", "message"), [
-    ("train and val differ", r"different classes \(only in train/: dog; only in val/: fox\)"),
-    ("no class", "train: no class, or one without images"), ("one class", r"one class only \(cat\)"),
-    ("empty class", "no valid file for the classes"),
-    ("no val", "val: no such folder"), ("missing", "nowhere: no such folder"),
+def names(source):
+    return [image_name(source, i) for i in range(len(source))]
+
+
+def test_a_folder_of_classes_is_split_by_the_seed(tmp_path):
+    root = photos(tmp_path / "photos")
+    data = open_data("imagefolder", str(root), (16, 16), None, seed=3)
+    assert data.classes == ["cat", "dog", "fox"]
+    assert label_counts(data.val, 3) == [4, 1, 1] and label_counts(data.train, 3) == [16, 6, 1]  # a fifth, 1 at least
+    both = names(data.train) + names(data.val)
+    assert len(set(both)) == len(both) == 29 and all(Path(name).is_file() for name in both)
+    assert all(Path(names(source)[i]).relative_to(root).parts[0] == data.classes[source[i][1]]
+               for source in (data.train, data.val) for i in range(len(source)))
+    (said,) = data.remarks
+    assert said.startswith(f"{root} has no train/ and val/: 20% of the images of every class") and "seed 3" in said
+    assert not open_data("imagefolder", str(image_folder(tmp_path / "both")), (16, 16), None).remarks
+
+
+def test_the_split_follows_from_seed_and_names_alone(tmp_path, monkeypatch):
+    def split(root, seed=3):
+        val = open_data("imagefolder", str(root), (16, 16), None, seed).val
+        return [str(Path(name).relative_to(root)) for name in names(val)]
+
+    root = photos(tmp_path / "photos")
+    once = split(root)
+    assert once != split(root, seed=4) and once == split(root)
+    walk = os.walk
+    monkeypatch.setattr(os, "walk", lambda *args, **kwargs: (
+        (place, folders, files[::-1]) for place, folders, files in walk(*args, **kwargs)))
+    assert split(root) == once
+    monkeypatch.undo()
+    root.rename(tmp_path / "elsewhere")
+    assert split(tmp_path / "elsewhere") == once
+    Image.new("RGB", (8, 8)).save(tmp_path / "elsewhere" / "cat" / "new.png")
+    assert len(set(once) - set(split(tmp_path / "elsewhere"))) <= 1  # a new image leaves the others where they were
+
+
+def test_no_file_is_on_both_sides_of_a_split(tmp_path):
+    root = photos(tmp_path / "photos")
+    for i in range(20):
+        (root / "cat" / f"again{i}.png").symlink_to(root / "cat" / ("more" if i % 3 else "") / f"{i}.png")
+    for seed in range(5):
+        data = open_data("imagefolder", str(root), (16, 16), None, seed)
+        train, val = ({os.path.realpath(name) for name in names(source)} for source in (data.train, data.val))
+        assert not train & val and label_counts(data.val, 3) == [8, 1, 1]
+    (root / "dog" / "cat.png").symlink_to(root / "cat" / "0.png")
+    with pytest.raises(DataError, match=r"dog/cat.png: the same file is in another class too \(cat\)"):
+        open_data("imagefolder", str(root), (16, 16), None)
+
+
+@pytest.mark.parametrize(("counts", "says"), [
+    ([("cat", 5), ("dog", 1)], "photos: 1 image only of dog; one is for validation, so each class needs 2"),
+    ([("cat", 5), ("dog", 0)], "photos: no images .* of the classes dog"),
+    ([("cat", 5)], r"photos: one class only \(cat\)"), ([], "photos: no class; an image folder holds"),
+    ([("Train", 5), ("test", 5)], "photos: Train, test cannot be classes; an image folder holds train/CLASS"),
 ])
-def test_folders_that_cannot_be_trained_on(tmp_path, kind, message):
-    with pytest.raises(DataError, match=message):
-        open_data("imagefolder", str(broken_folder(kind, tmp_path)), (16, 16), None)
+def test_a_folder_that_cannot_be_split(tmp_path, counts, says):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "loose.png")
+    with pytest.raises(DataError, match=says):
+        open_data("imagefolder", str(photos(tmp_path / "photos", counts)), (16, 16), None)
+
+
+def test_a_run_that_goes_on_and_its_evaluation_see_the_same_split(capsys, tmp_path):
+    def run(*argv):
+        train.main([*TINY, "--workers", "0", *map(str, argv)])
+        return capsys.readouterr().out
+
+    root = photos(tmp_path / "photos", [("cat", 25), ("dog", 25)])
+    begun = run("--data-dir", root, "--seed", 5, "--batch-size", 8, "--epochs", 1, "--output", "out")
+    assert "40 training images (in memory), 10 validation images" in begun
+    assert "has no train/ and val/: 20% of the images of every class are for validation, chosen by seed 5" in (
+        " ".join(begun.split()))
+    kept = load("out/last.pt")["data"]
+    again = run("--resume", "out/last.pt", "--epochs", 2)
+    assert "seed 5" in again and "the images are not those" not in again and load("out/last.pt")["data"] == kept
+    plain, other = (run("--resume", "out/last.pt", "--eval-only", *seed) for seed in ((), ("--seed", 6)))
+    assert all("chosen by seed 5" in " ".join(text.split()) for text in (plain, other))
+    assert plain.splitlines()[-1] == other.splitlines()[-1]
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match="nowhere: no such folder; an image folder holds train/CLASS"):
+        open_data("imagefolder", str(tmp_path / "nowhere"), (16, 16), None)
 
 
 def test_other_data_that_cannot_be_used():

@@ -65,6 +65,6 @@ def test_a_broken_image_is_named(tmp_path, workers):
 def test_a_broken_image_of_a_limited_set_is_named_too(tmp_path):
     folder = image_folder(tmp_path, count=6)
     source = open_data("imagefolder", str(folder), (16, 16), 1).train
-    path = source.dataset.samples[source.indices[0]][0]
+    path = source.dataset.paths[source.indices[0]]
     open(path, "w").close()
     assert str(PreparedImages(source, (16, 16), 1.0).__getitems__([(0, 0, 0)])).startswith(path)

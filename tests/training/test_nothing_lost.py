@@ -228,7 +228,8 @@ def test_a_reader_that_dies_is_a_sentence_whatever_it_leaves_behind(capsys, tmp_
             raise error
     assert end.value.code == 1 and "a process that reads images died" in (said := capsys.readouterr().err)
     assert said.count("\n") == 1
-    for alone in (EOFError(), pickle.UnpicklingError("truncated"), RuntimeError("received 0 items of ancdata")):
+    for alone in (EOFError(), pickle.UnpicklingError("truncated"), RuntimeError("received 0 items of ancdata"),
+                  FileNotFoundError(2, "No such file or directory"), ConnectionRefusedError(111, "refused")):
         with pytest.raises(SystemExit), endings.one_sentence(tmp_path, 1):
             raise alone
         assert "a process that reads images died" in capsys.readouterr().err

@@ -14,24 +14,33 @@ To add one:
 3. Add one line to CONSTRUCTORS. `create_model("vig_ti", graph="NAME")` then uses it.
 """
 
-from .cluster_knn import ClusterKNN, neighbours
+from functools import partial
+
+from .cluster_knn import ClusterKNN
 from .group_knn import GroupKNN
-from .knn import KNN, neighbours_and_dilation
+from .knn import KNN, default_k, of_block
 from .lrgc import LRGC
 from .similarity_threshold import SimilarityThreshold, quantiles
 
 __all__ = ["CONSTRUCTORS", "ClusterKNN", "GroupKNN", "KNN", "LRGC", "SimilarityThreshold"]
 
 
+def rules(config) -> list[partial]:
+    """Return, for each block, how k and the dilation d follow from the number of nodes: as in a model that was built
+    for so many. A k that was not chosen, the default of the config's size, is the default there too."""
+    k = None if config.k == default_k(config.num_nodes) else config.k
+    return [partial(of_block, k, config.depth, l) for l in range(config.depth)]
+
+
 def knn_per_block(config) -> list[KNN]:
     """The number of neighbours k and the dilation d grow from block to block."""
-    return [KNN(k, d, config.epsilon) for k, d in neighbours_and_dilation(config.k, config.depth, config.num_nodes)]
+    return [KNN(*rule(config.num_nodes), config.epsilon, rule) for rule in rules(config)]
 
 
 def group_knn_per_block(config) -> list[GroupKNN]:
     """Each group has ViG's k and dilation (GKGNet, Table 5)."""
-    return [GroupKNN(k, config.groups, d, config.epsilon)
-            for k, d in neighbours_and_dilation(config.k, config.depth, config.num_nodes)]
+    return [GroupKNN(k, config.groups, d, config.epsilon, rule)
+            for rule in rules(config) for k, d in [rule(config.num_nodes)]]
 
 
 def threshold_per_block(config) -> list[SimilarityThreshold]:
@@ -45,11 +54,9 @@ def lrgc_per_block(config) -> list[LRGC]:
 
 
 def cluster_knn_per_block(config) -> list[ClusterKNN]:
-    """K grows from block to block. Raises ValueError for more clusters than nodes."""
-    if not 1 <= config.clusters <= config.num_nodes:
-        raise ValueError(f"clusters={config.clusters}: a {config.grid[0]}×{config.grid[1]} grid has {config.num_nodes}"
-                         f" nodes; choose clusters from 1 to {config.num_nodes}, a larger image or a smaller patch")
-    return [ClusterKNN(k, config.clusters) for k in neighbours(config.k, config.depth)]
+    """K grows from block to block."""
+    # ClusterViG section V-A: K from 9 to 18 over the blocks
+    return [ClusterKNN(rule(config.num_nodes)[0], config.clusters, rule=rule) for rule in rules(config)]
 
 
 # field `graph` of a config -> (NAME_per_block, the config's fields that only this constructor reads)

@@ -4,21 +4,18 @@
     G^i = k-NN(V^i, X_i, K)                  line 5, of every partition i: `cluster_graph`
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..graphs.distance import mean_node, squared_distance, unit
-from ..graphs.graph import Graph
+from ..graphs.graph import Graph, is_traced
 from ..graphs.kmeans import fixed_start, kmeans
+from .knn import DISTANCES
 
 SIZE_GROUPS = 4  # partitions are sorted by size into this many groups, each padded to its largest partition
-
-
-def neighbours(k: int, depth: int) -> list[int]:
-    """Return K of each block: it grows linearly to 2K."""
-    # ClusterViG section V-A: K from 9 to 18 over the blocks
-    return [k + k * l // max(1, depth - 1) for l in range(depth)]
 
 
 class ClusterKNN(nn.Module):
@@ -26,18 +23,24 @@ class ClusterKNN(nn.Module):
 
     A partition of fewer than k nodes uses them all. k-means starts from random nodes in training, the same for all
     images of the batch; from fixed ones in evaluation, so that an image gets the same graph in every call.
+    rule: gives k (and a dilation, of no use here) for a number of nodes, as in `KNN`.
 
     Nodes (B, N, C) -> Graph with index (B, N, min(k, N)). Raises ValueError for k < 1, clusters < 1 or clusters > N.
     """
 
-    def __init__(self, k: int, clusters: int, iters: int = 20):
+    def __init__(self, k: int, clusters: int, iters: int = 20, rule: Callable[[int], tuple[int, int]] | None = None):
         super().__init__()
         if k < 1 or clusters < 1:
             raise ValueError(f"k={k}, clusters={clusters}: both must be at least 1")
-        self.k, self.clusters, self.iters = k, clusters, iters
+        self.k, self.clusters, self.iters, self.rule = k, clusters, iters, rule
 
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Graph:
-        return cluster_graph(x, self.partition(x), self.clusters, self.k)
+        return self.inside(x, self.partition(x))
+
+    def inside(self, x: Tensor, labels: Tensor) -> Graph:
+        """Return the graph of nodes (B, N, C) whose partitions are known: labels (B, N)."""
+        k = self.rule(x.shape[1])[0] if self.rule else self.k
+        return cluster_graph(x, labels, self.clusters, k)
 
     @torch.no_grad()
     def partition(self, x: Tensor) -> Tensor:
@@ -59,7 +62,7 @@ def cluster_graph(x: Tensor, labels: Tensor, clusters: int, k: int) -> Graph:
     nodes, k = unit(x).nan_to_num_(0), min(k, x.shape[1])
     nodes = nodes - mean_node(nodes)
     # compilers and GPUs lose more by shapes that depend on the data than they save
-    search = _nearest_alike if torch.compiler.is_compiling() or x.is_cuda else _nearest_by_size
+    search = _nearest_alike if is_traced() or x.is_cuda else _nearest_by_size
     return Graph(x.shape[1], index=search(nodes, labels, clusters, k))
 
 
@@ -87,12 +90,16 @@ def _nearest_by_size(nodes: Tensor, labels: Tensor, clusters: int, k: int) -> Te
         inside = place < size[alike, None]  # (p, S), S the largest size; False is padding
         member = node[(start[alike, None] + place).clamp(max=len(node) - 1)]  # (p, S)
         piece = nodes[member]  # (p, S, C)
-        distance = squared_distance(piece, piece)  # (p, S, S)
-        distance.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
-        distance.masked_fill_(~inside[:, None], torch.inf)
-        nearest = distance[inside].topk(min(k, width), largest=False)  # (n, ·), n nodes in these partitions
-        row = inside.nonzero()[:, :1] * width  # (n, 1)
-        found = member.flatten()[row + nearest.indices]
-        found = torch.where(nearest.values < torch.inf, found, found[:, :1])
-        index[member[inside]] = torch.cat([found, found[:, :1].expand(-1, k - found.shape[1])], 1)
+        rows = max(1, DISTANCES // (len(alike) * width))  # targets at a time, as in `knn`
+        for first in range(0, width, rows):
+            targets = slice(first, first + rows)
+            distance = squared_distance(piece[:, targets], piece)  # (p, rows, S)
+            distance.diagonal(first, 1, 2).fill_(-torch.inf)
+            distance.masked_fill_(~inside[:, None], torch.inf)
+            real = inside[:, targets]
+            nearest = distance[real].topk(min(k, width), largest=False)  # (n, ·), n nodes of these partitions
+            row = real.nonzero()[:, :1] * width  # (n, 1)
+            found = member.flatten()[row + nearest.indices]
+            found = torch.where(nearest.values < torch.inf, found, found[:, :1])
+            index[member[:, targets][real]] = torch.cat([found, found[:, :1].expand(-1, k - found.shape[1])], 1)
     return index.view(batch, num_nodes, k) - offset[..., None]

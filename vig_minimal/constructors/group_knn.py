@@ -1,5 +1,7 @@
 """Group k-NN: every group of channels has neighbours of its own (GKGNet, Yao et al., 2024, section 3.2)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +19,10 @@ class GroupKNN(nn.Module):
     Nodes (B, N, C) -> GroupGraph with index (B, G, N, k). Raises ValueError if k·d > M or if G does not divide C.
     """
 
-    def __init__(self, k: int, groups: int = 2, dilation: int = 1, epsilon: float = 0.0):
+    def __init__(self, k: int, groups: int = 2, dilation: int = 1, epsilon: float = 0.0,
+                 rule: Callable[[int], tuple[int, int]] | None = None):
         super().__init__()
-        self.k, self.groups, self.dilation, self.epsilon = k, groups, dilation, epsilon
+        self.k, self.groups, self.dilation, self.epsilon, self.rule = k, groups, dilation, epsilon, rule
 
     @torch.no_grad()
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None, sources: Tensor | None = None,
@@ -29,9 +32,11 @@ class GroupKNN(nn.Module):
                              " groups")
         # GKGNet section 3.2, group k-NN: D_ig searches among S_g only
         slices = [None if t is None else self._split(t) for t in (x, sources)]  # (B·G, N or M, C/G)
-        nearest = nearest_sources(*slices, relative, self.k, self.dilation)  # `relative` is the same for all groups
+        num_sources = (x if sources is None else sources).shape[1]
+        k, dilation = self.rule(num_sources) if self.rule else (self.k, self.dilation)
+        nearest = nearest_sources(*slices, relative, k, dilation)  # `relative` is the same for all groups
         nearest = nearest.unflatten(0, (-1, self.groups))  # (B, G, N, k·d)
-        return GroupGraph(x.shape[1] if sources is None else sources.shape[1], index=dilated(self, nearest))
+        return GroupGraph(num_sources, index=dilated(self, nearest, k, dilation))
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, C) to (B·G, N, C/G)."""

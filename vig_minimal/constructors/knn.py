@@ -1,22 +1,37 @@
 """k nearest neighbours: plain, dilated and stochastic (ViG, Han et al., 2022; after DeepGCNs, Li et al., 2019)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from ..graphs.distance import mean_node, squared_distance, unit
 from ..graphs.draws import draw
-from ..graphs.graph import Graph
+from ..graphs.graph import Graph, is_traced
 
 DISTANCES = 2**25  # pairs of nodes and sources compared at a time: 128 MiB
 
 
-def neighbours_and_dilation(k: int, depth: int, num_nodes: int) -> list[tuple[int, int]]:
-    """Return k and dilation d of each block l: k grows linearly to 2k, d by one every four blocks, up to N // 2k."""
+def default_k(num_nodes: int) -> int:
+    """Return k of the first block: the papers' 9, or half of the nodes where they are fewer than 18, since k doubles."""
+    return max(1, min(9, num_nodes // 2))
+
+
+def neighbours_and_dilation(k: int | None, depth: int, num_nodes: int) -> list[tuple[int, int]]:
+    """Return k and dilation d of each block l: k grows linearly to 2k, d by one every four blocks, up to N // 2k.
+
+    k=None stands for `default_k`."""
+    k = default_k(num_nodes) if k is None else k
     # ViG: k_l = int(linspace(k, 2k, depth))
     neighbours = [min(k + k * l // max(1, depth - 1), num_nodes) for l in range(depth)]
     # ViG: d_l = min(l // 4 + 1, N // 2k)
     limit = max(1, num_nodes // max(neighbours))
     return [(k_l, min(l // 4 + 1, limit)) for l, k_l in enumerate(neighbours)]
+
+
+def of_block(k: int | None, depth: int, block: int, num_nodes: int) -> tuple[int, int]:
+    """Return k and d of one block of ViG, as a `rule` of KNN: partial(of_block, k, depth, block)."""
+    return neighbours_and_dilation(k, depth, num_nodes)[block]
 
 
 class KNN(nn.Module):
@@ -26,20 +41,24 @@ class KNN(nn.Module):
     in all the released code: k = 9 means eight others).
     epsilon: in training, the probability that an image's nodes take a random k of the k·d nearest instead (stochastic
     dilation, DeepGCNs).
+    rule: gives k and d for a number of sources M, so that images may be of several sizes. Without one they stay.
 
     Nodes (B, N, C) -> Graph with index (B, N, k). sources: (B, M, C), the nodes themselves by default. relative:
     (N, M), added to the squared distances (Pyramid ViG). Raises ValueError if k·d > M.
     """
 
-    def __init__(self, k: int, dilation: int = 1, epsilon: float = 0.0):
+    def __init__(self, k: int, dilation: int = 1, epsilon: float = 0.0,
+                 rule: Callable[[int], tuple[int, int]] | None = None):
         super().__init__()
-        self.k, self.dilation, self.epsilon = k, dilation, epsilon
+        self.k, self.dilation, self.epsilon, self.rule = k, dilation, epsilon, rule
 
     @torch.no_grad()
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None, sources: Tensor | None = None,
                 relative: Tensor | None = None) -> Graph:
-        nearest = nearest_sources(x, sources, relative, self.k, self.dilation)  # (B, N, k·d)
-        return Graph(x.shape[1] if sources is None else sources.shape[1], index=dilated(self, nearest))
+        num_sources = (x if sources is None else sources).shape[1]
+        k, dilation = self.rule(num_sources) if self.rule else (self.k, self.dilation)
+        nearest = nearest_sources(x, sources, relative, k, dilation)  # (B, N, k·d)
+        return Graph(num_sources, index=dilated(self, nearest, k, dilation))
 
     def extra_repr(self) -> str:
         return f"k={self.k}, dilation={self.dilation}, epsilon={self.epsilon}"
@@ -55,7 +74,8 @@ def nearest_sources(x: Tensor, sources: Tensor | None, relative: Tensor | None, 
     num_sources, reach = sources.shape[1], k * dilation
     if reach > num_sources:
         raise ValueError(f"k·dilation = {k}·{dilation}: more neighbours than the {num_sources} nodes")
-    rows = max(1, DISTANCES // (len(x) * num_sources))  # targets at a time: large images have more pairs than memory
+    # targets at a time: large images have more pairs than memory. A compiled program serves a batch of any size.
+    rows = max(1, DISTANCES // (num_sources if is_traced() else len(x) * num_sources))
     sources = unit(sources)
     mean = mean_node(sources)
     x, sources = (sources if own else unit(x)) - mean, sources - mean
@@ -70,12 +90,12 @@ def nearest_sources(x: Tensor, sources: Tensor | None, relative: Tensor | None, 
     return torch.cat(nearest, 1) if len(nearest) > 1 else nearest[0]
 
 
-def dilated(constructor: nn.Module, nearest: Tensor) -> Tensor:
+def dilated(constructor: nn.Module, nearest: Tensor, k: int, dilation: int) -> Tensor:
     """Return every d-th of the k·d nearest or, with probability ε for each image, a random k: (B, ..., k)."""
-    k, device = constructor.k, nearest.device
+    device = nearest.device
     if not (constructor.training and constructor.epsilon > 0):
-        return nearest[..., ::constructor.dilation]
-    regular = torch.arange(0, nearest.shape[-1], constructor.dilation, device=device)  # (k,)
+        return nearest[..., ::dilation]
+    regular = torch.arange(0, nearest.shape[-1], dilation, device=device)  # (k,)
     chances = draw(len(nearest), nearest.shape[-1], device=device)
     drawn = chances.topk(k).indices.sort().values  # (B, k)
     stochastic = draw(len(nearest), 1, device=device) < constructor.epsilon  # (B, 1)

@@ -104,18 +104,21 @@ class TrainingBatches:
 
 
 class ValidationBatches:
-    """This process's share of all validation images: normalised (b, 3, H, W), with labels (b,) or targets (b, ...)."""
+    """This process's share of all validation images: normalised (b, 3, H, W), with labels (b,) or targets (b, ...).
+    notes: as of `TrainingBatches`."""
 
     def __init__(self, images: PreparedImages | StoredImages, recipe: DataRecipe, share: tuple[int, int],
                  device: torch.device, workers: int):
         self.recipe, self.device = recipe, device
         order = validation_order(len(images), recipe.batch_size // (share[1] * recipe.accumulation), share)
         self.loader = loader(images, order, workers, device)
+        self.notes = {note.name: note for note in getattr(images, "notes", [])}
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels, _ in checked(self.loader):
+        for images, labels, notes in checked(self.loader):
+            self.notes |= {note.name: note for note in notes}
             images = images.to(self.device, non_blocking=True)
             yield normalise(images, self.recipe.mean, self.recipe.std), labels.to(self.device, non_blocking=True)

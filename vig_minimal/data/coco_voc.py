@@ -7,8 +7,8 @@ Annotations are checked as a whole when they are opened; a DataError says in one
 """
 
 import json
-import math
 import os
+import reprlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,42 +87,61 @@ def coco(folder: str) -> tuple[Annotated, Annotated]:
 
 def _coco_split(folder: Path, split: str) -> Annotated:
     path = folder / "annotations" / f"instances_{split}.json"
+    images, categories, found = coco_objects(path)
+    objects = defaultdict(list)
+    for row, column, entry in found:
+        left, top, width, height = entry["bbox"]
+        objects[row, column].append((1, entry.get("area", width * height)))
+    return Annotated(folder / split, [image["file_name"] for image in images], path,
+                     [category["name"] for category in categories], objects)
+
+
+def coco_objects(path: Path) -> tuple[list[dict], list[dict], list[tuple[int, int, dict]]]:
+    """Read an instances file: its images, its categories by id, and of each object the places of its image and category
+    in these lists, and its annotation. Raises DataError, naming the file and the first bad entry of each kind."""
     images, categories, annotations = _coco_json(path)
-    categories.sort(key=lambda category: category["id"])
+    categories.sort(key=lambda category: (isinstance(category["id"], str), category["id"]))
     rows, columns = ({entry["id"]: i for i, entry in enumerate(listed)} for listed in (images, categories))
-    objects, problems = defaultdict(list), defaultdict(list)
-    for entry in annotations:
+    objects, problems = [], defaultdict(list)
+    for number, entry in enumerate(annotations):
         row, column, box = rows.get(entry["image_id"]), columns.get(entry["category_id"]), entry.get("bbox")
+        where = f"annotations[{number}]: "
         if row is None:
-            problems["of an image that the file does not list"].append(f"image_id {entry['image_id']}")
+            problems["of an image that the file does not list"].append(f"{where}image_id {entry['image_id']!r}")
         elif column is None:
-            problems["of a category that the file does not list"].append(f"category_id {entry['category_id']}")
+            problems["of a category that the file does not list"].append(f"{where}category_id {entry['category_id']!r}")
         elif not _inside(box, images[row]):
             size = f"{images[row].get('width')}×{images[row].get('height')}"
-            problems[BAD_BOX].append(f"{box} in {images[row]['file_name']} of {size}")
+            problems[BAD_BOX].append(f"{where}{reprlib.repr(box)} in {images[row]['file_name']} of {size}")
+        elif not all(_is_number(entry.get(name, 0)) and entry.get(name, 0) >= 0 for name in ("area", "iscrowd")):
+            problems["whose area or iscrowd is no number from 0 on"].append(
+                f"{where}{reprlib.repr(entry.get('area'))} and {reprlib.repr(entry.get('iscrowd'))}")
         else:
-            objects[row, column].append((1, entry.get("area", box[2] * box[3])))
+            objects.append((row, column, entry))
     _check(path, "objects", problems)
-    names, classes = [image["file_name"] for image in images], [category["name"] for category in categories]
-    return Annotated(folder / split, names, path, classes, objects)
+    return images, categories, objects
 
 
 def _coco_json(path: Path) -> tuple[list[dict], list[dict], list[dict]]:
     """Images, categories and annotations of an instances file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())  # UTF-8, 16 or 32, with a byte-order mark or without
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); COCO's folder holds train2017/, val2017/ and"
                         " annotations/instances_{train,val}2017.json") from None
-    except ValueError:  # no JSON, or no text
-        raise DataError(f"{path}: not a JSON file, or cut short; download it again") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: a text in another encoding than UTF-8, or no text; save it as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise DataError(f"{path}: not a JSON file, or cut short ({what}); download it again") from None
     fields = {"images": ("id", "file_name"), "categories": ("id", "name"), "annotations": ("image_id", "category_id")}
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in fields):
         raise DataError(f"{path}: not COCO's instances, which have the lists images, categories and annotations")
     for name, keys in fields.items():
-        for entry in content[name]:
-            if not isinstance(entry, dict) or any(not isinstance(entry.get(key), (int, str)) for key in keys):
-                raise DataError(f"{path}: an entry of {name} has no {' or no '.join(keys)}: {str(entry)[:80]}")
+        for number, entry in enumerate(content[name]):
+            if not isinstance(entry, dict) or not all(
+                    type(entry.get(key)) in ((str,) if key == "file_name" else (int, str)) for key in keys):
+                raise DataError(f"{path}: {name}[{number}] has no {' or no '.join(keys)}: {reprlib.repr(entry)}")
     for name, key in (("images", "id"), ("categories", "id"), ("categories", "name")):
         if not content[name]:
             raise DataError(f"{path}: has no {name}; nothing can be learnt from it")
@@ -131,14 +150,18 @@ def _coco_json(path: Path) -> tuple[list[dict], list[dict], list[dict]]:
     return tuple(content[name] for name in fields)
 
 
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and -1e9 < value < 1e9
+
+
 def _inside(box: object, image: dict) -> bool:
     """Whether `box` is [left, top, width, height] inside the image, give or take a pixel of rounding."""
-    try:
-        left, top, width, height = map(float, box)
-        right, bottom = (float(image.get(side, math.inf)) + 1 for side in ("width", "height"))
-    except (TypeError, ValueError):
+    sides = [image.get(side, 1e6) for side in ("width", "height")]
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, [*box, *sides])):
         return False
-    return -1 <= left and -1 <= top and 0 <= width and 0 <= height and left + width <= right and top + height <= bottom
+    left, top, width, height = box
+    right, bottom = left + width, top + height
+    return min(left, top) >= -1 and min(width, height) >= 0 and right <= sides[0] + 1 and bottom <= sides[1] + 1
 
 
 def voc2007(folder: str) -> tuple[Annotated, Annotated]:
@@ -159,34 +182,49 @@ def voc_root(folder: str) -> Path | None:
 
 def _voc_split(root: Path, split: str) -> Annotated:
     listed = root / "ImageSets" / "Main" / f"{split}.txt"
-    names = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
+    try:
+        lines = listed.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(f"{listed}: a text in another encoding than UTF-8, or no text; save it as UTF-8") from None
+    names = [line.split()[0] for line in lines if line.strip()]
     if not names:
         raise DataError(f"{listed}: names no image; nothing can be learnt from it")
     objects, problems = defaultdict(list), defaultdict(list)
     for row, name in enumerate(names):
         try:
-            tree = ElementTree.parse(root / "Annotations" / f"{name}.xml")
-        except (OSError, ElementTree.ParseError) as error:
+            tree = ElementTree.parse(root / "Annotations" / f"{name}.xml").getroot()
+        except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
             missing = isinstance(error, OSError)
             problems["that are missing" if missing else "that are no XML, or cut short"].append(f"{name}.xml")
             continue
-        size = {side: tree.findtext(f"size/{side}", "inf") for side in ("width", "height")}
+        size = {side: _float(tree.findtext(f"size/{side}")) for side in ("width", "height")}
+        if tree.tag != "annotation" or None in size.values():
+            problems["without a size"].append(f"{name}.xml")
+            continue
         for thing in tree.iter("object"):
-            label, difficult = thing.findtext("name", "").strip(), thing.findtext("difficult", "0").strip() == "1"
+            label, difficult = thing.findtext("name", "").strip(), thing.findtext("difficult", "0").strip()
             corners = [thing.findtext(f"bndbox/{side}", "") for side in ("xmin", "ymin", "xmax", "ymax")]
-            try:  # corners count from 1 and include the last pixel
-                left, top, right, bottom = map(float, corners)
-                box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
-            except ValueError:
-                box = None
+            left, top, right, bottom = map(_float, corners)
             if label not in VOC_CLASSES:
                 problems["with an object of a class that VOC does not have"].append(f"{label!r} in {name}.xml")
-            elif not _inside(box, size):
+            elif difficult not in ("0", "1"):
+                problems["with an object whose «difficult» is not 0 or 1"].append(f"{difficult!r} in {name}.xml")
+            # corners count from 1 and include the last pixel
+            elif None in (left, top, right, bottom) or not _inside(
+                    box := [left - 1, top - 1, right - left + 1, bottom - top + 1], size):
                 problems[BAD_BOX].append(f"{corners} in {name}.xml")
             else:
-                objects[row, VOC_CLASSES.index(label)].append((-1 if difficult else 1, box[2] * box[3]))
+                objects[row, VOC_CLASSES.index(label)].append((-1 if difficult == "1" else 1, box[2] * box[3]))
     _check(root / "Annotations", "annotations", problems)
     return Annotated(root / "JPEGImages", [f"{name}.jpg" for name in names], listed, VOC_CLASSES, objects)
+
+
+def _float(text: str | None) -> float | None:
+    """The number that a text is, or None."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
 
 
 def _check(path: Path, what: str, problems: dict[str, list[str]]) -> None:

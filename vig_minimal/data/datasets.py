@@ -7,14 +7,14 @@ A source is a sequence of (PIL image or uint8 tensor, target). A target is a lab
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset, Subset
 from torchvision import datasets
 
 from . import coco_voc
-from .decoding import DataError, read_image
+from .decoding import DataError
+from .image_folders import image_folders
 from .seeds import generator
 from .synthetic import Shapes
 
@@ -43,6 +43,7 @@ class Data:
     val: Sequence
     classes: list[str]
     multi_label: bool = False
+    remarks: Sequence[str] = ()  # how a folder was split, and what in it is not used
 
 
 def fetch(name: str, folder: str | None) -> None:
@@ -51,24 +52,27 @@ def fetch(name: str, folder: str | None) -> None:
         _downloaded(name, folder or "data", download=True)
 
 
-def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int | None) -> Data:
+def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int | None, seed: int = 0) -> Data:
     """Open the data set of that name. Raises DataError if there is none, or its files are missing or inconsistent.
 
     folder: holds the image folders or downloads. size: height and width at which synthetic scenes are drawn.
     limit: use that many training images, the same random choice every time (synthetic scenes: validation images too).
+    seed: splits a folder of classes that has no train/ and val/.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit}: at least 1 training image")
     if folder is None and name in NEED_FOLDER:
         raise DataError(f"{name}: name the folder that holds {NEED_FOLDER[name]} with --data-dir")
     folder = folder or "data"
-    openers = {"imagefolder": _image_folders, "coco": coco_voc.coco, "voc2007": coco_voc.voc2007}
+    remarks = []
     if name in ("shapes", "shapes-multi"):
         view = "single" if name == "shapes" else "multi"
         train = Shapes(size, limit or SHAPES_TRAIN, "train", view)
         val = Shapes(size, min(SHAPES_VAL, limit or SHAPES_VAL), "val", view)
-    elif name in openers:
-        train, val = openers[name](folder)
+    elif name == "imagefolder":
+        train, val, remarks = image_folders(folder, seed)
+    elif name in ("coco", "voc2007"):
+        train, val = (coco_voc.coco if name == "coco" else coco_voc.voc2007)(folder)
     elif name in DOWNLOADS:
         train, val = _downloaded(name, folder, download=False)
     else:
@@ -76,7 +80,7 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
     classes = getattr(train, "classes", range(10))  # torchvision does not name SVHN's digits
     if limit is not None and limit < len(train):
         train = Subset(train, torch.randperm(len(train), generator=generator("limit"))[:limit].tolist())
-    return Data(name, train, val, [str(c) for c in classes], name in MULTI_LABEL)
+    return Data(name, train, val, [str(c) for c in classes], name in MULTI_LABEL, remarks)
 
 
 def oversampled(data: Data, threshold: float) -> Data:
@@ -92,8 +96,6 @@ def image_name(source: Sequence, index: int) -> str:
     """Path of an image's file, or "image" and its number if it has no file of its own."""
     while isinstance(source, Subset):
         source, index = source.dataset, source.indices[index]
-    if isinstance(source, datasets.ImageFolder):
-        return source.samples[index][0]
     return source.paths[index] if hasattr(source, "paths") else f"image {index}"
 
 
@@ -124,25 +126,3 @@ def _downloaded(name: str, folder: str, download: bool) -> tuple[Dataset, Datase
         reason, files = " ".join(str(error).split()), "VOCdevkit/VOC2007" if name == "voc2007" else "its files"
         raise DataError(f"{name} is not complete in the folder {folder} and could not be downloaded ({reason}); put"
                         f" {files} there, or name another folder with --data-dir") from None
-
-
-def _image_folders(folder: str) -> list[Dataset]:
-    """The splits FOLDER/train/CLASS/* and FOLDER/val/CLASS/*."""
-    paths = Path(folder, "train"), Path(folder, "val")
-    for path in (Path(folder), *paths):
-        if not path.is_dir():
-            raise DataError(f"{path}: no such folder; an image folder holds train/CLASS/*.jpg and val/CLASS/*.jpg")
-    splits = []
-    for path in paths:
-        try:
-            splits.append(datasets.ImageFolder(str(path), loader=read_image))
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: no class, or one without images: {' '.join(str(error).split())}") from None
-        if len(splits[-1].classes) < 2:
-            raise DataError(f"{path}: one class only ({splits[-1].classes[0]}); it needs a folder for each of two")
-    train, val = (set(split.classes) for split in splits)
-    if train != val:
-        only = [f"only in {name}/: {', '.join(sorted(found)[:5])}" + f" and {len(found) - 5} more" * (len(found) > 5)
-                for name, found in (("train", train - val), ("val", val - train)) if found]
-        raise DataError(f"{folder}: train/ and val/ have different classes ({'; '.join(only)})")
-    return splits

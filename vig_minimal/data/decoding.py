@@ -1,6 +1,8 @@
 """Read one image file of any kind as upright 8-bit RGB; DataError says in one sentence what is wrong with data."""
 
 import os
+import re
+import stat
 import warnings
 from pathlib import Path
 
@@ -15,16 +17,26 @@ class DataError(ValueError):
 def read_image(path: str | Path) -> Image.Image:
     """Read an image file as RGB. `image.info["was"]` names what was converted; ordinary files have no such entry.
 
-    Converts CMYK, scales 16 bits to 8, lays transparent pixels on white, and turns the image as EXIF says.
-    Raises DataError, without the path, for files that are no image, cut short or larger than Pillow's MAX_IMAGE_PIXELS
-    (decompression bombs), and OSError for files that are missing or that the system cannot read.
+    Converts CMYK, scales 16 bits to 8, and numbers of 32 bits so that the smallest is black and the largest white; lays
+    transparent pixels on white, and turns the image as EXIF says. Raises DataError, without the path, for files that
+    are no image, cut short or larger than Pillow's MAX_IMAGE_PIXELS (decompression bombs), for pipes and devices, and
+    for links to nothing; OSError for files that are missing or that the system cannot read.
     """
+    try:
+        kind = os.stat(path).st_mode
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise DataError("a link to a file that is not there") from None
+        raise
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # opening a pipe would wait for ever
+        raise DataError("a pipe or a device, not a file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
-                image, was = _to_rgb(ImageOps.exif_transpose(file))
+                coding = " ".join(str(tile[3]) for tile in file.tile)  # of the file's numbers, as "I;16B"
+                image, was = _to_rgb(ImageOps.exif_transpose(file), coding)
                 rotated = file.getexif().get(0x0112, 1) != 1  # the tag of the orientation
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"as large as a decompression bomb: {str(error).split(',')[0]}") from None
@@ -34,21 +46,35 @@ def read_image(path: str | Path) -> Image.Image:
         if error.errno is not None:  # the system's trouble, not the image's
             raise
         raise DataError(" ".join(str(error).split())) from None
+    except (DataError, MemoryError):
+        raise
     except Exception as error:  # decoders raise many kinds for a damaged file
         raise DataError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
-    if was or rotated:
-        image.info["was"] = ", ".join([was] * bool(was) + ["rotated by EXIF"] * rotated)
+    if rotated:
+        was.append("rotated by EXIF")
+    if was:
+        image.info["was"] = ", ".join(was)
     return image
 
 
-def _to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
-    """The image in 8-bit RGB, and what it was: "" for RGB, grey and opaque palettes."""
+def _to_rgb(image: Image.Image, coding: str) -> tuple[Image.Image, list[str]]:
+    """The image in 8-bit RGB, and what it was: nothing for RGB, grey and opaque palettes of 8 bits."""
+    sixteen = re.search(r"(?<!BGR);16(?!S)|'RGB', 65535", coding) is not None  # BMP's BGR;16 has 16 bits for all three
+    was = ["16 bit"] if sixteen else ["CMYK"] if image.mode == "CMYK" else []
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB"), "partly transparent"
-    if image.mode.startswith(("I", "F")):  # 16 or 32 bits, or floats
-        values = np.asarray(image, np.float64)
-        top = 65535 if image.mode.startswith("I") else max(1.0, values.max())
-        return Image.fromarray((values.clip(0, top) * 255 / top + 0.5).astype(np.uint8)).convert("RGB"), "16 bit"
-    return image.convert("RGB"), "CMYK" if image.mode == "CMYK" else ""
+        return Image.alpha_composite(white, layer).convert("RGB"), [*was, "partly transparent"]
+    if image.mode.startswith(("I", "F")):
+        values, low, high = np.asarray(image), 0.0, 65535.0
+        if ";32N" in coding:  # Pillow reads unsigned numbers as signed ones
+            values = values.view(np.uint32)
+        if not sixteen:
+            known = values[np.isfinite(values)].astype(np.float64)
+            low, high = known.min(initial=np.inf), known.max(initial=-np.inf)
+            if low > high:
+                raise DataError("no pixel is a number")
+            was = [f"{low:g} to {high:g} as black to white"]
+        share = (np.nan_to_num(values.astype(np.float64), nan=low) - low).clip(0, high - low) / (high - low or 1)
+        return Image.fromarray((share * 255 + 0.5).astype(np.uint8)).convert("RGB"), was
+    return image.convert("RGB"), was

@@ -5,6 +5,7 @@ and looks the same every epoch: read once, one uint8 tensor.
 """
 
 import functools
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from .seeds import generator
 from .worker_signals import obey_only
 
 MEMORY_LIMIT = 2 * 2**30  # bytes of decoded images that the processes of one machine keep together
+LONGEST = 16  # an image is resized to at most so many times the model's height and width
 REPLACEMENTS = 100  # images tried in the place of an unreadable one
 
 Key = tuple[int, int, int]  # epoch, index in the source, copy
@@ -77,6 +79,11 @@ class PreparedImages(Dataset):
             image = TF.resized_crop(image, *box, self.size, BICUBIC)
         else:
             scale = max(self.size[0] / height, self.size[1] / width) / self.eval_crop
+            # a thin image would become gigabytes: of its length, what lies far outside the crop goes first
+            kept = [side - max(0, side - math.ceil(LONGEST * most / scale)) // 2 * 2  # as much at both ends
+                    for side, most in zip((height, width), self.size)]
+            if kept != [height, width]:
+                image, (height, width) = TF.center_crop(image, kept), kept
             image = TF.resize(image, [max(1, round(side * scale)) for side in (height, width)], BICUBIC)
             image = TF.center_crop(image, self.size)
         if recipe and (recipe.rand_augment > 0 or recipe.color_jitter > 0):
@@ -102,8 +109,9 @@ class PreparedImages(Dataset):
                 notes.append(FileNote(name, str(error), broken=True))
             except FileNotFoundError:
                 raise DataError(f"{name}: this file has disappeared since the run began") from None
-            except OSError as error:
-                raise DataError(f"{name}: cannot be read ({error.strerror or error})") from None
+            except (OSError, MemoryError) as error:
+                reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
+                raise DataError(f"{name}: cannot be read ({reason})") from None
             else:
                 if was := getattr(image, "info", {}).get("was"):
                     notes.append(FileNote(name, was, broken=False))

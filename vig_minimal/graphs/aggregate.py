@@ -21,7 +21,7 @@ import threading
 import torch
 from torch import Tensor
 
-from .graph import Graph, GroupGraph
+from .graph import Graph, GroupGraph, is_traced
 
 # elements searched at a time: 8 MiB, which stay in a CPU's cache; 256 MiB on a GPU
 BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
@@ -137,7 +137,7 @@ def _search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool,
     weighted = dense and graph.weights.dtype != torch.bool
     width = graph.num_sources if dense else graph.index.shape[2]
     dtype = torch.promote_types(sources.dtype, torch.float32)
-    exact = exact or not dense or sources.is_cuda or torch.compiler.is_compiling()
+    exact = exact or not dense or sources.is_cuda or is_traced()
     no_edge = None
     if dense and exact:
         no_edge = graph.weights == 0
@@ -148,7 +148,7 @@ def _search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool,
         rank = torch.arange(width, dtype=dtype, device=sources.device)
         rank = rank * graph.weights if dense and not weighted else rank.expand(sources.shape[0], graph.num_targets, -1)
     per_target = x, graph.index, graph.weights if weighted else None, no_edge, rank
-    if torch.compiler.is_compiling():
+    if is_traced():
         return _search_block(None, sources.to(dtype), *per_target)
     batch, num_targets, channels = sources.shape[0], graph.num_targets, sources.shape[2]
     best = sources.new_empty(batch, num_targets, channels, dtype=dtype)

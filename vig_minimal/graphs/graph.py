@@ -13,6 +13,12 @@ import torch
 from torch import Tensor
 
 
+def is_traced() -> bool:
+    """Return whether torch.compile, torch.export or torch.jit.trace is recording: the program it makes also runs on
+    other images, so nothing may depend on what these hold."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 @dataclass(frozen=True)
 class Graph:
     """A batch of graphs, given by neighbour indices or by a dense adjacency. Raises ValueError for both or none."""

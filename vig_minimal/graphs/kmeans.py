@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .distance import full_precision, mean_node, squared_distance
+from .graph import is_traced
 
 
 @torch.no_grad()
@@ -55,7 +56,7 @@ def kmeans(x: Tensor, k: int, iters: int = 20, init: str | Tensor = "random",
             distance = torch.baddbmm(centroids.square().sum(-1)[:, None], x, centroids.mT, alpha=-2) + x2  # (B, N, k)
             new = _without_empty(distance.argmin(-1), distance)
             # compiled code cannot stop early; further rounds do not change an image that has converged
-            if labels is not None and not torch.compiler.is_compiling() and torch.equal(new, labels):
+            if labels is not None and not is_traced() and torch.equal(new, labels):
                 break
             labels, centroids = new, partition_mean(x, new, k)
         return labels, centroids + mean
@@ -75,7 +76,7 @@ def _without_empty(labels: Tensor, distance: Tensor) -> Tensor:
     num_nodes, k = distance.shape[1:]
     member = F.one_hot(labels, k).bool()  # (B, N, k)
     empty = ~member.any(1)  # (B, k)
-    if k == 1 or (not torch.compiler.is_compiling() and not empty.any()):
+    if k == 1 or (not is_traced() and not empty.any()):
         return labels
     distance = distance.nan_to_num(torch.finfo(distance.dtype).max)  # less than the ∞ of nodes that are no members
     own = distance.gather(2, labels[..., None])[..., 0]  # (B, N): to the node's own centroid

@@ -135,7 +135,8 @@ def main(argv: list[str] | None = None) -> None:
                 raise ValueError(f"{path}: {opened.name} has no anchors and proxies; give one of cnn2gnn or"
                                  " cnn2transformer")
             name = args.data or ("imagefolder" if args.data_dir else "shapes")
-            batches = validation(opened, open_data(name, args.data_dir, opened.model.config.img_size, None), args.limit)
+            data = open_data(name, args.data_dir, opened.model.config.img_size, None, opened.seed)
+            batches = validation(opened, data, args.limit)
             if args.embeddings:
                 panels.append(draw_embeddings(*embeddings(opened.model, batches), len(opened.classes)))
                 captions.append(f"{path}\ndots: images, crosses: anchors, triangles: proxies")

@@ -85,6 +85,7 @@ class Opened:
     multi_label: bool
     mean: Sequence[float]
     std: Sequence[float]
+    seed: int = 0  # of its run, which splits a folder without train/ and val/
 
 
 def open_model(name: str | None, checkpoint: str | None) -> Opened:
@@ -111,7 +112,8 @@ def open_model(name: str | None, checkpoint: str | None) -> Opened:
         raise CheckpointError(f"{checkpoint}: names {len(state['classes'])} classes, and its model has"
                               f" {model.config.num_classes}")
     multi_label = state.get("multi_label", isinstance(model, GKGNet))
-    return Opened(model, state["name"], list(state["classes"]), multi_label, state["mean"], state["std"])
+    return Opened(model, state["name"], list(state["classes"]), multi_label, state["mean"], state["std"],
+                  state.get("flags", {}).get("seed", 0))
 
 
 def open_image(source: str, size: tuple[int, int], view: str = "single") -> Tensor:

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 
 
-def check_whole(config: object, *names: str) -> None:
-    """Fields that count something: whole numbers of at least 1."""
+def check_whole(config: object, *names: str, least: int = 1) -> None:
+    """Fields that count something: whole numbers of at least `least`."""
     for name in names:
         value = getattr(config, name)
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name}={value!r}: must be at least 1, and a whole number")
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name}={value!r}: must be at least {least}, and a whole number")
 
 
 def check_numbers(config: object, *names: str, rates: Sequence[str] = ()) -> None:

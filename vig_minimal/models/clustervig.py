@@ -18,19 +18,32 @@ Differs from the released code: k-means has one start, not 4, at most 20 iterati
 every evaluation; features are not centred in place; z_i carries a gradient; x, m and z' are interleaved.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..constructors import ClusterKNN
-from ..constructors.cluster_knn import cluster_graph
 from ..graphs.gatv2 import GATv2
 from ..graphs.graph import Graph
 from ..graphs.kmeans import partition_mean
 from .checks import check_choices
 from .convs import CONVS
-from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, encode, head, init_weights, to_nodes
+from .layers import (
+    FFN,
+    Backbone,
+    Block,
+    DropPath,
+    Stem,
+    after_blocks,
+    conv_bn,
+    drop_path_rates,
+    encode,
+    head,
+    init_weights,
+    to_nodes,
+)
 from .vig import ViGConfig
 
 
@@ -75,9 +88,8 @@ class DEGC(nn.Module):
         # ClusterViG Algorithm 1, in its order; ClusterViG Algorithm 2, since all images and partitions go at once
         x = to_nodes(image)  # X: (B, N, C)
         labels = self.constructor.partition(x)  # V^i: (B, N)
-        clusters, k = self.constructor.clusters, self.constructor.k
-        graph = cluster_graph(x, labels, clusters, k)  # G^i: (B, N, N), edges only inside a partition
-        z = partition_mean(x, labels, clusters)  # z_i: (B, κ, C)
+        graph = self.constructor.inside(x, labels)  # G^i: (B, N, N), edges only inside a partition
+        z = partition_mean(x, labels, self.constructor.clusters)  # z_i: (B, κ, C)
         z_updated, attention = self.attention(z, return_attention=True)  # z'_i: (B, κ, C), α_ji
         own = labels[..., None].expand(-1, -1, z_updated.shape[-1])
         update = self.conv(image, graph, z=z_updated.gather(1, own))  # X': (B, out_dim, H, W)
@@ -106,12 +118,12 @@ class Grapher(nn.Module):
         return self.drop_path(self.fc2(update)) + x, graph
 
 
-class ClusterViG(nn.Module):
+class ClusterViG(Backbone):
     """The isotropic skeleton with one constructor for each block, and with one or two classifiers (Figure 4)."""
 
     def __init__(self, config: ClusterViGConfig, constructors: list[ClusterKNN]):
         super().__init__()
-        self.config = config
+        self.config, self.num_features = config, config.dim
         # ClusterViG section IV-C: k_h convolutions of stride 2, k_s of stride 1, k_h + k_s = 4, and a last one
         self.stem = Stem(config.dim, config.patch, layers=4, narrowest=64)
         self.position = nn.Parameter(torch.zeros(1, config.dim, *config.grid))
@@ -119,22 +131,39 @@ class ClusterViG(nn.Module):
         self.blocks = nn.ModuleList(Block(Grapher(config, constructor, rate), FFN(config.dim, rate))
                                     for constructor, rate in zip(constructors, rates, strict=True))
         self.head = head(config.dim, config.num_classes, config.dropout)
-        self.distilled = nn.Conv2d(1024, config.num_classes, 1) if config.distillation else None
+        distils = config.distillation and config.num_classes > 0
+        self.distilled = nn.Conv2d(1024, config.num_classes, 1) if distils else None
         init_weights(self)
 
     def forward(self, images: Tensor, return_graphs: bool = False):
         """Logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the ClusterGraph of every block.
 
-        With distillation, training gives the logits of both classifiers, (labels', teacher's), evaluation their mean.
+        With config.distillation, as in cvig_ti, cvig_s and cvig_b, a training step gets a tuple instead: the logits of
+        both classifiers, the first to learn from the labels and the second from a teacher. Evaluation gives their mean.
+        `create_model("cvig_ti", distillation=False)` has one classifier, and always gives one tensor.
         """
-        x, graphs = encode(self, self.blocks, images, return_graphs)
-        pooled = self.head[:-1](x.mean((2, 3), keepdim=True))  # (B, 1024, 1, 1)
-        logits = self.head[-1](pooled).flatten(1)
-        if self.distilled is not None:
-            distilled = self.distilled(pooled).flatten(1)
-            logits = (logits, distilled) if self.training else (logits + distilled) / 2
+        x, graphs, _ = encode(self, self.blocks, images, return_graphs)
+        logits = self.forward_head(x)
         return (logits, graphs) if return_graphs else logits
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """The last block's features, (B, C, H/patch, W/patch)."""
-        return encode(self, self.blocks, images, keep_graphs=False)[0]
+    def forward_head(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """What `forward` gives, of the last features (B, C, H, W); the pooled features (B, C) for num_classes=0."""
+        x = x.mean((2, 3), keepdim=True)
+        if self.distilled is None:
+            return self.head(x).flatten(1)
+        for layer in self.head[:-1]:  # not called as a whole: a slice is a new module, which torch's counters misname
+            x = layer(x)  # (B, 1024, 1, 1)
+        logits, distilled = self.head[-1](x).flatten(1), self.distilled(x).flatten(1)
+        return (logits, distilled) if self.training else (logits + distilled) / 2
+
+    def forward_stages(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
+        """The features after these blocks, −1 being the last: (B, C, H/patch, W/patch) each."""
+        return after_blocks(self, images, blocks)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """As of every model; the second classifier too."""
+        super().reset_classifier(num_classes)
+        if self.config.distillation:
+            self.distilled = nn.Conv2d(1024, num_classes, 1).to(self.position) if num_classes else None
+        if self.distilled is not None:
+            init_weights(self.distilled)

@@ -17,7 +17,7 @@ Differs from the print (no code was released):
 * Eq. 6 prints W_k1 for W_k2. An image's own edge in CNN2GNN is normalised alone: its weight is 1.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -26,8 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..graphs.distance import full_precision
-from ..graphs.graph import Graph
+from ..graphs.graph import Graph, is_traced
 from .checks import check_choices, check_whole, image_size
+from .layers import Backbone
 from .resnet import BACKBONES, ResNet
 
 
@@ -50,7 +51,8 @@ class CNN2GraphConfig:
         object.__setattr__(self, "img_size", image_size(self.img_size))
         if self.stem is None:
             object.__setattr__(self, "stem", "cifar" if max(self.img_size) <= 48 else "imagenet")
-        check_whole(self, "num_classes", "heads", "anchors_per_class", "proxies_per_class")
+        check_whole(self, "heads", "anchors_per_class", "proxies_per_class")
+        check_whole(self, "num_classes", least=0)
         check_choices(self, backbone=BACKBONES, aggregation=("none", *AGGREGATIONS), stem=("cifar", "imagenet"),
                       omega=("cat", "max"), aggregate_self=(True, False))
         dim = BACKBONES[self.backbone][0][-1]
@@ -160,7 +162,7 @@ class Output(NamedTuple):
     proxy_labels: Tensor   # (P,)
 
 
-class CNN2Graph(nn.Module):
+class CNN2Graph(Backbone):
     """Backbone, aggregation over the proxy set, one linear classifier for images, anchors and proxies.
 
     In training, `anchor_images` (A, 3, H, W), set by the training loop, go through the backbone with every batch. In
@@ -171,18 +173,34 @@ class CNN2Graph(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = ResNet(config.backbone, config.stem)
-        dim = self.backbone.dim
-        self.classifier = nn.Linear(dim, config.num_classes)
+        self.num_features = self.backbone.dim
         self.attends = config.aggregation in ("gnn", "transformer")
-        self.anchor_images: Tensor | None = None
-        if config.aggregation != "none":
+        self.aggregate = None
+        self._add_classes()
+
+    def _add_classes(self) -> None:
+        config, dim, self.anchor_images = self.config, self.num_features, None
+        self.classifier = nn.Linear(dim, config.num_classes) if config.num_classes else nn.Identity()
+        if config.aggregation == "none":
+            return
+        if config.num_classes == 0:
+            self.aggregate = self.proxies = self.anchors = self.stored = None
+            return
+        if self.aggregate is None:
             aggregation = AGGREGATIONS[config.aggregation]
             self.aggregate = (aggregation(config, dim) if self.attends
                               else partial(aggregation, aggregate_self=config.aggregate_self))
-            self.proxies = nn.Parameter(torch.empty(config.num_classes * config.proxies_per_class, dim))
-            nn.init.kaiming_normal_(self.proxies)  # He initialisation, section 4.1
-            self.register_buffer("anchors", torch.zeros(config.num_classes * config.anchors_per_class, dim))
-            self.register_buffer("stored", torch.zeros((), dtype=torch.bool))
+        self.proxies = nn.Parameter(torch.empty(config.num_classes * config.proxies_per_class, dim))
+        nn.init.kaiming_normal_(self.proxies)  # He initialisation, section 4.1
+        self.register_buffer("anchors", torch.zeros(config.num_classes * config.anchors_per_class, dim))
+        self.register_buffer("stored", torch.zeros((), dtype=torch.bool))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Make classifier, proxies and anchors anew for other classes; attention stays as it was trained. Afterwards
+        the model needs anchors of these classes. 0: forward gives the embeddings (B, F)."""
+        self.config = replace(self.config, num_classes=num_classes)
+        self._add_classes()
+        self.to(self.backbone.conv1.weight)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -205,18 +223,25 @@ class CNN2Graph(nn.Module):
         """Evaluation: logits (B, classes) of images (B, 3, H, W); with `return_graphs` also [Graph] with B targets and
         A + P sources, anchors first, its weights (1, B, A + P) the mean attention of all heads. Training: `Output`.
         """
-        if self.config.aggregation == "none":
-            logits = self.classifier(self.backbone(images))
-            return (logits, []) if return_graphs else logits
-        if self.training and not return_graphs:
+        if self.training and not return_graphs and self.aggregate is not None:
             return self._train(images)
-        if not self.stored:
+        logits, graphs = self._classify(self.backbone(images))
+        return (logits, graphs) if return_graphs else logits
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of the last features (B, F, H', W'), as in evaluation; num_classes=0: embeddings."""
+        return self._classify(x.mean((2, 3)))[0]
+
+    def _classify(self, x: Tensor) -> tuple[Tensor, list[Graph]]:
+        """Logits of embeddings (B, F), and the graph if there is one."""
+        if self.aggregate is None:
+            return self.classifier(x), []
+        if not is_traced() and not self.stored:
             raise ValueError("this model has no anchors yet: call model.store_anchors with the images that stand for"
                              " the classes, or load a trained checkpoint")
-        z, alpha = self.aggregate(self.backbone(images), self.anchors, self.proxies)
+        z, alpha = self.aggregate(x, self.anchors, self.proxies)
         weights = alpha.detach().mean(1)[None]  # (1, B, A + P)
-        logits = self.classifier(z)
-        return (logits, [Graph(weights.shape[2], weights=weights)]) if return_graphs else logits
+        return self.classifier(z), [Graph(weights.shape[2], weights=weights)]
 
     def _train(self, images: Tensor) -> Output:
         if self.anchor_images is None:
@@ -230,6 +255,6 @@ class CNN2Graph(nn.Module):
         labels = [self.labels(n) for n in (self.config.anchors_per_class, self.config.proxies_per_class)]
         return Output(*logits, *unit, *labels)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """The backbone's last features, (B, F, H', W')."""
-        return self.backbone.features(images)
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
+        """The features of the backbone's four stages, (B, C, H', W') each; see `ResNet.forward_stages`."""
+        return self.backbone.forward_stages(images)

@@ -19,7 +19,8 @@ D', fc2); a second residual goes around FFN. Patches enter the cross level as th
 Differs from the released code: label l's score is computed alone, not as the diagonal of an L × L matrix.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,8 @@ from torch import Tensor, nn
 from ..constructors import GroupKNN
 from ..graphs.graph import Graph
 from .convs import CONVS
-from .layers import FFN, DropPath, Stem, conv_bn, drop_path_rates, embed, init_weights, to_nodes
-from .pyramid import PyramidConfig, Stage
+from .layers import FFN, Backbone, DropPath, Stem, conv_bn, drop_path_rates, embed, encode, init_weights, to_nodes
+from .pyramid import PyramidConfig, Stage, neighbours_among
 
 
 @dataclass(frozen=True)
@@ -71,30 +72,54 @@ class CrossLevel(nn.Module):
         return self.ffn(self.drop_path(self.fc2(update)) + labels), graph
 
 
-class GKGNet(nn.Module):
+class GKGNet(Backbone):
     """Stem, position embedding, stages that each end with a cross level, classifiers of labels and of patches."""
 
     def __init__(self, config: GKGNetConfig):
         super().__init__()
-        self.config = config
+        self.config, self.num_features = config, config.dim[-1]
         self.stem = Stem(config.dim[0], config.patch)
         self.position = nn.Parameter(torch.zeros(1, config.dim[0], *config.grid))
         self.stages = nn.ModuleList(Stage(config, i) for i in range(len(config.depth)))
+        self._add_labels()
+        init_weights(self)
+        self._start_at_one_half()
+
+    def _add_labels(self) -> None:
+        config = self.config
+        if config.num_classes == 0:
+            self.labels = self.of_labels = self.of_patches = None
+            self.cross, self.widen = nn.ModuleList(), nn.ModuleList()
+            return
         self.labels = nn.Embedding(config.num_classes, config.dim[0])  # D before the first stage
-        self.cross = nn.ModuleList()
-        rates = drop_path_rates(config.drop_path, sum(config.depth))
-        for i, (dim, (height, width)) in enumerate(zip(config.dim, config.grids, strict=True)):
-            # all patches are sources, not pooled, without dilation or relative positions
-            constructor = GroupKNN(min(config.k, height * width), config.groups)
-            rate = rates[sum(config.depth[:i])]  # that of the stage's first block, as in the released code
-            self.cross.append(CrossLevel(dim, constructor, config.conv, rate))
-        self.widen = nn.ModuleList(nn.Linear(dim, wider) for dim, wider in zip(config.dim, config.dim[1:]))
+        if not getattr(self, "cross", None):
+            self.cross = nn.ModuleList()
+            rates = drop_path_rates(config.drop_path, sum(config.depth))
+            for i, (dim, (height, width)) in enumerate(zip(config.dim, config.grids, strict=True)):
+                # all patches are sources, not pooled, without dilation (block 0 has none) or relative positions
+                rule = partial(neighbours_among, config.k, 0)
+                constructor = GroupKNN(rule(height * width)[0], config.groups, rule=rule)
+                rate = rates[sum(config.depth[:i])]  # that of the stage's first block, as in the released code
+                self.cross.append(CrossLevel(dim, constructor, config.conv, rate))
+            self.widen = nn.ModuleList(nn.Linear(dim, wider) for dim, wider in zip(config.dim, config.dim[1:]))
         self.of_labels = nn.Linear(config.dim[-1], config.num_classes)
         self.of_patches = nn.Linear(config.dim[-1], config.num_classes)
-        init_weights(self)
-        for classifier in (self.of_labels, self.of_patches):  # so that every probability starts near ½
+
+    def _start_at_one_half(self) -> None:
+        """Start the classifiers so that every probability is near ½."""
+        for classifier in filter(None, (self.of_labels, self.of_patches)):
             nn.init.normal_(classifier.weight, std=0.01)
             nn.init.zeros_(classifier.bias)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Make labels and classifiers anew for other classes; the cross levels stay as they were trained. 0: no labels
+        and no cross levels, and forward gives the pooled patches."""
+        self.config, trained = replace(self.config, num_classes=num_classes), len(self.cross)
+        self._add_labels()
+        if not trained:
+            init_weights(self.cross)
+        self._start_at_one_half()
+        self.to(self.position)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -102,20 +127,11 @@ class GKGNet(nn.Module):
         return [block for stage in self.stages for block in stage.blocks] + list(self.cross)
 
     def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
-        """Logits (B, L) of images (B, 3, H, W), before the sigmoid; with `return_graphs` also the GroupGraph of every
+        """Logits (B, L) of images (B, 3, H, W), before the sigmoid; pooled patches (B, C) for num_classes=0; with `return_graphs` also the GroupGraph of every
         block (N targets) and, after those of its stage, of every cross level (L targets)."""
-        labels, x, graphs = self._encode(images, return_graphs)
-        # GKGNet Eq. 3, before σ: logit_l = w_l · D̃_l + b_l, and the mean patch's
-        of_labels = (labels * self.of_labels.weight).sum(-1) + self.of_labels.bias  # Y_xl: (B, L)
-        logits = of_labels + self.of_patches(x.mean((2, 3)))  # (B, L)
-        return (logits, graphs) if return_graphs else logits
-
-    def forward_features(self, images: Tensor) -> Tensor:
-        """The last stage's patches, (B, C, H, W)."""
-        return self._encode(images, keep_graphs=False)[1]
-
-    def _encode(self, images: Tensor, keep_graphs: bool) -> tuple[Tensor, Tensor, list[Graph]]:
-        """Labels (B, L, C) and patches (B, C, H, W) after the last stage, and the graphs."""
+        if self.labels is None:
+            x, graphs, _ = encode(self, self.stages, images, return_graphs)
+            return (x.mean((2, 3)), graphs) if return_graphs else x.mean((2, 3))
         x, graphs = embed(self, images), []
         labels = self.labels.weight.repeat(len(images), 1, 1)  # (B, L, C)
         for i, (stage, cross) in enumerate(zip(self.stages, self.cross, strict=True)):
@@ -124,5 +140,17 @@ class GKGNet(nn.Module):
             x, made = stage(x)
             nodes, graph = cross(labels.mT[..., None], x)  # (B, C, L, 1)
             labels = to_nodes(nodes)
-            graphs += [*made, graph] if keep_graphs else []
-        return labels, x, graphs
+            graphs += [*made, graph] if return_graphs else []
+        logits = self.forward_head(x, labels)
+        return (logits, graphs) if return_graphs else logits
+
+    def forward_head(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Logits (B, L) of the patches (B, C, H, W) and labels (B, L, C) after the last stage."""
+        # GKGNet Eq. 3, before σ: logit_l = w_l · D̃_l + b_l, and the mean patch's
+        of_labels = (labels * self.of_labels.weight).sum(-1) + self.of_labels.bias  # Y_xl: (B, L)
+        return of_labels + self.of_patches(x.mean((2, 3)))  # (B, L)
+
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
+        """The patches after every stage: (B, C, H, W) each. Labels do not matter to them."""
+        kept = encode(self, self.stages, images, keep=range(len(self.stages)))[2]
+        return list(kept.values())

@@ -19,7 +19,8 @@ Differs from the released code: any image size, since tables and dilation follow
 released ones, are buffers that no checkpoint holds, made without an N × N table.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +30,10 @@ from ..constructors import KNN, GroupKNN
 from ..graphs.graph import Graph
 from .checks import check_choices, check_groups, check_numbers, check_whole, image_size
 from .convs import CONVS
-from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, encode, head, init_weights, to_nodes
+from .layers import FFN, Backbone, Block, DropPath, Stem, conv_bn, drop_path_rates, encode, head, init_weights, to_nodes
 
 ENTRIES = 2**22  # of the table of relative positions, made at a time: 32 MiB
+KEPT = 2**26  # the largest table, and all tables of a stage for other sizes together, that are kept: 256 MiB
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class PyramidConfig:
         check_choices(self, patch=(2, 4, 8), conv=CONVS)
         object.__setattr__(self, "img_size", image_size(self.img_size, self.patch))
         object.__setattr__(self, "k", 9 if self.k is None else self.k)
-        check_whole(self, "num_classes", "groups", "k")
+        check_whole(self, "groups", "k")
+        check_whole(self, "num_classes", least=0)
         check_numbers(self, rates=("epsilon", "drop_path", "dropout"))
         for name in ("dim", "depth", "pool"):
             values = getattr(self, name)
@@ -72,6 +75,10 @@ class PyramidConfig:
         if self.graph not in ("knn", "group_knn"):
             raise ValueError(f"graph={self.graph!r}: a pyramid's sources are pooled, which knn and group_knn can use")
         check_groups(self, self.dim)
+
+    def at(self, img_size: tuple[int, int]) -> "PyramidConfig":
+        """The config of the same model built for images of another size."""
+        return replace(self, img_size=img_size)
 
     @property
     def grids(self) -> list[tuple[int, int]]:
@@ -95,24 +102,48 @@ def position_table(dim: int, grid: tuple[int, int]) -> Tensor:
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], 1)
 
 
-def relative_positions(dim: int, grid: tuple[int, int], sources: int) -> Tensor:
+def relative_positions(dim: int, grid: tuple[int, int], sources: int, targets: slice = slice(None)) -> Tensor:
     """E = −2 P·Pᵀ/C, rounded to float32, then with its second side resized bicubically from N to `sources`: (N, M).
 
     Added to squared distances, so that of two equally similar patches the nearer one comes first. In this order, as in
     the released code: another one differs in the last bit, enough to swap neighbours. Rows are resized one by one, so a
-    block of them at a time gives the same without an N × N table.
+    block of them at a time gives the same without an N × N table; `targets` asks for some rows alone.
     """
     table = position_table(dim, grid)  # P: (N, C)
-    read, every = table, len(table) // sources
+    of_columns, of_rows = table[:grid[1], :dim // 2], table[::grid[1], dim // 2:]  # (W, C/2), (H, C/2)
+    # P_i·P_j is a sum of two parts, one of i's and j's columns and one of their rows
+    columns, rows = of_columns @ of_columns.T, of_rows @ of_rows.T  # (W, W), (H, H)
+    read, every = torch.arange(len(table)), len(table) // sources
     if len(table) == every * sources and every > 4 and every % 2 == 0:
         # each source is interpolated halfway between the two entries in the middle of its own, from the middle four
-        read = table.unflatten(0, (sources, every))[:, every // 2 - 2:every // 2 + 2].flatten(0, 1)  # (4M, C)
+        read = read.unflatten(0, (sources, every))[:, every // 2 - 2:every // 2 + 2].flatten()  # (4M,)
+    columns, rows = columns[:, read % grid[1]], rows[:, read // grid[1]]  # (W, N or 4M), (H, N or 4M)
     blocks = []
-    for rows in table.split(max(1, ENTRIES // len(read))):
+    for i in torch.arange(len(table))[targets].split(max(1, ENTRIES // len(read))):
         # Pyramid ViG: E = −2 P·Pᵀ/C
-        block = (-2 * (rows @ read.T) / dim).float()  # (rows, N or 4M)
-        blocks.append(F.interpolate(block[None, None], (len(rows), sources), mode="bicubic")[0, 0])  # (rows, M)
+        block = (-2 * (columns[i % grid[1]] + rows[i // grid[1]]) / dim).float()  # (rows, N or 4M)
+        blocks.append(F.interpolate(block[None, None], (len(i), sources), mode="bicubic")[0, 0])  # (rows, M)
     return torch.cat(blocks)
+
+
+@dataclass(frozen=True)
+class RelativeRows:
+    """E of a grid whose table is too large to keep: rows[start:stop] makes these rows."""
+
+    dim: int
+    grid: tuple[int, int]
+    sources: int
+    device: torch.device
+
+    def __getitem__(self, targets: slice) -> Tensor:
+        return relative_positions(self.dim, self.grid, self.sources, targets).to(self.device)
+
+
+def neighbours_among(k: int, block: int, num_sources: int) -> tuple[int, int]:
+    """Return k and dilation d of a block, counted over all stages, with so many sources: a `rule` of KNN."""
+    k = min(k, num_sources)
+    # Pyramid ViG: d_l = min(l // 4 + 1, 49 // 9), and no more than there are sources for
+    return k, max(1, min(block // 4 + 1, 49 // 9, num_sources // k))
 
 
 class Grapher(nn.Module):
@@ -147,9 +178,7 @@ class Stage(nn.Module):
 
     def __init__(self, config: PyramidConfig, stage: int):
         super().__init__()
-        dim, grid, pool = config.dim[stage], config.grids[stage], config.pool[stage]
-        num_sources = (grid[0] // pool) * (grid[1] // pool)
-        k = min(config.k, num_sources)
+        dim, self.grid, self.pool = config.dim[stage], config.grids[stage], config.pool[stage]
         first = sum(config.depth[:stage])  # blocks are counted over all stages
         rates = drop_path_rates(config.drop_path, sum(config.depth))
         self.downsample = nn.Identity()
@@ -157,36 +186,59 @@ class Stage(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(config.dim[stage - 1], dim, 3, 2, padding=1), nn.BatchNorm2d(dim))
         self.blocks = nn.ModuleList()
         for block in range(first, first + config.depth[stage]):
-            # Pyramid ViG: d_l = min(l // 4 + 1, 49 // 9), and no more than there are sources for
-            dilation = max(1, min(block // 4 + 1, 49 // 9, num_sources // k))
-            constructor = (KNN(k, dilation, config.epsilon) if config.graph == "knn"
-                           else GroupKNN(k, config.groups, dilation, config.epsilon))
-            grapher = Grapher(dim, constructor, config.conv, pool, rates[block])
+            rule = partial(neighbours_among, config.k, block)
+            k, dilation = rule(self.num_sources(self.grid))
+            constructor = (KNN(k, dilation, config.epsilon, rule) if config.graph == "knn"
+                           else GroupKNN(k, config.groups, dilation, config.epsilon, rule))
+            grapher = Grapher(dim, constructor, config.conv, self.pool, rates[block])
             self.blocks.append(Block(grapher, FFN(dim, rates[block])))
-        self.register_buffer("relative", relative_positions(dim, grid, num_sources), persistent=False)
+        self.dim, self.relative_elsewhere = dim, {}
+        whole = self.num_sources(self.grid) * self.grid[0] * self.grid[1] <= KEPT
+        table = relative_positions(dim, self.grid, self.num_sources(self.grid)) if whole else None
+        self.register_buffer("relative", table, persistent=False)
+
+    def num_sources(self, grid: tuple[int, int]) -> int:
+        """M on this grid."""
+        return (grid[0] // self.pool) * (grid[1] // self.pool)
+
+    @torch.compiler.assume_constant_result
+    def relative_on(self, height: int, width: int) -> Tensor | RelativeRows:
+        """E (N, M) on this grid: the buffer at the size of the config, at others a table that is made once."""
+        grid, device = (height, width), self.blocks[0].grapher.fc1[0].weight.device
+        if grid == self.grid and self.relative is not None:
+            return self.relative
+        made, entries = self.relative_elsewhere, grid[0] * grid[1] * self.num_sources(grid)
+        if entries > KEPT:
+            return RelativeRows(self.dim, grid, self.num_sources(grid), device)
+        if grid not in made:
+            if entries + sum(table.numel() for table in made.values()) > KEPT:
+                made.clear()
+            made[grid] = relative_positions(self.dim, grid, self.num_sources(grid)).to(device)
+        return made[grid]
 
     def _apply(self, fn, recurse: bool = True):
         # model.bfloat16() and model.half() leave E in float32: its digits order the neighbours
-        relative = self.relative
+        relative, self.relative_elsewhere = self.relative, {}
         super()._apply(fn, recurse)
-        if self.relative.dtype in (torch.bfloat16, torch.float16):
+        if relative is not None and self.relative.dtype in (torch.bfloat16, torch.float16):
             self.relative = relative.to(self.relative.device)
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Graph]]:
         x, graphs = self.downsample(x), []
+        relative = self.relative_on(int(x.shape[2]), int(x.shape[3]))
         for block in self.blocks:
-            x, graph = block(x, self.relative)
+            x, graph = block(x, relative)
             graphs.append(graph)
         return x, graphs
 
 
-class PyramidViG(nn.Module):
+class PyramidViG(Backbone):
     """The pyramid skeleton: stem, position embedding, stages, average pooling, head."""
 
     def __init__(self, config: PyramidConfig):
         super().__init__()
-        self.config = config
+        self.config, self.num_features = config, config.dim[-1]
         self.stem = Stem(config.dim[0], config.patch)
         self.position = nn.Parameter(torch.zeros(1, config.dim[0], *config.grid))
         self.stages = nn.ModuleList(Stage(config, i) for i in range(len(config.depth)))
@@ -199,10 +251,15 @@ class PyramidViG(nn.Module):
 
     def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
         """Logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the Graph of every block."""
-        x, graphs = encode(self, self.stages, images, return_graphs)
-        logits = self.head(x.mean((2, 3), keepdim=True)).flatten(1)
+        x, graphs, _ = encode(self, self.stages, images, return_graphs)
+        logits = self.forward_head(x)
         return (logits, graphs) if return_graphs else logits
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """The last stage's features, (B, C, H, W)."""
-        return encode(self, self.stages, images, keep_graphs=False)[0]
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Logits (B, num_classes) of the last features (B, C, H, W); the pooled features (B, C) for num_classes=0."""
+        return self.head(x.mean((2, 3), keepdim=True)).flatten(1)
+
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
+        """The features of every stage: (B, C, H, W) each, at strides of patch, 2·patch, 4·patch, …"""
+        kept = encode(self, self.stages, images, keep=range(len(self.stages)))[2]
+        return list(kept.values())

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..files import CheckpointError, load
-from ..graphs.distance import full_precision
+from .layers import resize_position
 
 # Names in the released ViG, Pyramid ViG, SViG (class DeepGCN) and GKGNet -> ours. «place N» is the N-th block, in a
 # pyramid the N-th block or downsampling.
@@ -106,7 +105,7 @@ def _fit(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     wanted = model.state_dict()
     given, own = (state.get("position", torch.empty(0)) for state in (weights, wanted))  # (1, C, h, w)
     if given.ndim == 4 and given.shape[:2] == own.shape[:2] and given.shape != own.shape:
-        weights["position"] = F.interpolate(full_precision(given), own.shape[2:], mode="bicubic").to(given.dtype)
+        weights["position"] = resize_position(given, own.shape[2:])
     if problems := misfit(wanted, weights):
         raise CheckpointError(f"{source} does not fit this model; {problems}")
     model.load_state_dict(weights, strict=False)

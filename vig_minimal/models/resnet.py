@@ -48,15 +48,17 @@ class ResNet(nn.Module):
     def blocks(self) -> list[nn.Module]:
         return [block for i in range(1, 5) for block in getattr(self, f"layer{i}")]
 
-    def features(self, images: Tensor) -> Tensor:
-        """Features before pooling, (B, F, H', W')."""
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
+        """Features after each of the four stages, (B, C, H', W'): strides 1 to 8 with the stem "cifar", else 4 to 32."""
         x = self.maxpool(torch.relu(self.bn1(self.conv1(images.contiguous(memory_format=torch.channels_last)))))
-        for block in self.blocks:
-            x = block(x)
-        return x
+        features = []
+        for i in range(1, 5):
+            x = getattr(self, f"layer{i}")(x)
+            features.append(x)
+        return features
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.features(images).mean((2, 3))
+        return self.forward_stages(images)[-1].mean((2, 3))
 
 
 def load_backbone(backbone: ResNet, name: str, weights: str | Path) -> None:

@@ -20,15 +20,30 @@ Differs from the released code: any image size and patch; dilation is limited by
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from ..constructors.knn import default_k
 from ..graphs.graph import Graph
 from .checks import check_choices, check_groups, check_numbers, check_whole, image_size
 from .convs import CONVS
-from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, encode, head, init_weights, to_nodes
+from .layers import (
+    FFN,
+    Backbone,
+    Block,
+    DropPath,
+    Stem,
+    after_blocks,
+    conv_bn,
+    drop_path_rates,
+    encode,
+    head,
+    init_weights,
+    to_nodes,
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +69,9 @@ class ViGConfig:
     def __post_init__(self):
         check_choices(self, patch=(2, 4, 8, 16), conv=CONVS)
         object.__setattr__(self, "img_size", image_size(self.img_size, self.patch))
-        object.__setattr__(self, "k", max(1, min(9, self.num_nodes // 2)) if self.k is None else self.k)
-        check_whole(self, "dim", "depth", "num_classes", "k", "clusters", "groups")
+        object.__setattr__(self, "k", default_k(self.num_nodes) if self.k is None else self.k)
+        check_whole(self, "dim", "depth", "k", "clusters", "groups")
+        check_whole(self, "num_classes", least=0)
         check_numbers(self, "threshold", "decrement", rates=("drop_path", "dropout", "epsilon"))
         smallest = math.lcm(4, self.patch // 2)
         if self.dim % smallest:
@@ -64,6 +80,13 @@ class ViGConfig:
         if self.graph in ("knn", "group_knn") and 2 * self.k > max(2, self.num_nodes):
             raise ValueError(f"k={self.k}: neighbours grow to 2k, and the grid has {self.num_nodes} nodes; choose k up"
                              f" to {max(1, self.num_nodes // 2)}, a larger image or a smaller patch")
+        if self.graph == "cluster_knn" and self.clusters > self.num_nodes:
+            raise ValueError(f"clusters={self.clusters}: a {self.grid[0]}×{self.grid[1]} grid has {self.num_nodes}"
+                             f" nodes; choose clusters from 1 to {self.num_nodes}, a larger image or a smaller patch")
+
+    def at(self, img_size: tuple[int, int]) -> "ViGConfig":
+        """The config of the same model built for images of another size: a k that was not chosen follows the size."""
+        return replace(self, img_size=img_size, k=None if self.k == default_k(self.num_nodes) else self.k)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -99,12 +122,12 @@ class Grapher(nn.Module):
         return self.drop_path(self.fc2(update)) + x, graph
 
 
-class ViG(nn.Module):
+class ViG(Backbone):
     """The isotropic skeleton, with one graph constructor for each block: k-NN makes it ViG."""
 
     def __init__(self, config: ViGConfig, constructors: list[nn.Module]):
         super().__init__()
-        self.config = config
+        self.config, self.num_features = config, config.dim
         self.stem = Stem(config.dim, config.patch)
         self.position = nn.Parameter(torch.zeros(1, config.dim, *config.grid))
         rates = drop_path_rates(config.drop_path, config.depth)
@@ -115,10 +138,14 @@ class ViG(nn.Module):
 
     def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
         """Logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the Graph of every block."""
-        x, graphs = encode(self, self.blocks, images, return_graphs)
-        logits = self.head(x.mean((2, 3), keepdim=True)).flatten(1)
+        x, graphs, _ = encode(self, self.blocks, images, return_graphs)
+        logits = self.forward_head(x)
         return (logits, graphs) if return_graphs else logits
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """The last block's features, (B, C, H/patch, W/patch)."""
-        return encode(self, self.blocks, images, keep_graphs=False)[0]
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Logits (B, num_classes) of the last features (B, C, H, W); the pooled features (B, C) for num_classes=0."""
+        return self.head(x.mean((2, 3), keepdim=True)).flatten(1)
+
+    def forward_stages(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
+        """The features after these blocks, −1 being the last: (B, C, H/patch, W/patch) each."""
+        return after_blocks(self, images, blocks)

@@ -68,7 +68,8 @@ def reader_death(error: BaseException | None) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if "DataLoader worker" in text:
         return text
-    cut_short = isinstance(error, (EOFError, pickle.UnpicklingError)) or "items of ancdata" in text
+    cut_short = isinstance(error, (EOFError, pickle.UnpicklingError, ConnectionError)) or "items of ancdata" in text
+    cut_short |= isinstance(error, FileNotFoundError) and error.filename is None  # the reader's socket
     return reader_death(error.__cause__ or error.__context__) or (text if cut_short else "")
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..models.layers import no_weight_decay
 from .recipes import Recipe
 
 
@@ -26,8 +27,9 @@ def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
 
 def create_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW, or SGD with momentum 0.9. Biases, norms (1-D) and LRGC's τ (0-D) have no weight decay."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    exempt = no_weight_decay(model)
+    decayed = [p for name, p in model.named_parameters() if name not in exempt]
+    others = [p for name, p in model.named_parameters() if name in exempt]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     fused = decayed[0].device.type in ("cpu", "cuda")
     if recipe.optimiser == "sgd":

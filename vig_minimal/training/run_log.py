@@ -73,7 +73,7 @@ class RunLog:
                 from torch.utils.tensorboard import SummaryWriter
                 self.events = SummaryWriter(str(folder))
         data = {"name": self.data.name, "classes": self.data.classes, "train": len(self.data.train),
-                "val": len(self.data.val)}
+                "val": len(self.data.val), "remarks": list(self.data.remarks)}
         config = {"command": sys.argv, "model": settings.model, "config": asdict(run.model.config),
                   "recipe_name": settings.recipe_name, "recipe": asdict(run.recipe), "data": data, "seed": run.seed,
                   "amp": run.amp, "processes": run.processes.world, "torch": torch.__version__}
@@ -105,17 +105,19 @@ class RunLog:
                 rows = ((name, "" if ap is None else f"{ap:.4f}") for name, ap in aps.items())
                 csv.writer(file).writerows([("class", "AP"), *rows])
 
-    def epoch(self, row: dict, scores: dict[str, float], notes: Iterable[FileNote]) -> None:
+    def epoch(self, row: dict, scores: dict[str, float], notes: dict[str, list[FileNote]]) -> None:
         """Say how the epoch went, which files were replaced or converted for the first time, and what looks wrong."""
         self.say(line(row, self.run.recipe.epochs, self.run.task.lines))
-        new = [note for note in {note.name: note for note in notes}.values() if note.name not in self.told]
-        self.told.update(note.name for note in new)
-        self.say(*file_notes(new, self.settings.folder / "bad_images.tsv"))
+        for split, of_split in notes.items():
+            new = [note for note in {note.name: note for note in of_split}.values() if note.name not in self.told]
+            self.told.update(note.name for note in new)
+            self.say(*file_notes(new, split, self.settings.folder / "bad_images.tsv"))
         if warning := suspicious(scores, self.run.epoch):
             self.say(warning)
 
-    def evaluation(self, scores: dict[str, float]) -> None:
-        """Say the scores of --eval-only."""
+    def evaluation(self, scores: dict[str, float], notes: dict[str, list[FileNote]]) -> None:
+        """Say the scores of --eval-only, and which files were converted."""
+        self.say(*file_notes(notes["validation"], "validation"))
         self.say("  ".join(f"{name} {value:.3f}" for name, value in scores.items()), *self._per_class())
 
     def stopped(self) -> None:
@@ -222,18 +224,18 @@ def suspicious(scores: dict[str, float], epoch: int) -> str | None:
     return None
 
 
-def file_notes(notes: list[FileNote], path: Path) -> list[str]:
+def file_notes(notes: list[FileNote], split: str, path: Path | None = None) -> list[str]:
     """Append all notes to a file, and return lines on the images that were replaced or converted to RGB."""
     lines = []
-    if notes:
+    if notes and path:
         with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             csv.writer(file, "excel-tab", lineterminator="\n").writerows(
                 (note.name, "replaced" if note.broken else "converted", note.text) for note in notes)
     for broken, what in ((True, "cannot be read and are replaced by others"), (False, "are converted to RGB")):
         some = [f"{note.name} ({note.text})" for note in notes if note.broken == broken]
         if some:
-            more = f", and {len(some) - FEW} more in {path}" if len(some) > FEW else ""
-            lines.append(f"{len(some)} training images {what}: {', '.join(some[:FEW])}{more}")
+            more = f", and {len(some) - FEW} more" + f" in {path}" * bool(path) if len(some) > FEW else ""
+            lines.append(f"{len(some)} {split} images {what}: {', '.join(some[:FEW])}{more}")
     return lines
 
 

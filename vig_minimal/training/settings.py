@@ -127,6 +127,11 @@ class Settings:
             "data": self.data, "data_dir": folder, "recipe": self.recipe_name}
 
     @property
+    def split_seed(self) -> int:
+        """The seed that splits a folder without train/ and val/: the run's, also where an evaluation has another."""
+        return (self.state or {}).get("flags", {}).get("seed", self.flags.seed)
+
+    @property
     def writes(self) -> bool:
         """Whether this run trains and writes into its folder."""
         return not (self.flags.eval_only or self.flags.dry_run)

@@ -11,7 +11,7 @@ import torch
 from ..data.batches import TrainingBatches, ValidationBatches
 from ..data.data_recipe import DataRecipe
 from ..data.datasets import Data, fetch, image_name, open_data, oversampled, targets_of
-from ..data.loading import PreparedImages, StoredImages, store_if_it_fits
+from ..data.loading import FileNote, PreparedImages, StoredImages, store_if_it_fits
 from ..data.seeds import mixed_seed
 from ..files import CheckpointError
 from ..models.cost import count_macs, count_parameters, saved_bytes
@@ -49,6 +49,14 @@ class Job:
         with self.log.bar("evaluation", len(self.images["validation"])) as bar:
             return evaluate(self.run, self.val_batches, bar)
 
+    def file_notes(self) -> dict[str, list[FileNote]]:
+        """Remarks of all processes on image files since the last call, by split."""
+        splits = {"training": self.batches.notes, "validation": self.val_batches.notes}
+        notes = {split: sum(self.run.processes.gather(list(own.values())), []) for split, own in splits.items()}
+        for own in splits.values():
+            own.clear()
+        return notes
+
     def save(self, name: str, with_training: bool) -> None:
         """Write a checkpoint: the weights to use and, with_training, what is needed to go on. While steps are not
         finite, nothing is written: the weights may be what is wrong."""
@@ -79,7 +87,7 @@ def build(settings: Settings, processes: Processes) -> Job:
 
     # data: one process downloads, all open
     processes.first_alone(fetch, settings.data, flags.data_dir)
-    data = open_data(settings.data, flags.data_dir, size, flags.limit)
+    data = open_data(settings.data, flags.data_dir, size, flags.limit, settings.split_seed)
     data = oversampled(data, recipe.oversample) if recipe.oversample > 0 and not flags.eval_only else data
     check_batch(recipe, len(data.train), processes)
     skip, evaluated = flags.bad_images == "skip", data.train if flags.eval_split == "train" else data.val
@@ -205,7 +213,7 @@ def describe(job: Job) -> dict[str, str]:
     return {
         "model": f"{name}: {parameters:,} parameters, {macs / 1e9:.3f} GMACs an image",
         "grid": f"{config.img_size[0]}×{config.img_size[1]} pixels{grid}",
-        "data": f"{data.name}: {len(data.classes)} classes, {', '.join(counts)}",
+        "data": "; ".join([f"{data.name}: {len(data.classes)} classes, {', '.join(counts)}", *data.remarks]),
         "recipe": f"{settings.recipe_name}: {recipe.epochs} epochs of {len(job.batches)} steps, "
                   + ", ".join(f"{field} {_short(values[field])}" for field in fields),
         "batch": f"{recipe.batch_size} images a step (global) = {share} a process × {processes.world} processes ×"

@@ -28,6 +28,8 @@ def check(args: argparse.Namespace) -> None:
     if not args.html:
         if args.live or args.run:
             raise ValueError(f"--{'live' if args.live else 'run'}: add --html FILE, the page to write")
+        if not args.image:
+            raise ValueError("required: image, a file or shapes:INDEX")
         if len(args.image) != 1 or max(len(args.model), len(args.checkpoint)) > 1:
             raise ValueError("a picture shows one image and one model; give one of each, or --html FILE for a page")
         return

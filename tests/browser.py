@@ -33,7 +33,9 @@ class Browser:
         return _send(method, self.session + path, None if method == "GET" else body)
 
     def open(self, page: Path) -> None:
-        """Open a file, and wait until it says that it has drawn."""
+        """Open a file, and wait until it says that it has drawn. What was logged before is forgotten."""
+        self.call("POST", "/url", url="about:blank")
+        self.errors(), self.requests()
         self.call("POST", "/url", url=Path(page).resolve().as_uri())
         self.until("return document.body.dataset.ready === 'yes'")
 

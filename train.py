@@ -6,8 +6,8 @@
 
 Read it from top to bottom: main → train → fit (epochs) → train_one_epoch (steps), which calls backward and update. What
 follows from the flags is decided in training/settings.py; data, model and task are made in training/setup.py.
-It writes metrics.csv, config.json, last.pt (to go on from) and best.pt (to use) into the output folder. Where the recipe
-has a moving average of the weights (ema_decay), that is what is evaluated, and `model` in these files.
+It writes metrics.csv, config.json, last.pt (to go on from) and best.pt (to use) into the output folder. Where the
+recipe has a moving average of the weights (ema_decay), that is what is evaluated, and `model` in these files.
 
 Exit codes: 0 done; 1 training could not go on (what is saved stays); 2 bad input, nothing was begun; 130 and 143 ended
 by SIGINT (Ctrl-C) and SIGTERM after saving. `--resume auto` goes on.
@@ -16,23 +16,28 @@ by SIGINT (Ctrl-C) and SIGTERM after saving. `--resume auto` goes on.
 import contextlib
 import itertools
 import math
-import signal
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # another process that is gone is a sentence, no stack of C++
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from vig_minimal.data.batches import TrainingBatches
-from vig_minimal.training import distributed
-from vig_minimal.training.endings import Diverged, Stopped, fail, one_sentence, reader_death
+from vig_minimal.data.decoding import DataError
+from vig_minimal.training.distributed import start
+from vig_minimal.training.endings import Diverged, fail, one_sentence
 from vig_minimal.training.engine import Run, evaluate
+from vig_minimal.training.flags import parse
 from vig_minimal.training.optim import RunningStatistics, learning_rate
 from vig_minimal.training.run_log import estimate
-from vig_minimal.training.settings import parse, settle
+from vig_minimal.training.settings import settle
 from vig_minimal.training.setup import Job, build, describe, take_folder
+from vig_minimal.training.watch import Stopped
 
 BAD_STEPS = 10  # in a row, with a loss or gradient that is not finite, end a run
 DRY_STEPS, DRY_BATCHES = 2, 4  # of training and of evaluation in a dry run
@@ -41,34 +46,30 @@ DRY_STEPS, DRY_BATCHES = 2, 4  # of training and of evaluation in a dry run
 def main(argv: list[str] | None = None) -> None:
     """The command; see --help."""
     try:
-        with contextlib.ExitStack() as resources:  # holds the lock of the output folder until the end
+        with contextlib.ExitStack() as resources:  # leaves the other processes and the output folder at the end
             train(argv, resources)
     except KeyboardInterrupt:
         print("\ninterrupted; --resume auto goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
-    finally:
-        distributed.stop()
 
 
 def train(argv: list[str] | None, resources: contextlib.ExitStack) -> None:
     """Set up, say what will happen, then train, evaluate or try. What is wrong with the input is said before that."""
+    flags = parse(argv)
     try:
-        flags = parse(argv)
-        processes = distributed.start(flags.device)
+        processes = start(flags.device, 60 * flags.timeout)
+    except ValueError as error:  # of this machine, maybe of this process alone
+        fail(error)
+    resources.push(processes.leave)
+    with one_sentence(processes, ValueError):
         settings = settle(flags, processes)
         job = build(settings, processes)
         if settings.writes:
             processes.first_alone(take_folder, settings, resources)
-    except (ValueError, OSError) as error:
-        fail(error)
-    except RuntimeError as error:
-        if not (died := reader_death(error)):
-            raise
-        fail(f"a process that reads images died ({died})", everywhere=True)
+        first_lines = describe(job)
     run, log = job.run, job.log
-    log.begin(describe(job))
-    endings = one_sentence(settings.folder, processes.world, settings.writes)
-    with endings, run.signals.listening(says=processes.is_first):
+    log.begin(first_lines)
+    with one_sentence(processes, DataError, settings.folder if settings.writes else None), processes.listening():
         try:
             if flags.eval_only:
                 log.evaluation(job.evaluate(), job.file_notes())
@@ -77,10 +78,10 @@ def train(argv: list[str] | None, resources: contextlib.ExitStack) -> None:
             else:
                 fit(job)
         except Stopped:
-            if settings.writes and processes.is_first and run.step > 0:
-                job.save("last.pt", with_training=True)
+            if settings.writes and run.step > 0:
+                processes.first_alone(job.save, "last.pt", True)
                 log.stopped()
-            sys.exit(128 + (run.signals.received or signal.SIGTERM))
+            sys.exit(128 + processes.signals.received)
 
 
 def fit(job: Job) -> None:
@@ -143,7 +144,7 @@ def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_s
         if after_step is not None:
             after_step(sum(losses.values()))
         # several processes learn of a signal with the next step's losses, and all stop after the same step
-        if stop or (run.processes.world == 1 and run.signals.received):
+        if stop or (run.processes.world == 1 and run.processes.signals.received):
             raise Stopped
     run.processes.share_buffers(run.evaluated)
     done, taken = last_step - first_step, last_step - run.skipped
@@ -165,9 +166,10 @@ def backward(run: Run, parts: Iterator[tuple[Tensor, Tensor]]) -> tuple[dict[str
             with run.autocast():  # AMP
                 outputs = run.parallel(images)
                 losses = run.task.losses(outputs, targets, images)  # named; their sum is trained on
+            run.processes.begin()
             run.scaler.scale(sum(losses.values()) / count).backward()
         total = total + torch.stack([value.detach() for value in losses.values()]) / count
-    stop = torch.tensor([float(run.signals.received > 0)], device=total.device)
+    stop = torch.tensor([float(run.processes.signals.received > 0)], device=total.device)
     *sums, stops = run.processes.sum(torch.cat([total, stop])).tolist()
     return {name: value / run.processes.world for name, value in zip(losses, sums, strict=True)}, stops > 0
 

@@ -23,7 +23,8 @@ from vig_minimal.__main__ import COMMANDS
 from vig_minimal.constructors import CONSTRUCTORS
 from vig_minimal.data.datasets import DOWNLOADS
 from vig_minimal.training import distributed
-from vig_minimal.training.settings import parse, settle
+from vig_minimal.training.flags import parse
+from vig_minimal.training.settings import settle
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

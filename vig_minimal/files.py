@@ -78,6 +78,8 @@ def load(path: str | Path) -> dict:
 
     Raises CheckpointError if the file is missing, damaged or no checkpoint, or if loading it would run code."""
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a device may have no end
+            raise CheckpointError(f"{path}: cannot be read (a folder or a device)")
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None

@@ -3,6 +3,8 @@
 Eq. 1 (the FFN) is in test_layers.py, the maximum of Eq. 5 over graphs of every form in test_aggregate.py.
 """
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -150,6 +152,18 @@ def test_the_graph_starts_fully_connected_in_every_layer(kind, training):
         _, graphs = model(IMAGES[kind](), return_graphs=True)
     assert len(graphs) == 6
     assert [graph.degree().double().mean().item() for graph in graphs] == [64.0] * 6
+
+
+@pytest.mark.parametrize("dim, size", [(16, 64), (96, 32), (192, 32), (640, 16)])
+def test_every_score_starts_between_minus_1_and_1_at_every_width_and_size(dim, size):
+    # tau starts at -1; with W_key of N(0, 1/D) and W_query of N(0, 0.004^2) scores lie beyond 1 in all of these
+    model = create_model("lrgc_nano", dim=dim, depth=2, img_size=size, patch=4).train()
+    images = nn.functional.interpolate(scenes(), (size, size))
+    with torch.no_grad():
+        _, graphs = model(images, return_graphs=True)
+    for graph in graphs:
+        score = torch.logit(torch.atanh(graph.adj()) + 1 / (1 + math.e))  # alpha = tanh(sigma(score) - sigma(-1))
+        assert graph.adj().min() > 0 and score.abs().max() < 1
 
 
 def test_the_first_steps_teach_keys_queries_and_tau():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,15 @@ def test_images_of_another_shape_are_an_error_that_names_both(shape):
         model(torch.randn(shape))
     with pytest.raises(ValueError, match=r"\(B, 3, 64, 64\)"):
         model.forward_features(torch.randn(shape))
+
+
+@pytest.mark.parametrize("name, img_size", [("lrgc_nano", 64), ("svig_nano", 16), ("vig_nano", 16)])
+def test_k_is_an_error_where_the_constructor_has_no_number_of_neighbours(name, img_size):
+    config = create_model(name, img_size=img_size, patch=8).config
+    again = {field.name: getattr(config, field.name) for field in fields(config)}  # as a checkpoint gives it back
+    assert create_model(name, **again).config == config
+    if name == "vig_nano":
+        assert create_model(name, img_size=64, k=3).config.k == 3
+    else:
+        with pytest.raises(ValueError, match="k is read by graph='knn' and graph='group_knn' and graph='cluster_knn'"):
+            create_model(name, img_size=64, k=3)

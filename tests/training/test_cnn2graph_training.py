@@ -11,13 +11,13 @@ import train
 from commands import PROCESSES, finish, free_port, join, own_folder, refused, rows  # noqa: F401
 from helpers import image_folder, same_tensors
 from vig_minimal import create_model
+from vig_minimal.data.anchors import Anchors
 from vig_minimal.data.datasets import open_data
 from vig_minimal.data.decoding import DataError
 from vig_minimal.look import attention as relations
 from vig_minimal.models.cnn2graph import CNN2Graph
 from vig_minimal.training import checkpoint
-from vig_minimal.training.anchors import Anchors
-from vig_minimal.training.distributed import Processes, start, stop
+from vig_minimal.training.distributed import Processes, start
 from vig_minimal.training.engine import create_run
 from vig_minimal.training.recipes import get_recipe
 from vig_minimal.training.tasks import BipartiteScores, BipartiteTask, proxy_distance
@@ -143,7 +143,7 @@ def test_classes_need_as_many_images_as_anchors(capsys, tmp_path):
     (["--model", "cnn2gnn_nano", "--backbone-weights", "torchvision"], "there are none of the nano backbone"),
     (["--model", "cnn2gnn_nano", "--backbone-weights", "gone.pth"], "gone.pth"),
     (["--model", "cnn2gnn_nano", "--drop-path", "0.1"], "has no stochastic depth"),
-    (["--model", "cnn2gnn_nano", "--contrastive", "-1"], "contrastive=-1: must be at least 0"),
+    (["--model", "cnn2gnn_nano", "--contrastive", "-1"], "--contrastive -1: must be at least 0"),
     (["--model", "cnn2gnn_nano", "--keep-every", "0"], "--keep-every 0: 1 to"),
     (["--model", "cnn2gnn_nano", "--set", "heads=3"], "must divide"),
     (["--model", "cnn2gnn_nano", "--anchors-per-class", "0"], "--anchors-per-class 0: 1 to"),
@@ -185,8 +185,9 @@ def gradients(processes):
 
 def gradients_of_one(rank, port, folder):
     join(rank, 2, port)
-    torch.save(gradients(start("cpu")), f"{folder}/{rank}.pt")
-    stop()
+    processes = start("cpu")
+    torch.save(gradients(processes), f"{folder}/{rank}.pt")
+    processes.leave()
 
 
 def test_gradients_of_a_split_batch_are_those_of_the_whole(tmp_path):

@@ -27,6 +27,7 @@ from vig_minimal.training import checkpoint, distributed
 from vig_minimal.training.distributed import Processes
 from vig_minimal.training.engine import create_run, evaluate
 from vig_minimal.training.recipes import Recipe, get_recipe
+from vig_minimal.training.setup import calibrate
 from vig_minimal.training.tasks import SingleLabel
 
 STEPS, BATCH, CLASSES = 3, 8, 3
@@ -82,12 +83,16 @@ def one_of_two(rank, port, folder):
     join(rank, 2, port)
     processes = distributed.start("cpu")
     torch.save(train_three_steps(processes), f"{folder}/{rank}.pt")
+    model = create_model("vig_nano", dim=16, depth=1, img_size=16, patch=4, num_classes=CLASSES)
+    run = create_run(model, SingleLabel(0.1), Recipe(), processes, seed=0)
+    calibrate(run, torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(rank)))
+    torch.save(run.evaluated.state_dict(), f"{folder}/start{rank}.pt")
     answer = processes.from_first(lambda: f"from {processes.rank}")
     try:
         processes.first_alone(open, f"{folder}/nowhere")
     except OSError as error:
         answer += f" {type(error).__name__}"
-    distributed.stop()
+    processes.leave()
     assert answer == "from 0 FileNotFoundError"  # the first process's result, and its error, reach both
 
 
@@ -96,6 +101,8 @@ def test_two_processes_give_the_weights_of_one_on_the_joined_batch(tmp_path):
     alone = train_three_steps(Processes(0, 1, 0, 1, torch.device("cpu")))
     start = create_model("lrgc_nano", dim=16, depth=2, img_size=16, patch=4, num_classes=CLASSES)
     assert (alone["model"]["head.4.weight"] - start.state_dict()["head.4.weight"]).abs().max() > 1e-3  # it has learnt
+    starts = [torch.load(tmp_path / f"start{rank}.pt", weights_only=True) for rank in range(2)]
+    assert same_tensors(*starts) and starts[0]["stem.layers.1.running_mean"].any()  # each has read its own images
     for rank in range(2):
         shared = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for part in ("model", "average"):
@@ -137,8 +144,9 @@ def loss_curve(processes, parts=1):
 
 def curve_of_one(rank, world, parts, port, folder):
     join(rank, world, port)
-    losses = loss_curve(distributed.start("cpu"), parts)
-    distributed.stop()
+    processes = distributed.start("cpu")
+    losses = loss_curve(processes, parts)
+    processes.leave()
     with open(f"{folder}/{world}x{parts}-{rank}.json", "w") as file:
         json.dump(losses, file)
 
@@ -162,8 +170,10 @@ def test_any_number_of_processes_has_the_loss_curve_of_one(tmp_path, world, part
 def test_launchers_say_who_a_process_is(monkeypatch, given):
     names = {"torchrun": distributed.SLURM.keys(), "nothing": ()}.get(given, distributed.SLURM.values())
     place = dict(zip(names, ("5", "8", "1", "4")))
+    if given in ("torchrun", "srun"):
+        place |= {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
     if given == "srun":
-        place |= {"SLURM_STEP_ID": "0", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+        place |= {"SLURM_STEP_ID": "0"}
     monkeypatch.setattr(os, "environ", place)
     assert distributed.read_place() == ((5, 8, 1, 4) if given in ("torchrun", "srun") else (0, 1, 0, 1))
 

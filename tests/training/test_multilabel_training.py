@@ -15,6 +15,7 @@ from vig_minimal.data.datasets import open_data, oversampled
 from vig_minimal.data.decoding import DataError
 from vig_minimal.training import checkpoint, settings
 from vig_minimal.training.distributed import Processes
+from vig_minimal.training.flags import parse
 from vig_minimal.training.losses import asymmetric_loss, smooth_bce
 from vig_minimal.training.metrics import multilabel_metrics
 from vig_minimal.training.recipes import get_recipe
@@ -157,8 +158,8 @@ def test_weights_of_a_pyramid_start_gkgnet(capsys, tmp_path):
     (["--model", "gkgnet", "--teacher", "resnet18"], "give --teacher none"),
     (["--model", "cvig_nano", "--multi-label", "--set", "distillation=True"], "--set distillation=False"),
     (["--model", "gkgnet", "--oversample", "0.01"], "shapes-multi has none; leave it 0, or use coco or voc2007"),
-    (["--model", "gkgnet", "--oversample", "2"], "oversample=2: must be at least 0 and less than 1"),
-    (["--model", "gkgnet", "--asymmetric", "-1"], "asymmetric=-1: must be at least 0"),
+    (["--model", "gkgnet", "--oversample", "2"], "--oversample 2: must be at least 0 and less than 1"),
+    (["--model", "gkgnet", "--asymmetric", "-1"], "--asymmetric -1: must be at least 0"),
     (["--model", "gkgnet", "--set", "graph=knn"], "groups=1 makes it plain k-NN"),
     (["--model", "gkgnet", "--set", "dim=(6,12,24,48)"], "multiples of 4"),
     (["--model", "gkgnet", "--img-size", "2", "--set", "patch=2"], "too few to pool"),
@@ -178,4 +179,4 @@ def test_multi_label_data_is_marked_as_such():
 def test_an_image_folder_is_not_read_before_the_task_is_checked(capsys, tmp_path):
     image_folder(tmp_path / "photos")
     assert "exactly one" in refused(capsys, "--model", "gkgnet", "--data-dir", tmp_path / "photos")
-    assert settings.choose_data(settings.parse(["--model", "gkgnet", "--data-dir", "photos"]), None) == "imagefolder"
+    assert settings.choose_data(parse(["--model", "gkgnet", "--data-dir", "photos"]), None) == "imagefolder"

@@ -15,8 +15,11 @@ import train
 from commands import RANDOM, SECONDS, TINY, at_call, children, die, fell, finish, said, start, until
 from helpers import image_folder, same_tensors
 from vig_minimal import files
-from vig_minimal.training import checkpoint, endings, metrics
+from vig_minimal.data.decoding import DataError
+from vig_minimal.training import checkpoint, endings, metrics, watch
+from vig_minimal.training.distributed import Processes
 
+ONE = Processes(0, 1, 0, 1, torch.device("cpu"))
 OUT = ["--output", "out", "--resume", "auto"]
 
 
@@ -123,16 +126,16 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path):
     until(lambda: "epoch 0/3" in said(tmp_path), process)
     os.kill(process.pid, signal.SIGINT)
     until(lambda: "this step is finished" in said(tmp_path), process)
-    time.sleep(endings.PATIENCE)
+    time.sleep(watch.PATIENCE)
     os.kill(process.pid, signal.SIGINT)
     assert finish(process) == 130 and "interrupted" in said(tmp_path) and not fell(tmp_path)
 
 
 def test_an_interrupt_that_a_launcher_hands_on_is_the_same_one(monkeypatch):
     now, before = [100.0], signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(endings.time, "monotonic", lambda: now[0])
-    signals = endings.Signals()
-    with signals.listening(says=False):
+    monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
+    signals = watch.Signals()
+    with signals.listening():
         for moment in (100.0, 100.5, 101.0):
             now[0] = moment
             signal.raise_signal(signal.SIGINT)
@@ -221,7 +224,7 @@ def test_a_worker_that_dies_is_a_sentence(tmp_path):
 def test_a_reader_that_dies_is_a_sentence_whatever_it_leaves_behind(capsys, tmp_path, error):
     """A kill reaches a reader in the middle of a message, and the trainer in the middle of anything: the error on the
     way out may be another one, with torch's behind it."""
-    with pytest.raises(SystemExit) as end, endings.one_sentence(tmp_path, 1):
+    with pytest.raises(SystemExit) as end, endings.one_sentence(ONE, DataError, tmp_path):
         try:
             raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
         except RuntimeError:
@@ -230,7 +233,7 @@ def test_a_reader_that_dies_is_a_sentence_whatever_it_leaves_behind(capsys, tmp_
     assert said.count("\n") == 1
     for alone in (EOFError(), pickle.UnpicklingError("truncated"), RuntimeError("received 0 items of ancdata"),
                   FileNotFoundError(2, "No such file or directory"), ConnectionRefusedError(111, "refused")):
-        with pytest.raises(SystemExit), endings.one_sentence(tmp_path, 1):
+        with pytest.raises(SystemExit), endings.one_sentence(ONE, DataError, tmp_path):
             raise alone
         assert "a process that reads images died" in capsys.readouterr().err
 
@@ -259,8 +262,13 @@ def test_signals_to_the_whole_job_leave_the_workers_until_the_step_is_saved(tmp_
 # ---- losses that are not finite ------------------------------------------------------------------------------------
 
 
+def far_too_fast():
+    train.learning_rate = lambda *_: 1e30
+
+
 def test_a_run_that_diverges_ends_with_where_and_what_is_left(tmp_path):
-    assert ended(tmp_path, "--limit", 256, "--batch-size", 8, "--epochs", 1, "--lr", "1e30", "--workers", 0, *OUT) == 1
+    argv = ["--limit", 256, "--batch-size", 8, "--epochs", 1, "--workers", 0, *OUT]
+    assert ended(tmp_path, *argv, prepare=far_too_fast) == 1
     error = said(tmp_path).split("train.py: error: ")[1]
     assert "10 steps in a row were not finite" in error and "epoch 1, step" in error and "learning rate" in error
     assert "the last good checkpoint is out/last.pt, of epoch 0" in error and not fell(tmp_path)

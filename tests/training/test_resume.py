@@ -117,11 +117,12 @@ def test_an_optimiser_of_another_kind_or_shape_is_one_sentence(capsys):
 # ---- a run that went wrong -----------------------------------------------------------------------------------------
 
 
-def test_a_run_that_diverged_goes_on_from_before_it_went_wrong_with_another_rate(capsys):
+def test_a_run_that_diverged_goes_on_from_before_it_went_wrong_with_another_rate(capsys, monkeypatch):
     argv = [*VIG, "--limit", 104, "--batch-size", 8, "--epochs", 1, "--output", "out", "--resume", "auto"]
     for _ in range(2):  # again from there, it diverges again, and loses nothing
-        with pytest.raises(SystemExit) as end:
-            run(*argv, "--lr", "1e30", "--save-every", 1)
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+            patch.setattr(train, "learning_rate", lambda *_: 1e30)
+            run(*argv, "--lr", "1000", "--save-every", 1)
         said = capsys.readouterr().err
         assert end.value.code == 1 and "10 steps in a row were not finite" in said
         assert "the last good checkpoint is out/previous.pt, of epoch 0 and step 1" in said
@@ -207,22 +208,35 @@ def test_other_images_are_refused_within_an_epoch_and_said_before_one(capsys, tm
 
 
 @pytest.mark.parametrize(("flag", "value", "message"), [
-    ("--mixup", "1e15", "mixup=1e+15: must be at least 0 and at most 100"), ("--cutmix", "1e9", "cutmix=1e+09"),
-    ("--repeats", 10 ** 21, "--repeats 1000000000000000000000: 1 to 1000"), ("--epochs", 10 ** 400, "1 to 1000000"),
-    ("--set", "depth=1000000007", "--set depth=1000000007: at most 1000"), ("--set", "dim=10**9", "dim"),
-    ("--set", "dim=1000000007", "--set dim=1000000007: at most 10000"), ("--eval-crop", 1e-9, "at least 0.1"),
-    ("--set", "dim=(8, 100000)", "--set dim=(8, 100000): at most 10000"), ("--device", "meta", "--device meta"),
-    ("--img-size", 10 ** 6, "--img-size 1000000"), ("--workers", 10 ** 6, "--workers 1000000: 0 to 1024"),
-    ("--limit", 10 ** 12, "--limit 1000000000000: 1 to 100000000"), ("--accumulation", 10 ** 30, "1 to 1000000"),
+    ("--mixup", "1e15", "--mixup 1e+15: must be at least 0 and at most 100"), ("--cutmix", "nan", "--cutmix nan: must"),
+    ("--repeats", 10 ** 21, "at most 1,000"), ("--epochs", 10 ** 400, "must be at least 1 and at most 1,000,000"),
+    ("--set", "depth=1000000007", "--set depth=1000000007: at most 1,000"), ("--set", "dim=10**9", "dim"),
+    ("--set", "dim=1000000007", "--set dim=1000000007: at most 10,000"), ("--eval-crop", 1e-9, "at least 0.1"),
+    ("--set", "dim=(8, 100000)", "--set dim=(8, 100000): at most 10,000"), ("--device", "meta", "--device meta"),
+    ("--set", "depth=" + "(" * 300, "depth"), ("--set", "threshold=1e400", "threshold=inf: must be a finite number"),
+    ("--set", "k=9" + "9" * 5000, "k"), ("--lr", "1e30", "--lr 1e+30: must be more than 0 and at most 1,000"),
+    ("--img-size", 10 ** 6, "--img-size 1000000: must be"), ("--workers", 10 ** 6, "at least 0 and at most 256"),
+    ("--img-size", 4096, "4096×4096 pixels in patches of 4: more than 131,072 nodes"), ("--timeout", 0, "--timeout 0"),
+    ("--limit", 10 ** 12, "at most 10,000,000"), ("--accumulation", 10 ** 30, "at most 1,000,000"),
     ("--data-dir", "", "--data-dir: an empty name"), ("--output", "", "--output: an empty name"),
+    ("--model", "", "--model: an empty name"), ("--recipe", "", "--recipe: an empty name"),
     ("--resume", "", "--resume: an empty name"), ("--seed", 10 ** 400, "--seed"),
-    ("--anchors-per-class", 10 ** 9, "--anchors-per-class 1000000000: 1 to 10000"),
+    ("--device", "", "--device"), ("--warmup-lr", "inf", "at most 1,000"),
+    ("--anchors-per-class", 10 ** 9, "--anchors-per-class 1000000000: must be at least 1 and at most 10,000"),
+    ("--decay-epochs", "nan", "--decay-epochs nan: must be more than 0"),
 ])
 def test_a_number_that_cannot_be_meant_is_refused_with_its_range(capsys, flag, value, message):
     assert message in refused(capsys, *VIG, flag, value)
 
 
-@pytest.mark.parametrize(("name", "value"), [("RANK", "x"), ("RANK", "2"), ("WORLD_SIZE", "0"), ("LOCAL_RANK", "1.5")])
+def test_a_model_larger_than_any_memory_is_refused(capsys):
+    assert "parameters, and at most 2,147,483,648 are allowed" in refused(
+        capsys, "--model", "vig_nano", "--set", "dim=10000", "--set", "depth=30", "--device", "cpu")
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("RANK", "x"), ("RANK", "2"), ("RANK", "9" * 5000), ("WORLD_SIZE", "0"), ("LOCAL_RANK", "1.5"), ("WORLD_SIZE", "²"),
+    ("LOCAL_WORLD_SIZE", "")])
 def test_a_place_that_cannot_be_is_refused(capsys, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     assert f"{name}={value}: " in refused(capsys, *VIG)

@@ -21,6 +21,7 @@ from vig_minimal import create_model, list_models
 from vig_minimal.data.datasets import open_data
 from vig_minimal.models.released import load_released
 from vig_minimal.training import checkpoint, run_log, settings
+from vig_minimal.training.flags import parse
 from vig_minimal.training.recipes import get_recipe
 from vig_minimal.training.tasks import SingleLabel
 
@@ -211,7 +212,7 @@ def test_no_run_is_ever_overwritten(capsys):
     (["--model", "cnn2mean"], "shapes", ("cnn2mean_nano", "demo")),
 ])
 def test_model_and_recipe_decide_about_each_other(argv, data, names):
-    assert settings.choose_names(settings.parse(argv), data, None) == names
+    assert settings.choose_names(parse(argv), data, None) == names
     assert names[0] in list_models()
 
 
@@ -226,13 +227,13 @@ def test_model_and_recipe_decide_about_each_other(argv, data, names):
     (["--img-size", "20"], "shapes", "vig_nano", (20, 20), 2),
 ])
 def test_the_patch_keeps_the_grid_near_the_presets(argv, data, model, size, patch):
-    fields = settings.choose_fields(settings.parse(argv), data, model, get_recipe("demo"), None)
+    fields = settings.choose_fields(parse(argv), data, model, get_recipe("demo"), None)
     assert (fields["img_size"], fields["patch"]) == (size, patch)
 
 
 def test_set_takes_numbers_and_words():
     argv = [part for setting in ("k=6", "conv=gin", "epsilon=0.2", "drop_path=0.3") for part in ("--set", setting)]
-    fields = settings.choose_fields(settings.parse(argv), "shapes", "vig_nano", get_recipe("vig"), None)
+    fields = settings.choose_fields(parse(argv), "shapes", "vig_nano", get_recipe("vig"), None)
     assert {name: fields[name] for name in ("k", "conv", "epsilon", "drop_path")} == {
         "k": 6, "conv": "gin", "epsilon": 0.2, "drop_path": 0.3}
 
@@ -243,8 +244,8 @@ def test_set_takes_numbers_and_words():
 @pytest.mark.parametrize(("argv", "message"), [
     (["--model", "lrgc_nan"], "unknown model 'lrgc_nan'; did you mean lrgc_nano"),
     (["--model", "vit"], "unknown model 'vit'"),
-    (["--data", "mnist"], "unknown data set 'mnist': there are shapes, imagefolder, cifar10"),
-    (["--recipe", "best"], "unknown recipe 'best': there are demo"),
+    (["--data", "mnist"], "unknown data set 'mnist'. There are: shapes, imagefolder, cifar10"),
+    (["--recipe", "best"], "unknown recipe 'best'. There are: demo"),
     (["--set", "depht=3"], "no field 'depht'; did you mean depth"),
     (["--set", "depth"], "--set depth: it takes FIELD=VALUE"),
     (["--set", "num_classes=3"], "num_classes follows from the data"),
@@ -252,24 +253,24 @@ def test_set_takes_numbers_and_words():
     (["--set", "graph=tree"], "unknown graph 'tree'"),
     (["--img-size", "20", "--set", "patch=16"], "img_size=20"),
     (["--img-size", "63"], "img_size=63"),
-    (["--img-size", "0"], "--img-size 0"),
-    (["--img-size", "64", "64", "64"], "--img-size 64 64 64"),
-    (["--batch-size", "0"], "--batch-size 0: 1 to"),
-    (["--batch-size", "-8"], "--batch-size -8: 1 to"),
+    (["--img-size", "0"], "--img-size 0: must be at least 1 and at most 8,192"),
+    (["--img-size", "64", "64", "64"], "--img-size [64, 64, 64]: one side, or height and width"),
+    (["--batch-size", "0"], "--batch-size 0: must be at least 1 and at most 1,000,000"),
+    (["--batch-size", "-8"], "--batch-size -8: must be at least 1"),
     (["--batch-size", "1"], "at least 2 images"),
     (["--batch-size", "64", "--limit", "32"], "larger than the data set of 32 training images"),
     (["--batch-size", "many"], "invalid int value: 'many'"),
-    (["--epochs", "0"], "--epochs 0: 1 to 1000000"),
-    (["--lr", "-1"], "lr=-1"),
-    (["--limit", "0"], "--limit 0: 1 to"),
-    (["--save-every", "0"], "--save-every 0: 1 to"),
+    (["--epochs", "0"], "--epochs 0: must be at least 1 and at most 1,000,000"),
+    (["--lr", "-1"], "--lr -1: must be more than 0 and at most 1,000"),
+    (["--limit", "0"], "--limit 0: must be at least 1"),
+    (["--save-every", "0"], "--save-every 0: must be at least 1"),
     (["--accumulation", "3"], "and 3 parts (--accumulation) must get the same share"),
     (["--mixup", "0.8", "--batch-size", "9", "--limit", "90"], "pair them, and need an even number"),
     (["--sync-bn"], "--sync-bn: torch has synchronised batch norm for GPUs only"),
     (["--teacher", "oracle"], "--teacher oracle: torchvision has no such classifier"),
     (["--amp", "int8"], "invalid choice: 'int8'"),
-    (["--decay-epochs", "50", "10"], "decay_epochs=(50.0, 10.0): must be positive and increase"),
-    (["--rand-augment", "99"], "rand_augment=99: a magnitude from 0 to 10"),
+    (["--decay-epochs", "50", "10"], "decay_epochs=(50.0, 10.0): must increase"),
+    (["--rand-augment", "99"], "--rand-augment 99: must be at least 0 and at most 10"),
     (["--dry-run", "--eval-only", "--resume", "x.pt"], "one of them"),
     (["--workers", "-1"], "--workers -1"),
     (["--device", "tpu7"], "--device tpu7"),
@@ -277,7 +278,7 @@ def test_set_takes_numbers_and_words():
     (["--data-dir", "nowhere"], "nowhere: no such folder"),
     (["--resume", "nowhere/last.pt"], "nowhere/last.pt: no such checkpoint"),
     (["--eval-only"], "--resume PATH"),
-    (["--colour"], "unrecognized arguments: --colour"),
+    (["--colour"], "unrecognized arguments: --colour; did you mean --color-jitter"),
 ])
 def test_bad_flags_are_one_sentence(capsys, argv, message):
     assert message in refused(capsys, *argv)

@@ -59,11 +59,11 @@ def cluster_knn_per_block(config) -> list[ClusterKNN]:
     return [ClusterKNN(rule(config.num_nodes)[0], config.clusters, rule=rule) for rule in rules(config)]
 
 
-# field `graph` of a config -> (NAME_per_block, the config's fields that only this constructor reads)
+# field `graph` of a config -> (NAME_per_block, the config's fields that only some constructors read)
 CONSTRUCTORS = {
-    "knn": (knn_per_block, ("epsilon",)),                            # ViG
-    "group_knn": (group_knn_per_block, ("epsilon", "groups")),       # GKGNet
+    "knn": (knn_per_block, ("k", "epsilon")),                        # ViG
+    "group_knn": (group_knn_per_block, ("k", "epsilon", "groups")),  # GKGNet
     "threshold": (threshold_per_block, ("threshold", "decrement")),  # SViG
     "lrgc": (lrgc_per_block, ()),                                    # ViG-LRGC
-    "cluster_knn": (cluster_knn_per_block, ("clusters",)),           # ClusterViG
+    "cluster_knn": (cluster_knn_per_block, ("k", "clusters")),       # ClusterViG
 }

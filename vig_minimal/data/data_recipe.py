@@ -1,47 +1,71 @@
 """DataRecipe: the part of a training recipe that shapes a batch, its size and what is done to its images."""
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 
-def flag(default, text: str):
-    """A field with its default and the help text of its flag."""
-    return field(default=default, metadata={"help": text})
+@dataclass(frozen=True)
+class Allowed:
+    """The values of a field: numbers from `least` to `most`, without least itself if `above` and most if `below`."""
+
+    least: float
+    most: float
+    above: bool = False
+    below: bool = False
+
+    def __contains__(self, value: float) -> bool:  # NaN is in no range
+        return (self.least < value if self.above else self.least <= value) and (
+            value < self.most if self.below else value <= self.most)
+
+    def __str__(self) -> str:
+        return (f"{'more than' if self.above else 'at least'} {self.least:,} and"
+                f" {'less than' if self.below else 'at most'} {self.most:,}")
+
+
+PROBABILITY, SHARE = Allowed(0, 1), Allowed(0, 1, below=True)
+
+
+def flag(default, text: str, allowed: Allowed | tuple[str, ...] | None = None):
+    """A field with its default, the help text of its flag, and its range or choices."""
+    return field(default=default, metadata={"help": text, "allowed": allowed})
+
+
+def check_allowed(name: str, value: object, allowed: Allowed | tuple[str, ...] | None) -> None:
+    """Raise ValueError unless the value, or every part of a tuple, is allowed. name: as a person wrote it, with the
+    sign that comes before the value."""
+    for part in value if isinstance(value, tuple) else (value,):
+        if allowed is not None and part not in allowed:
+            rule = f"choose one of {', '.join(allowed)}" if isinstance(allowed, tuple) else f"must be {allowed}"
+            raise ValueError(f"{name}{f'{part:g}' if isinstance(part, float) else part}: {rule}")
 
 
 @dataclass(frozen=True)
 class DataRecipe:
     """Batches and augmentation. Raises ValueError for impossible values. Each field with a help text is a flag."""
 
-    batch_size: int = flag(256, "images a step over all processes together (the global batch)")
-    accumulation: int = flag(1, "parts of a batch that are computed one after the other, to need less memory")
-    repeats: int = flag(1, "copies of an image in a batch, each augmented on its own (repeated augmentation)")
-    oversample: float = flag(0.0, "t: images of a class that a share f < t of all show come ⌈√(t/f)⌉ times; 0 for none")
-    crop: str = flag("resized", "training crop: resized (random part and scale) or pad (shift by up to an eighth)")
+    batch_size: int = flag(256, "images a step over all processes together (the global batch)", Allowed(1, 10**6))
+    accumulation: int = flag(1, "parts of a batch that are computed one after the other, to need less memory",
+                             Allowed(1, 10**6))
+    repeats: int = flag(1, "copies of an image in a batch, each augmented on its own (repeated augmentation)",
+                        Allowed(1, 1000))
+    oversample: float = flag(0.0, "t: images of a class that a share f < t of all show come ⌈√(t/f)⌉ times; 0 for none",
+                             SHARE)
+    crop: str = flag("resized", "training crop: resized (random part and scale) or pad (shift by up to an eighth)",
+                     ("pad", "resized"))
     flip: bool = flag(True, "mirror half of the training images")
-    color_jitter: float = flag(0.0, "largest relative change of brightness, contrast and saturation; 0 for none")
-    rand_augment: float = flag(0.0, "magnitude of RandAugment, 0 to 10; 0 for none")
-    mixup: float = flag(0.0, "α of mixup: the share of an image in a mixture is drawn from Beta(α, α); 0 for none")
-    cutmix: float = flag(0.0, "α of CutMix; with mixup, each batch takes one of the two at random; 0 for none")
-    erasing: float = flag(0.0, "probability that a part of an image is erased, by noise; 0 for none")
-    eval_crop: float = flag(0.9, "side of the evaluation crop as a share of the resized image")
+    color_jitter: float = flag(0.0, "largest relative change of brightness, contrast and saturation; 0 for none", SHARE)
+    rand_augment: float = flag(0.0, "magnitude of RandAugment; 0 for none", Allowed(0, 10))
+    mixup: float = flag(0.0, "α of mixup: the share of an image in a mixture is drawn from Beta(α, α); 0 for none",
+                        Allowed(0, 100))
+    cutmix: float = flag(0.0, "α of CutMix; with mixup, each batch takes one of the two at random; 0 for none",
+                         Allowed(0, 100))
+    erasing: float = flag(0.0, "probability that a part of an image is erased, by noise; 0 for none", PROBABILITY)
+    eval_crop: float = flag(0.9, "side of the evaluation crop as a share of the resized image", Allowed(0.1, 1))
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of RGB in [0, 1]: images are normalised by (x − mean) / std
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self):
-        for names, allowed, rule in (
-            (("batch_size", "accumulation", "repeats"), lambda v: v >= 1, "must be at least 1"),
-            (("mixup", "cutmix"), lambda v: 0 <= v < math.inf, "must be at least 0"),
-            (("color_jitter", "oversample"), lambda v: 0 <= v < 1, "must be at least 0 and less than 1"),
-            (("erasing",), lambda v: 0 <= v <= 1, "a probability, from 0 to 1"),
-            (("rand_augment",), lambda v: 0 <= v <= 10, "a magnitude from 0 to 10"),
-            (("eval_crop",), lambda v: 0 < v <= 1, "a share of the image, more than 0 and at most 1"),
-            (("crop",), lambda v: v in ("pad", "resized"), "choose one of pad, resized"),
-        ):
-            for name in names:
-                if not allowed(value := getattr(self, name)):
-                    value = f"{value:g}" if isinstance(value, float) else repr(value)
-                    raise ValueError(f"{name}={value}: {rule}")
+        for part in fields(self):
+            check_allowed(f"{part.name}=", getattr(self, part.name), part.metadata.get("allowed"))
 
     @property
     def mixes(self) -> bool:

@@ -7,17 +7,25 @@ training process itself sends SIGTERM; if it was killed and can send nothing, th
 
 import os
 import signal
+import sys
 import threading
 
 
 def obey_only(trainer: int, _worker: int) -> None:
     """Run in each worker as it starts. trainer: id of the training process (the parent may be a fork server)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _quiet
     if hasattr(signal, "sigtimedwait"):  # Linux tells who sent a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with, args=(trainer,), daemon=True).start()
     else:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _quiet(kind: type, error: BaseException, trace: object) -> None:
+    """Say nothing where a thread of this process could not hand over a batch: the trainer is gone."""
+    if not isinstance(error, (OSError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_with(trainer: int) -> None:

@@ -1,5 +1,6 @@
 """Checks of config fields. Each raises a ValueError of one sentence: the field, its value, and what is allowed."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 
@@ -15,8 +16,8 @@ def check_numbers(config: object, *names: str, rates: Sequence[str] = ()) -> Non
     """Fields that are numbers, whole or not; `rates` are those from 0 up to, but not, 1."""
     for name in (*names, *rates):
         value = getattr(config, name)
-        if type(value) not in (int, float):
-            raise ValueError(f"{name}={value!r}: must be a number")
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"{name}={value!r}: must be a finite number")
         if name in rates and not 0 <= value < 1:
             raise ValueError(f"{name}={value:g}: a probability, at least 0 and less than 1")
 

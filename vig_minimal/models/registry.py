@@ -89,20 +89,22 @@ def create_model(name: str, **overrides) -> nn.Module:
     Raises ValueError, naming what exists, for an unknown name or field or a value that cannot work.
     """
     if name not in CONFIGS:
-        raise ValueError(f"unknown model {name!r}{_near(name, list_models())}")
+        raise ValueError(f"unknown model {name!r}{near(name, list_models())}")
     preset = CONFIGS[name]
     known = [field.name for field in fields(preset)]
     for field in overrides:
         if field not in known:
-            raise ValueError(f"{name} has no field {field!r}{_near(field, known)}")
+            raise ValueError(f"{name} has no field {field!r}{near(field, known)}")
     # k and stem follow from the image's size: None has them worked out again for another one
-    config = replace(preset, **{name: None for name in ("k", "stem") if name in known} | overrides)
+    open_fields = {name: None for name in ("k", "stem") if name in known}
+    config = replace(preset, **open_fields | overrides)
     network, graph = NETWORKS[type(config)], getattr(config, "graph", None)
     if hasattr(config, "graph") and graph not in CONSTRUCTORS:
-        raise ValueError(f"unknown graph {graph!r}{_near(graph, list_constructors())}")
+        raise ValueError(f"unknown graph {graph!r}{near(graph, list_constructors())}")
     for field, value in overrides.items():
         readers = [f"graph={reader!r}" for reader, (_, own_fields) in CONSTRUCTORS.items() if field in own_fields]
-        if readers and f"graph={graph!r}" not in readers and value != getattr(preset, field):
+        default = replace(config, **{field: open_fields.get(field, getattr(preset, field))})
+        if readers and f"graph={graph!r}" not in readers and value not in (None, getattr(default, field)):
             raise ValueError(f"{field} is read by {' and '.join(readers)} alone, and here graph={graph!r}")
     if isinstance(config, ViGConfig):
         one_per_block, _ = CONSTRUCTORS[graph]
@@ -110,7 +112,7 @@ def create_model(name: str, **overrides) -> nn.Module:
     return network(config)  # a pyramid makes its own constructors, for the nodes that each stage has
 
 
-def _near(word: str, known: list[str]) -> str:
-    """'; did you mean …? There are: …'"""
-    close = get_close_matches(str(word), known)
-    return (f"; did you mean {' or '.join(close)}?" if close else ";") + f" There are: {', '.join(known)}"
+def near(word: str, known: list[str]) -> str:
+    """Return '; did you mean …? There are: …', for an error about an unknown name."""
+    close = get_close_matches(str(word).lower(), known)
+    return (f"; did you mean {' or '.join(close)}?" if close else ".") + f" There are: {', '.join(known)}"

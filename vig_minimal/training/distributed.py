@@ -5,14 +5,18 @@ batch. torchrun and others set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MAS
 own, which are read if MASTER_ADDR and MASTER_PORT are set too.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from .watch import Signals, Watch
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Processes:
     local_rank: int
     local_world: int
     device: torch.device
+    watch: Watch = field(default_factory=Watch)
 
     @property
     def is_first(self) -> bool:
@@ -34,22 +39,37 @@ class Processes:
         return self.rank == 0
 
     @property
+    def signals(self) -> Signals:
+        """The signals that ask the run to end."""
+        return self.watch.signals
+
+    @property
     def share(self) -> tuple[int, int]:
         """(rank, world): which part of every batch this process works on."""
         return self.rank, self.world
+
+    def begin(self) -> None:
+        """Note that this process has come to a joint operation, so that one that never comes is found."""
+        self.watch.state.joint += 1
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of `values` over all processes, on the CPU."""
         if self.world == 1:
             return values.cpu()
+        self.begin()
         values = values.to(self.device, copy=True)
         dist.all_reduce(values)
         return values.cpu()
+
+    def any(self, value: object) -> bool:
+        """Return whether `value` is true in any process."""
+        return bool(self.sum(torch.tensor(float(bool(value)))) > 0)
 
     def gather(self, value: object) -> list:
         """Return the values (plain data) of all processes in the order of their ranks."""
         values = [value] * self.world
         if self.world > 1:
+            self.begin()
             dist.all_gather_object(values, value)
         return values
 
@@ -67,6 +87,8 @@ class Processes:
                 answer[0] = function(*args)
             except (ValueError, OSError) as error:
                 answer[1] = error
+        self.watch.wait_for_first()  # outside the joint operation: a download may take longer than its patience
+        self.begin()
         dist.broadcast_object_list(answer, device=self.device)
         if answer[1] is not None:
             raise answer[1]
@@ -80,6 +102,17 @@ class Processes:
 
         self.from_first(without_result)
 
+    def listening(self) -> contextlib.AbstractContextManager:
+        """Let SIGTERM and SIGINT end the run after the current step, inside this context."""
+        return self.signals.listening("" if self.is_first else f"process of rank {self.rank}: ")
+
+    def leave(self, *error: object) -> None:
+        """Leave the other processes, as the exit of a context; they end too if this one has an error."""
+        code = getattr(error[1], "code", 1) if error and error[1] else 0
+        self.watch.end(failed=code in (1, 2))
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
     def parallel(self, model: nn.Module) -> nn.Module:
         """Return the model wrapped so that every backward pass averages gradients over all processes."""
         if self.world == 1:
@@ -89,6 +122,7 @@ class Processes:
     @torch.no_grad()
     def share_buffers(self, model: nn.Module) -> None:
         """Copy the first process's running statistics to all, so that all evaluate the same model."""
+        self.begin()
         for buffer in model.buffers() if self.world > 1 else ():
             dist.broadcast(buffer, 0)
 
@@ -114,6 +148,7 @@ class _Joined(torch.autograd.Function):
 # variable of torchrun -> variable of srun
 SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID",
          "LOCAL_WORLD_SIZE": "SLURM_NTASKS_PER_NODE"}
+MOST_PROCESSES = 100_000
 
 
 def read_place() -> tuple[int, int, int, int]:
@@ -123,47 +158,56 @@ def read_place() -> tuple[int, int, int, int]:
     if "RANK" not in os.environ and {"SLURM_STEP_ID", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         # init_process_group reads torchrun's names
         os.environ |= {name: os.environ[theirs] for name, theirs in SLURM.items() if theirs in os.environ}
-    def whole(name: str, default: int, least: int, most: int) -> int:
+
+    def whole(name: str, default: object, least: int, most: int) -> int:
         value = os.environ.get(name, str(default))
-        if not value.isdecimal() or not least <= int(value) <= most:
+        if not value.isdecimal() or len(value) > 9 or not least <= int(value) <= most:
             raise ValueError(f"{name}={value}: the launcher must set a whole number from {least} to {most}")
         return int(value)
 
-    world = whole("WORLD_SIZE", 1, 1, 10 ** 6)
-    rank, local_world = whole("RANK", 0, 0, world - 1), whole("LOCAL_WORLD_SIZE", world, 1, 10 ** 6)
-    return rank, world, whole("LOCAL_RANK", rank, 0, 10 ** 6), local_world
+    world = whole("WORLD_SIZE", 1, 1, MOST_PROCESSES)
+    rank = whole("RANK", 0, 0, world - 1)
+    if world > 1:
+        whole("MASTER_PORT", "(not set)", 1, 65535)
+        if not os.environ.get("MASTER_ADDR"):
+            raise ValueError("MASTER_ADDR: the launcher must set the name of the machine of rank 0")
+    local_world = min(world, whole("LOCAL_WORLD_SIZE", world, 1, MOST_PROCESSES))
+    return rank, world, whole("LOCAL_RANK", rank, 0, world - 1), local_world
 
 
-def start(device: str = "auto") -> Processes:
-    """Join the other processes, if there are any. device: auto, cpu, cuda, cuda:1, mps, …
+def start(device: str = "auto", patience: float = 300.0) -> Processes:
+    """Join the other processes, if there are any. device: auto, cpu, cuda, cuda:1, mps, … patience: seconds that a
+    process waits for another one, see `Watch`.
 
-    Raises ValueError if there is no such device, or if the processes cannot connect to each other.
+    Raises ValueError if there is no such device, or if the processes do not meet.
     """
     rank, world, local_rank, local_world = read_place()
-    processes = Processes(rank, world, local_rank, local_world, _device(device, world, local_rank))
+    chosen = _device(device, world, local_rank)
     if world == 1:
-        return processes
-    gpu = processes.device if processes.device.type == "cuda" else None
+        watch = Watch()  # of the launcher, if there is one
+        watch.start()
+        return Processes(rank, world, local_rank, local_world, chosen, watch)
+    gpu = chosen if chosen.type == "cuda" else None
     if gpu:
         torch.cuda.set_device(gpu)
+    address, port, wait = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], timedelta(seconds=patience)
     try:
         # torchrun may restart the processes: a prefix per restart hides what the earlier ones left in its store
-        store, _, _ = next(dist.rendezvous("env://", rank, world))
-        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=world, device_id=gpu)
+        prefix = f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+        store, _, _ = next(dist.rendezvous("env://", rank, world, timeout=wait))
+        own = dist.TCPStore(address, int(port), is_master=False, wait_for_workers=False, timeout=wait)
+        watch = Watch(rank, world, dist.PrefixStore(prefix, own), patience)
+        watch.meet()
+        watch.start()
+        # the watch says who is missing; torch, which does not know, waits longer
+        dist.init_process_group("nccl" if gpu else "gloo", store=dist.PrefixStore(prefix, store), rank=rank,
+                                world_size=world, device_id=gpu, timeout=2 * wait + timedelta(minutes=1))
     except (RuntimeError, ValueError) as error:
-        address, port = (os.environ.get(name, f"(no {name})") for name in ("MASTER_ADDR", "MASTER_PORT"))
         reason = str(error).splitlines()[0]
         if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
             reason = "that port is in use; choose another MASTER_PORT"
         raise ValueError(f"the processes cannot meet at {address}:{port}: {reason}") from None
-    return processes
-
-
-def stop() -> None:
-    """Leave the other processes."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    return Processes(rank, world, local_rank, local_world, chosen, watch)
 
 
 def _device(name: str, world: int, local_rank: int) -> torch.device:

@@ -1,63 +1,80 @@
-"""How a run ends before its time: a signal, after saving; or an error, as one sentence and an exit code."""
+"""How a run ends before its time by an error: as one sentence and an exit code, in every process."""
 
 import contextlib
 import math
 import pickle
-import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from ..data.decoding import DataError
-from .checkpoint import last_good, set_aside
-from .distributed import read_place
+import torch
+from torch.distributed import DistError
 
-PATIENCE = 1.0  # seconds within which a second SIGINT counts as the first: torchrun passes the terminal's on
-EXIT_FAILED, EXIT_REFUSED = 1, 2  # training could not go on; nothing was begun. By a signal: 128 + its number
+from .checkpoint import last_good, set_aside
+from .distributed import Processes
+from .watch import EXIT_FAILED, EXIT_REFUSED
+
+MEMORY = ("out of memory: compute a batch in more parts (--accumulation), or give --grad-checkpoint, --amp, a smaller"
+          " --batch-size, --img-size or model")
 
 
 class Diverged(Exception):
     """Training cannot go on: a sentence, and the steps done when it went wrong."""
 
 
-def fail(error: object, everywhere: bool = False, code: int = EXIT_REFUSED) -> NoReturn:
-    """Print one sentence and exit with that code. everywhere: every process prints it, not only the first."""
-    try:
-        everywhere = everywhere or read_place()[0] == 0
-    except ValueError:  # it is what is wrong
-        everywhere = True
-    if everywhere:
+def fail(error: object, code: int = EXIT_REFUSED, said: bool = False) -> NoReturn:
+    """Print one sentence, unless another process says it, and exit with that code."""
+    if not said:
         print(f"train.py: error: {error}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 
 @contextlib.contextmanager
-def one_sentence(folder: Path, world: int, writes: bool = True) -> Iterator[None]:
-    """Turn what may go wrong while a run is under way into one sentence, with the checkpoint to go on from. writes:
-    whether the run writes checkpoints; if not, what is wrong is the input."""
-    def give_up(sentence: object, before: float = math.inf) -> NoReturn:
-        fail(f"{sentence}; {last_good(folder, before)}" if writes else sentence, True, EXIT_FAILED)
+def one_sentence(processes: Processes, expected: type[Exception], folder: Path | None = None) -> Iterator[None]:
+    """Turn what may go wrong into one sentence and an exit code. expected: errors that tell a person what is wrong.
+    folder: where a run that is under way writes checkpoints; the sentence names the one to go on from. None: nothing is
+    begun, and the input is what is wrong."""
+    code, step = (EXIT_REFUSED if folder is None else EXIT_FAILED), math.inf
 
+    def advice() -> str:
+        return f"; {last_good(folder, step)}" if folder else ""
+
+    def end(sentence: str, code: int) -> NoReturn:
+        fail(f"{sentence}{advice()}", code, said=processes.watch.said_by_first(sentence))
+
+    processes.watch.advice = advice
     try:
         yield
     except Diverged as error:
         sentence, step = error.args
-        if read_place()[0] == 0:
+        if processes.is_first and folder:
             set_aside(folder, step)
-        give_up(sentence, before=step)
+        end(sentence, EXIT_FAILED)
     except Exception as error:
-        if isinstance(error, DataError) and not writes:
-            fail(error, everywhere=True)
-        text = " ".join(str(error).split())
-        if died := reader_death(error):
-            give_up(f"a process that reads images died ({died})")
-        if isinstance(error, (DataError, OSError)):
-            give_up(error)
-        if isinstance(error, RuntimeError) and world > 1 and ("peer" in text or "Connection" in text):
-            fail("lost the connection to another process, which says why it ended", everywhere=True, code=EXIT_FAILED)
-        raise
+        if not (sentence := in_words(error, expected)):
+            if processes.world == 1 or not lost_another(error):
+                raise
+            sentence = processes.watch.why()
+        end(sentence, code)
+
+
+def in_words(error: Exception, expected: type[Exception]) -> str:
+    """Return a sentence on an expected error, and on those of memory, files and readers; "" for any other."""
+    text = " ".join(str(error).split())
+    if isinstance(error, expected):
+        return text
+    if died := reader_death(error):
+        return f"a process that reads images died ({died})"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+        return MEMORY
+    return text if isinstance(error, OSError) else ""
+
+
+def lost_another(error: Exception) -> bool:
+    """Whether a joint operation failed, since another process is gone."""
+    return isinstance(error, DistError) or isinstance(error, RuntimeError) and any(
+        word in str(error) for word in ("peer", "Connection", "Timed out", "timed out", "pipe"))
 
 
 def reader_death(error: BaseException | None) -> str:
@@ -71,37 +88,3 @@ def reader_death(error: BaseException | None) -> str:
     cut_short = isinstance(error, (EOFError, pickle.UnpicklingError, ConnectionError)) or "items of ancdata" in text
     cut_short |= isinstance(error, FileNotFoundError) and error.filename is None  # the reader's socket
     return reader_death(error.__cause__ or error.__context__) or (text if cut_short else "")
-
-
-class Stopped(Exception):
-    """A signal asked the run to end."""
-
-
-class Signals:
-    """SIGTERM and SIGINT ask the run to save and end after the current step; a second SIGINT ends it at once.
-
-    received: the number of the signal, 0 if none came.
-    """
-
-    def __init__(self):
-        self.received, self._since = 0, 0.0
-
-    @contextlib.contextmanager
-    def listening(self, says: bool = True) -> Iterator[None]:
-        """Receive the signals inside this context. says: print what will happen."""
-        def take(number: int, _) -> None:
-            if self.received == number == signal.SIGINT and time.monotonic() - self._since > PATIENCE:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                raise KeyboardInterrupt
-            if not self.received:
-                self.received, self._since = number, time.monotonic()
-                if says:
-                    print(f"\n{signal.Signals(number).name}: this step is finished and saved, then the run ends"
-                          " (Ctrl-C again ends it at once)", file=sys.stderr, flush=True)
-
-        before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -17,10 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from ..data.seeds import mixed_seed
 from ..graphs.draws import part_of_batch
 from .distributed import Processes
-from .endings import Signals, Stopped
 from .optim import RunningStatistics, create_optimiser, moving_average
 from .recipes import Recipe
 from .tasks import Task
+from .watch import Stopped
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -39,7 +39,6 @@ class Run:
     processes: Processes
     seed: int
     amp: str | None
-    signals: Signals = field(default_factory=Signals)
     epoch: int = 0                   # epochs done
     step: int = 0                    # steps done in all, skipped ones among them
     best: dict[str, float] = field(default_factory=dict)    # best epoch and its score
@@ -68,6 +67,7 @@ class Run:
         last = number == self.recipe.accumulation - 1
         first = (number * self.processes.world + self.processes.rank) * images
         alone = contextlib.nullcontext() if last or self.processes.world == 1 else self.parallel.no_sync()
+        self.processes.begin()
         with alone, part_of_batch(first, self.recipe.batch_size):
             yield
 
@@ -136,27 +136,19 @@ def _without_statistics(block: nn.Module) -> Iterator[None]:
 def evaluate(run: Run, batches: Iterable[tuple[Tensor, Tensor]], bar=None) -> dict[str, float]:
     """Return the task's scores of the evaluated network over the images of all processes. bar: counts images.
 
-    Raises Stopped if a signal comes.
+    Raises Stopped, in all processes, if a signal comes to one of them.
     """
     run.evaluated.eval()
     run.task.begin_evaluation(run.evaluated)
     metric = run.task.metric()
     for images, targets in batches:
+        if run.processes.signals.received:
+            break
         with run.autocast():
             outputs = run.task.predict(run.evaluated, images)
         metric.update(outputs, targets)
         if bar is not None:
             bar.update(len(images) * run.processes.world)
-        if run.signals.received:
-            raise Stopped
+    if run.processes.any(run.processes.signals.received):
+        raise Stopped
     return metric.compute(run.processes)
-
-
-@torch.no_grad()
-def mean_neighbours(model: nn.Module, images: Tensor) -> list[float]:
-    """Return the mean number of neighbours per node in every layer's graph of these images (LRGC Figure 5)."""
-    model.eval()
-    if not hasattr(model.config, "graph") and model.config.aggregation == "none":
-        return []
-    _, graphs = model.forward(images, return_graphs=True)  # not the compiled __call__, which returns no graphs
-    return [float(graph.degree().float().mean()) for graph in graphs]

@@ -12,13 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..data.datasets import Data, label_counts
 from ..data.loading import FileNote
-from ..files import replacing, save
-from .engine import Run, mean_neighbours
+from ..files import replacing
+from .checkpoint import save_graphs
+from .engine import Run
 from .recipes import Recipe
 from .settings import Settings
 
@@ -87,9 +88,10 @@ class RunLog:
         row = metrics_row(self.run, trained, scores, mean_neighbours(self.run.evaluated, self.probe))
         append_row(self.settings.folder / "metrics.csv", row)
         if self.settings.flags.every and self.run.epoch % self.settings.flags.every == 0:
-            kept = graphs_of(self.run, self.probe[:KEPT]) | {
-                "name": self.settings.model, "classes": self.data.classes, "multi_label": self.data.multi_label}
-            save(self.settings.folder / f"graphs-{self.run.epoch:03d}.pt", kept)
+            about = {"name": self.settings.model, "classes": self.data.classes, "multi_label": self.data.multi_label,
+                     "epoch": self.run.epoch, "mean": self.run.recipe.mean, "std": self.run.recipe.std}
+            save_graphs(self.settings.folder / f"graphs-{self.run.epoch:03d}.pt", self.run.evaluated,
+                        self.probe[:KEPT], about)
         for name, value in row.items() if self.events else ():
             if value != "" and name not in ("epoch", "step"):
                 self.events.add_scalar(name, value, self.run.epoch)
@@ -160,16 +162,13 @@ def metrics_row(run: Run, trained: dict[str, float], scores: dict[str, float], n
 
 
 @torch.no_grad()
-def graphs_of(run: Run, images: Tensor) -> dict:
-    """Return what `explore --run` shows of these normalised images (B, 3, H, W) at this epoch, as plain data."""
-    model, recipe = run.evaluated.eval(), run.recipe
-    logits, graphs = model.forward(images, return_graphs=True)  # not the compiled __call__
-    mean, std = (torch.tensor(part, device=images.device)[:, None, None] for part in (recipe.mean, recipe.std))
-    kept = [{name: part.cpu() if torch.is_tensor(part) else part for name, part in vars(graph).items()
-             if part is not None and name not in ("centroids", "attention")} for graph in graphs]
-    return {"epoch": run.epoch, "config": asdict(model.config), "mean": recipe.mean, "std": recipe.std,
-            "images": (255 * (images * std + mean)).round().clamp(0, 255).byte().cpu(), "logits": logits.float().cpu(),
-            "graphs": kept, "taus": [float(module.tau) for module in model.modules() if hasattr(module, "tau")]}
+def mean_neighbours(model: nn.Module, images: Tensor) -> list[float]:
+    """Return the mean number of neighbours per node in every layer's graph of these images (LRGC Figure 5)."""
+    model.eval()
+    if not hasattr(model.config, "graph") and model.config.aggregation == "none":
+        return []
+    _, graphs = model.forward(images, return_graphs=True)  # not the compiled __call__, which returns no graphs
+    return [float(graph.degree().float().mean()) for graph in graphs]
 
 
 def line(row: dict, epochs: int, scores: dict[str, str]) -> str:

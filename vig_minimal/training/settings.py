@@ -1,4 +1,4 @@
-"""The flags of train.py (`parse`), and what follows from flags, checkpoint, recipe, data and model (`settle`)."""
+"""What follows from flags, checkpoint, recipe, data and model: all that is decided before a run begins."""
 
 import argparse
 import ast
@@ -7,100 +7,20 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from ..data.datasets import DATA_SETS, IMAGE_SIZES, MULTI_LABEL
+from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL
+from ..models.cost import count_parameters
 from ..models.pyramid import PyramidConfig
-from ..models.registry import CONFIGS, create_model
+from ..models.registry import CONFIGS, create_model, near
 from .checkpoint import MAY_CHANGE, STAY, as_it_was, load_latest, load_run, recipe_changes
 from .distributed import Processes
-from .endings import fail
-from .engine import AMP
-from .recipes import PAPERS, RECIPES, Recipe, flags, get_recipe, kept_recipe, override
+from .flags import FAMILIES
+from .recipes import PAPERS, Recipe, flags, get_recipe, kept_recipe, override
 
-FAMILIES = {name.rsplit("_", 1)[0] for name in CONFIGS}
 MULTI_LABEL_FAMILY = "gkgnet"
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parse the command line. A flag of the recipe that is not given is None: the recipe's own value holds."""
-    parser = argparse.ArgumentParser(prog="train.py", description="Train or evaluate a Vision GNN.",
-                                     epilog="example: torchrun train.py --model lrgc")
-    parser.error = fail
-    add = parser.add_argument
-    add("--model", help=f"a family ({', '.join(sorted(FAMILIES))}) or a full name, as lrgc_ti (default: lrgc)")
-    add("--data", help=f"one of {', '.join(DATA_SETS)}; by default imagefolder with --data-dir, else shapes, or"
-                       " shapes-multi for GKGNet and --multi-label")
-    add("--data-dir", metavar="DIR", help="holds train/CLASS/*.jpg and val/CLASS/*.jpg; or keeps downloads (./data)")
-    add("--multi-label", action="store_true",
-        help="train yes or no for each class, on multi-label data; GKGNet always does")
-    add("--anchors-per-class", type=int, metavar="N", help="of CNN2GNN: training images that stand for a class (1)")
-    add("--proxies-per-class", type=int, metavar="N", help="of CNN2GNN: learnt vectors that stand for a class (1)")
-    add("--backbone-weights", metavar="FILE", help="of CNN2GNN's ResNet: a state dict, or «torchvision» to download")
-    add("--init-from", metavar="FILE",
-        help="start from these weights: Pyramid ViG's for GKGNet, other classes' for any")
-    add("--img-size", type=int, nargs="+", metavar="N", help="side, or height and width (default: the data's)")
-    add("--limit", type=int, metavar="N", help="use only N training images, for trials")
-    add("--bad-images", choices=("skip", "error"),
-        help="training images that cannot be read: replace and list them, at most 1 %% (skip), or end the run (error)")
-    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the model's config: k=6, conv=gin")
-    add("--output", metavar="DIR", help="where all is written (default runs/MODEL-DATA, numbered where a run is)")
-    add("--resume", metavar="PATH", help="go on from this checkpoint; auto: from the output folder's last.pt, if any")
-    add("--save-every", type=int, metavar="N", help="write last.pt every N steps too, not only after each epoch")
-    add("--keep-every", type=int, metavar="N", help="keep the weights of epochs 0, N, 2N, ... as epoch-NNN.pt")
-    add("--every", type=int, metavar="N", help="keep the graphs of four validation images at epochs 0, N, 2N, ... for"
-                                               " `python -m vig_minimal explore --run DIR`")
-    add("--eval-only", action="store_true", help="evaluate the checkpoint of --resume, and write nothing")
-    add("--eval-split", choices=("val", "train"), default="val", help="images that --eval-only evaluates (default val)")
-    add("--dry-run", action="store_true", help="two steps and an evaluation: what the whole would take; write nothing")
-    add("--tensorboard", action="store_true", help="write event files too, if the package tensorboard is there")
-    recipe = parser.add_argument_group("the recipe, and its fields")
-    recipe.add_argument("--recipe", help=f"one of {', '.join(RECIPES)} (default: demo on shapes and for nano models,"
-                                         " else the paper's)")
-    for name, (kind, text) in flags().items():
-        how = {"type": kind, "metavar": kind.__name__.upper()}
-        if kind is bool:
-            how = {"action": argparse.BooleanOptionalAction}
-        if kind is tuple:
-            how = {"type": float, "nargs": "*", "metavar": "EPOCH"}
-        recipe.add_argument("--" + name.replace("_", "-"), help=text.replace("%", "%%"), **how)
-    recipe.add_argument("--no-ema", dest="ema_decay", action="store_const", const=0.0, help="same as --ema-decay 0")
-    recipe.add_argument("--scale-lr", action="store_true",
-                        help="learning rates in proportion to the batch: they are for the recipe's own batch size")
-    recipe.add_argument("--teacher-weights", metavar="FILE", help="the teacher's state dict (default: torchvision's)")
-    machine = parser.add_argument_group("the machine")
-    machine.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto: cuda if there is one)")
-    machine.add_argument("--workers", type=int, metavar="N",
-                         help="processes that decode images (default: one for each core, at most 8)")
-    machine.add_argument("--seed", type=int, help="of everything random (default 0)")
-    machine.add_argument("--amp", nargs="?", const="bf16", choices=list(AMP),
-                         help="compute in bfloat16 (or fp16, with a scaled loss) where it is safe; graphs are made in"
-                              " float32 of features that are rounded already")
-    machine.add_argument("--compile", action="store_true", help="torch.compile the model: a slow start, then faster")
-    machine.add_argument("--grad-checkpoint", action="store_true",
-                         help="compute blocks again for the backward pass: less memory, about a third more time")
-    machine.add_argument("--sync-bn", action="store_true", help="batch norm over the batches of all GPUs together")
-    machine.add_argument("--detect-anomaly", action="store_true",
-                         help="name the operation whose gradient is not a number; slow")
-    args = parser.parse_args(argv)
-    args.decay_epochs = None if args.decay_epochs is None else tuple(args.decay_epochs)
-    ranges = {"epochs": (1, 10 ** 6), "batch_size": (1, 10 ** 6), "accumulation": (1, 10 ** 6), "repeats": (1, 1000),
-              "limit": (1, 10 ** 8), "save_every": (1, 10 ** 8), "keep_every": (1, 10 ** 6), "every": (1, 10 ** 6),
-              "workers": (0, 1024),
-              "seed": (-2 ** 63, 2 ** 63), "anchors_per_class": (1, 10 ** 4), "proxies_per_class": (1, 10 ** 4)}
-    names = "data_dir", "output", "resume", "init_from", "backbone_weights", "teacher_weights"
-    for wrong, sentence in [
-        (args.eval_only and args.resume in (None, "auto"), "--eval-only: name the checkpoint with --resume PATH"),
-        (args.dry_run and args.eval_only, "--dry-run and --eval-only: choose one of them"),
-        (args.eval_split == "train" and not args.eval_only, "--eval-split: goes with --eval-only alone"),
-        *((getattr(args, name) == "", f"--{name.replace('_', '-')}: an empty name") for name in names),
-        *((getattr(args, name) is not None and not least <= getattr(args, name) <= most,
-           f"--{name.replace('_', '-')} {getattr(args, name)}: {least} to {most}") for name, (least, most)
-          in ranges.items()),
-    ]:
-        if wrong:
-            fail(sentence)
-    return args
+MOST_PARAMETERS, MOST_NODES = 2**31, 2**17
 
 
 @dataclass(frozen=True)
@@ -171,7 +91,10 @@ def settle(args: argparse.Namespace, processes: Processes) -> Settings:
         workers = min(8, max(1, (os.cpu_count() or 1) // processes.local_world))
     settings = Settings(args, model, fields, data, recipe_name, recipe, folder, workers, resumed, state, damaged,
                         changes)
-    settings.build_model()  # what cannot work is found before any data is fetched
+    with torch.device("meta"):  # what cannot work is found before any data is fetched or memory taken
+        if (count := count_parameters(settings.build_model())) > MOST_PARAMETERS:
+            raise ValueError(f"{model}: {count:,} parameters, and at most {MOST_PARAMETERS:,} are allowed; choose a"
+                             " smaller dim or depth with --set")
     return settings
 
 
@@ -179,7 +102,12 @@ def choose_data(args: argparse.Namespace, state: dict | None) -> str:
     """Name the data set: --data, else image folders if there is --data-dir, else synthetic scenes."""
     model = args.model or (state["name"] if state else "")
     several = args.multi_label or (state or {}).get("multi_label") or model.startswith(MULTI_LABEL_FAMILY)
-    return args.data or ("imagefolder" if args.data_dir else "shapes-multi" if several else "shapes")
+    if not args.data:
+        return "imagefolder" if args.data_dir else "shapes-multi" if several else "shapes"
+    known = list(dict.fromkeys((*DATA_SETS, *DOWNLOADS)))
+    if name := next((name for name in known if name.lower() == args.data.lower()), ""):
+        return name
+    raise ValueError(f"unknown data set {args.data!r}{near(args.data, known)}")
 
 
 def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argparse.Namespace,
@@ -198,6 +126,7 @@ def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argpar
          f"mixup and CutMix give an image shares of two classes, and triplets need one; {no_mixing}"),
         (args.backbone_weights and not hasattr(CONFIGS[model], "backbone"),
          f"--backbone-weights: {model} has no ResNet; give --init-from its own weights"),
+        (args.every and not hasattr(CONFIGS[model], "grid"), f"--every: {model} has no graph over patches; leave it out"),
         (several and not asked,
          f"{model} tells the one class of an image, and an image of {data} shows several or none; choose gkgnet, or"
          " give --multi-label to train yes or no for every class"),
@@ -251,21 +180,23 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
                              " --img-size")
         try:
             fields[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
             fields[name] = value
         most, values = 1000 if name == "depth" else 10_000, fields[name]
         if any(type(part) is int and part > most for part in (values if isinstance(values, tuple) else (values,))):
-            raise ValueError(f"--set {setting}: at most {most}")
+            raise ValueError(f"--set {setting}: at most {most:,}")
     if args.img_size or "img_size" not in fields:
         size = args.img_size or [IMAGE_SIZES.get(data, preset.img_size[0])]
-        if len(size) > 2 or not 1 <= min(size) <= max(size) <= 8192:
-            raise ValueError(f"--img-size {' '.join(map(str, size))}: one side, or height and width, 1 to 8192 pixels")
         fields["img_size"] = (size[0], size[-1])
     if "patch" not in fields and hasattr(preset, "patch"):
         height, width = fields["img_size"]
         strides = (2, 4, 8) if isinstance(preset, PyramidConfig) else (2, 4, 8, 16)
         possible = [patch for patch in strides if height % patch == 0 and width % patch == 0] or [preset.patch]
         fields["patch"] = min(possible, key=lambda patch: abs(math.log(height / patch / preset.grid[0])))
+    height, width = fields["img_size"]
+    if type(patch := fields.get("patch")) is int and patch > 0 and height * width > MOST_NODES * patch**2:
+        raise ValueError(f"{height}×{width} pixels in patches of {patch}: more than {MOST_NODES:,} nodes; choose a"
+                         " smaller --img-size or a larger patch")
     return fields
 
 

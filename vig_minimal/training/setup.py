@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor, nn
 
 from ..data.batches import TrainingBatches, ValidationBatches
 from ..data.data_recipe import DataRecipe
@@ -118,6 +119,8 @@ def build(settings: Settings, processes: Processes) -> Job:
     run = create_run(model, task, recipe, processes, flags.seed, flags.amp, flags.compile, flags.grad_checkpoint,
                      flags.sync_bn)
     first_step = restore(run, settings, data, len(batches)) if settings.state else 0
+    if not settings.state:
+        calibrate(run, next(batches.epoch(0))[0])
     seen, changes = fingerprint(data), settings.changes
     if settings.state and not flags.eval_only:
         changes += checkpoint.check_data(settings.state, settings.resumed, seen, first_step)
@@ -126,6 +129,30 @@ def build(settings: Settings, processes: Processes) -> Job:
                          " that all machines share, or alike on all of them")
     log = RunLog(settings, data, run, len(batches))
     return Job(settings, data, images, batches, val_batches, run, first_step, seen, changes, new_parts, log)
+
+
+@torch.no_grad()
+def calibrate(run: Run, images: Tensor) -> None:
+    """Start the running statistics of batch norm at those of the first batch, which makes them the same in all
+    processes. Norms of loaded weights keep theirs.
+
+    From means 0 and variances 1, the logits of an untrained network in evaluation are in the millions, and they stay
+    wrong for the first tens of steps. No step changes by this: in training, batch norm reads its own batch.
+    """
+    norms = [part for part in run.model.train().modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # take the batch's statistics as they are
+        norm.train(not norm.running_mean.any())
+    run.task.begin_epoch(run.model, 0)
+    with run.part(0, len(images)), run.autocast():
+        run.model.forward(images)  # not the compiled __call__
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+        if norm.training:
+            norm.num_batches_tracked.zero_()  # it counts steps
+    run.processes.share_buffers(run.model)
+    run.evaluated.load_state_dict(run.model.state_dict())
 
 
 def fingerprint(data: Data) -> dict[str, list]:

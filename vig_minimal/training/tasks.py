@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.anchors import Anchors
 from ..data.datasets import Data
 from ..graphs.distance import full_precision
 from ..models.cnn2graph import CNN2Graph, Output
-from .anchors import Anchors
 from .distributed import Processes
 from .losses import asymmetric_loss, bipartite_losses, classification_losses, smooth_bce
 from .metrics import MultiLabel, TopK

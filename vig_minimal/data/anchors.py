@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..data.augment import draw_flip_and_shift, flip_and_shift, normalise
-from ..data.datasets import image_name, label_counts, targets_of
-from ..data.decoding import DataError
-from ..data.loading import PreparedImages, checked
-from ..data.seeds import generator
 from ..models.cnn2graph import draw_anchors
-from .recipes import Recipe
+from .augment import draw_flip_and_shift, flip_and_shift, normalise
+from .data_recipe import DataRecipe
+from .datasets import image_name, label_counts, targets_of
+from .decoding import DataError
+from .loading import PreparedImages, checked
+from .seeds import generator
 
 
 class Anchors:
@@ -24,8 +24,8 @@ class Anchors:
     names: their file names. Raises DataError for a class with too few images, and for data without a list of labels.
     """
 
-    def __init__(self, source: Sequence, classes: Sequence[str], per_class: int, size: tuple[int, int], recipe: Recipe,
-                 seed: int, device: torch.device):
+    def __init__(self, source: Sequence, classes: Sequence[str], per_class: int, size: tuple[int, int],
+                 recipe: DataRecipe, seed: int, device: torch.device):
         labels = targets_of(source)
         if labels is None or labels.ndim != 1:
             raise DataError("anchors: this data has no list with the one class of each image")

@@ -90,7 +90,8 @@ class Browser:
 
     def errors(self) -> list[str]:
         """The errors that the page has logged to the console since the last call."""
-        return [entry["message"] for entry in self.call("POST", "/se/log", type="browser") if entry["level"] == "SEVERE"]
+        entries = self.call("POST", "/se/log", type="browser")
+        return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
 
     def requests(self) -> list[str]:
         """Addresses that the page has asked for since the last call."""

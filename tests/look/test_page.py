@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 import torch
+from browser import chromium
 from PIL import Image
 
-from browser import chromium
 from vig_minimal import create_model
 from vig_minimal.data.augment import normalise
 from vig_minimal.data.synthetic import CLASSES
@@ -143,8 +143,9 @@ def test_sources_shine_and_others_are_dark(page, graphs):
     page.move("#picture", 0.5 / 8, 0.5 / 8)
     before = page.run("return [...fit(picture).getContext('2d').getImageData(0, 0, 32, 32).data]")
     pixels = page.run("""const drawn = document.getElementById('picture').getContext('2d');
-        return Array.from({ length: 64 }, (_, n) => [...drawn.getImageData(128 * (n % 8) + 64, 128 * Math.floor(n / 8) + 64,
-            1, 1).data.slice(0, 3)])""")
+        const middle = (n) => 128 * n + 64;
+        return Array.from({ length: 64 }, (_, n) => [...drawn.getImageData(middle(n % 8), middle(n >> 3), 1, 1).data]
+            .slice(0, 3))""")
     adj = graphs["vig_nano"][0].adj()[0, 0]
     plain = np.array(before).reshape(32, 32, 4)[2::4, 2::4, :3].reshape(64, 3)
     for node in range(64):
@@ -155,7 +156,8 @@ def test_sources_shine_and_others_are_dark(page, graphs):
 
 def test_the_table_is_the_graphs_statistics(page, graphs):
     show(page, "lrgc_nano")
-    rows = page.run("return [...document.querySelectorAll('#numbers tr')].map((row) => [...row.cells].map((c) => c.textContent))")
+    rows = page.run("return [...document.querySelectorAll('#numbers tr')].map((row) => ("
+                    "[...row.cells].map((cell) => cell.textContent)))")
     places, before = torch.cartesian_prod(torch.arange(8.0), torch.arange(8.0)), None
     masks = torch.tensor(masks_of("shapes:9", (32, 32), (8, 8), "single"))
     for graph, row in zip(graphs["lrgc_nano"], rows, strict=True):
@@ -232,9 +234,9 @@ def test_another_image_is_shown(page, models):
 
 
 def test_everything_can_be_reached_and_is_named(page):
-    unnamed = page.run("""return [...document.querySelectorAll('button, select, input, canvas[tabindex], svg')].filter((e) =>
-        e.offsetParent !== null && !e.textContent.trim() && !e.getAttribute('aria-label') && !e.closest('label'))
-        .map((e) => e.outerHTML.slice(0, 80))""")
+    unnamed = page.run("""const all = document.querySelectorAll('button, select, input, canvas[tabindex], svg');
+        return [...all].filter((e) => e.offsetParent !== null && !e.textContent.trim()
+            && !e.getAttribute('aria-label') && !e.closest('label')).map((e) => e.outerHTML.slice(0, 80))""")
     assert unnamed == []
     order = []
     for _ in range(60):
@@ -309,14 +311,15 @@ def test_another_constructor_in_all_layers(live):
     live.choose("#constructor", "knn")
     live.until("return Number(document.body.dataset.runs) > arguments[0]", count)
     assert live.run("return graphs.every((graph) => graph.rows().every((row) => row.length === live.settings[0].k))")
-    assert live.run("return [...document.querySelectorAll('.knob:not([hidden]) input')].map((e) => e.id)") == ["k", "dilation"]
+    knobs = live.run("return [...document.querySelectorAll('.knob:not([hidden]) input')].map((e) => e.id)")
+    assert knobs == ["k", "dilation"]
     assert live.text("#title") == "Edges: k nearest"
 
 
 def test_an_edge_is_cut_by_hand_and_put_back(live):
     live.run("document.getElementById('picture').focus(); go({ node: [2, 2], held: true })")
-    source = live.run("const edge = graphs[0].row(18).find(({ j }) => j !== 18); go({ hovered: [edge.j >> 3, edge.j % 8] });"
-                      "return edge.j")
+    source = live.run("const { j } = graphs[0].row(18).find(({ j }) => j !== 18);"
+                      "go({ hovered: [j >> 3, j % 8] }); return j")
     for there in (False, True):
         assert ("reads:" in live.text("#why")) is not there
         count = runs(live)
@@ -377,7 +380,8 @@ def test_the_live_page_runs_without_error(live):
 
 def test_a_page_of_12_layers_and_196_nodes_is_small(monkeypatch):
     monkeypatch.setattr(torch.nn.init, "kaiming_normal_", lambda tensor: tensor.data.uniform_(-0.05, 0.05))
-    model = Opened(create_model("lrgc_ti", num_classes=10).eval(), "lrgc_ti", list(CLASSES), False, (0.5,) * 3, (0.5,) * 3)
+    model = create_model("lrgc_ti", num_classes=10).eval()
+    model = Opened(model, "lrgc_ti", list(CLASSES), False, (0.5,) * 3, (0.5,) * 3)
     assert len(build([(model, "random")], ["shapes:1"], "size")) < 3 * 2**20
 
 
@@ -429,4 +433,4 @@ def test_a_page_that_browsers_cannot_hold_is_refused(monkeypatch):
 def test_the_scripts_stay_short():
     scripts = {path.name: path.read_text(encoding="utf-8").splitlines() for path in building.FILES.glob("*.js")}
     assert sum(map(len, scripts.values())) < 900
-    assert [f"{name}:{n}" for name, lines in scripts.items() for n, line in enumerate(lines, 1) if len(line) > 120] == []
+    assert not [f"{name}:{n}" for name, lines in scripts.items() for n, line in enumerate(lines, 1) if len(line) > 120]

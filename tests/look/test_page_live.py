@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-
 from browser import chromium
+
 from helpers import FAMILIES
 from vig_minimal import Graph, create_model
 from vig_minimal.constructors import KNN, SimilarityThreshold
@@ -54,7 +54,8 @@ def opened(request, browser, tmp_path):
 def put(browser, opened: Opened, folder) -> None:
     page = folder / "network.html"
     script = (FILES / "network.js").read_text(encoding="utf-8")
-    page.write_text(f"<meta charset=utf-8><body data-ready=yes><script>{script}; let about = {json.dumps(live(opened))};"
+    about = json.dumps(live(opened))
+    page.write_text(f"<meta charset=utf-8><body data-ready=yes><script>{script}; let about = {about};"
                     "const network = new Network(about, halves(bytesOf(about.weights)));</script>", encoding="utf-8")
     browser.open(page)
 

@@ -18,7 +18,9 @@ from ..constructors import KNN, LRGC, SimilarityThreshold
 from ..data.augment import normalise
 from ..graphs.distance import squared_distance, unit
 from ..models.clustervig import DEGC
+from ..models.cnn2graph import CNN2Graph
 from ..models.convs import MRConv
+from ..models.gkgnet import GKGNet
 from ..models.layers import Block
 from .command import Parser, open_image, open_model
 
@@ -53,49 +55,92 @@ class Value(NamedTuple):
         return float(self.tensor.float().min()), float(self.tensor.float().max())
 
 
-STEM = Step("stem", "stem", "Stem", "X = stem(image) + P", "Convolutions turn every patch of the image into C numbers. P, the "
-            "learnt position embedding, tells patches apart by their place. From here on a patch is a node.")
-DOWN = Step("stem", "next stage", "Next stage", "X = conv(X)", "A convolution of stride 2 halves the grid: a patch now covers twice "
-            "the height and width.")
-CPE = Step("in", "CPE", "Place from the surroundings", "X = CPE(X) + X", "A 7 × 7 convolution of every channel by itself tells"
-           " a node where it is.")
-W_IN = Step("in", "W_in", "Linear layer in", "x′_i = x_i W_{in}", "The same linear layer on every node. The graph is made from "
-            "x′, so that a block can choose by other features than those it passes on.")
-SCORE = Step("scores", "scores", "Scores", "α′_{ij} = key(x′_j) · query(x′_i)   (LRGC Eq. 2)", "How much node i asks for node j, "
-             "for all pairs of nodes. Keys and queries are learnt. (The paper prints i for the source.)")
-ALPHA = Step("edges", "α", "Edges: α", "α_{ij} = tanh(ReLU(σ(α′_{ij}) − σ(τ)))   (LRGC Eqs. 3, 4)", "An edge where the "
-             "score is above τ, which is learnt too: one number a layer. α, the edge's weight, grows with the score, so "
-             "the loss teaches the graph.")
-DISTANCE = Step("scores", "distances", "Distances", "d_{ij} = ‖x̂_i − x̂_j‖²,   x̂ = x′ / ‖x′‖", "How different the directions of "
-                "two nodes' features are, for all pairs of nodes.")
-NEAREST = Step("edges", "k nearest", "Edges: k nearest", "N(i) = every d-th of the k·d sources with the least d_{ij}", "Every node "
-               "reads from k others, whether they matter or not; its own distance is 0, so it is one of them. The "
-               "choice carries no gradient: nothing teaches the graph.")
-SIMILARITY = Step("scores", "similarities", "Similarities", "z_{ij} = (s_{ij} − mean(s)) / std(s),   s_{ij} = −‖x̂_i − x̂_j‖²", "How "
-                  "similar two nodes are, compared with all pairs of this image.")
-ABOVE = Step("edges", "edges", "Edges: the similar ones", "N(i) = {j : z_{ij} > Φ⁻¹(q)}", "An edge wherever the similarity is "
-             "above a threshold, so the number of neighbours follows the image. q is fixed and falls over the layers.")
-CHOSEN = Step("edges", "edges", "Edges", "N(i) = constructor(x′)", "The constructor says which nodes every node reads from.")
-PARTS = Step("edges", "partitions", "Partitions and edges", "V¹, …, V^κ = k-means(x′);   N(i) = K nearest in i's own partition",
+STEM = Step("stem", "stem", "Stem",
+            "X = stem(image) + P",
+            "Convolutions turn every patch of the image into C numbers. P, the learnt position embedding, tells "
+            "patches apart by their place. From here on a patch is a node.")
+DOWN = Step("stem", "next stage", "Next stage",
+            "X = conv(X)",
+            "A convolution of stride 2 halves the grid: a patch now covers twice the height and width.")
+CPE = Step("in", "CPE", "Place from the surroundings",
+           "X = CPE(X) + X",
+           "A 7 × 7 convolution of every channel by itself tells a node where it is.")
+W_IN = Step("in", "W_in", "Linear layer in",
+            "x′_i = x_i W_{in}",
+            "The same linear layer on every node. The graph is made from x′, so that a block can choose by other "
+            "features than those it passes on.")
+SCORE = Step("scores", "scores", "Scores",
+             "α′_{ij} = key(x′_j) · query(x′_i)   (LRGC Eq. 2)",
+             "How much node i asks for node j, for all pairs of nodes. Keys and queries are learnt; before training "
+             "the queries are 0, and every score with them. (The paper prints i for the source.)")
+ALPHA = Step("edges", "α", "Edges: α",
+             "α_{ij} = tanh(ReLU(σ(α′_{ij}) − σ(τ)))   (LRGC Eqs. 3, 4)",
+             "An edge where the score is above τ, which is learnt too: one number a layer, −1 before training, when "
+             "every node reads from all. α, the edge's weight, grows with the score, so the loss teaches the graph.")
+DISTANCE = Step("scores", "distances", "Distances",
+                "d_{ij} = ‖x̂_i − x̂_j‖²,   x̂ = x′ / ‖x′‖",
+                "How different the directions of two nodes' features are, for all pairs of nodes.")
+NEAREST = Step("edges", "k nearest", "Edges: k nearest",
+               "N(i) = every d-th of the k·d sources with the least d_{ij}",
+               "Every node reads from k others, whether they matter or not; its own distance is 0, so it is one of "
+               "them. The choice carries no gradient: nothing teaches the graph.")
+SIMILARITY = Step("scores", "similarities", "Similarities",
+                  "z_{ij} = (s_{ij} − mean(s)) / std(s),   s_{ij} = −‖x̂_i − x̂_j‖²",
+                  "How similar two nodes are, compared with all pairs of this image.")
+ABOVE = Step("edges", "edges", "Edges: the similar ones",
+             "N(i) = {j : z_{ij} > Φ⁻¹(q)}",
+             "An edge wherever the similarity is above a threshold, so the number of neighbours follows the image. q "
+             "is fixed and falls over the layers.")
+CHOSEN = Step("edges", "edges", "Edges",
+              "N(i) = constructor(x′)",
+              "The constructor says which nodes every node reads from.")
+PARTS = Step("edges", "partitions", "Partitions and edges",
+             "V¹, …, V^κ = k-means(x′);   N(i) = K nearest in i's own partition",
              "Nodes are partitioned by their features; a node reads from its nearest in its own partition alone.")
-CENTROIDS = Step("global", "centroids", "Attention between centroids", "z′_i = Σ_j α_{ji} LIN_L(z_j)   (ClusterViG Eqs. 2, 3)",
-                 "z, the mean of a partition, reads from all the others; every node then reads from its partition's z′.")
-RELATIVE = Step("aggregate", "max-relative", "Max-relative", "m_i = max_j α_{ij} (x′_j − x′_i)", "For each channel the source that is "
-                "most above node i wins, and m holds by how much. In a graph without weights α is 1; where nothing is "
-                "selected m is 0.")
-UPDATE = Step("update", "update", "Update", "u_i = GELU([x′_i, m_i] W_{update})", "A linear layer of 4 heads mixes what a node "
-              "is with what it has read. A head sees the same slice of both.")
-RESIDUAL = Step("update", "W_out", "Linear layer out, residual", "y_i = u_i W_{out} + x_i", "Back to C numbers, added to what "
-                "the block began with.")
-FEED = Step("ffn", "FFN", "FFN", "z_i = GELU(y_i W_1) W_2 + y_i   (LRGC Eq. 1)", "Two linear layers on every node by itself; "
-            "no node reads from another here. The next layer makes a new graph from z.")
-HEAD = Step("head", "head", "Head", "logits = GELU(mean_i(z_i) W_3) W_4", "The mean of all nodes, then two linear layers: one "
-            "number a class.")
-LABELS = Step("head", "labels", "Cross level: labels read from patches", "D_l ← FFN(D_l + Grapher(D_l, patches))", "Every label "
-              "is a node, and reads from the patches nearest to it.")
-BACKBONE = Step("stem", "backbone", "Backbone", "X = φ(images)", "A ResNet turns every image into one node.")
-BIPARTITE = Step("aggregate", "bipartite", "Anchors and proxies", "z_i = ω(x_i, Σ_j α_{ij} v_j)", "An image reads from anchors, "
-                 "images of known classes, and from proxies, which are learnt.")
+CENTROIDS = Step("global", "centroids", "Attention between centroids",
+                 "z′_i = Σ_j α_{ji} LIN_L(z_j)   (ClusterViG Eqs. 2, 3)",
+                 "z, the mean of a partition, reads from all the others; every node then reads from its partition's "
+                 "z′.")
+RELATIVE = Step("aggregate", "max-relative", "Max-relative",
+                "m_i = max_j α_{ij} (x′_j − x′_i)",
+                "For each channel the source that is most above node i wins, and m holds by how much. In LRGC the "
+                "maximum runs over all j, and an edge that is not selected carries 0. In other graphs α is 1 and the "
+                "maximum runs over the edges alone; m is 0 where there is none.")
+UPDATE = Step("update", "update", "Update",
+              "u_i = GELU([x′_i, m_i] W_{update})",
+              "A linear layer of 4 heads mixes what a node is with what it has read. A head sees the same slice of "
+              "both.")
+UPDATE_GLOBAL = Step("update", "update", "Update",
+                     "u_i = GELU([x′_i, m_i, z′_i] W_{update})",
+                     "A linear layer mixes what a node is, what it has read, and the z′ of its partition.")
+RESIDUAL = Step("update", "W_out", "Linear layer out, residual",
+                "y_i = u_i W_{out} + x_i",
+                "Back to C numbers, added to what the block began with.")
+FEED = Step("ffn", "FFN", "FFN",
+            "z_i = GELU(y_i W_1) W_2 + y_i   (LRGC Eq. 1)",
+            "Two linear layers on every node by itself; no node reads from another here. The next layer makes a new "
+            "graph from z.")
+HEAD = Step("head", "head", "Head",
+            "logits = GELU(mean_i(z_i) W_3) W_4",
+            "The mean of all nodes, then two linear layers: one number a class.")
+OTHER_UPDATE = Step("update", "update", "Aggregation and update",
+                    "u_i = conv(x′_i, {x′_j : j ∈ N(i)})",
+                    "Another graph convolution than ViG's: EdgeConv, GraphSAGE or GIN.")
+SCORES = Step("head", "head", "Head",
+              "logit_l = w_l · D_l + b_l + (mean_i(z_i) W + b)_l   (GKGNet Eq. 3, before σ)",
+              "Every label is scored by its own node, and by the mean of all patches.")
+CLASSIFIER = Step("head", "head", "Head",
+                  "logits = z W + b",
+                  "A linear layer: one number a class.")
+LABELS = Step("head", "labels", "Cross level: labels read from patches",
+              "D_l ← FFN(D_l + Grapher(D_l, patches))",
+              "Every label is a node, and reads from the patches nearest to it.")
+BACKBONE = Step("stem", "backbone", "Backbone",
+                "X = φ(images)",
+                "A ResNet turns every image into one node.")
+BIPARTITE = Step("aggregate", "bipartite", "Anchors and proxies",
+                 "z_i = ω(x_i, Σ_j α_{ij} v_j)",
+                 "An image reads from anchors, images of known classes, and from proxies, which are learnt.")
 
 
 def graph_values(module: nn.Module, inputs: tuple, output) -> list[tuple[Step, str, Tensor]]:
@@ -112,10 +157,12 @@ def graph_values(module: nn.Module, inputs: tuple, output) -> list[tuple[Step, s
     return [(CHOSEN, "N(i)", edges)]
 
 
-def aggregate_values(module: MRConv, inputs: tuple, output: Tensor) -> list[tuple[Step, str, Tensor]]:
-    """m, which stands between x and z′ in the input of the update, and the update."""
-    every = 3 if module.update[0].in_channels == 3 * inputs[0].shape[1] else 2
-    return [(RELATIVE, "m", module.seen[:, 1::every]), (UPDATE, "u", output)]
+def aggregate_values(module: nn.Module, inputs: tuple, output: Tensor) -> list[tuple[Step, str, Tensor]]:
+    """m, which follows x in the interleaved input of the update, and the update."""
+    if type(module) is not MRConv:
+        return [(OTHER_UPDATE, "u", output)]
+    read, every = vars(module).pop("read"), module.update[0].in_channels // inputs[0].shape[1]  # every: 2, or 3 with z′
+    return [(RELATIVE, "m", read[:, 1::every]), (UPDATE_GLOBAL if every == 3 else UPDATE, "u", output)]
 
 
 def partition_values(module: DEGC, inputs: tuple, output) -> list[tuple[Step, str, Tensor]]:
@@ -136,8 +183,7 @@ RULES: tuple[tuple[str, Callable], ...] = (
     (r".*grapher\.fc1|cross\.\d+\.fc1", one(W_IN, "x′")),
     (r".*grapher\.constructor|cross\.\d+\.constructor", graph_values),
     (r".*\.degc", partition_values),
-    (r".*\.conv", lambda module, inputs, output: (aggregate_values(module, inputs, output) if type(module) is MRConv
-                                                  else [(UPDATE, "u", output)])),
+    (r".*\.conv", aggregate_values),
     (r".*grapher", one(RESIDUAL, "y")),
     (r"cross\.\d+", one(LABELS, "D")),
     (r"(blocks|stages)\..*\.ffn", one(FEED, "z")),
@@ -163,7 +209,7 @@ def trace(model: nn.Module, images: Tensor) -> tuple[Tensor, list, list[Value]]:
         made = [Value(step, inside, symbol, tensor, place(model, name)) for step, symbol, tensor in found]
         # partitions are known when DEGC returns, and come before what is read along their edges
         at = next((n for n, value in enumerate(values) if isinstance(module, DEGC) and value.layer == inside
-                   and value.step in (RELATIVE, UPDATE)), len(values))
+                   and value.step in (RELATIVE, UPDATE, UPDATE_GLOBAL)), len(values))
         values[at:at] = made
 
     for name, module in model.named_modules():
@@ -173,7 +219,7 @@ def trace(model: nn.Module, images: Tensor) -> tuple[Tensor, list, list[Value]]:
                 lambda m, i, o, name=name, rule=rule: record(m, name, rule(m, i, o))))
         if type(module) is MRConv:  # what its update reads
             handles.append(module.update.register_forward_pre_hook(
-                lambda m, i, parent=module: setattr(parent, "seen", i[0])))
+                lambda m, i, parent=module: setattr(parent, "read", i[0])))
         if re.fullmatch(r"(blocks|stages)\.0", name):
             handles.append(module.register_forward_pre_hook(
                 lambda m, i: record(model.stem, "stem", [(STEM, "X", i[0])])))
@@ -183,7 +229,8 @@ def trace(model: nn.Module, images: Tensor) -> tuple[Tensor, list, list[Value]]:
     finally:
         for handle in handles:
             handle.remove()
-    record(model, "", [(HEAD, "logits", logits)])
+    head = SCORES if isinstance(model, GKGNet) else CLASSIFIER if isinstance(model, CNN2Graph) else HEAD
+    record(model, "", [(head, "logits", logits)])
     return logits, graphs, values
 
 
@@ -210,7 +257,7 @@ def table(values: list[Value]) -> str:
         low, high = value.range
         if value.step not in explained:
             explained.add(value.step)
-            lines += ["", f"{value.step.title}: {re.sub(r'[{}]', '', value.step.equation)}",
+            lines += ["", f"{value.step.title}: " + re.sub(r"_\{([^}]*)\}", r"_\1", value.step.equation),
                       *wrap(value.step.says), f"    computed by {value.where}"]
         if value.tensor.dtype == torch.bool:
             figures = f"{int(value.tensor.sum())} edges of {value.tensor.numel()}"
@@ -238,8 +285,9 @@ def main(argv: list[str] | None = None) -> None:
         opened = open_model(args.model, args.checkpoint)
         image = open_image(args.image, opened.model.config.img_size, "multi" if opened.multi_label else "single")
         logits, _, values = trace(opened.model, normalise(image[None], opened.mean, opened.std))
-        print(f"{opened.name}, {args.checkpoint or 'random weights'}, {args.image}: image → stem → "
-              "[ in → scores → edges → aggregation → update → FFN ] for each layer → head\n")
+        way = ("image → stem → [ in → scores → edges → aggregation → update → FFN ] for each layer → head"
+               if hasattr(opened.model.config, "grid") else "image → backbone → classifier")
+        print(f"{opened.name}, {args.checkpoint or 'random weights'}, {args.image}: {way}\n")
         print(table(values))
         scores = logits[0].sigmoid() if opened.multi_label else logits[0].softmax(0)
         best = [f"{opened.classes[i]} {scores[i]:.3f}" for i in scores.topk(min(3, len(scores))).indices]

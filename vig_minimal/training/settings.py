@@ -126,7 +126,7 @@ def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argpar
          f"mixup and CutMix give an image shares of two classes, and triplets need one; {no_mixing}"),
         (args.backbone_weights and not hasattr(CONFIGS[model], "backbone"),
          f"--backbone-weights: {model} has no ResNet; give --init-from its own weights"),
-        (args.every and not hasattr(CONFIGS[model], "grid"), f"--every: {model} has no graph over patches; leave it out"),
+        (args.every and not hasattr(CONFIGS[model], "grid"), f"--every: {model} has no graph over patches"),
         (several and not asked,
          f"{model} tells the one class of an image, and an image of {data} shows several or none; choose gkgnet, or"
          " give --multi-label to train yes or no for every class"),

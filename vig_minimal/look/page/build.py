@@ -75,8 +75,8 @@ def steps_of(values: Sequence[Value]) -> list[dict]:
     steps = {}
     for value in values:
         step = steps.setdefault((value.step.key, value.step.title), {
-            "key": value.step.key, "short": value.step.short, "title": value.step.title, "equation": typeset(value.step.equation),
-            "says": value.step.says, "where": value.where, "values": []})
+            "key": value.step.key, "short": value.step.short, "title": value.step.title, "says": value.step.says,
+            "equation": typeset(value.step.equation), "where": value.where, "values": []})
         low, high = value.range
         step["values"].append({"layer": value.layer, "symbol": value.symbol, "shape": value.shape,
                                "low": float(f"{low:.4g}"), "high": float(f"{high:.4g}")})
@@ -163,10 +163,10 @@ def fill(data: dict) -> str:
     if len(inside) > LARGEST:
         raise ValueError(f"--html: the page would have {len(inside) / 2**20:.0f} MB, and browsers take"
                          f" {LARGEST >> 20} well; take fewer or smaller images, or fewer models")
-    parts = {"TITLE": html.escape(data["title"]), "STYLE": (FILES / "page.css").read_text(encoding="utf-8"), "DATA": inside}
-    parts["NETWORK"], *rest = [(FILES / name).read_text(encoding="utf-8") for name in SCRIPTS]
-    parts["SCRIPTS"] = "\n".join(rest)
-    page = (FILES / "page.html").read_text(encoding="utf-8")
+    page, style, network, *scripts = [(FILES / name).read_text(encoding="utf-8")
+                                      for name in ("page.html", "page.css", *SCRIPTS)]
+    parts = {"TITLE": html.escape(data["title"]), "STYLE": style, "DATA": inside, "NETWORK": network,
+             "SCRIPTS": "\n".join(scripts)}
     for name, value in parts.items():
         page = page.replace(f"<!--{name}-->", value)
     return page

@@ -20,7 +20,7 @@ def add_flags(add) -> None:
     add("--html", metavar="FILE", help="write a page to look at in a browser, not a picture: every patch, every layer,"
                                        " and any number of images, and of models (repeat --model or --checkpoint)")
     add("--live", action="store_true", help="with --html: the network itself runs in the page (ViG, SViG, LRGC)")
-    add("--run", metavar="DIR", help="with --html: the graphs that `train.py --every N` kept, with a slider over epochs")
+    add("--run", metavar="DIR", help="with --html: the graphs that train.py --every N kept, with a slider over epochs")
 
 
 def check(args: argparse.Namespace) -> None:

@@ -19,9 +19,10 @@ KEYS = ("name", "config", "classes", "multi_label", "epoch", "images", "mean", "
 
 def epochs_of(folder: str) -> str:
     """The page of a run: one view for each kept epoch and image. Raises ValueError for a folder that cannot be used."""
-    files = sorted(Path(folder).glob("graphs-*.pt"))
+    files = sorted(Path(folder).glob("graphs-*.pt"), key=lambda file: (len(file.name), file.name))
     if not files:
-        raise ValueError(f"{folder}: no graphs were kept there; train with --every N, as train.py --model lrgc --every 1")
+        raise ValueError(f"{folder}: no graphs were kept there; train with --every N, as train.py --model lrgc"
+                         " --every 1")
     data = {"models": [], "pictures": {}, "views": [], "epochs": []}
     for file in files:
         state = load(file)
@@ -54,7 +55,8 @@ def epochs_of(folder: str) -> str:
 def graph_of(kept: dict, image: int) -> Graph:
     """One image's graph of a layer, from the batch that was kept."""
     only = {key: value[image:image + 1] for key, value in kept.items() if torch.is_tensor(value)}
-    kind = GroupGraph if only.get("index", only.get("weights")).ndim == 4 else ClusterGraph if "labels" in only else Graph
+    grouped = only.get("index", only.get("weights")).ndim == 4
+    kind = GroupGraph if grouped else ClusterGraph if "labels" in only else Graph
     return kind(kept["num_sources"], **only)
 
 

@@ -14,8 +14,9 @@ from ..explain import ABOVE, ALPHA, DISTANCE, NEAREST, SCORE, SIMILARITY, typese
 # what the steps say where a person has changed the graph: constructor -> key of the step -> the step
 CHOICES = {name: {step.key: {"title": step.title, "equation": typeset(step.equation), "says": step.says,
                              "where": f"vig_minimal/constructors/{file}"} for step in steps}
-           for name, file, steps in (("lrgc", "lrgc.py LRGC", (SCORE, ALPHA)), ("knn", "knn.py KNN", (DISTANCE, NEAREST)),
-                                     ("threshold", "similarity_threshold.py SimilarityThreshold", (SIMILARITY, ABOVE)))}
+           for name, file, steps in (
+               ("lrgc", "lrgc.py LRGC", (SCORE, ALPHA)), ("knn", "knn.py KNN", (DISTANCE, NEAREST)),
+               ("threshold", "similarity_threshold.py SimilarityThreshold", (SIMILARITY, ABOVE)))}
 LARGEST = 4_000_000  # parameters: 8 MB in the page, about a second for one image
 
 
@@ -47,7 +48,7 @@ def live(opened: Opened) -> dict:
                          " model, or leave --live out for a page of pictures")
     folded = fold(model)
     convolutions = [m for m in folded.stem.modules() if isinstance(m, nn.Conv2d)]
-    layers = [(c.weight.permute(0, 2, 3, 1), c.bias, 1) for c in convolutions]  # (out, 3, 3, in): in the order of pixels
+    layers = [(c.weight.permute(0, 2, 3, 1), c.bias, 1) for c in convolutions]  # (out, 3, 3, in): as pixels lie
     layers.append((folded.position[0].permute(1, 2, 0), torch.zeros(0), 1))  # (H, W, C)
     for block in folded.blocks:
         grapher, constructor = block.grapher, block.grapher.constructor
@@ -73,6 +74,6 @@ def live(opened: Opened) -> dict:
 def settings(constructor: nn.Module, k: int) -> dict:
     """What a person may change in one block. The constructors that are not the block's own start with these too."""
     name = {KNN: "knn", LRGC: "lrgc", SimilarityThreshold: "threshold"}[type(constructor)]
-    return {"constructor": name, "tau": float(constructor.tau.detach()) if name == "lrgc" else -1.0, "k": getattr(constructor, "k", k),
-            "dilation": getattr(constructor, "dilation", 1), "z": getattr(constructor, "z", 1.0), "seed": 0,
-            "edges": {}}
+    return {"constructor": name, "tau": float(constructor.tau.detach()) if name == "lrgc" else -1.0,
+            "k": getattr(constructor, "k", k), "dilation": getattr(constructor, "dilation", 1),
+            "z": getattr(constructor, "z", 1.0), "seed": 0, "edges": {}}

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from vig_minimal.data.batches import TrainingBatches
 from vig_minimal.data.decoding import DataError
+from vig_minimal.look import confusion
 from vig_minimal.training.distributed import start
 from vig_minimal.training.endings import Diverged, fail, one_sentence
 from vig_minimal.training.engine import Run, evaluate
@@ -73,6 +74,7 @@ def train(argv: list[str] | None, resources: contextlib.ExitStack) -> None:
         try:
             if flags.eval_only:
                 log.evaluation(job.evaluate(), job.file_notes())
+                confusion.report(job)
             elif flags.dry_run:
                 log.say(dry_run(job))
             else:

@@ -11,19 +11,24 @@ import re
 import shlex
 import sys
 import types
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from PIL import Image
 from torch.distributed.run import get_args_parser
 
 from vig_minimal import create_model, list_models
 from vig_minimal.__main__ import COMMANDS
 from vig_minimal.constructors import CONSTRUCTORS
 from vig_minimal.data.datasets import DOWNLOADS
+from vig_minimal.data.synthetic import CLASSES
 from vig_minimal.training import distributed
+from vig_minimal.training.checkpoint import save
 from vig_minimal.training.flags import parse
+from vig_minimal.training.recipes import RECIPES
 from vig_minimal.training.settings import settle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,6 +97,12 @@ def commands() -> list[Piece]:
 def prepared(folder: Path) -> dict:
     """What snippets may use without defining it. They run in `folder`."""
     torch.save(create_model("vig_ti").state_dict(), folder / "vig_ti_74.5.pth")
+    model, run = create_model("lrgc_nano"), folder / "runs" / "lrgc_nano-shapes"
+    run.mkdir(parents=True)
+    save(run / "best.pt", {"name": "lrgc_nano", "config": asdict(model.config), "classes": list(CLASSES),
+                           "recipe": asdict(RECIPES["demo"]), "mean": (0.5,) * 3, "std": (0.5,) * 3,
+                           "model": model.state_dict()})
+    Image.new("RGB", (80, 60)).save(folder / "photo.jpg")
     return {"images": torch.rand(2, 3, 224, 224), "photos": torch.rand(1, 3, 448, 448),
             "small_images": torch.rand(2, 3, 32, 32), "anchors": torch.rand(10, 3, 32, 32)}
 

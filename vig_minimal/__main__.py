@@ -1,4 +1,4 @@
-"""`python -m vig_minimal COMMAND …`: everything to look at and to measure. Training is train.py."""
+"""`python -m vig_minimal COMMAND …`: everything to ask, to look at and to measure. Training is train.py."""
 
 import importlib
 import sys
@@ -7,9 +7,11 @@ from .look.command import fail
 
 # command -> module of vig_minimal.look with a `main(argv)`, and its line in the list
 COMMANDS = {
+    "predict": ("predict", "say what images show, of one file or of whole folders"),
     "explore": ("explore", "draw the patches that a patch or a label reads from, or make a page of them (--html)"),
     "explain": ("explain", "print every step of a model: equation, symbol, shape, range, and where it is computed"),
     "attention": ("attention", "draw CNN2GNN's attention between classes, or its embeddings"),
+    "compare": ("compare.command", "train variants (graphs, convolutions, any field) alike, and compare them"),
     "plot": ("plot", "draw loss, accuracy, neighbours and learning rate of one or several runs"),
     "augment": ("augment_sheet", "draw every augmentation of one image"),
     "scenes": ("scene_sheet", "draw the synthetic scenes, or measure a linear classifier on them"),
@@ -31,4 +33,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -90,7 +90,7 @@ def test_the_command_runs_under_the_name_of_augment():
 @pytest.mark.parametrize("argv, message", [
     (["missing.png"], "missing.png: no such image"),
     (["notes.txt"], "notes.txt: not an image"),
-    (["cut.png"], "cut.png: the image cannot be read"),
+    (["cut.png"], "cut.png: image file is truncated"),
     (["."], "the image cannot be read"),
     (["shapes:x"], "shapes:x: after shapes: comes the number"),
     (["shapes:0", "--size", "8"], "--size 8: a side of 16 to 512 pixels"),

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from vig_minimal import create_model
-from vig_minimal.look import benchmark
+from vig_minimal import create_model, list_constructors, list_models
+from vig_minimal.look import benchmark, benchmark_paper
+from vig_minimal.look.compare import graph_cost
 
 TINY = ["--rounds", "1", "--threads", "1"]
 
@@ -37,23 +38,54 @@ def test_two_classifiers_are_both_trained(capsys):
     assert model.distilled.weight.grad.abs().sum() > 0 and model.head[4].weight.grad.abs().sum() > 0
 
 
-def test_the_table_of_graphs(capsys):
-    header, small, large = rows(run(capsys, "--graphs", "--grids", 6, 8, "--batch", 2))
-    assert header[1].startswith("vig_ti: k-NN") and header[2].startswith("cvig_ti: k-means and k-NN")
-    assert [small[0], large[0]] == ["36", "64"] and all(float(cell) >= 0 for cell in small[1:])
+def here(what, measure, *about):
+    return measure(*about)
+
+
+def test_the_table_of_graphs_has_every_constructor(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph_cost, "in_own_process", here)  # a process of its own takes seconds to start
+    out = tmp_path / "graphs.png"
+    text = run(capsys, "--graphs", "--grids", 8, 6, "--batch", 1, "--out", out)
+    header, *lines = rows(text)
+    assert header[1:] == ["36 nodes: ms, share, MiB", "64 nodes: ms, share, MiB"]
+    assert [line[0] for line in lines] == list_constructors()
+    assert all(float(cell.split(",")[0]) >= 0 and "%" in cell for line in lines for cell in line[1:])
+    assert Image.open(out).width > 500 and f"wrote {out}" in text
+
+
+def test_a_graph_for_which_memory_ran_out_has_no_figure(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph_cost, "in_own_process", lambda *about: None if about[3] > 6 else (1.0, 0.5, 2.0))
+    _, first, *_ = rows(run(capsys, "--graphs", "--grids", 6, 8, 9, "--out", tmp_path / "graphs.png"))
+    assert first[1:] == ["1.00, 50%, 2", "-", "-"]
 
 
 def test_graphs_are_built_of_the_same_features_in_every_run(monkeypatch):
     seen = []
-    monkeypatch.setattr(benchmark, "best_times", lambda builders, nodes, *_: seen.append((builders, nodes)))
+    monkeypatch.setattr(graph_cost, "best_times", lambda parts, nodes, *_: seen.append((parts[0](nodes), nodes)) or
+                        (1.0, 2.0))
     for grid in (6, 6, 28):
         torch.rand(1)  # a state that differs
-        benchmark.graph_times(grid, 1, 1, "cpu")
-    (builders, nodes), (_, again), (of_784, _) = seen
-    assert torch.equal(nodes, again) and nodes.shape == (1, 36, 192) and [len(b) for b in builders] == [12, 12, 12]
-    assert builders[1][0].clusters == 4 and of_784[1][0].clusters == 6
-    plain, inside = builders[0][0](nodes), builders[1][0](nodes)
-    assert plain.adj().shape == inside.adj().shape == (1, 36, 36)
+        graph_cost.graph_figure("cluster_knn", grid, 1, 1, "cpu", 1)
+    (graph, nodes), (again, same), (of_784, _) = seen
+    assert torch.equal(nodes, same) and nodes.shape == (1, 36, 192) and torch.equal(graph.index, again.index)
+    assert of_784.adj().shape == (1, 784, 784)
+
+
+def test_the_papers_figures_stand_beside_ours(capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "in_own_process", lambda *_: (50.0, 1.0))
+    monkeypatch.setattr(benchmark_paper, "SIZES", {"a table": [("vig_nano", {}, "ViG-nano", 0.933098 / 2, 1.0, "7")]})
+    monkeypatch.setattr(benchmark_paper, "SPEEDS", {"vig_nano": (25.0, 100.0, None, 1, 1, 1, 1, 1)})
+    text = run(capsys, "--paper", "--batches", 1, 8, 16)
+    assert "| ViG-nano: `vig_nano` | 0.466549 | 0.93 | 2.000 | 1 | 0.06 |" in text
+    assert "| vig_nano | 25.0 / 50.0 = 2.0000 | 100.0 / 50.0 = 0.5000 | - / 50.0 |" in text
+    assert "| without the image itself: CIFAR-10, SVHN, CIFAR-100 | `cnn2gnn_resnet34` | 96.21, 96.49, 79.63 |" in text
+
+
+def test_the_papers_models_are_models_of_this_project():
+    assert all(name in list_models() for models in benchmark_paper.SIZES.values() for name, *_ in models)
+    assert all(name in list_models() and len(speeds) == len(benchmark_paper.BATCHES)
+               for name, speeds in benchmark_paper.SPEEDS.items())
+    assert all(name in list_models() for _, _, names, _ in benchmark_paper.SCORES for name in names)
 
 
 def test_throughput_is_a_table_and_a_picture(capsys, tmp_path):
@@ -129,7 +161,9 @@ def test_a_picture_without_any_figure_is_still_drawn():
     (["--throughput", "vig_nano", "--out", "nowhere/x.png"], "nowhere/x.png: the picture cannot be written"),
     (["--throughput", "vig_nano", "--out", "x.txt"], "x.txt: the picture cannot be written; give a name that ends in"),
     (["vig_nano", "--img-size", "63"], "img_size=63"), (["vig_nano", "--img-size", "0"], "img_size=0"),
-    (["vig_nano", "--device", "gpu"], "invalid choice: 'gpu'"), (["vig_nano", "--amp"], "--amp with --throughput"),
+    (["vig_nano", "--device", "gpu"], "invalid choice: 'gpu'"),
+    (["vig_nano", "--amp"], "--amp with --throughput or --paper"),
+    (["--graphs", "--paper"], "each go alone"),
 ])
 def test_bad_input_is_a_sentence(capsys, argv, message):
     with pytest.raises(SystemExit) as end:

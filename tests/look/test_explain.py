@@ -60,6 +60,7 @@ def test_every_step_names_a_class_that_is_there(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@torch.inference_mode()
 def test_the_values_obey_the_equations_beside_them(name):
     model = model_of(name)
     value, before = {key: found.tensor for key, found in traced(model).items()}, None

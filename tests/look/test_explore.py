@@ -10,9 +10,9 @@ from PIL import Image, ImageColor
 from vig_minimal import Graph, create_model
 from vig_minimal.data.synthetic import CLASSES, Shapes
 from vig_minimal.look import explore
-from vig_minimal.look.command import Opened, open_image, open_model
 from vig_minimal.look.explore_layers import Layer
 from vig_minimal.look.panels import colours, patch_box, picture, sheet, tint
+from vig_minimal.look.predict import Transform, load, open_image, predict, probabilities
 from vig_minimal.training import checkpoint
 
 NANO = {"img_size": 32, "patch": 8, "dim": 16, "depth": 2}  # a grid of 4 × 4
@@ -24,7 +24,8 @@ def saved(tmp_path_factory):
     model = create_model("lrgc_nano", **NANO)
     path = tmp_path_factory.mktemp("explore") / "last.pt"
     checkpoint.save(path, {"name": "lrgc_nano", "config": asdict(model.config), "classes": list(CLASSES),
-                           "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "model": model.state_dict()})
+                           "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "recipe": {"eval_crop": 1.0},
+                           "model": model.state_dict()})
     return path
 
 
@@ -109,21 +110,24 @@ def test_a_scene_with_a_checkpoint(saved, tmp_path, capsys):
     # LRGC starts fully connected: 16 neighbours in both layers
     rows = [line.split() for line in printed.splitlines()[2:4]]
     assert rows == [["0", "16.0", "16", "16"], ["1", "16.0", "16", "16"]]
+    (best, probability), *_ = predict(load(saved), Shapes(32, 4, "val")[3][0])
+    assert f"\nhighest probabilities: {best} {probability:.3f}, " in printed
 
 
 def test_a_checkpoint_is_used(saved):
-    opened = open_model(None, str(saved))
+    model = load(saved)
     state = checkpoint.load(saved)["model"]
-    assert opened.name == "lrgc_nano" and not opened.model.training and not opened.multi_label
-    assert all(torch.equal(value, state[key]) for key, value in opened.model.state_dict().items())
-    assert list(opened.mean) == list(opened.std) == [0.5, 0.5, 0.5] and opened.classes == list(CLASSES)
+    assert model.name == "lrgc_nano" and not model.training and not model.multi_label
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert list(model.transform.mean) == list(model.transform.std) == [0.5, 0.5, 0.5]
+    assert model.classes == list(CLASSES)
 
 
 def test_a_photo_is_cut_to_the_models_size(tmp_path):
     pixels = np.zeros((40, 120, 3), np.uint8)
     pixels[:, 40:80] = 255  # the middle third, which alone remains
     Image.fromarray(pixels).save(tmp_path / "photo.png")
-    image = open_image(str(tmp_path / "photo.png"), (32, 32))
+    image = open_image(str(tmp_path / "photo.png"), Transform((32, 32)))
     assert image.shape == (3, 32, 32) and image.dtype == torch.uint8 and image.float().mean() > 250
 
 
@@ -174,8 +178,8 @@ def test_partitions_keep_their_names_from_layer_to_layer():
 def test_every_partition_has_its_colour(tmp_path, capsys):
     model = create_model("cvig_nano", img_size=32, patch=8, dim=16, depth=2, clusters=3).eval()
     image, _ = Shapes(32, 1)[0]
-    opened = Opened(model, "cvig_nano", list(CLASSES), False, (0.5,) * 3, (0.5,) * 3)
-    graphs = explore.apply(opened, image)[1]
+    model.transform, model.multi_label = Transform((32, 32)), False
+    _, graphs = probabilities(model, image[None], return_graphs=True)
     page = explore.explore_partitions(image, [Layer("layer 0", graphs[0], (4, 4))])
     panel = page.crop((8 + 264, 8, 8 + 264 + 256, 8 + 256))  # the second panel; the first is the image
     plain = picture(image, 256)

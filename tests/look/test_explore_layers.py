@@ -12,9 +12,9 @@ from vig_minimal import Graph, create_model
 from vig_minimal.data.synthetic import CLASSES, Shapes
 from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.look import explore, explore_layers
-from vig_minimal.look.command import open_model
 from vig_minimal.look.explore_layers import GROUPS, OPACITY, Layer
 from vig_minimal.look.panels import patch_box, picture
+from vig_minimal.look.predict import load, open_model, probabilities
 from vig_minimal.training import checkpoint
 
 TINY = {"img_size": 32, "patch": 2, "dim": (8, 8, 16, 16), "depth": (1, 1, 2, 1)}  # grids of 16, 8, 4 and 2
@@ -52,7 +52,8 @@ def saved(path, name, classes, **fields) -> str:
     torch.manual_seed(0)
     model = create_model(name, num_classes=len(classes), **fields)
     checkpoint.save(path, {"name": name, "config": asdict(model.config), "classes": classes, "multi_label": True,
-                           "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4), "model": model.state_dict()})
+                           "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4), "recipe": {"eval_crop": 1.0},
+                           "model": model.state_dict()})
     return str(path)
 
 
@@ -107,7 +108,7 @@ def test_the_node_follows_to_the_patch_that_covers_it(whole):
             # the row of the adjacency is that of the patch, whose only source here is itself: it covers the node
             assert layer.row(node).nonzero().tolist() == [[row * grid[1] + column]]
             assert layer.spread(layer.row(node), whole)[node] > 0
-            inner, outer = patch_box(panel, whole, *node), explore_layers.area(panel, whole, row, column, layer.scale)
+            inner, outer = patch_box(panel, whole, *node), patch_box(panel, whole, row, column, layer.scale)
             assert outer[0] <= inner[0] and outer[1] <= inner[1] and outer[2] >= inner[2] and outer[3] >= inner[3]
             assert outer[2] - outer[0] < 4 * layer.scale and outer[2] < panel.width and outer[3] < panel.height
 
@@ -248,8 +249,7 @@ def test_a_label_is_drawn_over_the_scene_with_all_its_shapes(tmp_path, capsys):
     panel = page.crop((8, 8 + 3 * 17, 8 + 256, 8 + 3 * 17 + 256))  # below the title's three lines
     assert (np.asarray(panel) == np.asarray(picture(image, 256))).all() and not torch.equal(image, single)
     # the other panels show the sources that the graph has
-    opened = open_model("gkgnet_nano", None)
-    graph = explore.apply(opened, image)[1][-1]
+    graph = probabilities(open_model("gkgnet_nano", None), image[None], return_graphs=True)[1][-1]
     expected, captions = explore_layers.draw_groups(picture(image, 256), Layer("", graph, (4, 4), scale=8),
                                                     graph.adj()[0, :, CLASSES.index("star")], (32, 32), "patches")
     for i, wanted in enumerate(expected):
@@ -294,15 +294,15 @@ def test_names_come_from_the_checkpoint_and_the_title_says_the_score(tmp_path, m
     monkeypatch.setattr(explore, "explore_groups", lambda image, layers, whole, label, title: titles.append(
         (label, title)) or Image.new("RGB", (1, 1)))
     path = saved(tmp_path / "best.pt", "gkgnet_nano", ["a dog", *CLASSES], **TINY)
-    opened = open_model(None, path)
+    model = load(path)
     shown = Shapes(32, 8, "val", "multi")[7][1]
     yes, no = CLASSES[int(shown.argmax())], CLASSES[int(shown.argmin())]
-    image = (Shapes(32, 8, "val", "multi")[7][0] / 255 - torch.tensor(opened.mean).view(3, 1, 1))
-    scores = opened.model(image.div(torch.tensor(opened.std).view(3, 1, 1))[None])[0].sigmoid()
+    image = (Shapes(32, 8, "val", "multi")[7][0] / 255 - torch.tensor(model.transform.mean).view(3, 1, 1))
+    scores = model(image.div(torch.tensor(model.transform.std).view(3, 1, 1))[None])[0].sigmoid()
     for label, said in ((yes, ", and the scene shows it"), (no, ", and the scene does not show it"), ("a dog", "")):
         explore.main(["shapes:7", "--checkpoint", path, "--label", label, "--out", str(tmp_path / "graph.png")])
         number, title = titles[-1]
-        assert number == opened.classes.index(label)
+        assert number == model.classes.index(label)
         assert title.splitlines()[1] == f"label {label}: score {scores[number]:.3f}{said}"
     explore.main(["shapes:7", "--checkpoint", path, "--label", "3", "--out", str(tmp_path / "graph.png")])
     assert titles[-1][0] == 3 and titles[-1][1].splitlines()[1].startswith(f"label {CLASSES[2]}: ")
@@ -317,8 +317,8 @@ def test_what_a_photo_shows_is_not_known():
 
 def test_any_model_trained_on_several_labels_sees_all_shapes(tmp_path, monkeypatch):
     seen = []
-    apply = explore.apply
-    monkeypatch.setattr(explore, "apply", lambda opened, image: seen.append(image) or apply(opened, image))
+    monkeypatch.setattr(explore, "probabilities", lambda model, crops, return_graphs:
+                        seen.append(crops[0]) or probabilities(model, crops, return_graphs))
     out = str(tmp_path / "graph.png")
     number = next(i for i in range(20) if Shapes(32, 20, "val", "multi")[i][1].sum() > 1)
     explore.main([f"shapes:{number}", "--checkpoint", saved(tmp_path / "best.pt", "pvig_nano", list(CLASSES), **TINY),

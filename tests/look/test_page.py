@@ -5,24 +5,25 @@ import re
 import numpy as np
 import pytest
 import torch
-from browser import chromium
 from PIL import Image
 
 from vig_minimal import create_model
 from vig_minimal.data.augment import normalise
 from vig_minimal.data.synthetic import CLASSES
 from vig_minimal.look import explore
-from vig_minimal.look.command import Opened, open_image, open_model
 from vig_minimal.look.page import build as building
 from vig_minimal.look.page.build import build, diversity, masks_of
+from vig_minimal.look.predict import Transform, open_image, open_model
 
+HALF = (0.5,) * 3, (0.5,) * 3  # mean and std
 TINY = {"img_size": 32, "dim": 16, "depth": 3, "patch": 4}
 PYRAMID = {"img_size": 32, "dim": (8, 16), "depth": (1, 2), "pool": (2, 1)}
 MODELS = {"vig_nano": TINY, "svig_nano": TINY, "lrgc_nano": TINY, "cvig_nano": TINY, "pvig_nano": PYRAMID,
           "gkgnet_nano": PYRAMID}
 
 
-def opened(name: str, **fields) -> Opened:
+def opened(name: str, **fields) -> torch.nn.Module:
+    """A model as `open_model` gives it."""
     torch.manual_seed(3)
     model = create_model(name, **fields).eval()
     for block in model.blocks:
@@ -30,13 +31,9 @@ def opened(name: str, **fields) -> Opened:
         if hasattr(constructor, "query"):  # so that some scores lie below τ
             torch.nn.init.normal_(constructor.query.weight, std=0.3)
             constructor.tau.data.fill_(0.1)
-    return Opened(model, name, list(CLASSES), name == "gkgnet_nano", (0.5,) * 3, (0.5,) * 3)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as window:
-        yield window
+    model.name, model.classes, model.multi_label = name, list(CLASSES), name == "gkgnet_nano"
+    model.transform = Transform(model.config.img_size)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +46,9 @@ def graphs(models):
     """Every model's graphs of scene 9, in evaluation mode."""
     found = {}
     for name, model in models.items():
-        image = open_image("shapes:9", (32, 32), "multi" if model.multi_label else "single")
+        image = open_image("shapes:9", Transform((32, 32)), "multi" if model.multi_label else "single")
         with torch.inference_mode():
-            _, found[name] = model.model(normalise(image[None], model.mean, model.std), return_graphs=True)
+            _, found[name] = model(normalise(image[None], *HALF), return_graphs=True)
     return found
 
 
@@ -159,7 +156,7 @@ def test_the_table_is_the_graphs_statistics(page, graphs):
     rows = page.run("return [...document.querySelectorAll('#numbers tr')].map((row) => ("
                     "[...row.cells].map((cell) => cell.textContent)))")
     places, before = torch.cartesian_prod(torch.arange(8.0), torch.arange(8.0)), None
-    masks = torch.tensor(masks_of("shapes:9", (32, 32), (8, 8), "single"))
+    masks = torch.tensor(masks_of("shapes:9", Transform((32, 32)), (8, 8), "single"))
     for graph, row in zip(graphs["lrgc_nano"], rows, strict=True):
         edge, stats = graph.adj()[0] != 0, graph.statistics()
         others = edge & ~torch.eye(64, dtype=torch.bool)
@@ -266,7 +263,7 @@ def test_no_error_and_no_request(page):
 def test_names_are_escaped(browser, tmp_path):
     evil = '</script><img src=x onerror="document.body.id=1">'
     model = opened("vig_nano", **TINY | {"num_classes": 2})
-    model = Opened(model.model, evil, [evil, "<b>"], False, model.mean, model.std)
+    model.name, model.classes = evil, [evil, "<b>"]
     image = tmp_path / "<img src=y onerror=alert(1)>.png"
     Image.new("RGB", (40, 40), "red").save(image)
     (tmp_path / "page.html").write_text(build([(model, evil)], [str(image)], evil), encoding="utf-8")
@@ -281,9 +278,9 @@ def test_names_are_escaped(browser, tmp_path):
 
 
 def test_the_live_page_says_what_pytorch_says(live, models):
-    image = open_image("shapes:9", (32, 32))
+    image = open_image("shapes:9", Transform((32, 32)))
     with torch.inference_mode():
-        logits = models["lrgc_nano"].model(normalise(image[None], (0.5,) * 3, (0.5,) * 3))[0]
+        logits = models["lrgc_nano"](normalise(image[None], *HALF))[0]
     page = torch.tensor(live.run("return [...live.logits]"))
     assert (page - logits).abs().max() < 0.02 * logits.abs().max()  # float16 weights
 
@@ -341,7 +338,7 @@ def test_a_scene_by_its_number(live):
     count = runs(live)
     live.choose("#scene", "7")
     live.until("return Number(document.body.dataset.runs) > arguments[0]", count)
-    expected = open_image("shapes:7", (32, 32)).permute(1, 2, 0).flatten().tolist()
+    expected = open_image("shapes:7", Transform((32, 32))).permute(1, 2, 0).flatten().tolist()
     assert live.run("return [...state.pixels]") == expected
 
 
@@ -380,9 +377,7 @@ def test_the_live_page_runs_without_error(live):
 
 def test_a_page_of_12_layers_and_196_nodes_is_small(monkeypatch):
     monkeypatch.setattr(torch.nn.init, "kaiming_normal_", lambda tensor: tensor.data.uniform_(-0.05, 0.05))
-    model = create_model("lrgc_ti", num_classes=10).eval()
-    model = Opened(model, "lrgc_ti", list(CLASSES), False, (0.5,) * 3, (0.5,) * 3)
-    assert len(build([(model, "random")], ["shapes:1"], "size")) < 3 * 2**20
+    assert len(build([(opened("lrgc_ti", num_classes=10), "random")], ["shapes:1"], "size")) < 3 * 2**20
 
 
 def test_diversity_is_0_where_all_nodes_are_alike():
@@ -393,8 +388,8 @@ def test_diversity_is_0_where_all_nodes_are_alike():
 
 
 def test_masks_say_which_shape_a_patch_shows():
-    masks = torch.tensor(masks_of("shapes:9", (64, 64), (8, 8), "single"))
-    assert set(masks.tolist()) == {0, 1} and masks_of("photo.jpg", (64, 64), (8, 8), "single") is None
+    masks = torch.tensor(masks_of("shapes:9", Transform((64, 64)), (8, 8), "single"))
+    assert set(masks.tolist()) == {0, 1} and masks_of("photo.jpg", Transform((64, 64)), (8, 8), "single") is None
 
 
 def test_explore_writes_a_page(tmp_path, capsys):

@@ -4,23 +4,21 @@ import json
 
 import pytest
 import torch
-from browser import chromium
 
 from helpers import FAMILIES
 from vig_minimal import Graph, create_model
-from vig_minimal.constructors import KNN, SimilarityThreshold
+from vig_minimal.constructors import KNN, Alone, Full, SimilarityThreshold
 from vig_minimal.data.augment import normalise
-from vig_minimal.data.synthetic import CLASSES
-from vig_minimal.look.command import Opened, open_image
 from vig_minimal.look.page.build import FILES
 from vig_minimal.look.page.live import fold, live
+from vig_minimal.look.predict import Transform, open_image
 
 SIDE, NODES = 24, 36
+SEEN = Transform((SIDE, SIDE), mean=(0.5, 0.4, 0.6), std=(0.5, 0.3, 0.4))
 SMALL = {"img_size": SIDE, "patch": 4, "dim": 16, "depth": 3}
-IMAGES = 20
 
 
-def trained_like(name: str, **fields) -> Opened:
+def trained_like(name: str, **fields) -> torch.nn.Module:
     """A model whose features differ from node to node, and whose every factor counts."""
     model = create_model(name, **SMALL | fields).eval()
     for module in model.modules():
@@ -34,13 +32,8 @@ def trained_like(name: str, **fields) -> Opened:
         if hasattr(block.grapher.constructor, "query"):
             torch.nn.init.normal_(block.grapher.constructor.query.weight, std=0.1)
             block.grapher.constructor.tau.data.fill_(-0.05)
-    return Opened(model, name, list(CLASSES), False, (0.5, 0.4, 0.6), (0.5, 0.3, 0.4))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as window:
-        yield window
+    model.name, model.transform = name, SEEN
+    return model
 
 
 @pytest.fixture(params=FAMILIES)
@@ -51,7 +44,7 @@ def opened(request, browser, tmp_path):
     return model
 
 
-def put(browser, opened: Opened, folder) -> None:
+def put(browser, opened, folder) -> None:
     page = folder / "network.html"
     script = (FILES / "network.js").read_text(encoding="utf-8")
     about = json.dumps(live(opened))
@@ -70,12 +63,12 @@ def run(browser, image: torch.Tensor, change: str = "") -> tuple[torch.Tensor, l
     return torch.tensor(found[0], dtype=torch.float64), [a.view(2 * [int(len(a) ** 0.5)]) for a in adjacencies]
 
 
-def reference(opened: Opened, image: torch.Tensor, change=lambda blocks: None):
+def reference(opened, image: torch.Tensor, change=lambda blocks: None):
     """The same from PyTorch, in float64 with the page's float16 weights."""
-    model = fold(opened.model).double()
+    model = fold(opened).double()
     change([block.grapher for block in model.blocks])
     with torch.inference_mode():
-        logits, graphs = model(normalise(image[None], opened.mean, opened.std).double(), return_graphs=True)
+        logits, graphs = model(normalise(image[None], SEEN.mean, SEEN.std).double(), return_graphs=True)
     return logits[0], [graph.adj()[0].double() for graph in graphs]
 
 
@@ -86,9 +79,10 @@ def assert_equal(page, torch_):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-def test_logits_and_edges_are_pytorchs_on_twenty_images(opened, browser):
-    for index in range(IMAGES):
-        image = open_image(f"shapes:{index}", opened.model.config.img_size)
+@pytest.mark.parametrize("images", [range(2), pytest.param(range(2, 20), marks=pytest.mark.slow)], ids=["2", "18 more"])
+def test_logits_and_edges_are_pytorchs(images, opened, browser):
+    for index in images:
+        image = open_image(f"shapes:{index}", SEEN)
         assert_equal(run(browser, image), reference(opened, image))
 
 
@@ -102,14 +96,14 @@ CHANGES = [
      lambda g: [setattr(g[0], "constructor", KNN(3)), setattr(g[2], "constructor", KNN(4, 2))]),
     ("svig_nano", "settings.forEach((own) => { own.z = 0.5244005127080407 })",
      lambda g: [setattr(part, "constructor", SimilarityThreshold(0.7)) for part in g]),
-    ("vig_nano", "settings[1].constructor = 'full'", lambda g: setattr(g[1], "constructor", KNN(NODES))),
-    ("vig_nano", "settings[1].constructor = 'none'", lambda g: setattr(g[1], "constructor", KNN(1))),
+    ("vig_nano", "settings[1].constructor = 'full'", lambda g: setattr(g[1], "constructor", Full())),
+    ("vig_nano", "settings[1].constructor = 'none'", lambda g: setattr(g[1], "constructor", Alone())),
 ]
 
 
 @pytest.mark.parametrize("name, script, change", CHANGES, ids=[f"{name}: {script}" for name, script, _ in CHANGES])
 def test_what_a_change_does_is_what_it_does_in_pytorch(name, script, change, browser, tmp_path):
-    model, image = trained_like(name), open_image("shapes:3", (SIDE, SIDE))
+    model, image = trained_like(name), open_image("shapes:3", SEEN)
     put(browser, model, tmp_path)
     changed = run(browser, image, script)
     assert_equal(changed, reference(model, image, change))
@@ -132,7 +126,7 @@ class Edited(torch.nn.Module):
 
 @pytest.mark.parametrize("weight", [0, 1])
 def test_an_edge_cut_or_added_by_hand(opened, browser, weight):
-    image = open_image("shapes:4", (SIDE, SIDE))
+    image = open_image("shapes:4", SEEN)
     adj = reference(opened, image)[1][1]
     wanted = ((adj == 0) == bool(weight)) & ~torch.eye(NODES, dtype=torch.bool)  # an edge to cut, or a place for one
     target, source = wanted.nonzero()[10].tolist()
@@ -144,7 +138,7 @@ def test_an_edge_cut_or_added_by_hand(opened, browser, weight):
 
 def test_grid_and_random_are_what_they_say(browser, tmp_path):
     put(browser, trained_like("vig_nano"), tmp_path)
-    image = open_image("shapes:3", (SIDE, SIDE))
+    image = open_image("shapes:3", SEEN)
     places = torch.cartesian_prod(torch.arange(6.0), torch.arange(6.0))
     _, grids = run(browser, image, "settings[0].constructor = 'grid'")
     assert torch.equal(grids[0] != 0, torch.cdist(places, places, p=torch.inf) < 1.5)
@@ -156,7 +150,7 @@ def test_grid_and_random_are_what_they_say(browser, tmp_path):
 
 def test_from_the_block_that_was_changed_on_is_as_from_the_start(opened, browser):
     """A change in block 1 runs block 0 no more, and gives the same."""
-    pixels = open_image("shapes:5", (SIDE, SIDE)).permute(1, 2, 0).flatten().tolist()
+    pixels = open_image("shapes:5", SEEN).permute(1, 2, 0).flatten().tolist()
     again, whole = browser.run("""
         const pixels = Uint8Array.from(arguments[0]), settings = structuredClone(about.settings);
         network.run(pixels, settings);
@@ -168,11 +162,11 @@ def test_from_the_block_that_was_changed_on_is_as_from_the_start(opened, browser
 
 def test_folded_weights_give_the_models_logits():
     opened = trained_like("lrgc_nano")
-    image = normalise(open_image("shapes:6", (SIDE, SIDE))[None], opened.mean, opened.std)
+    image = normalise(open_image("shapes:6", SEEN)[None], SEEN.mean, SEEN.std)
     with torch.inference_mode():
-        ours, theirs = fold(opened.model)(image), opened.model(image)
+        ours, theirs = fold(opened)(image), opened(image)
     assert (ours - theirs).abs().max() < 0.02 * theirs.abs().max()  # rounded to float16
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fold(opened.model).modules())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fold(opened).modules())
 
 
 @pytest.mark.parametrize("name, fields, says", [
@@ -180,5 +174,7 @@ def test_folded_weights_give_the_models_logits():
     ("vig_nano", {"conv": "edge"}, "max-relative"), ("vig_nano", {"graph": "group_knn"}, "runs ViG, SViG and LRGC"),
     ("vig_ti", {}, "7,184,744 parameters")])
 def test_a_model_that_the_page_cannot_run_is_refused(name, fields, says):
+    model = create_model(name, **fields)
+    model.name = name
     with pytest.raises(ValueError, match=says):
-        live(Opened(create_model(name, **fields).eval(), name, ["a"], False, (0.5,) * 3, (0.5,) * 3))
+        live(model)

@@ -298,7 +298,7 @@ def test_parameters_to_the_last_one(name, parameters):
 
 
 def layer_macs(model: nn.Module, images: Tensor) -> int:
-    """Multiply-adds of convolutions and linear layers alone, from their shapes: without k-means, distances and means."""
+    """Multiply-adds of convolutions and linear layers alone, from shapes: without k-means, distances and means."""
     counts = []
 
     def count(layer: nn.Module, _, output: Tensor) -> None:

@@ -195,3 +195,9 @@ def test_k_is_an_error_where_the_constructor_has_no_number_of_neighbours(name, i
     else:
         with pytest.raises(ValueError, match="k is read by graph='knn' and graph='group_knn' and graph='cluster_knn'"):
             create_model(name, img_size=64, k=3)
+
+
+def test_fields_that_only_together_are_possible():
+    """With the preset's patch of 16, 32 pixels have 4 nodes, too few for six neighbours."""
+    model = create_model("vig_ti", img_size=32, patch=4, k=6, dim=16, depth=2, num_classes=3)
+    assert model.config.k == 6 and model.config.grid == (8, 8)

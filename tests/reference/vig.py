@@ -96,7 +96,7 @@ def _largest(messages: list[Tensor], channels: int) -> Tensor:
 
 
 def _messages(adj: Tensor, i: int, message) -> list[Tensor]:
-    """What reaches target i: a_ij message(j) of each edge; in a weighted graph also 0 of each source without an edge."""
+    """What reaches target i: a_ij message(j) of each edge; in a weighted graph 0 of each source without an edge."""
     messages = [weight * message(j) for j, weight in _edges(adj, i)]
     if adj.dtype != torch.bool:
         messages += [torch.zeros_like(message(j)) for j in range(adj.shape[1]) if adj[i, j] == 0]
@@ -104,7 +104,7 @@ def _messages(adj: Tensor, i: int, message) -> list[Tensor]:
 
 
 def max_relative(targets: Tensor, sources: Tensor, adj: Tensor) -> Tensor:
-    """m_i = max_j adj_ij (sources_j - targets_i), over the edges of a bool graph (0 if none), all j of others. (N, C)"""
+    """m_i = max_j adj_ij (sources_j - targets_i), over the edges of a bool graph (0 if none), all j otherwise (N, C)"""
     rows = []
     for i in range(len(targets)):
         rows.append(_largest(_messages(adj, i, lambda j, i=i: sources[j] - targets[i]), targets.shape[1]))

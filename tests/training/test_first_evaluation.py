@@ -1,4 +1,4 @@
-"""Before the first step: batch norm starts at a batch's statistics, so that an untrained network's loss is a guess's."""
+"""Before the first step: batch norm starts at a batch's statistics, so an untrained network's loss is a guess's."""
 
 import math
 
@@ -11,7 +11,8 @@ from helpers import same_tensors
 from vig_minimal.training import setup
 from vig_minimal.training.endings import Stopped
 
-SMALL = ["--img-size", "32", "--limit", "32", "--batch-size", "16", "--workers", "0", "--device", "cpu", "--epochs", "1"]
+SMALL = ["--img-size", "32", "--limit", "32", "--batch-size", "16", "--workers", "0", "--device", "cpu",
+         "--epochs", "1"]
 TINY = ["--set", "dim=16", "--set", "depth=2", "--set", "patch=4"]
 
 

@@ -56,7 +56,8 @@ def test_a_kill_before_the_first_checkpoint_leaves_no_second_row(monkeypatch):
 def test_a_damaged_table_is_set_aside(capsys):
     argv = [*VIG, "--output", "out", "--resume", "auto"]
     run(*argv, "--epochs", 1)
-    for epoch, content in enumerate((b"epoch,a\nzero,0\n", b"\xff\xfe\x00", b"epoch,a\n\x000,0\n", b"a\n1\n", b"\n"), 2):
+    damaged = b"epoch,a\nzero,0\n", b"\xff\xfe\x00", b"epoch,a\n\x000,0\n", b"a\n1\n", b"\n"
+    for epoch, content in enumerate(damaged, 2):
         Path("out/metrics.csv").write_bytes(content)
         run(*argv, "--epochs", epoch)
         assert "out/metrics.csv is damaged; it is kept as out/damaged.csv" in capsys.readouterr().out

@@ -4,25 +4,35 @@ To add one:
 
 1. Write a module that is called as `constructor(nodes, grid)`: it takes nodes (B, N, C) and returns a `Graph` of N
    targets and N sources. `grid` is (H, W), where node h·W + w is the patch in row h and column w; ignore it unless the
-   edges depend on places. (KNN and GroupKNN also take other nodes as sources, for pyramids and GKGNet's labels.)
+   edges depend on places. Images may be of several sizes: what follows from the number of nodes is worked out in each
+   call. (KNN and GroupKNN also take other nodes as sources, for pyramids and GKGNet's labels.)
    Pick edges in float32, also under autocast (`graphs.distance`): bfloat16 keeps fewer than three digits, so near ties
    change neighbours. The nodes arrive as the layers before computed them: under bfloat16 autocast they are rounded
    already.
    Take random numbers from `graphs.draws`: an image then gets the same ones in any split of its batch.
 2. Write `NAME_per_block(config)` below: it returns one constructor for each block of a model, made from the fields of
    the model's config (`models.vig.ViGConfig`). A new field is added there.
-3. Add one line to CONSTRUCTORS. `create_model("vig_ti", graph="NAME")` then uses it.
+3. Add one line to CONSTRUCTORS. `create_model("vig_ti", graph="NAME")` then uses it, and `compare` and `benchmark
+   --graphs` have it.
+4. Write its double loop into tests/reference/, and a line in tests/constructors/test_every_constructor.py.
 """
 
 from functools import partial
 
+from torch import nn
+
+from .axial import DAGC, LSGC, MGC, SVGA
 from .cluster_knn import ClusterKNN
+from .controls import Alone, Full, Random, Surroundings
 from .group_knn import GroupKNN
+from .hypergraph import Hypergraph, hyperedges_of_block
 from .knn import KNN, default_k, of_block
 from .lrgc import LRGC
 from .similarity_threshold import SimilarityThreshold, quantiles
+from .window_knn import WindowKNN, window_rule
 
-__all__ = ["CONSTRUCTORS", "ClusterKNN", "GroupKNN", "KNN", "LRGC", "SimilarityThreshold"]
+__all__ = ["CONSTRUCTORS", "DAGC", "KNN", "LRGC", "LSGC", "MGC", "OF_PLACES", "SVGA", "Alone", "ClusterKNN", "Full",
+           "GroupKNN", "Hypergraph", "Random", "SimilarityThreshold", "Surroundings", "WindowKNN"]
 
 
 def rules(config) -> list[partial]:
@@ -59,6 +69,37 @@ def cluster_knn_per_block(config) -> list[ClusterKNN]:
     return [ClusterKNN(rule(config.num_nodes)[0], config.clusters, rule=rule) for rule in rules(config)]
 
 
+# graphs of places, which need neither pooled sources nor relative positions, so that pyramids take them too: from hops
+# (None is the authors' K) and from the rule by which the number of neighbours follows from that of nodes
+OF_PLACES = {
+    "svga": lambda hops, rule: SVGA(hops or 2),
+    "mgc": lambda hops, rule: MGC(hops),
+    "dagc": lambda hops, rule: DAGC(hops or 2),
+    "lsgc": lambda hops, rule: LSGC(hops or 2),
+    "grid": lambda hops, rule: Surroundings(),
+    "random": lambda hops, rule: Random(rule=rule),
+    "none": lambda hops, rule: Alone(),
+}
+
+
+def of_places(name: str, config) -> list[nn.Module]:
+    """The same in every block; `random` has ViG's number of neighbours, and another draw for each block."""
+    return [OF_PLACES[name](config.hops, rule) for rule in rules(config)]
+
+
+def window_knn_per_block(config) -> list[WindowKNN]:
+    """ViG's k; windows of half the grid's shorter side (7 at 224 pixels), shifted by half in every second block."""
+    return [WindowKNN(rule=partial(window_rule, rule, config.window, l % 2 == 1))
+            for l, rule in enumerate(rules(config))]
+
+
+def hypergraph_per_block(config) -> list[Hypergraph]:
+    """From 25 to 50 hyperedges over the blocks, as released; from a quarter to half of the nodes where these are few.
+    """
+    return [Hypergraph(rule=partial(hyperedges_of_block, config.hyperedges, config.depth, l))
+            for l in range(config.depth)]
+
+
 # field `graph` of a config -> (NAME_per_block, the config's fields that only some constructors read)
 CONSTRUCTORS = {
     "knn": (knn_per_block, ("k", "epsilon")),                        # ViG
@@ -66,4 +107,15 @@ CONSTRUCTORS = {
     "threshold": (threshold_per_block, ("threshold", "decrement")),  # SViG
     "lrgc": (lrgc_per_block, ()),                                    # ViG-LRGC
     "cluster_knn": (cluster_knn_per_block, ("k", "clusters")),       # ClusterViG
+    "window_knn": (window_knn_per_block, ("k", "window")),           # WiGNet
+    "hypergraph": (hypergraph_per_block, ("hyperedges",)),           # ViHGNN
+    "svga": (partial(of_places, "svga"), ("hops",)),                 # MobileViG
+    "mgc": (partial(of_places, "mgc"), ("hops",)),                   # MobileViGv2
+    "dagc": (partial(of_places, "dagc"), ("hops",)),                 # GreedyViG
+    "lsgc": (partial(of_places, "lsgc"), ("hops",)),                 # LogViG
+    # controls
+    "grid": (partial(of_places, "grid"), ()),
+    "random": (partial(of_places, "random"), ("k",)),
+    "none": (partial(of_places, "none"), ()),
+    "full": (lambda config: [Full() for _ in range(config.depth)], ()),
 }

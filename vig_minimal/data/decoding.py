@@ -35,9 +35,7 @@ def read_image(path: str | Path) -> Image.Image:
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
-                coding = " ".join(str(tile[3]) for tile in file.tile)  # of the file's numbers, as "I;16B"
-                image, was = _to_rgb(ImageOps.exif_transpose(file), coding)
-                rotated = file.getexif().get(0x0112, 1) != 1  # the tag of the orientation
+                image, was = upright_rgb(file)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"as large as a decompression bomb: {str(error).split(',')[0]}") from None
     except UnidentifiedImageError:
@@ -50,11 +48,17 @@ def read_image(path: str | Path) -> Image.Image:
         raise
     except Exception as error:  # decoders raise many kinds for a damaged file
         raise DataError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
-    if rotated:
-        was.append("rotated by EXIF")
     if was:
         image.info["was"] = ", ".join(was)
     return image
+
+
+def upright_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    """An image that Pillow opened, upright and in 8-bit RGB, and what was converted; see `read_image`."""
+    coding = " ".join(str(tile[3]) for tile in getattr(image, "tile", [])) or image.mode  # of its numbers, as "I;16B"
+    result, was = _to_rgb(ImageOps.exif_transpose(image), coding)
+    rotated = image.getexif().get(0x0112, 1) != 1  # the tag of the orientation
+    return result, was + ["rotated by EXIF"] * rotated
 
 
 def _to_rgb(image: Image.Image, coding: str) -> tuple[Image.Image, list[str]]:

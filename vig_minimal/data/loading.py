@@ -47,6 +47,19 @@ class Batch(NamedTuple):
     notes: list[FileNote]
 
 
+def centre_crop(image: Image.Image | Tensor, size: tuple[int, int], share: float) -> Image.Image | Tensor:
+    """Scale an image until `share` of it just covers `size` (height, width), and cut that out of its centre."""
+    _, height, width = TF.get_dimensions(image)
+    scale = max(size[0] / height, size[1] / width) / share
+    # a thin image would become gigabytes: of its length, what lies far outside the crop goes first
+    kept = [side - max(0, side - math.ceil(LONGEST * most / scale)) // 2 * 2  # as much at both ends
+            for side, most in zip((height, width), size)]
+    if kept != [height, width]:
+        image, (height, width) = TF.center_crop(image, kept), kept
+    image = TF.resize(image, [max(1, round(side * scale)) for side in (height, width)], BICUBIC)
+    return TF.center_crop(image, size)
+
+
 @dataclass(eq=False)
 class PreparedImages(Dataset):
     """A source's images as uint8 tensors (3, H, W) of the model's size."""
@@ -73,19 +86,12 @@ class PreparedImages(Dataset):
     def _prepare(self, key: Key, notes: list[FileNote]) -> tuple[Tensor, Tensor]:
         image, label = self._read(key, notes)
         recipe = self.recipe
-        _, height, width = TF.get_dimensions(image)
         if recipe and recipe.crop == "resized":
+            _, height, width = TF.get_dimensions(image)
             box = random_resized_box(height, width, generator("crop", self.seed, *key))
             image = TF.resized_crop(image, *box, self.size, BICUBIC)
         else:
-            scale = max(self.size[0] / height, self.size[1] / width) / self.eval_crop
-            # a thin image would become gigabytes: of its length, what lies far outside the crop goes first
-            kept = [side - max(0, side - math.ceil(LONGEST * most / scale)) // 2 * 2  # as much at both ends
-                    for side, most in zip((height, width), self.size)]
-            if kept != [height, width]:
-                image, (height, width) = TF.center_crop(image, kept), kept
-            image = TF.resize(image, [max(1, round(side * scale)) for side in (height, width)], BICUBIC)
-            image = TF.center_crop(image, self.size)
+            image = centre_crop(image, self.size, self.eval_crop)
         if recipe and (recipe.rand_augment > 0 or recipe.color_jitter > 0):
             source = generator("colours", self.seed, *key)
             image = (TF.to_pil_image(image) if isinstance(image, Tensor) else image).convert("RGB")

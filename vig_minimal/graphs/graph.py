@@ -47,6 +47,11 @@ class Graph:
         """Return a graph with one (N, M) adjacency per image. GroupGraph: union over its groups; any other: itself."""
         return self
 
+    def read(self, nodes: Tensor) -> tuple["Graph", Tensor | None]:
+        """Return the graph and the sources that a convolution reads; None stands for the nodes (B, N, C) themselves.
+        HyperGraph: messages that come through hyperedges."""
+        return self, None
+
     def degree(self) -> Tensor:
         """Return the number of different sources of each target: (B, N) int64."""
         return (self.union().adj() != 0).sum(-1)

@@ -7,39 +7,36 @@ the two directions in which the embeddings of that checkpoint vary most. Give se
 `train.py --keep-every N` keeps those of epochs 0, N, 2N, …
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from ..data.augment import normalise
 from ..data.datasets import DATA_SETS, Data, open_data
-from ..data.loading import PreparedImages, checked
+from ..data.loading import PreparedImages, checked, loader, validation_order
 from .chart import Series, draw_legend
-from .command import Opened, Parser, open_model, save_picture
-from .panels import FINE, FONT, colours, enlarged, sheet, shorten
-
-SIDE = 360  # of a matrix or a scatter plot, in pixels
-NAMES = 84  # room for the names of classes
-MOST_NAMED = 24  # classes that are named along an axis; of more, every second, third, …
+from .command import Parser, save_picture
+from .confusion import NAMES, SIDE, draw_matrix
+from .panels import FINE, colours, enlarged, sheet
+from .predict import load
 
 
-def validation(opened: Opened, data: Data, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
+def validation(model: nn.Module, data: Data, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Normalised validation images (b, 3, H, W) and labels (b,): the first `limit` of a fixed random order.
 
     Raises ValueError if the data's classes are not the checkpoint's.
     """
-    if data.multi_label or data.classes != opened.classes:
-        raise ValueError(f"the checkpoint is for {len(opened.classes)} classes ({', '.join(opened.classes[:5])}…), and"
+    if data.multi_label or data.classes != model.classes:
+        raise ValueError(f"the checkpoint is for {len(model.classes)} classes ({', '.join(model.classes[:5])}…), and"
                          f" {data.name} has others or several an image; give the data it was trained on")
-    images = PreparedImages(data.val, opened.model.config.img_size, 1.0)
     order = torch.randperm(len(data.val), generator=torch.Generator().manual_seed(0))[:limit]
-    for part in order.split(128):
-        batch = next(checked([images.__getitems__([(0, index, 0) for index in part.tolist()])]))
-        yield normalise(batch.images, opened.mean, opened.std), batch.labels
+    images = PreparedImages(Subset(data.val, order.tolist()), model.transform.size, model.transform.eval_crop)
+    for batch in checked(loader(images, validation_order(len(order), 128), workers=0)):
+        yield normalise(batch.images, model.transform.mean, model.transform.std), batch.labels
 
 
 @torch.no_grad()
@@ -71,25 +68,6 @@ def embeddings(model, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor,
     _, _, directions = torch.pca_lowrank(x, q=2)
     directions = directions * directions.sum(0).sign()  # else a picture might be mirrored by chance
     return (x - x.mean(0)) @ directions, torch.cat([labels for _, labels, _ in parts]), kinds
-
-
-def draw_matrix(matrix: Tensor, classes: Sequence[str]) -> Image.Image:
-    """Draw a matrix: white cells at 0, dark ones at its largest value, the names of classes at both axes."""
-    cells = (matrix / matrix.max().clamp(min=1e-12)).numpy()[..., None]
-    pixels = (1 - cells) * 255 + cells * np.array([0, 60, 120])
-    cell = max(1, SIDE // len(classes))
-    heat = Image.fromarray(pixels.astype(np.uint8)).resize(2 * (cell * len(classes),), Image.Resampling.NEAREST)
-    page = Image.new("RGB", (heat.width + NAMES, heat.height + NAMES), "white")
-    page.paste(heat, (NAMES, NAMES))
-    sideways = Image.new("RGB", (NAMES, heat.width), "white")  # the columns' names, the last on top; rotated below
-    every = -(-len(classes) // MOST_NAMED)
-    for i, name in list(enumerate(classes))[::every]:
-        text, middle = shorten(name, FONT, NAMES - 8), round((i + 0.5) * cell)
-        ImageDraw.Draw(page).text((NAMES - 4, NAMES + middle), text, "black", FONT, anchor="rm")
-        ImageDraw.Draw(sideways).text((NAMES - 4, heat.width - 1 - middle), text, "black", FONT, anchor="rm")
-    page.paste(sideways.rotate(-90, expand=True), (NAMES, 0))
-    ImageDraw.Draw(page).rectangle((NAMES, NAMES, page.width - 1, page.height - 1), outline="#777777")
-    return page
 
 
 def draw_embeddings(places: Tensor, labels: Tensor, kinds: Tensor, classes: int) -> Image.Image:
@@ -130,27 +108,27 @@ def main(argv: list[str] | None = None) -> None:
     panels, captions = [], []
     with parser.errors_in_one_sentence():
         for path in args.checkpoints:
-            opened = open_model(None, path)
-            if not hasattr(opened.model, "proxies"):
-                raise ValueError(f"{path}: {opened.name} has no anchors and proxies; give one of cnn2gnn or"
+            model = load(path)
+            if not hasattr(model, "proxies"):
+                raise ValueError(f"{path}: {model.name} has no anchors and proxies; give one of cnn2gnn or"
                                  " cnn2transformer")
             name = args.data or ("imagefolder" if args.data_dir else "shapes")
-            data = open_data(name, args.data_dir, opened.model.config.img_size, None, opened.seed)
-            batches = validation(opened, data, args.limit)
+            data = open_data(name, args.data_dir, model.config.img_size, None, model.seed)
+            batches = validation(model, data, args.limit)
             if args.embeddings:
-                panels.append(draw_embeddings(*embeddings(opened.model, batches), len(opened.classes)))
+                panels.append(draw_embeddings(*embeddings(model, batches), len(model.classes)))
                 captions.append(f"{path}\ndots: images, crosses: anchors, triangles: proxies")
                 continue
-            for kind, matrix in zip(("proxies", "anchors"), attention_by_class(opened.model, batches), strict=True):
+            for kind, matrix in zip(("proxies", "anchors"), attention_by_class(model, batches), strict=True):
                 own = 100 * matrix.diagonal().mean().item()
                 first = 100 * (matrix.argmax(1) == torch.arange(len(matrix))).float().mean().item()
-                panels.append(draw_matrix(matrix, opened.classes))
-                captions.append(f"{opened.name}: from images of a class (rows) to {kind} (columns)\n"
+                panels.append(draw_matrix(matrix, model.classes))
+                captions.append(f"{model.name}: from images of a class (rows) to {kind} (columns)\n"
                                 f"{own:.1f} % to their own class, the most in {first:.0f} % of classes")
                 print(f"{path}: {kind}: {own:.1f} % of attention goes to the own class, which gets the most of all in"
                       f" {first:.0f} % of classes")
         if args.embeddings:
-            entries = [Series(name, [], colour) for name, colour in zip(opened.classes, colours(len(opened.classes)))]
+            entries = [Series(name, [], colour) for name, colour in zip(model.classes, colours(len(model.classes)))]
             panels.append(Image.new("RGB", (SIDE, max(SIDE, 20 * len(entries))), "white"))
             draw_legend(panels[-1], 4, 4, entries, NAMES + 44)
             captions.append("")

@@ -6,8 +6,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..data import augment
-from .command import Parser, open_image, save_picture
+from .command import Parser, save_picture
 from .panels import picture, sheet
+from .predict import Transform, open_image
 
 MAGNITUDE = 9  # of RandAugment in the recipes ("m9")
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -122,5 +123,5 @@ def main(argv: list[str] | None = None) -> None:
     with parser.errors_in_one_sentence():
         index = args.image.removeprefix("shapes:")
         partner = f"shapes:{int(index) + 1}" if index != args.image and index.isdecimal() else "shapes:0"
-        images = [picture(open_image(name, (args.size, args.size))) for name in (args.image, partner)]
+        images = [picture(open_image(name, Transform((args.size, args.size)))) for name in (args.image, partner)]
         save_picture(augment_sheet(*images, args.seed, title), args.out)

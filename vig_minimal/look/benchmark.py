@@ -1,24 +1,29 @@
 """Measure what the graph costs, as a ratio to the same network without one: time, memory, parameters.
 
     python -m vig_minimal benchmark lrgc_ti --compile      # through torch.compile
-    python -m vig_minimal benchmark --graphs               # building the graphs of vig_ti and cvig_ti as N grows
+    python -m vig_minimal benchmark --graphs               # every constructor alone, as the number of nodes grows
+    python -m vig_minimal benchmark --paper                # the papers' own figures beside ours
     python -m vig_minimal benchmark --throughput cvig_ti vig_ti --batches 1 8 16 32 64 --out throughput.png
 
 The *floor* of a model is its own stem, linear layers, norms, activations and head with nothing between them: no
 constructor, and the aggregate replaced by the features themselves. Model and floor take turns in one run and the best
 time of each counts, so a ratio holds on any machine; milliseconds hold on this one only.
 
+--graphs takes one block of vig_ti with each constructor: milliseconds an image to build its graph, their share of the
+block's evaluation (building, aggregation, linear layers), and the peak of memory of the block in MiB for --batch
+images. It draws the times.
+
 --throughput measures and draws images per second and memory against the batch, as in ClusterViG's Table VI and
 Figure 5. Each figure comes from a process of its own, which holds nothing else. A process that dies counts as out of
 memory, for which Linux kills it: `-`, for all larger batches too.
 """
 
+import itertools
 import math
 import re
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,7 +33,6 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..constructors import CONSTRUCTORS
 from ..models.cost import count_macs, count_parameters, saved_bytes
 from ..models.pyramid import PyramidConfig
 from ..models.registry import CONFIGS, create_model, list_models
@@ -109,50 +113,40 @@ def measure(name: str, batch: int, rounds: int, device: str, compiled: bool, fie
     return " | ".join([name + (" (compiled)" if compiled else ""), *cost, cost_of_backward])
 
 
-def graph_times(grid: int, batch: int, rounds: int, device: str) -> list[float]:
-    """Milliseconds per image for all 12 graphs of vig_ti on grid² nodes, for all of cvig_ti, and for its k-means alone.
-
-    Features are random around 8 centres, the same in every run. κ is 4, and 6 from 784 nodes on, as in the paper.
-    """
-    images = 16 * grid
-    plain = CONSTRUCTORS["knn"][0](replace(CONFIGS["vig_ti"], img_size=images, k=9))
-    clusters = 4 if grid < 28 else 6
-    inside = CONSTRUCTORS["cluster_knn"][0](replace(CONFIGS["cvig_ti"], img_size=images, k=9, clusters=clusters))
-    draw = torch.Generator().manual_seed(0)
-    group = torch.randint(8, (batch, grid**2, 1), generator=draw).expand(-1, -1, 192)
-    centres = torch.randn(batch, 8, 192, generator=draw)
-    nodes = (torch.randn(batch, grid**2, 192, generator=draw) + centres.gather(1, group)).to(device)
-    builders = [[constructor.eval() for constructor in constructors] for constructors in (plain, inside)]
-    builders.append([constructor.partition for constructor in builders[1]])
-    return best_times(builders, nodes, lambda builder, x: [build(x) for build in builder], rounds)
-
-
 def throughput(names: list[str], batches: list[int], *settings) -> dict[str, list[Figure]]:
     """The figures of each model for each batch (ascending). settings: the arguments of `figure` after the batch.
 
     Raises ValueError where a model fails for another reason than memory.
     """
-    context, results = get_context("spawn"), {name: [None] * len(batches) for name in names}
+    results = {name: [None] * len(batches) for name in names}
     for name in names:
         for i, batch in enumerate(tqdm(batches, name, leave=False, disable=None)):
-            ours, theirs = context.Pipe(duplex=False)
-            child = context.Process(target=_answer, args=(theirs, figure, name, batch, *settings), daemon=True)
-            child.start()
-            theirs.close()
-            try:
-                answer = ours.recv()
-            except EOFError:  # the process is gone; with SIGKILL Linux ends one for which there is no memory
-                child.join()
-                answer = None if child.exitcode == -9 else f"its process ended with code {child.exitcode}"
-            if isinstance(answer, str):
-                raise ValueError(f"{name}, batch {batch}: {answer}")
+            answer = in_own_process(f"{name}, batch {batch}", figure, name, batch, *settings)
             if answer is None:
                 break
             results[name][i] = answer
     return results
 
 
-def _answer(pipe: Connection, measure: Callable[..., Figure], *about) -> None:
+def in_own_process(what: str, measure: Callable, *about):
+    """Return measure(*about), computed in a process that holds nothing else; None if memory ran out. Raises ValueError,
+    which says `what` failed, for another failure."""
+    context = get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_answer, args=(theirs, measure, *about), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        answer = ours.recv()
+    except EOFError:  # the process is gone; with SIGKILL Linux ends one for which there is no memory
+        child.join()
+        answer = None if child.exitcode == -9 else f"its process ended with code {child.exitcode}"
+    if isinstance(answer, str):
+        raise ValueError(f"{what}: {answer}")
+    return answer
+
+
+def _answer(pipe: Connection, measure: Callable, *about) -> None:
     """In a process of its own: send the figure, None if memory ran out, or a sentence if it failed otherwise."""
     try:
         pipe.send(measure(*about))
@@ -163,7 +157,7 @@ def _answer(pipe: Connection, measure: Callable[..., Figure], *about) -> None:
 def figure(name: str, batch: int, rounds: int, device: str, threads: int, amp: bool, fields: dict) -> Figure:
     """Return images a second at that batch, the best of `rounds`, and the peak of this process's memory in MiB."""
     torch.set_num_threads(threads)
-    before = _peak(device)
+    before = peak_memory(device)
     model = create_model(name, **fields).to(device, memory_format=torch.channels_last).eval()
 
     def step(model: nn.Module, images: Tensor) -> None:
@@ -171,7 +165,7 @@ def figure(name: str, batch: int, rounds: int, device: str, threads: int, amp: b
             forward_only(model, images)
 
     milliseconds, = best_times([model], random_images(model, batch, device), step, rounds)
-    return 1e3 / milliseconds, (_peak(device) - before) / 2**20
+    return 1e3 / milliseconds, (peak_memory(device) - before) / 2**20
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -181,7 +175,7 @@ def out_of_memory(error: Exception) -> bool:
     return known or isinstance(error, RuntimeError) and bool(said)
 
 
-def _peak(device: str) -> float:
+def peak_memory(device: str) -> float:
     """The peak of memory so far, in bytes: on a GPU of torch's tensors, else of this process; NaN if unknown."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
@@ -221,7 +215,7 @@ def print_throughput(args: Namespace, fields: dict) -> None:
     what = "in tensors, weights among them" if args.device == "cuda" else "beyond that of the process before the model"
     print(f"images per second\n\n{table(results, batches, 0)}\n\npeak memory in MiB, {what}\n\n"
           f"{table(results, batches, 1)}\n")
-    save_picture(chart(results, batches, title), args.out)
+    save_picture(chart(results, batches, title), args.out or "throughput.png")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -232,10 +226,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="names from list_models()")
     add("--throughput", nargs="+", metavar="MODEL", help="images/s and memory of these for each of --batches instead")
     add("--batches", type=int, nargs="+", default=[1, 8, 16, 32, 64], metavar="N", help="for --throughput")
-    parser.add_out("throughput.png", "the picture of --throughput")
+    parser.add_out(None, "the picture of --throughput (default throughput.png) or --graphs (default graphs.png)")
     add("--amp", action="store_true", help="--throughput in bfloat16")
-    add("--graphs", action="store_true", help="time of building graphs against the number of nodes instead")
-    add("--grids", type=int, nargs="+", default=[14, 28, 42], metavar="G", help="for --graphs: G² nodes")
+    add("--graphs", action="store_true", help="time and memory of every constructor against the nodes instead")
+    add("--grids", type=int, nargs="+", default=[14, 28, 42, 56], metavar="G", help="for --graphs: G² nodes")
+    add("--paper", action="store_true", help="the figures of the papers' tables instead, and ours beside them")
     add("--batch", type=int, default=8, metavar="N", help="images a batch (default 8)")
     add("--rounds", type=int, default=5, metavar="N", help="timed rounds; the best counts (default 5)")
     add("--threads", type=int, default=2, metavar="N", help="CPU threads (default 2)")
@@ -250,8 +245,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if others := [name for name in args.models if not hasattr(CONFIGS[name], "patch")]:
         parser.error(f"{others[0]} has no patches, and no floor to compare with; compare it with its plain"
                      " ResNet by --throughput")
-    if args.throughput and (args.graphs or args.compile) or args.amp and not args.throughput:
-        parser.error("--throughput goes without --graphs and --compile, and --amp with --throughput alone")
+    if args.graphs + args.paper + bool(args.throughput) + args.compile > 1 or args.amp and not (
+            args.throughput or args.paper):
+        parser.error("--graphs, --paper, --throughput and --compile each go alone, and --amp with --throughput or"
+                     " --paper")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: this torch sees no GPU; use --device cpu")
     torch.set_num_threads(args.threads)
@@ -260,11 +257,13 @@ def main(argv: Sequence[str] | None = None) -> None:
           f" {args.device}, {args.threads} threads, torch {torch.__version__}; best of {args.rounds} rounds\n")
     with parser.errors_in_one_sentence():
         if args.graphs:
-            print("| nodes | vig_ti: k-NN, ms/image | cvig_ti: k-means and k-NN inside partitions | of it k-means |"
-                  " ratio |\n|---:|" + "---:|" * 4)
-            for grid in args.grids:
-                plain, inside, k_means = graph_times(grid, args.batch, args.rounds, args.device)
-                print(f"| {grid**2} | {plain:.1f} | {inside:.1f} | {k_means:.1f} | {inside / plain:.2f} |", flush=True)
+            from .compare.graph_cost import print_graphs  # these two read this module
+            print_graphs(args)
+        elif args.paper:
+            from .benchmark_paper import scores, sizes, speeds
+            about = args.rounds, args.device, args.threads, args.amp, fields
+            for line in itertools.chain(sizes(), scores(), speeds(args.batches, *about)):
+                print(line, flush=True)
         elif args.throughput:
             print_throughput(args, fields)
         else:

@@ -1,25 +1,17 @@
-"""What the commands share: a parser with an example and errors of one sentence, opening models and images, `--out`."""
+"""What the commands share: a parser with an example and errors of one sentence, and the picture of `--out`."""
 
 import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from errno import ENOENT
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor, nn
+from PIL import Image
 
-from ..data.synthetic import CLASSES, Shapes
-from ..files import CheckpointError, load, replacing
-from ..models.gkgnet import GKGNet
-from ..models.registry import create_model
-from ..models.released import load_released
+from ..files import replacing
 
 
 def fail(name: str, message: str) -> NoReturn:
@@ -73,72 +65,3 @@ def save_picture(page: Image.Image, path: str) -> None:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path}: the picture cannot be written ({reason})") from None
     print(f"wrote {path}")
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A model in evaluation mode, its classes, whether an image may show several, and how to normalise images."""
-
-    model: nn.Module
-    name: str
-    classes: list[str]
-    multi_label: bool
-    mean: Sequence[float]
-    std: Sequence[float]
-    seed: int = 0  # of its run, which splits a folder without train/ and val/
-
-
-def open_model(name: str | None, checkpoint: str | None) -> Opened:
-    """Open a checkpoint of train.py, or a model by its name, with random weights that are the same every time.
-
-    A checkpoint knows the name of its model. Without one, the classes are those of the synthetic scenes where their
-    number fits, else numbers. Raises ValueError for an unknown name and a checkpoint that cannot be used.
-    """
-    torch.manual_seed(0)
-    if checkpoint is None:
-        name = name or "lrgc_nano"
-        model = create_model(name).eval()
-        count = model.config.num_classes
-        classes = list(CLASSES) if count == len(CLASSES) else [str(number) for number in range(count)]
-        return Opened(model, name, classes, isinstance(model, GKGNet), (0.5,) * 3, (0.5,) * 3)
-    state = load(checkpoint)
-    if missing := [key for key in ("name", "config", "classes", "model", "mean", "std") if key not in state]:
-        raise CheckpointError(f"{checkpoint}: not a checkpoint of train.py, it has no {missing[0]!r}")
-    if name not in (None, state["name"]):
-        raise CheckpointError(f"{checkpoint}: a checkpoint of {state['name']}, not of {name}; leave --model out")
-    model = create_model(state["name"], **state["config"]).eval()
-    load_released(model, state["model"])
-    if len(state["classes"]) != model.config.num_classes:
-        raise CheckpointError(f"{checkpoint}: names {len(state['classes'])} classes, and its model has"
-                              f" {model.config.num_classes}")
-    multi_label = state.get("multi_label", isinstance(model, GKGNet))
-    return Opened(model, state["name"], list(state["classes"]), multi_label, state["mean"], state["std"],
-                  state.get("flags", {}).get("seed", 0))
-
-
-def open_image(source: str, size: tuple[int, int], view: str = "single") -> Tensor:
-    """A uint8 image (3, *size): a synthetic validation scene for "shapes:INDEX", in that view, else a file.
-
-    A file is scaled until it just covers (height, width), then centre-cropped. Raises ValueError if there is no image.
-    """
-    if source.startswith("shapes:"):
-        return open_scene(source, size, view)[0]
-    try:
-        with Image.open(source) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
-    except FileNotFoundError:
-        raise ValueError(f"{source}: no such image (a synthetic scene is shapes:INDEX)") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{source}: not an image that Pillow can read") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # a folder, a cut or damaged file, a huge one
-        raise ValueError(f"{source}: the image cannot be read ({error})") from None
-    fitted = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
-
-
-def open_scene(source: str, size: tuple[int, int], view: str) -> tuple[Tensor, int | Tensor]:
-    """Image and label or labels of the synthetic validation scene "shapes:INDEX". Raises ValueError."""
-    index = source.removeprefix("shapes:")
-    if not index.isdecimal():
-        raise ValueError(f"{source}: after shapes: comes the number of a scene, 0 or more")
-    return Shapes(size, int(index) + 1, "val", view)[int(index)]

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from ..constructors import KNN, LRGC, SimilarityThreshold
 from ..data.augment import normalise
 from ..graphs.distance import squared_distance, unit
+from ..graphs.graph import GroupGraph
 from ..models.clustervig import DEGC
 from ..models.cnn2graph import CNN2Graph
 from ..models.convs import MRConv
 from ..models.gkgnet import GKGNet
 from ..models.layers import Block
-from .command import Parser, open_image, open_model
+from .command import Parser
+from .predict import in_words, named, open_image, open_model
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -93,7 +95,7 @@ ABOVE = Step("edges", "edges", "Edges: the similar ones",
              "is fixed and falls over the layers.")
 CHOSEN = Step("edges", "edges", "Edges",
               "N(i) = constructor(x′)",
-              "The constructor says which nodes every node reads from.")
+              "The constructor says which nodes every node reads from; in a hypergraph, through which hyperedges.")
 PARTS = Step("edges", "partitions", "Partitions and edges",
              "V¹, …, V^κ = k-means(x′);   N(i) = K nearest in i's own partition",
              "Nodes are partitioned by their features; a node reads from its nearest in its own partition alone.")
@@ -145,7 +147,7 @@ BIPARTITE = Step("aggregate", "bipartite", "Anchors and proxies",
 
 def graph_values(module: nn.Module, inputs: tuple, output) -> list[tuple[Step, str, Tensor]]:
     """What a constructor compared, and the adjacency that it made."""
-    h, edges = inputs[0], output.adj()
+    h, edges = inputs[0], (output if isinstance(output, GroupGraph) else output.union()).adj()
     if isinstance(module, LRGC):
         return [(SCORE, "α′", module.query(h) @ module.key(h).mT), (ALPHA, "α", edges)]
     if isinstance(module, SimilarityThreshold):
@@ -282,16 +284,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", metavar="PATH", help="best.pt or last.pt of train.py (default: random weights)")
     args = parser.parse_args(argv)
     with parser.errors_in_one_sentence():
-        opened = open_model(args.model, args.checkpoint)
-        image = open_image(args.image, opened.model.config.img_size, "multi" if opened.multi_label else "single")
-        logits, _, values = trace(opened.model, normalise(image[None], opened.mean, opened.std))
+        model = open_model(args.model, args.checkpoint)
+        image = open_image(args.image, model.transform, "multi" if model.multi_label else "single")
+        logits, _, values = trace(model, normalise(image[None], model.transform.mean, model.transform.std))
         way = ("image → stem → [ in → scores → edges → aggregation → update → FFN ] for each layer → head"
-               if hasattr(opened.model.config, "grid") else "image → backbone → classifier")
-        print(f"{opened.name}, {args.checkpoint or 'random weights'}, {args.image}: {way}\n")
+               if hasattr(model.config, "grid") else "image → backbone → classifier")
+        print(f"{model.name}, {args.checkpoint or 'random weights'}, {args.image}: {way}\n")
         print(table(values))
-        scores = logits[0].sigmoid() if opened.multi_label else logits[0].softmax(0)
-        best = [f"{opened.classes[i]} {scores[i]:.3f}" for i in scores.topk(min(3, len(scores))).indices]
-        print("\nhighest: " + ", ".join(best))
+        scores = logits[0].sigmoid() if model.multi_label else logits[0].softmax(0)
+        print("\nhighest: " + in_words(named(model, scores, top=3, threshold=scores.sort().values[-3:][0])))
 
 
 if __name__ == "__main__":

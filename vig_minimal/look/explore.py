@@ -12,15 +12,15 @@ import argparse
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..data.augment import normalise
 from ..data.synthetic import CLASSES
-from ..graphs.graph import Graph, GroupGraph
-from .command import Opened, Parser, open_image, open_model, open_scene, save_picture
-from .explore_layers import Layer, area, choose_label, explore_groups, frame, layers_of
+from ..graphs.graph import GroupGraph
+from .command import Parser, save_picture
+from .explore_layers import Layer, choose_label, explore_groups, frame, layers_of
 from .page import command as pages
-from .panels import colours, picture, sheet, tint
+from .panels import colours, patch_box, picture, sheet, tint
+from .predict import in_words, named, open_image, open_model, open_scene, probabilities
 
 PANEL = 256  # about the height and width of a panel, in pixels
 
@@ -30,13 +30,6 @@ def shows(source: str, size: tuple[int, int], name: str) -> bool | None:
     if not source.startswith("shapes:") or name not in CLASSES:
         return None
     return bool(open_scene(source, size, "multi")[1][CLASSES.index(name)])
-
-
-def apply(opened: Opened, image: Tensor) -> tuple[Tensor, list[Graph]]:
-    """Logits (classes,) and the graph of every layer for one uint8 image (3, H, W), which is normalised first."""
-    with torch.inference_mode():
-        logits, graphs = opened.model(normalise(image[None], opened.mean, opened.std), return_graphs=True)
-    return logits[0], graphs
 
 
 def draw_sources(panel: Image.Image, weights: Tensor) -> Image.Image:
@@ -53,11 +46,11 @@ def explore(image: Tensor, layers: list[Layer], whole: tuple[int, int], node: tu
     or in later stages the patch that covers it. whole: the grid of the first stage."""
     plain = picture(image, PANEL)
     panels, captions = [plain.copy()], ["the image"]
-    frame(panels[0], area(plain, whole, *node, 1))
+    frame(panels[0], patch_box(plain, whole, *node))
     for layer in layers:
         weights = layer.row(node)  # (M,)
         panels.append(draw_sources(plain, layer.spread(weights, whole)))
-        frame(panels[-1], area(plain, whole, *layer.patch_at(node), layer.scale))
+        frame(panels[-1], patch_box(plain, whole, *layer.patch_at(node), layer.scale))
         captions.append(f"{layer.name}: {int((weights != 0).sum())} neighbours\n"
                         f"mean of all nodes: {layer.graph.statistics()['mean_degree']:.1f}"
                         + ("" if layer.grid == layer.source_grid == whole else f"\n{layer.sizes}"))
@@ -142,38 +135,38 @@ def main(argv: list[str] | None = None) -> None:
             return pages.write(args)
         args.image, args.model, args.checkpoint = (next(iter(given), None)
                                                    for given in (args.image, args.model, args.checkpoint))
-        opened = open_model(args.model, args.checkpoint)
-        if not hasattr(opened.model.config, "grid"):
-            raise ValueError(f"{opened.name} has no graph over patches: its nodes are images, anchors and proxies,"
+        model = open_model(args.model, args.checkpoint)
+        if not hasattr(model.config, "grid"):
+            raise ValueError(f"{model.name} has no graph over patches: its nodes are images, anchors and proxies,"
                              " which python -m vig_minimal attention draws")
-        image = open_image(args.image, opened.model.config.img_size, "multi" if opened.multi_label else "single")
-        logits, graphs = apply(opened, image)
-        layers = layers_of(opened.model.config, graphs)
-        about = f"{opened.name}, {args.checkpoint or 'random weights'}"
-        page = draw(args, opened, image, layers, logits, f"{about}, {args.image}")
+        image = open_image(args.image, model.transform, "multi" if model.multi_label else "single")
+        scores, graphs = probabilities(model, image[None], return_graphs=True)
+        layers = layers_of(model.config, graphs)
+        about = f"{model.name}, {args.checkpoint or 'random weights'}"
+        best = in_words(named(model, scores[0], top=5, threshold=scores[0].topk(min(5, scores.shape[1])).values[-1]))
+        title = f"{about}, {args.image}" + (f": {best}" if args.checkpoint else "")
+        page = draw(args, model, image, layers, scores[0], title)
         print(f"{about}: {table(layers)}")
-        if opened.multi_label:
-            scores, order = logits.sigmoid().topk(min(5, len(logits)))
-            best = [f"{opened.classes[i]} {score:.3f}" for i, score in zip(order.tolist(), scores.tolist())]
-            print("highest scores: " + ", ".join(best))
+        if args.checkpoint or model.multi_label:
+            print(f"highest {'scores' if model.multi_label else 'probabilities'}: {best}")
         save_picture(page, args.out)
 
 
-def draw(args: argparse.Namespace, opened: Opened, image: Tensor, layers: list[Layer], logits: Tensor,
+def draw(args: argparse.Namespace, model: nn.Module, image: Tensor, layers: list[Layer], scores: Tensor,
          title: str) -> Image.Image:
     """Draw what the flags ask for. Raises ValueError for what this model or image does not have."""
-    whole = opened.model.config.grid
+    whole = model.config.grid
     if args.label is not None:
         if args.partitions or args.node:
             raise ValueError("--label: the label is the target, so leave --node and --partitions out")
         if not (cross := [layer for layer in layers if layer.of_labels]):
-            raise ValueError(f"--label: in {opened.name}'s graphs no label is a node; choose one of GKGNet's, as"
+            raise ValueError(f"--label: in {model.name}'s graphs no label is a node; choose one of GKGNet's, as"
                              " gkgnet_nano")
-        label = choose_label(args.label, opened.classes)
-        name = opened.classes[label]
-        truth = shows(args.image, opened.model.config.img_size, name)
+        label = choose_label(args.label, model.classes)
+        name = model.classes[label]
+        truth = shows(args.image, model.config.img_size, name)
         said = {None: "", True: ", and the scene shows it", False: ", and the scene does not show it"}[truth]
-        title += (f"\nlabel {name}: score {logits[label].sigmoid():.3f}{said}\none colour for each group: the patches"
+        title += (f"\nlabel {name}: score {scores[label]:.3f}{said}\none colour for each group: the patches"
                   " that it connects to the label; stripes = in several groups")
         return explore_groups(image, choose_layers(args.layers, cross, "cross levels"), whole, label, title)
     chosen = choose_layers(args.layers, [layer for layer in layers if not layer.of_labels])

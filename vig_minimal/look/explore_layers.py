@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..graphs.graph import Graph
+from ..graphs.graph import Graph, GroupGraph
 from ..models.gkgnet import GKGNetConfig
 from .panels import PALETTE, Box, colours, patch_box, picture, sheet, tint
 
@@ -64,7 +64,9 @@ class Layer:
     def row(self, node: Grid) -> Tensor:
         """The adjacency's row of the patch that covers `node` of the first stage: (M,), or (G, M) with groups."""
         row, column = self.patch_at(node)
-        return self.graph.adj()[0, ..., row * self.grid[1] + column, :]
+        # of a hypergraph, the patches that a node reads from through hyperedges
+        graph = self.graph if isinstance(self.graph, GroupGraph) else self.graph.union()
+        return graph.adj()[0, ..., row * self.grid[1] + column, :]
 
     def spread(self, values: Tensor, whole: Grid) -> Tensor:
         """Give the values (..., M) of sources to the patches of the first stage that they cover, 0 to all others:
@@ -88,12 +90,6 @@ def layers_of(config: object, graphs: Sequence[Graph]) -> list[Layer]:
         if isinstance(config, GKGNetConfig):
             result.append(Layer(f"cross level {stage}", next(made), grid, scale=2 ** stage, of_labels=True))
     return result
-
-
-def area(panel: Image.Image, whole: Grid, row: int, column: int, side: int) -> Box:
-    """The pixels of a square of side × side patches, cut off at the `whole` grid; row, column: counted in squares."""
-    last = min((row + 1) * side, whole[0]) - 1, min((column + 1) * side, whole[1]) - 1
-    return patch_box(panel, whole, row * side, column * side)[:2] + patch_box(panel, whole, *last)[2:]
 
 
 def frame(panel: Image.Image, box: Box) -> None:
@@ -140,9 +136,9 @@ def draw_groups(plain: Image.Image, layer: Layer, reads: Tensor, whole: Grid, wh
         read = reads[chosen]  # (1 or G, M)
         panel = tint_groups(grey, layer.spread(read, whole), [palette[group] for group in chosen])
         if node is not None:
-            target = area(panel, whole, *layer.patch_at(node), layer.scale)
+            target = patch_box(panel, whole, *layer.patch_at(node), layer.scale)
             sources = [divmod(source, layer.source_grid[1]) for source in read.any(0).nonzero()[:, 0].tolist()]
-            connect(panel, target, [area(panel, whole, *source, layer.scale * layer.pool) for source in sources])
+            connect(panel, target, [patch_box(panel, whole, *source, layer.scale * layer.pool) for source in sources])
             frame(panel, target)
         panels.append(panel)
         number, shared = int(read.any(0).sum()), int((read.sum(0) > 1).sum())
@@ -167,7 +163,7 @@ def explore_groups(image: Tensor, layers: Sequence[Layer], whole: Grid, target: 
         else:
             drawn, texts = draw_groups(plain, layer, layer.row(target), whole, "sources", target)
             row, column = layer.patch_at(target)
-            frame(plain, area(plain, whole, row, column, layer.scale))
+            frame(plain, patch_box(plain, whole, row, column, layer.scale))
             caption = f"{layer.name}: patch {row},{column} of {size}"
             caption += f"\na source is {layer.pool} by {layer.pool} patches" if layer.pool > 1 else ""
         panels += [plain, *drawn]

@@ -43,10 +43,13 @@ def picture(image: Tensor, side: int = 0) -> Image.Image:
     return result.resize((result.width * factor, result.height * factor), Image.Resampling.NEAREST)
 
 
-def patch_box(panel: Image.Image, grid: tuple[int, int], row: int, column: int) -> Box:
-    """The pixels of one patch of a grid of (rows, columns)."""
+def patch_box(panel: Image.Image, grid: tuple[int, int], row: int, column: int, side: int = 1) -> Box:
+    """The pixels of a patch of a grid of (rows, columns), or of a square of side × side patches, cut off at the edge;
+    row, column: counted in squares."""
     height, width = panel.height / grid[0], panel.width / grid[1]
-    return round(column * width), round(row * height), round((column + 1) * width) - 1, round((row + 1) * height) - 1
+    bottom, right = min((row + 1) * side, grid[0]), min((column + 1) * side, grid[1])
+    return (round(column * side * width), round(row * side * height), round(right * width) - 1,
+            round(bottom * height) - 1)
 
 
 def tint(panel: Image.Image, share: np.ndarray, colour: str) -> Image.Image:

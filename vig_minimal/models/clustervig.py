@@ -11,7 +11,7 @@ and 4, the local updates of Tables I and II, are in `convs.py`; Eq. 6 is `layers
     z'_i      z_updated             (B, κ, C); gathered to (B, N, C), z'_v is that of v's partition
     X'        update                (B, 2C, H, W)
 
-Differs from the print: BN after every linear layer, GELU of Eq. 5 inside DEGC's MLP, a bias after Eq. 2's sum, and a
+Differs from the paper: BN after every linear layer, GELU of Eq. 5 inside DEGC's MLP, a bias after Eq. 2's sum, and a
 position embedding after the stem, as in the released code. The published parameter counts need the embedding, and an
 MLP of DEGC with 1 group in Ti and 4 in S and B.
 Differs from the released code: k-means has one start, not 4, at most 20 iterations, not 50, and starts the same in

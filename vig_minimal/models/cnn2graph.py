@@ -10,11 +10,11 @@ graph is bipartite and complete; only images are targets. Equations 8 to 17, the
     α         attention               (B, H, A + P): anchors first; sums to 1 over anchors, and over proxies
     z_out     z                       (B, F)
 
-Differs from the print (no code was released):
+Differs from the paper (no code was released):
 * Eq. 2's D^{-1/2} A D^{-1/2} is D^{-1} A, a plain mean: in the graph of a mini-batch every proxy has the degree B, and
   an image's answer would depend on how many others are in its batch.
 * A linear layer 3F → F follows ω = cat, so that images, anchors and proxies share one classifier (section 3.4).
-* Eq. 6 prints W_k1 for W_k2. An image's own edge in CNN2GNN is normalised alone: its weight is 1.
+* Eq. 6 has W_k1 for W_k2. An image's own edge in CNN2GNN is normalised alone: its weight is 1.
 """
 
 from dataclasses import dataclass, replace
@@ -139,7 +139,7 @@ class CNN2Transformer(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """S(q kᵀ/√d) v in each head: (B, F), (M, F), (M, F) to (B, F), and the softmax (B, H, M).
 
-        d = F/H, the width of a head; the print has the whole embedding's F.
+        d = F/H, the width of a head; the paper has the whole embedding's F.
         """
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(0, 1) for t in (q, k, v))  # (H, B or M, F/H)
         alpha = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)  # (H, B, M)

@@ -7,7 +7,7 @@ node (its Table II). Each class states its update with z'; without z' it is that
     sources    (B, M, C)       the sources j of the graph; by default the targets themselves
     z          (B, N, C)       z': the global feature of each target, in ClusterViG that of its partition
 
-Table II prints v and u for i and j. Where edges have weights (LRGC's α), a_ij multiplies what edge j → i carries, as
+Table II writes v and u for i and j. Where edges have weights (LRGC's α), a_ij multiplies what edge j → i carries, as
 x_j − x_i or MLP_Φ(x_j); so every convolution passes a gradient to the constructor.
 
 Heads are groups: an MLP is a 1×1 convolution with 4 groups, BN and GELU. As a head of attention does, a group makes a
@@ -16,7 +16,7 @@ Interleaving: x, its aggregate m and z' enter as x_0, m_0, x_1, m_1, … or x_0,
 same slice of all of them. Were they concatenated, two heads would see x alone and two m alone.
 
 Differs from the released code, where EdgeConv, GraphSAGE and the global convolutions concatenate, and GraphSAGE's Φ
-runs once an edge, not once a node.
+runs once per edge, not once per node.
 """
 
 import torch

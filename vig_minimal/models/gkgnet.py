@@ -13,7 +13,7 @@ loss of section 3.4 is `training.tasks.MultiLabelTask`.
     Y_xl      of_labels             (B, L): label l times the l-th row of the weight
     Y_xp      of_patches            (B, L): the mean patch times the weight
 
-Differs from the print, as the released code does (its weights need it): Eq. 1 is Ŝ − D, as in ViG, and not the printed
+Differs from the paper, as the released code does (its weights need it): Eq. 1 is Ŝ − D, as in ViG, and not the paper's
 D − Ŝ; Eq. 2's Linear is the whole of ViG's Grapher (fc1 before the graph, an update of 4 heads over interleaved D and
 D', fc2); a second residual goes around FFN. Patches enter the cross level as they are, without fc1.
 Differs from the released code: label l's score is computed alone, not as the diagonal of an L × L matrix.

@@ -13,7 +13,7 @@
 k is 9 in every block. The released code limits the dilation d to 49 // 9 = 5: at 224 pixels the last stage has the
 fewest sources, 7·7 = 49, and the k·d nearest of them must exist.
 
-Differs from the print, as the released code does: E comes from a fixed sine-cosine table, and the rest is as in
+Differs from the paper, as the released code does: E comes from a fixed sine-cosine table, and the rest is as in
 `vig.py`. Where r > 1 a node is not among its own sources, so m may be negative.
 Differs from the released code: any image size, since tables and dilation follow the grid; the tables, bit for bit the
 released ones, are buffers that no checkpoint holds, made without an N × N table.
@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..constructors import KNN, GroupKNN
+from ..constructors import KNN, OF_PLACES, GroupKNN
 from ..graphs.graph import Graph
 from .checks import check_choices, check_groups, check_numbers, check_whole, image_size
 from .convs import CONVS
@@ -42,14 +42,15 @@ class PyramidConfig:
 
     dim: tuple[int, ...] = (48, 96, 240, 384)  # C of each stage
     depth: tuple[int, ...] = (2, 2, 6, 2)      # (Grapher, FFN) blocks of each stage
-    pool: tuple[int, ...] = (4, 2, 1, 1)       # r of each stage: a source is the mean of r × r patches
+    pool: tuple[int, ...] = (4, 2, 1, 1)       # r of each stage: a source is the mean of r × r patches; 1 of OF_PLACES
     num_classes: int = 1000
     img_size: int | tuple[int, int] = 224      # height and width; one number for a square
     patch: int = 4                             # total stride of the stem: 2, 4 or 8; every later stage halves the grid
-    graph: str = "knn"                         # constructor: knn or group_knn
+    graph: str = "knn"                         # constructor: knn, group_knn, or one of constructors.OF_PLACES
     groups: int = 2                            # graph="group_knn": groups G of channels, each with its own neighbours
     conv: str = "mr"                           # graph convolution: mr, edge, sage or gin
     k: int | None = None                       # neighbours; None is 9; fewer where a stage has fewer sources
+    hops: int | None = None                    # graph="svga", "mgc", "dagc", "lsgc": K; None is the authors'
     epsilon: float = 0.0                       # probability of stochastic dilation
     drop_path: float = 0.0                     # stochastic depth of the last block; grows linearly from 0
     dropout: float = 0.0                       # in the head
@@ -58,7 +59,7 @@ class PyramidConfig:
         check_choices(self, patch=(2, 4, 8), conv=CONVS)
         object.__setattr__(self, "img_size", image_size(self.img_size, self.patch))
         object.__setattr__(self, "k", 9 if self.k is None else self.k)
-        check_whole(self, "groups", "k")
+        check_whole(self, "groups", "k", *["hops"] * (self.hops is not None))
         check_whole(self, "num_classes", least=0)
         check_numbers(self, rates=("epsilon", "drop_path", "dropout"))
         for name in ("dim", "depth", "pool"):
@@ -70,10 +71,13 @@ class PyramidConfig:
             raise ValueError(f"dim={self.dim}, depth={self.depth}, pool={self.pool}: each needs one number a stage")
         if any(dim % 4 for dim in self.dim):  # so the first is a multiple of patch / 2 too, which the stem needs
             raise ValueError(f"dim={self.dim}: widths must be multiples of 4, for 4 heads and the table of positions")
+        if self.graph in OF_PLACES:
+            object.__setattr__(self, "pool", (1,) * len(self.pool))
         if any(min(grid) < pool for grid, pool in zip(self.grids, self.pool, strict=True)):
             raise ValueError(f"pool={self.pool}: grids of {self.grids} patches have too few to pool; enlarge the image")
-        if self.graph not in ("knn", "group_knn"):
-            raise ValueError(f"graph={self.graph!r}: a pyramid's sources are pooled, which knn and group_knn can use")
+        if self.graph not in ("knn", "group_knn", *OF_PLACES):
+            raise ValueError(f"graph={self.graph!r}: a pyramid takes knn and group_knn, which can read from pooled"
+                             f" patches, or {', '.join(OF_PLACES)}, which need not")
         check_groups(self, self.dim)
 
     def at(self, img_size: tuple[int, int]) -> "PyramidConfig":
@@ -149,10 +153,11 @@ def neighbours_among(k: int, block: int, num_sources: int) -> tuple[int, int]:
 class Grapher(nn.Module):
     """`vig.Grapher` with pooled sources, the means of r × r nodes, and with E added to the distances.
 
-    (B, C, H, W) and relative (N, M) -> (B, C, H, W) and the Graph of N targets and M sources.
+    (B, C, H, W) and relative (N, M) -> (B, C, H, W) and the Graph of N targets and M sources. Without `relative`, for a
+    constructor of OF_PLACES, it is `vig.Grapher`.
     """
 
-    def __init__(self, dim: int, constructor: KNN | GroupKNN, conv: str, pool: int, drop_path: float):
+    def __init__(self, dim: int, constructor: nn.Module, conv: str, pool: int, drop_path: float):
         super().__init__()
         self.pool = pool
         self.fc1 = conv_bn(dim, dim)
@@ -161,11 +166,12 @@ class Grapher(nn.Module):
         self.fc2 = conv_bn(2 * dim, dim)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, relative: Tensor) -> tuple[Tensor, Graph]:
+    def forward(self, x: Tensor, relative: Tensor | None = None) -> tuple[Tensor, Graph]:
         h = self.fc1(x)  # (B, C, H, W)
         # Pyramid ViG: S, the pooled sources
         sources = to_nodes(F.avg_pool2d(h, self.pool)) if self.pool > 1 else None  # (B, M, C), or the nodes themselves
-        graph = self.constructor(to_nodes(h), h.shape[2:], sources=sources, relative=relative)
+        about_sources = {} if relative is None else {"sources": sources, "relative": relative}
+        graph = self.constructor(to_nodes(h), h.shape[2:], **about_sources)
         update = self.conv(h, graph, sources)  # (B, 2C, H, W)
         return self.drop_path(self.fc2(update)) + x, graph
 
@@ -188,12 +194,16 @@ class Stage(nn.Module):
         for block in range(first, first + config.depth[stage]):
             rule = partial(neighbours_among, config.k, block)
             k, dilation = rule(self.num_sources(self.grid))
-            constructor = (KNN(k, dilation, config.epsilon, rule) if config.graph == "knn"
-                           else GroupKNN(k, config.groups, dilation, config.epsilon, rule))
+            if config.graph == "knn":
+                constructor = KNN(k, dilation, config.epsilon, rule)
+            elif config.graph == "group_knn":
+                constructor = GroupKNN(k, config.groups, dilation, config.epsilon, rule)
+            else:
+                constructor = OF_PLACES[config.graph](config.hops, rule)
             grapher = Grapher(dim, constructor, config.conv, self.pool, rates[block])
             self.blocks.append(Block(grapher, FFN(dim, rates[block])))
-        self.dim, self.relative_elsewhere = dim, {}
-        whole = self.num_sources(self.grid) * self.grid[0] * self.grid[1] <= KEPT
+        self.dim, self.relative_elsewhere, self.placed = dim, {}, config.graph in OF_PLACES
+        whole = self.num_sources(self.grid) * self.grid[0] * self.grid[1] <= KEPT and not self.placed
         table = relative_positions(dim, self.grid, self.num_sources(self.grid)) if whole else None
         self.register_buffer("relative", table, persistent=False)
 
@@ -226,7 +236,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Graph]]:
         x, graphs = self.downsample(x), []
-        relative = self.relative_on(int(x.shape[2]), int(x.shape[3]))
+        relative = None if self.placed else self.relative_on(int(x.shape[2]), int(x.shape[3]))
         for block in self.blocks:
             x, graph = block(x, relative)
             graphs.append(graph)

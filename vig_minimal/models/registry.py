@@ -77,7 +77,8 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def list_constructors() -> list[str]:
-    """Return what the field `graph` of an isotropic model takes; a pyramid takes "knn" and "group_knn"."""
+    """Return what the field `graph` of ViG, SViG and LRGC takes. ClusterViG takes "cluster_knn" alone and GKGNet
+    "group_knn" alone; a pyramid takes "knn", "group_knn" and those of `constructors.OF_PLACES`."""
     return list(CONSTRUCTORS)
 
 
@@ -103,8 +104,10 @@ def create_model(name: str, **overrides) -> nn.Module:
         raise ValueError(f"unknown graph {graph!r}{near(graph, list_constructors())}")
     for field, value in overrides.items():
         readers = [f"graph={reader!r}" for reader, (_, own_fields) in CONSTRUCTORS.items() if field in own_fields]
+        if not readers or f"graph={graph!r}" in readers:
+            continue
         default = replace(config, **{field: open_fields.get(field, getattr(preset, field))})
-        if readers and f"graph={graph!r}" not in readers and value not in (None, getattr(default, field)):
+        if value not in (None, getattr(default, field)):
             raise ValueError(f"{field} is read by {' and '.join(readers)} alone, and here graph={graph!r}")
     if isinstance(config, ViGConfig):
         one_per_block, _ = CONSTRUCTORS[graph]

@@ -14,7 +14,7 @@ Isotropic means that the width C and the grid stay the same from the first block
 Dilation d (`constructors/knn.py`): a node reads from every d-th of its k·d nearest, so it reaches farther with as many
 neighbours, as dilated convolutions do; DeepGCNs (Li et al., 2019) brought this to graphs. k and d grow over the blocks.
 
-Differs from the print, as the released code does: BN after every linear layer, heads as in `convs.py`; features are
+Differs from the paper, as the released code does: BN after every linear layer, heads as in `convs.py`; features are
 L2-normalised before distances; a node is its own nearest neighbour.
 Differs from the released code: any image size and patch; dilation is limited by the grid there is, not by 196 nodes.
 """
@@ -65,12 +65,16 @@ class ViGConfig:
     decrement: float = 0.03             # graph="threshold": δ, from one block to the next
     clusters: int = 4                   # graph="cluster_knn": partitions κ
     groups: int = 2                     # graph="group_knn": groups G of channels, each with neighbours of its own
+    hops: int | None = None             # graph="svga", "mgc", "dagc", "lsgc": K; None is the authors'
+    window: int | None = None           # graph="window_knn": side w of a window; None is half of the shorter side
+    hyperedges: int | None = None       # graph="hypergraph": of the first block, twice as many in the last; None is 25
 
     def __post_init__(self):
         check_choices(self, patch=(2, 4, 8, 16), conv=CONVS)
         object.__setattr__(self, "img_size", image_size(self.img_size, self.patch))
         object.__setattr__(self, "k", default_k(self.num_nodes) if self.k is None else self.k)
-        check_whole(self, "dim", "depth", "k", "clusters", "groups")
+        optional = [name for name in ("hops", "window", "hyperedges") if getattr(self, name) is not None]
+        check_whole(self, "dim", "depth", "k", "clusters", "groups", *optional)
         check_whole(self, "num_classes", least=0)
         check_numbers(self, "threshold", "decrement", rates=("drop_path", "dropout", "epsilon"))
         smallest = math.lcm(4, self.patch // 2)
@@ -83,6 +87,10 @@ class ViGConfig:
         if self.graph == "cluster_knn" and self.clusters > self.num_nodes:
             raise ValueError(f"clusters={self.clusters}: a {self.grid[0]}×{self.grid[1]} grid has {self.num_nodes}"
                              f" nodes; choose clusters from 1 to {self.num_nodes}, a larger image or a smaller patch")
+
+        if self.graph == "hypergraph" and (self.hyperedges or 1) > self.num_nodes:
+            raise ValueError(f"hyperedges={self.hyperedges}: a {self.grid[0]}×{self.grid[1]} grid has {self.num_nodes}"
+                             " nodes; choose fewer hyperedges, a larger image or a smaller patch")
 
     def at(self, img_size: tuple[int, int]) -> "ViGConfig":
         """The config of the same model built for images of another size: a k that was not chosen follows the size."""
@@ -103,7 +111,7 @@ class Grapher(nn.Module):
 
     x'_i = x_i W_in;  x''_i = max_{j ∈ N(i)} a_ij (x'_j − x'_i);  y_i = GELU([x'_i, x''_i] W_update) W_out + x_i,
     where N(i) and a_ij (1 in ViG, α in LRGC) are the graph that `constructor` makes of x', and W_update has 4 heads.
-    LRGC Eq. 5 prints i for the source and j for the target. (B, C, H, W) -> (B, C, H, W) and the Graph.
+    LRGC Eq. 5 writes i for the source and j for the target. (B, C, H, W) -> (B, C, H, W) and the Graph.
     """
 
     def __init__(self, dim: int, constructor: nn.Module, conv: str = "mr", drop_path: float = 0.0):
@@ -117,8 +125,9 @@ class Grapher(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Graph]:
         # LRGC Eq. 5, ViG's Grapher
         h = self.fc1(x)  # x' = x W_in: (B, C, H, W)
-        graph = self.constructor(to_nodes(h), h.shape[2:])
-        update = self.conv(h, graph)  # GELU([x', x''] W_update): (B, 2C, H, W)
+        nodes = to_nodes(h)  # (B, N, C)
+        graph = self.constructor(nodes, h.shape[2:])
+        update = self.conv(h, *graph.read(nodes))  # GELU([x', x''] W_update): (B, 2C, H, W)
         return self.drop_path(self.fc2(update)) + x, graph
 
 

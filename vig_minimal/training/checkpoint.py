@@ -30,6 +30,7 @@ except ImportError:  # not on Windows: there, nothing is locked
     fcntl = None
 
 from ..files import CheckpointError, load, save
+from ..graphs.graph import GroupGraph
 from .recipes import Recipe
 
 __all__ = ["CheckpointError", "as_it_was", "check_data", "check_optimiser", "check_same", "check_types", "last_good",
@@ -220,6 +221,7 @@ def save_graphs(path: Path, model: nn.Module, images: Tensor, about: dict) -> No
     about: what else the file holds, mean and std of the normalisation among it."""
     logits, graphs = model.eval().forward(images, return_graphs=True)  # not the compiled __call__
     mean, std = (torch.tensor(about[name], device=images.device)[:, None, None] for name in ("mean", "std"))
+    graphs = [graph if isinstance(graph, GroupGraph) else graph.union() for graph in graphs]
     kept = [{name: part.cpu() if torch.is_tensor(part) else part for name, part in vars(graph).items()
              if part is not None and name not in ("centroids", "attention")} for graph in graphs]
     save(path, about | {

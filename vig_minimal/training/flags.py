@@ -118,7 +118,8 @@ def _recipe(add: Callable) -> None:
 
 def _run(add: Callable) -> None:
     add("--resume", metavar="PATH", help="go on from this checkpoint; auto: from the output folder's last.pt, if any")
-    add("--eval-only", action="store_true", help="evaluate the checkpoint of --resume, and write nothing")
+    add("--eval-only", action="store_true",
+        help="evaluate the checkpoint of --resume; with one label an image, write confusion.csv and confusion.png")
     add("--eval-split", choices=("val", "train"), default="val", help="images that --eval-only evaluates (default val)")
     add("--dry-run", action="store_true", help="two steps and an evaluation: what the whole would take; write nothing")
     add("--seed", type=int, metavar="N", help="of everything random (default 0)")

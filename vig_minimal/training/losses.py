@@ -119,7 +119,7 @@ def triplet_loss(sources: Tensor, source_labels: Tensor, positives: Tensor, posi
 def contrastive_loss(x: Tensor, labels: Tensor, margin: float = 1.0, reduction: str = "mean") -> Tensor:
     """Return ½ D² for each pair of one class and ½ max(0, α − D)² for each pair of two classes, at distance D.
 
-    The print multiplies the first term by 1 − Y, with Y = 1 for one class: that would pull different classes together.
+    The paper multiplies the first term by 1 − Y, with Y = 1 for one class: that would pull different classes together.
     x: (n, F) with labels (n,). Without a pair the loss is 0 with zero gradient.
     Raises ValueError for a negative margin and an unknown reduction.
     Source: CNN2GNN Eqs. 9 and 10, after Hadsell et al., 2006.

@@ -31,6 +31,7 @@ class TopK:
 
     def __init__(self):
         self.sums = torch.zeros(4, dtype=torch.float64)  # images, loss, images right in top 1, in top 5
+        self.pairs = torch.zeros(2, 0, dtype=torch.int64)  # of each image its label, and the class it was taken for
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits (B, classes), labels (B,) int64."""
@@ -39,9 +40,12 @@ class TopK:
         loss = F.cross_entropy(logits, labels, reduction="sum")
         batch = torch.stack([loss, (rank < 1).sum(), (rank < 5).sum()]).cpu().double()
         self.sums += torch.cat([torch.tensor([float(len(labels))]), batch])
+        predicted = torch.where(rank < 1, labels, logits.argmax(1))
+        self.pairs = torch.cat([self.pairs, torch.stack([labels, predicted]).cpu()], 1)
 
     def compute(self, processes: Processes) -> dict[str, float]:
-        """Return `loss`, `top1` and `top5`. Every process must call this."""
+        """Return `loss`, `top1` and `top5`; `pairs` are then those of all processes. Every process must call this."""
+        self.pairs = torch.cat(processes.gather(self.pairs), 1)
         count, loss, top1, top5 = processes.sum(self.sums).tolist()
         return {"loss": loss / count, "top1": 100 * top1 / count, "top5": 100 * top5 / count}
 

@@ -191,15 +191,17 @@ def first_loss(loss: float, chance: float, guess: str) -> str:
     return f"first step: loss {loss:.3f}, and {guess} = {chance:.3f}{wrong}"
 
 
-def per_class(aps: dict[str, float | None]) -> list[str]:
-    """Return lines on the average precision of each class: of all if they are few, else of the lowest and highest."""
-    known = sorted((ap, name) for name, ap in aps.items() if ap is not None)
-    said = [f"{name} {ap:.1f}" for ap, name in known]
+def per_class(values: dict[str, float | None], what: str = "AP") -> list[str]:
+    """Return lines on the average precision, or another score, of each class: of all if they are few, else of the
+    lowest and highest."""
+    known = sorted((value, name) for name, value in values.items() if value is not None)
+    said = [f"{name} {value:.1f}" for value, name in known]
     if len(said) > 2 * FEW:
         said = [*said[:FEW], "…", *said[-FEW:]]
-    lines = [f"AP of classes in percent: {', '.join(said)}"]
-    if missing := [name for name, ap in aps.items() if ap is None]:
-        lines.append(f"{len(missing)} classes that no image shows have no AP and are in no mean: {', '.join(missing)}")
+    lines = [f"{what} of classes in percent: {', '.join(said)}"]
+    if missing := [name for name, value in values.items() if value is None]:
+        lines.append(f"{len(missing)} classes that no image shows have no {what} and are in no mean:"
+                     f" {', '.join(missing)}")
     return lines
 
 

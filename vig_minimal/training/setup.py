@@ -233,7 +233,10 @@ def describe(job: Job) -> dict[str, str]:
         steps = f" and {job.first_step} steps" if job.first_step else ""
         output += f", going on after epoch {run.epoch}{steps} of {settings.resumed}"
     if not settings.writes:
-        output = "none: " + (f"evaluates {settings.resumed}" if flags.eval_only else "a dry run")
+        output = "none: a dry run"
+    if flags.eval_only:
+        matrix = "none" if data.multi_label else f"confusion matrix in {settings.folder}"
+        output = f"{matrix}: evaluates {settings.resumed}"
     start = {"changed": "; ".join(job.changes)} if job.changes else {}
     if job.new_parts is not None:
         start["start"] = f"from {flags.init_from}; new are: {', '.join(job.new_parts) or 'none'}"

@@ -30,7 +30,7 @@ class Task:
     lines                               formats of an epoch's scores, by column of metrics.csv
     loss_names                          names of the losses that have a column in metrics.csv
     losses(outputs, targets, images)    losses by name; training minimises their sum
-    metric()                            a new metric: `update(outputs, targets)` takes a batch, `compute(processes)`,
+    scores()                            a new metric: `update(outputs, targets)` takes a batch, `compute(processes)`,
                                         called in every process, returns the scores
     chance(classes)                     loss of a network that guesses, and words for it
     """
@@ -47,6 +47,11 @@ class Task:
         """Return what the metric takes as outputs."""
         return model(images)
 
+    def metric(self):
+        """Return a new metric, which stays here as `last`: it knows more than its scores."""
+        self.last = self.scores()
+        return self.last
+
 
 class SingleLabel(Task):
     """An image shows one class: cross-entropy with label smoothing.
@@ -58,7 +63,7 @@ class SingleLabel(Task):
 
     key, key_name = "top1", "top-1"
     lines = {"val_top1": "top-1 {:5.2f} %", "val_top5": "top-5 {:5.2f} %"}
-    metric = TopK
+    scores = TopK
 
     def __init__(self, label_smoothing: float, teacher: Callable[[Tensor], Tensor] | None = None):
         self.label_smoothing, self.teacher = label_smoothing, teacher
@@ -111,7 +116,6 @@ class MultiLabelTask(Task):
 
     def __init__(self, classes: Sequence[str], label_smoothing: float, asymmetric: float):
         self.classes, self.label_smoothing, self.asymmetric = classes, label_smoothing, asymmetric
-        self.last: MultiLabelScores | None = None  # metric of the last evaluation; it has the AP of each class
 
     def losses(self, outputs: Tensor, targets: Tensor, images: Tensor) -> dict[str, Tensor]:
         """Return the losses by name. outputs: logits (B, classes). targets: (B, classes), 1, 0 and −1, or
@@ -121,9 +125,8 @@ class MultiLabelTask(Task):
         return {"smooth": smooth_bce(outputs, targets, self.label_smoothing),
                 "asymmetric": self.asymmetric * asymmetric_loss(outputs, targets)}
 
-    def metric(self) -> MultiLabelScores:
-        self.last = MultiLabelScores(self)
-        return self.last
+    def scores(self) -> MultiLabelScores:
+        return MultiLabelScores(self)
 
     def chance(self, classes: int) -> tuple[float, str]:
         none = torch.zeros(1, classes)  # as logits and as targets
@@ -131,26 +134,27 @@ class MultiLabelTask(Task):
         return loss, f"probability ½ for each of {classes} classes, none of them shown, has"
 
 
-class BipartiteScores:
-    """`metrics.TopK`, and two scores that show whether proxies collapse, that is, become alike or useless.
+class BipartiteScores(TopK):
+    """`TopK`, and two scores that show whether proxies collapse, that is, become alike or useless.
 
     proxy_distance: the smallest distance between L2-normalised proxies of different classes, 0 to 2. strongest: percent
     of images whose strongest attention goes to a proxy of their class; only for models with attention.
     """
 
     def __init__(self):
-        self.top, self.sums, self.model = TopK(), torch.zeros(2, dtype=torch.float64), None
+        super().__init__()
+        self.strongest, self.model = torch.zeros(2, dtype=torch.float64), None  # images, those whose proxy is right
 
     def update(self, outputs: tuple[Tensor, Tensor, CNN2Graph], labels: Tensor) -> None:
         """Add a batch: outputs of `BipartiteTask.predict`, labels (B,)."""
         logits, attention, self.model = outputs
-        self.top.update(logits, labels)
+        super().update(logits, labels)
         strongest = attention.argmax(1) // self.model.config.proxies_per_class  # (B,), classes
-        self.sums += torch.tensor([len(labels), (strongest == labels).sum()], dtype=torch.float64)
+        self.strongest += torch.tensor([len(labels), (strongest == labels).sum()], dtype=torch.float64)
 
     def compute(self, processes: Processes) -> dict[str, float]:
-        count, right = processes.sum(self.sums).tolist()
-        result = self.top.compute(processes) | {"proxy_distance": proxy_distance(self.model)}
+        count, right = processes.sum(self.strongest).tolist()
+        result = super().compute(processes) | {"proxy_distance": proxy_distance(self.model)}
         return result | ({"strongest": 100 * right / count} if self.model.attends else {})
 
 
@@ -174,7 +178,7 @@ class BipartiteTask(Task):
              "val_strongest": "strongest proxy {:5.2f} %"}
     loss_names = ("images", "anchors", "proxies", "anchor_triplet", "proxy_triplet", "anchor_proxy_triplet",
                   "proxy_contrastive")
-    metric = BipartiteScores
+    scores = BipartiteScores
 
     def __init__(self, anchors: Anchors | None, label_smoothing: float, contrastive: float, processes: Processes):
         self.anchors, self.processes = anchors, processes

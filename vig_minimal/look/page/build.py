@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from ...constructors import LRGC
 from ...data.augment import normalise
+from ...data.loading import centre_crop
 from ...data.synthetic import CLASSES, Shapes
-from ...graphs.graph import Graph
-from ..command import Opened, open_image
+from ...graphs.graph import Graph, GroupGraph
 from ..explain import Value, trace, typeset
 from ..explore_layers import Layer, layers_of
 from ..panels import colours, picture
+from ..predict import Transform, open_image, open_scene
 from .live import live
 
 FILES = Path(__file__).parent
@@ -38,7 +39,7 @@ def text(array: np.ndarray) -> str:
 
 def packed(layer: Layer) -> dict:
     """The adjacency of one image: neighbour indices (G, N, k), bits, or bytes (N, M) whose 255 is the heaviest edge."""
-    graph = layer.graph
+    graph = layer.graph if isinstance(layer.graph, GroupGraph) else layer.graph.union()
     if graph.index is not None:
         kind = np.uint16 if graph.num_sources <= 2**16 else np.uint32
         index = graph.index[0].reshape(-1, *graph.index.shape[-2:])  # (G, N, k)
@@ -58,13 +59,13 @@ def diversity(features: Tensor) -> float:
     return float((nodes - nodes.mean(1, keepdim=True)).norm() / nodes.norm().clamp(min=1e-12))
 
 
-def masks_of(source: str, size: tuple[int, int], grid: tuple[int, int], view: str) -> list[int] | None:
+def masks_of(source: str, transform: Transform, grid: tuple[int, int], view: str) -> list[int] | None:
     """For each patch of a synthetic scene the shape that covers most of it, counted from 1, 0 for the ground; None for
     images whose masks are not known."""
     if not source.startswith("shapes:"):
         return None
-    index = int(source.removeprefix("shapes:"))
-    masks = Shapes(size, index + 1, "val", "boxes")[index][1]["masks"].float()  # (shapes, H, W)
+    masks = open_scene(source, transform.size, "boxes")[1]["masks"].float()  # (shapes, H, W)
+    masks = centre_crop(masks, transform.size, transform.eval_crop)
     masks = masks[:1] if view == "single" else masks  # as in that view, the main shape alone is drawn
     share = F.adaptive_avg_pool2d(masks, grid).flatten(1)  # (shapes, N)
     return torch.where(share.amax(0) > 0.5, share.argmax(0) + 1, 0).tolist()
@@ -97,14 +98,15 @@ def view_of(config: object, logits: Tensor, graphs: Sequence[Graph], values: Seq
             "masks": masks}
 
 
-def model_of(opened: Opened, about: str, graphs: Sequence[Graph], taus: Sequence[float], run: bool = False) -> dict:
+def model_of(model: nn.Module, about: str, graphs: Sequence[Graph], taus: Sequence[float], run: bool = False) -> dict:
     """What the page needs to know of a model, whatever the image. about: its weights. taus: LRGC's, one a layer."""
-    config = opened.model.config
+    config = model.config
     layers = [{"name": layer.name, "grid": layer.grid, "pool": layer.pool, "scale": layer.scale,
                "ofLabels": layer.of_labels, "targets": layer.graph.num_targets, "sources": layer.graph.num_sources,
                "tau": taus[i] if i < len(taus) else None} for i, layer in enumerate(layers_of(config, graphs))]
-    return {"name": opened.name, "about": about, "classes": opened.classes, "multi": opened.multi_label,
-            "size": config.img_size, "grid": config.grid, "layers": layers, "live": live(opened) if run else None}
+    return {"name": model.name, "about": about, "classes": model.classes, "multi": model.multi_label,
+            "size": config.img_size, "crop": model.transform.eval_crop, "grid": config.grid, "layers": layers,
+            "live": live(model) if run else None}
 
 
 def taus_of(model: nn.Module) -> list[float]:
@@ -125,33 +127,34 @@ def scenes(size: tuple[int, int], count: int, view: str) -> str:
     return png(torch.cat([data[i][0] for i in range(count)], 1))
 
 
-def build(models: Sequence[tuple[Opened, str]], sources: Sequence[str], title: str, run: bool = False,
+def build(models: Sequence[tuple[nn.Module, str]], sources: Sequence[str], title: str, run: bool = False,
           num_scenes: int = 0, progress: Callable[[], None] = lambda: None) -> str:
-    """The page as HTML. models: each opened, with what to say about its weights. sources: images, as `open_image` takes
-    them. run: the models are in the page and run there, on `num_scenes` synthetic scenes too. progress: called after
-    every view. Raises ValueError for an image or model that cannot be shown, and for a page that would be too large."""
+    """The page as HTML. models: from `open_model`, with what to say about their weights. sources: images, as
+    `open_image` takes them. run: the models are in the page and run there, on `num_scenes` synthetic scenes too.
+    progress: called after every view. Raises ValueError for an image or model that cannot be shown, and for a page that
+    would be too large."""
     data = {"title": title, "models": [], "images": list(sources), "pictures": {}, "views": [], "epochs": None,
             "history": None}
-    for opened, about in models:
-        config = opened.model.config
+    for model, about in models:
+        config = model.config
         if not hasattr(config, "grid"):
-            raise ValueError(f"{opened.name} has no graph over patches: its nodes are images, anchors and proxies,"
+            raise ValueError(f"{model.name} has no graph over patches: its nodes are images, anchors and proxies,"
                              " which python -m vig_minimal attention draws")
-        view, views = "multi" if opened.multi_label else "single", []
+        view, views, transform = "multi" if model.multi_label else "single", [], model.transform
         for source in sources:
-            image = open_image(source, config.img_size, view)
-            logits, graphs, values = trace(opened.model, normalise(image[None], opened.mean, opened.std))
-            key = f"{source} {config.img_size} {view}"
+            image = open_image(source, transform, view)
+            logits, graphs, values = trace(model, normalise(image[None], transform.mean, transform.std))
+            key = f"{source} {config.img_size} {transform.eval_crop} {view}"
             data["pictures"].setdefault(key, png(image))
-            masks = masks_of(source, config.img_size, config.grid, view)
+            masks = masks_of(source, transform, config.grid, view)
             views.append(view_of(config, logits[0], graphs, values, masks) | {"picture": key})
             progress()
-        data["models"].append(model_of(opened, about, graphs, taus_of(opened.model), run))
+        data["models"].append(model_of(model, about, graphs, taus_of(model), run))
         data["views"].append(views)
-        if num_scenes and opened.classes == list(CLASSES):
+        if num_scenes and model.classes == list(CLASSES):
             key = f"scenes {config.img_size} {view}"
             data["pictures"].setdefault(key, scenes(config.img_size, num_scenes, view))
-            masks = [masks_of(f"shapes:{i}", config.img_size, config.grid, view) for i in range(num_scenes)]
+            masks = [masks_of(f"shapes:{i}", transform, config.grid, view) for i in range(num_scenes)]
             data["models"][-1]["scenes"] = {"picture": key, "count": num_scenes, "masks": masks}
     return fill(data)
 

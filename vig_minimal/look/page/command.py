@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ...files import replacing
-from ..command import open_model
+from ..predict import open_model
 from .build import build
 from .history import epochs_of
 
@@ -50,12 +50,12 @@ def write(args: argparse.Namespace) -> None:
     if args.run:
         page = epochs_of(args.run)
     else:
-        opened = [(open_model(None, path), path) for path in args.checkpoint]
-        opened += [(open_model(name, None), "random weights") for name in args.model]
-        opened = opened or [(open_model(None, None), "random weights")]
-        title = ", ".join(dict.fromkeys(model.name for model, _ in opened)) + ": see the graph"
-        with tqdm(total=len(opened) * len(args.image), unit="graph", disable=None, leave=False) as bar:
-            page = build(opened, args.image, title, args.live, SCENES if args.live else 0, progress=bar.update)
+        models = [(open_model(None, path), path) for path in args.checkpoint]
+        models += [(open_model(name, None), "random weights") for name in args.model]
+        models = models or [(open_model(None, None), "random weights")]
+        title = ", ".join(dict.fromkeys(model.name for model, _ in models)) + ": see the graph"
+        with tqdm(total=len(models) * len(args.image), unit="graph", disable=None, leave=False) as bar:
+            page = build(models, args.image, title, args.live, SCENES if args.live else 0, progress=bar.update)
     with replacing(args.html, "w") as file:
         file.write(page)
     print(f"wrote {args.html}, {len(page.encode()) / 2**20:.1f} MB: open it in a browser")

@@ -9,9 +9,9 @@ from ...files import CheckpointError, load
 from ...graphs.graph import Graph, GroupGraph
 from ...models.clustervig import ClusterGraph
 from ...models.registry import create_model
-from ..command import Opened
 from ..explain import trace
 from ..plot import read_run
+from ..predict import Transform
 from .build import fill, model_of, png, view_of
 
 KEYS = ("name", "config", "classes", "multi_label", "epoch", "images", "mean", "std", "logits", "graphs", "taus")
@@ -30,8 +30,8 @@ def epochs_of(folder: str) -> str:
             raise CheckpointError(f"{file}: not written by train.py --every, it has no {missing[0]!r}")
         if not data["epochs"]:  # the same model and images in all files
             model = create_model(state["name"], **state["config"]).eval()
-            opened = Opened(model, state["name"], list(state["classes"]), state["multi_label"], state["mean"],
-                            state["std"])
+            model.name, model.classes, model.multi_label = state["name"], state["classes"], state["multi_label"]
+            model.transform = Transform(model.config.img_size, mean=state["mean"], std=state["std"])
             names = [f"validation image {n}" for n in range(len(state["images"]))]
             data |= {"images": names, "title": f"{state['name']}: how its graph formed",
                      "pictures": {name: png(image) for name, image in zip(names, state["images"])}}
@@ -47,7 +47,7 @@ def epochs_of(folder: str) -> str:
                 step["values"] = [value | {"low": None, "high": None} for value in step["values"]]
             views.append(view)
         data["views"].append(views)
-        data["models"].append(model_of(opened, f"epoch {state['epoch']}", graphs, state["taus"]))
+        data["models"].append(model_of(model, f"epoch {state['epoch']}", graphs, state["taus"]))
         data["epochs"].append(state["epoch"])
     return fill(data | {"history": history(Path(folder))})
 

@@ -8,7 +8,6 @@ from torch import nn
 
 from ...constructors import KNN, LRGC, SimilarityThreshold
 from ...models.vig import ViG
-from ..command import Opened
 from ..explain import ABOVE, ALPHA, DISTANCE, NEAREST, SCORE, SIMILARITY, typeset
 
 # what the steps say where a person has changed the graph: constructor -> key of the step -> the step
@@ -34,17 +33,17 @@ def fold(model: ViG) -> ViG:
     return model.half().float()
 
 
-def live(opened: Opened) -> dict:
+def live(model: ViG) -> dict:
     """What network.js needs to run the model: sizes, the settings of every block, and the weights in its order.
 
     Raises ValueError for a model that the page cannot run."""
-    config, model = opened.model.config, opened.model
+    config = model.config
     if type(model) is not ViG or config.conv != "mr" or not isinstance(
             model.blocks[0].grapher.constructor, (KNN, LRGC, SimilarityThreshold)):
-        raise ValueError(f"--live: the page runs ViG, SViG and LRGC with max-relative convolutions, not {opened.name}"
+        raise ValueError(f"--live: the page runs ViG, SViG and LRGC with max-relative convolutions, not {model.name}"
                          " as it is here; leave --live out for a page of pictures")
     if (count := sum(p.numel() for p in model.parameters())) > LARGEST:
-        raise ValueError(f"--live: {opened.name} has {count:,} parameters, and a page can hold {LARGEST:,}; take a nano"
+        raise ValueError(f"--live: {model.name} has {count:,} parameters, and a page can hold {LARGEST:,}; take a nano"
                          " model, or leave --live out for a page of pictures")
     folded = fold(model)
     convolutions = [m for m in folded.stem.modules() if isinstance(m, nn.Conv2d)]
@@ -62,7 +61,7 @@ def live(opened: Opened) -> dict:
     numbers = torch.cat([part.detach().flatten() for weight, bias, _ in layers for part in (weight, bias)])
     return {
         "size": config.img_size, "grid": config.grid, "dim": config.dim, "depth": config.depth,
-        "mean": opened.mean, "std": opened.std, "strides": [c.stride[0] for c in convolutions],
+        "mean": model.transform.mean, "std": model.transform.std, "strides": [c.stride[0] for c in convolutions],
         "names": list(parts), "steps": CHOICES,
         "constructorName": {KNN: "knn", LRGC: "lrgc", SimilarityThreshold: "threshold"}[type(constructor)],
         "parts": [{"weight": w.numel(), "bias": b.numel(), "groups": groups} for w, b, groups in layers],

@@ -64,9 +64,9 @@ async function load(source) {
   return image.decode().then(() => image, () => null);
 }
 
-/* Scale an image, or a part of its height, until it just covers the model's size, and cut out the middle. */
-function fit(image, top = 0, part = image.height) {
-  const [height, width] = model().size, scale = Math.max(width / image.width, height / part);
+/* Scale an image, or a part of its height, until a share of it just covers the model's size, and cut out the middle. */
+function fit(image, share = model().crop, top = 0, part = image.height) {
+  const [height, width] = model().size, scale = Math.max(width / image.width, height / part) / share;
   const canvas = element("canvas", { width, height }), w = width / scale, h = height / scale;
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(image, (image.width - w) / 2, top + (part - h) / 2, w, h, 0, 0, width, height);
@@ -87,7 +87,7 @@ function take(canvas, masks) {
 async function openView() {
   const image = await load(data.pictures[view().picture]);
   if (!model().live) graphs = model().layers.map((layer, l) => new Graph(layer, view().layers[l]));
-  take(fit(image), view().masks);
+  take(fit(image, 1), view().masks);
 }
 
 function openModel() {
@@ -193,7 +193,7 @@ on("reset", () => { state.settings = structuredClone(model().live.settings); ope
 on("scene", async ({ value }) => {
   const { picture: key, count, masks } = model().scenes, number = Math.min(Math.max(Math.floor(value), 0), count - 1);
   const all = await load(data.pictures[key]), part = all.height / count;
-  take(fit(all, number * part, part), masks[number]);
+  take(fit(all, model().crop, number * part, part), masks[number]);
 });
 on("file", async ({ files: [file] }) => {
   const image = file && await load(URL.createObjectURL(file));

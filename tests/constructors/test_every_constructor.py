@@ -1,0 +1,234 @@
+"""What holds of every constructor of list_constructors(), against a double loop. A new one is tested by being there:
+it needs an oracle in EXPECTED, and the least and largest number of a node's sources."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from helpers import assert_same, features
+from reference import clustervig, gkgnet, places
+from reference import vig as oracle
+from vig_minimal import create_model, list_constructors, load_released
+from vig_minimal.constructors import CONSTRUCTORS, OF_PLACES
+from vig_minimal.graphs.aggregate import max_relative
+from vig_minimal.graphs.graph import GroupGraph
+from vig_minimal.graphs.kmeans import fixed_start
+from vig_minimal.look.explore_layers import layers_of
+from vig_minimal.models.vig import ViGConfig
+from vig_minimal.training.optim import moving_average
+
+GRID, DIM, K = (3, 5), 4, 3  # sides that no K of the tests divides, so that one way round is not both ways round
+NODES = GRID[0] * GRID[1]
+CONFIG = {"dim": DIM, "depth": 2, "num_classes": 3, "img_size": (12, 20), "patch": 4}
+
+
+class Expected(NamedTuple):
+    """The adjacency of one image as its double loop gives it, and the least and the largest degree there may be."""
+
+    adj: Tensor
+    least: int
+    most: int
+
+
+def table(sources: list, num_sources: int = NODES) -> Tensor:
+    """(N, M) bool: rows are targets."""
+    return torch.tensor([[j in mine for j in range(num_sources)] for mine in sources])
+
+
+def knn(x: Tensor, module: nn.Module) -> Expected:
+    k, dilation = module.rule(NODES)
+    return Expected(table(oracle.nearest(x, x, k, dilation)), k, k)
+
+
+def group_knn(x: Tensor, module: nn.Module) -> Expected:
+    k, dilation = module.rule(NODES)
+    groups = gkgnet.group_knn(x, x, k, module.groups, dilation)
+    return Expected(torch.stack([table(group) for group in groups]), k, module.groups * k)
+
+
+def lrgc(x: Tensor, module: nn.Module) -> Expected:
+    parameters = module.key.weight, module.key.bias, module.query.weight, module.query.bias, module.tau
+    return Expected(oracle.lrgc_attention(x, *parameters).T, 0, NODES)  # the paper's rows are sources
+
+
+def cluster_knn(x: Tensor, module: nn.Module) -> Expected:
+    labels, sources, k = module.partition(x[None])[0].tolist(), {}, module.rule(NODES)[0]
+    for partition in range(module.clusters):
+        sources |= clustervig.nearest_in(x, [n for n in range(NODES) if labels[n] == partition], k)
+    return Expected(table([sources[n] for n in range(NODES)]), 1, k)
+
+
+def window_knn(x: Tensor, module: nn.Module) -> Expected:
+    k, window, shift = module.rule(GRID)
+    return Expected(table(places.window_knn(x, *GRID, k, window, shift)), 1, max(3, k))
+
+
+def drawn(module: nn.Module) -> list[set[int]]:
+    """The k − 1 other nodes with the largest hash of seed and pair, by Python's own whole numbers."""
+    def chance(i: int, j: int) -> int:
+        number = i * NODES + j + module.seed
+        for shift, factor in ((16, 0x7feb352d), (15, 0x846ca68b), (16, 1)):
+            number = (number ^ number >> shift) * factor % 2**32
+        return number
+
+    others = module.rule(NODES)[0] - 1
+    return [{i, *sorted((j for j in range(NODES) if j != i), key=lambda j: -chance(i, j))[:others]}
+            for i in range(NODES)]
+
+
+def hypergraph(x: Tensor, module: nn.Module) -> Expected:
+    start = list(fixed_start(NODES, module.rule(NODES)))
+    membership = places.fuzzy_c_means(x.detach(), list(x.detach()[start]), module.rounds)
+    return Expected(torch.tensor(membership) > module.least, 1, NODES)
+
+
+EXPECTED = {
+    "knn": knn, "group_knn": group_knn, "lrgc": lrgc, "cluster_knn": cluster_knn, "window_knn": window_knn,
+    "hypergraph": hypergraph,
+    "threshold": lambda x, module: Expected(oracle.svig_threshold(x, module.quantile), 0, NODES),
+    "svga": lambda x, module: Expected(table(places.svga(*GRID, module.hops)), 1 + 1 + 2, 1 + 1 + 2),
+    "mgc": lambda x, module: Expected(table(places.mgc(*GRID, max(1, 2 * min(GRID) // 7))), 5, 5),
+    "dagc": lambda x, module: Expected(table(places.dagc(x, *GRID, module.hops)), 1, 1 + 1 + 2),
+    "lsgc": lambda x, module: Expected(table(places.lsgc(*GRID, module.hops)), 1 + 2 + 4, 1 + 2 + 4),
+    "grid": lambda x, module: Expected(table(places.surroundings(*GRID)), 4, 9),
+    "random": lambda x, module: Expected(table(drawn(module)), module.rule(NODES)[0], module.rule(NODES)[0]),
+    "full": lambda x, module: Expected(torch.ones(NODES, NODES, dtype=torch.bool), NODES, NODES),
+    "none": lambda x, module: Expected(torch.eye(NODES, dtype=torch.bool), 1, 1),
+}
+DIRECTED = ("knn", "group_knn", "lrgc", "cluster_knn", "window_knn", "svga", "dagc", "random")
+
+
+def made(name: str) -> list[nn.Module]:
+    """The constructors of two blocks, in evaluation, in float64; learnt ones with random parameters."""
+    modules = CONSTRUCTORS[name][0](ViGConfig(**CONFIG, k=K, graph=name))
+    for module in modules:
+        module.double().eval()
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=0.3)
+    return modules
+
+
+@pytest.mark.parametrize("name", list_constructors())
+def test_the_graph_is_that_of_the_double_loop(name):
+    assert name in EXPECTED, f"{name} needs an oracle in tests/reference/ and a line in EXPECTED"
+    x, directed = features(2, NODES, DIM), []
+    for module in made(name):
+        graph = module(x, GRID)
+        for b in range(2):
+            expected = EXPECTED[name](x[b], module)
+            torch.testing.assert_close(graph.adj()[b], expected.adj)
+            degree = graph.degree()[b]
+            assert expected.least <= degree.min() and degree.max() <= expected.most
+            adj = graph.union().adj()[b]
+            directed.append(not torch.equal(adj, adj.mT))
+    assert any(directed) == (name in DIRECTED or name == "threshold" and any(directed))
+
+
+@pytest.mark.parametrize("name", list_constructors())
+def test_messages_and_their_gradients_are_those_of_the_double_loop(name):
+    x = features(1, NODES, DIM).requires_grad_()
+    module = made(name)[1]
+    graph, expected = module(x, GRID), EXPECTED[name](x[0] if name == "lrgc" else x[0].detach(), module)
+    assert graph.adj().requires_grad == any(True for _ in module.parameters())  # only a learnt graph has a gradient
+    if name == "hypergraph":
+        message = places.hypergraph_message(x[0], expected.adj) - x[0]
+    elif name == "group_knn":
+        edges = [[row.nonzero()[:, 0].tolist() for row in group] for group in expected.adj]
+        message = gkgnet.group_max_relative(x[0], x[0], edges)
+    else:
+        message = oracle.max_relative(x[0], x[0], expected.adj)
+    nodes, sources = graph.read(x)
+    ours = max_relative(x, nodes, sources)[0]
+    if name == "none":  # x_i − x_i: neither a message nor a gradient
+        assert not ours.any() and not torch.autograd.grad(ours.sum(), x)[0].any()
+    else:
+        assert_same(ours, message, [x, *module.parameters()])
+
+
+@pytest.mark.parametrize("name", list_constructors())
+def test_a_message_changes_with_its_sources_alone(name):
+    # what a transposed adjacency would get wrong: row i are the sources of target i
+    x = features(1, NODES, DIM)
+    graph = made(name)[1](x, GRID)
+
+    def messages(x: Tensor) -> Tensor:
+        nodes, sources = graph.read(x)
+        return max_relative(x, nodes, sources)
+
+    moved = torch.autograd.functional.jacobian(messages, x)[0, :, :, 0].abs().amax((1, 3))  # (N, N): target, source
+    allowed = graph.union().adj()[0] != 0
+    allowed.fill_diagonal_(True)
+    assert not (moved > 0)[~allowed].any()
+
+
+@pytest.mark.parametrize("name", list_constructors())
+def test_an_image_does_not_depend_on_its_batch(name):
+    x, module = features(3, NODES, DIM), made(name)[1]
+    together = module(x, GRID).adj()
+    for b in range(3):
+        torch.testing.assert_close(module(x[b:b + 1], GRID).adj()[0], together[b])
+
+
+@pytest.mark.parametrize("name", list_constructors())
+def test_bfloat16_nodes_are_compared_in_float32(name):
+    x = features(1, NODES, DIM).bfloat16()
+    module = made(name)[1].float()
+    with torch.autocast("cpu", torch.bfloat16):
+        graph = module(x, GRID)
+    assert torch.equal(graph.adj(), module(x.float(), GRID).adj())
+
+
+@pytest.mark.parametrize("name", list_constructors())
+def test_a_model_of_it_learns_and_its_graph_can_be_looked_at(name):
+    model, images = create_model("vig_nano", **CONFIG, graph=name), torch.randn(2, 3, 12, 20)
+    logits, graphs = model(images, return_graphs=True)
+    logits.square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+    for layer in layers_of(model.config, graphs):
+        row = layer.row((1, 2))
+        assert row.shape[-1] == NODES and layer.spread(row, GRID).shape[-2:] == GRID
+        assert int((row if row.ndim == 1 else row.any(0)).count_nonzero()) == layer.graph.degree()[0, 7]
+        assert not isinstance(layer.graph, GroupGraph) or name == "group_knn"
+
+
+@pytest.mark.parametrize("name", OF_PLACES)
+def test_graphs_of_places_in_a_pyramid_read_from_patches_that_are_not_pooled(name):
+    model = create_model("pvig_nano", dim=(8, 16), depth=(1, 2), pool=(2, 1), img_size=(16, 24), patch=2, num_classes=3,
+                         graph=name)
+    logits, graphs = model(torch.randn(2, 3, 16, 24), return_graphs=True)
+    logits.sum().backward()
+    assert [(graph.num_targets, graph.num_sources) for graph in graphs] == [(96, 96), (24, 24), (24, 24)]
+    assert not any("relative" in key for key, _ in model.named_buffers())  # no N × N table
+    assert [layer.pool for layer in layers_of(model.config, graphs)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", list_constructors())
+def test_another_grid_has_the_graph_of_a_model_built_for_it(name):
+    model = create_model("vig_nano", **CONFIG, graph=name).eval()
+    twin = create_model("vig_nano", **CONFIG | {"img_size": (32, 24)}, graph=name).eval()
+    load_released(twin, model.state_dict())
+    images = torch.randn(1, 3, 32, 24)
+    with torch.no_grad():
+        for ours, theirs in zip(model(images, return_graphs=True)[1], twin(images, return_graphs=True)[1], strict=True):
+            torch.testing.assert_close(ours.adj(), theirs.adj())
+
+
+def test_a_random_graph_is_drawn_once_and_is_kept_with_the_weights():
+    first, second = (create_model("vig_nano", **CONFIG, graph="random") for _ in range(2))
+    images = torch.randn(2, 3, 12, 20)
+
+    def graphs(model: nn.Module) -> list[Tensor]:
+        return [graph.adj() for graph in model(images, return_graphs=True)[1]]
+
+    assert not torch.equal(graphs(first)[0][0], graphs(second)[0][0])
+    assert not torch.equal(graphs(first)[0][0], graphs(first)[1][0])  # each block has its own
+    assert torch.equal(graphs(first)[0][0], graphs(first)[0][1])      # all images have the same
+    average = moving_average(first, 0.9)
+    for _ in range(3):
+        average.update_parameters(first)
+    state = average.module.state_dict()
+    assert all(isinstance(value, Tensor) for value in state.values())
+    second.load_state_dict(state)
+    assert all(map(torch.equal, graphs(first), graphs(second)))

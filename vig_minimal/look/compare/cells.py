@@ -1,0 +1,144 @@
+"""The cells of a comparison: one training run for each variant and seed, in a folder of its own.
+
+    OUTPUT/compare.json                        what all cells share
+    OUTPUT/graph=knn/seed-0/run/               the output folder of train.py
+    OUTPUT/graph=knn/seed-0/log.txt            what train.py printed
+    OUTPUT/graph=knn/seed-0/result.json        what was measured; a cell that has it is finished
+    OUTPUT/graph=knn/seed-0/.lock              locked while a process works on the cell
+
+train.py runs as a process of its own: what it does with memory, threads and signals stays there. A cell that was cut
+off goes on by `--resume auto`.
+"""
+
+import itertools
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ...data.datasets import Data, fetch, open_data
+from ...files import replacing
+from ...training import distributed
+from ...training.flags import parse
+from ...training.settings import Settings, settle
+
+TRAIN = Path(__file__).resolve().parents[3] / "train.py"
+SAVE_EVERY = 100  # steps
+
+
+class Variant(NamedTuple):
+    """What differs between the columns of a comparison: its name in tables, and fields of the config, as "k=9"."""
+
+    name: str
+    fields: tuple[str, ...]
+
+
+class Cell(NamedTuple):
+    """One run to train and to measure."""
+
+    variant: Variant
+    seed: int
+    folder: Path
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "result.json"
+
+    def read(self) -> dict | None:
+        """Return what was measured, or None if the cell is not finished."""
+        return json.loads(self.result.read_text(encoding="utf-8")) if self.result.exists() else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all cells share: the model, train.py's other flags, and the folder."""
+
+    model: str
+    flags: tuple[str, ...]
+    folder: Path
+
+    def arguments(self, variant: Variant, seed: int) -> list[str]:
+        """Return train.py's arguments for a cell, but those about its folder."""
+        fields = itertools.chain(*(("--set", field) for field in variant.fields))
+        return ["--model", self.model, *fields, "--seed", str(seed), *self.flags]
+
+    def settle(self, variant: Variant) -> Settings:
+        """Return the settings of a variant. Raises ValueError for what cannot work, before anything is trained."""
+        flags = parse(self.arguments(variant, 0))
+        return settle(flags, distributed.start(flags.device))
+
+    def cells(self, variants: Sequence[Variant], seeds: Sequence[int]) -> list[Cell]:
+        """Return all cells: the first seed of all variants comes first, so that a table is soon of use."""
+        names = {variant: re.sub(r"[^\w=.,()-]", "_", ",".join(variant.fields)) or "default" for variant in variants}
+        return [Cell(variant, seed, self.folder / names[variant] / f"seed-{seed}")
+                for seed in seeds for variant in variants]
+
+    def claim(self) -> None:
+        """Make the folder, and note in compare.json what its cells share. Raises ValueError if it holds others."""
+        about, path = {"model": self.model, "flags": list(self.flags)}, self.folder / "compare.json"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if path.exists() and (there := json.loads(path.read_text(encoding="utf-8"))) != about:
+            differ = [f"{key} {' '.join(there[key]) if key == 'flags' else there[key]}" for key in about
+                      if there.get(key) != about[key]]
+            raise ValueError(f"{self.folder}: holds a comparison with {' and '.join(differ)}; give the same, or choose"
+                             " another --output")
+        with replacing(path, "w") as file:
+            json.dump(about, file, indent=2)
+
+
+def variants_of(graphs: Sequence[str], convs: Sequence[str], fields: Sequence[str]) -> list[Variant]:
+    """Return every combination of graphs, of convolutions and of the values of each field, given as "k=4,9,18".
+
+    A name has only what differs. Raises ValueError for a field without values."""
+    axes = [[f"graph={name}" for name in graphs], [f"conv={name}" for name in convs]]
+    for text in fields:
+        name, equals, values = text.partition("=")
+        values = [value for value in re.split(r",(?![^(]*\))", values) if value]  # no comma inside (2, 2)
+        if not (name and equals and values):
+            raise ValueError(f"--set {text}: it takes a field of the model and its values, as k=4,9,18")
+        axes.append([f"{name}={value}" for value in values])
+    axes = [list(dict.fromkeys(axis)) for axis in axes if axis]
+    variants = []
+    for chosen in itertools.product(*axes):
+        named = [field.removeprefix("graph=") for field, axis in zip(chosen, axes, strict=True) if len(axis) > 1]
+        variants.append(Variant(" ".join(named) or " ".join(chosen) or "default", chosen))
+    return variants
+
+
+def data_of(settings: Settings) -> Data:
+    """Return the images that the cells are trained and evaluated on. Raises ValueError if they are not there."""
+    flags = settings.flags
+    fetch(settings.data, flags.data_dir)
+    return open_data(settings.data, flags.data_dir, settings.fields["img_size"], flags.limit)
+
+
+def train(study: Study, cell: Cell) -> None:
+    """Train a cell, or go on with it. Raises ValueError if train.py refused it or could not go on, with what it said,
+    and SystemExit if a signal ended it."""
+    if not TRAIN.exists():
+        raise ValueError(f"{TRAIN} is not there: run compare from a copy of the repository, which has train.py")
+    run = cell.folder / "run"
+    command = [sys.executable, str(TRAIN), *study.arguments(cell.variant, cell.seed), "--output", str(run), "--resume",
+               "auto", "--save-every", str(SAVE_EVERY)]
+    with open(cell.folder / "log.txt", "a", encoding="utf-8") as log:
+        begun = log.tell()
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        # train.py saves and ends when a signal comes; Ctrl-C reaches it by itself
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            code = process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    if code in (130, 143):
+        sys.exit(code)
+    if code:
+        said = (cell.folder / "log.txt").read_bytes()[begun:].decode(errors="replace").strip().splitlines()
+        raise ValueError(f"{cell.folder}: train.py ended with code {code} ({said[-1] if said else 'it said nothing'})")
+

@@ -1,0 +1,137 @@
+"""Train variants of one model with the same recipe, data and seeds, and compare them: score, cost, graphs.
+
+By default a variant is a graph constructor in vig_nano. --convs compares graph convolutions, --set any field of the
+config, and several of these all combinations: --model gkgnet_nano --set groups=1,2,4 --set k=4,9.
+
+A run is a cell: one variant, one seed. The command can be stopped and started again at any time: finished cells are
+never run again, others go on. Several processes may work on one folder, each on cells of its own. After each cell it
+writes compare.md (mean ± standard deviation over the seeds, and the difference to k-NN, or to the first variant, ± its
+standard error in pairs of the same seed), compare.csv (all that was measured of every cell) and compare.png. Times are
+the best of all seeds, relative to the same network without a graph; other work on the machine makes them larger.
+"""
+
+import argparse
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ...files import replacing
+from ...models.registry import list_constructors
+from ...training.checkpoint import lock
+from ...training.run_log import duration
+from ..benchmark import best_times, forward_backward, forward_only
+from ..command import Parser, save_picture
+from .cells import Cell, Study, Variant, data_of, train, variants_of
+from .measures import measure
+from .table import as_csv, markdown, picture
+
+# flags of train.py that have their own name here
+HANDED_ON = ("data", "data-dir", "img-size", "epochs", "batch-size", "recipe", "limit", "workers", "device")
+
+
+def settings_of(study: Study, variants: Sequence[Variant]) -> dict:
+    """Return the settings of each variant. Raises ValueError for what cannot work, and for a model without patches."""
+    settings = {variant: study.settle(variant) for variant in variants}
+    if "patch" not in next(iter(settings.values())).fields:
+        raise ValueError(f"--model {study.model}: it has no patches, so neither graphs nor a floor to compare with;"
+                         " choose one of the families vig, svig, lrgc, cvig, pvig, gkgnet")
+    return settings
+
+
+def estimate(cells: Sequence[Cell], settings: dict) -> str:
+    """Return how long the cells that are not finished would take on this machine, from one step of each variant."""
+    data, lines, total = data_of(next(iter(settings.values()))), [], 0.0
+    for variant, own in settings.items():
+        left = sum(cell.variant == variant and not cell.result.exists() for cell in cells)
+        model, batch = own.build_model(num_classes=len(data.classes)), own.recipe.batch_size
+        model = model.to(memory_format=torch.channels_last)
+        images = torch.randn(batch, 3, *own.fields["img_size"]).to(memory_format=torch.channels_last)
+        training, = best_times([model.train()], images, forward_backward, 1) if left else [0.0]
+        evaluation, = best_times([model.eval()], images, forward_only, 1) if left else [0.0]
+        epochs, steps = own.recipe.epochs, len(data.train) // batch
+        seconds = (epochs * steps * batch * training + (epochs + 1) * len(data.val) * evaluation) / 1e3
+        total += left * seconds
+        lines.append(f"  {variant.name:24} {left} cells to do" + (f", about {duration(seconds)} each" if left else ""))
+    return "\n".join([*lines, f"in all about {duration(total)} with one process, without what is done before and after"
+                              " training"])
+
+
+def write(study: Study, cells: Sequence[Cell], baseline: Variant) -> None:
+    """Write the tables and, once a cell is finished, the picture."""
+    for name, text in (("compare.md", markdown(cells, baseline)), ("compare.csv", as_csv(cells))):
+        with replacing(study.folder / name, "w") as file:
+            file.write(text)
+    if any(cell.result.exists() for cell in cells):
+        done, flags = sum(cell.result.exists() for cell in cells), " ".join(study.flags)
+        title = f"{study.model} {flags}: {done} of {len(cells)} runs"
+        with contextlib.redirect_stdout(None):
+            save_picture(picture(cells, baseline, title), str(study.folder / "compare.png"))
+
+
+def work(study: Study, cells: Sequence[Cell], settings: dict, baseline: Variant) -> list[str]:
+    """Train and measure every cell that no other process works on. Return a sentence for each that is not finished."""
+    data, notes = data_of(next(iter(settings.values()))), []
+    for cell in (bar := tqdm([cell for cell in cells if not cell.result.exists()], "runs", disable=None)):
+        bar.set_postfix_str(f"{cell.variant.name}, seed {cell.seed}")
+        try:
+            held = lock(cell.folder)
+        except ValueError:
+            notes.append(f"{cell.variant.name}, seed {cell.seed}: another process works on it")
+            continue
+        with held:
+            if cell.result.exists():  # another process has just finished it
+                continue
+            try:
+                train(study, cell)
+                result = measure(cell.folder / "run", settings[cell.variant], data)
+            except ValueError as error:
+                notes.append(str(error))
+                continue
+            with replacing(cell.result, "w") as file:
+                json.dump(result | {"threads": torch.get_num_threads()}, file, indent=2)
+        write(study, cells, baseline)
+    return notes
+
+
+def parse(argv: Sequence[str] | None) -> tuple[Parser, argparse.Namespace]:
+    """Parse the command line."""
+    parser = Parser("compare", __doc__, "--graphs knn random lrgc --seeds 0 1 2 --epochs 3 --output compare")
+    add = parser.add_argument
+    add("--model", default="vig_nano", help="the skeleton, a name of list_models() (default vig_nano)")
+    add("--graphs", nargs="+", metavar="NAME", default=[], help=f"of {', '.join(list_constructors())} (default: all)")
+    add("--convs", nargs="+", metavar="NAME", default=[], help="graph convolutions: mr, edge, sage, gin")
+    add("--set", action="append", metavar="FIELD=V1,V2,…", default=[], help="values of a field of the config")
+    add("--seeds", nargs="+", type=int, metavar="N", default=[0], help="(default 0)")
+    add("--output", metavar="DIR", default="compare", help="the folder for all cells and tables (default compare)")
+    add("--dry-run", action="store_true", help="say how long it would take, and train nothing")
+    for name in HANDED_ON:
+        add(f"--{name}", metavar="VALUE", help="as in train.py, for all runs")
+    add("flags", nargs="*", metavar="-- FLAG", help="after --: any other flags of train.py, for all runs")
+    args = parser.parse_args(argv)
+    if not (args.graphs or args.convs or args.set):
+        args.graphs = list_constructors()
+    return parser, args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `python -m vig_minimal compare`."""
+    parser, args = parse(argv)
+    handed = [(f"--{name}", getattr(args, name.replace("-", "_"))) for name in HANDED_ON]
+    flags = [part for name, value in handed if value is not None for part in (name, value)]
+    with parser.errors_in_one_sentence():
+        study = Study(args.model, (*flags, *args.flags), Path(args.output))
+        variants = variants_of(args.graphs, args.convs, args.set)
+        cells = study.cells(variants, list(dict.fromkeys(args.seeds)))
+        baseline = next((variant for variant in variants if "graph=knn" in variant.fields), variants[0])
+        settings = settings_of(study, variants)
+        if args.dry_run:
+            print(estimate(cells, settings))
+            return
+        study.claim()
+        notes = work(study, cells, settings, baseline)
+        write(study, cells, baseline)
+        print("\n".join([*notes, markdown(cells, baseline), f"wrote {study.folder}/compare.md, compare.csv and .png"]))

@@ -1,0 +1,128 @@
+"""What a comparison shows: a table of its variants (Markdown), one of all cells (CSV), and a picture."""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw
+
+from ..chart import HEIGHT, INK, LEFT, TOP, WIDTH, Axis, Chart, Series, draw_page, ticks
+from ..panels import FONT, LINE, colours
+from .cells import Cell, Variant
+
+# key of a result -> heading of its column, and how it is printed
+COLUMNS = {"parameters": ("parameters", "{:,.0f}"), "gmacs": ("GMACs", "{:.3f}"),
+           "eval_ms": ("eval ms", "{:.1f}"), "eval_ratio": ("/ floor", "{:.2f}"),
+           "train_ms": ("train ms", "{:.1f}"), "train_ratio": ("/ floor", "{:.2f}"), "mb_kept": ("MB kept", "{:.1f}"),
+           "degree": ("degree", "{:.1f}"), "length": ("edge length", "{:.2f}"), "homophily": ("homophily", "{:.2f}"),
+           "overlap": ("overlap", "{:.2f}"), "diversity": ("diversity", "{:.2f}")}
+LEAST = ("eval_ms", "eval_ratio", "train_ms", "train_ratio")  # of all seeds the least counts: other work only adds
+
+
+class Row(NamedTuple):
+    """A variant's figures over its finished seeds; NaN where too few are finished."""
+
+    variant: Variant
+    seeds: int
+    mean: float
+    deviation: float   # of the seeds, unbiased
+    difference: float  # to the baseline, over the seeds that both have
+    error: float       # standard error of that difference, in pairs
+    figures: dict[str, float]
+
+
+def rows_of(cells: Sequence[Cell], baseline: Variant) -> list[Row]:
+    """Return a row for each variant, in the order of the cells."""
+    results = {cell: result for cell in cells if (result := cell.read())}
+    score = {variant: {cell.seed: result["score"] for cell, result in results.items() if cell.variant == variant}
+             for variant in dict.fromkeys(cell.variant for cell in cells)}
+    rows = []
+    for variant, own in score.items():
+        pairs = [own[seed] - score[baseline][seed] for seed in own if seed in score[baseline]]
+        of = [result for cell, result in results.items() if cell.variant == variant]
+        figures = {key: (min if key in LEAST else _mean)([result[key] for result in of]) for key in COLUMNS if of}
+        rows.append(Row(variant, len(own), _mean(list(own.values())), _deviation(list(own.values())), _mean(pairs),
+                        _deviation(pairs) / math.sqrt(max(1, len(pairs))), figures))
+    return rows
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else math.nan
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def markdown(cells: Sequence[Cell], baseline: Variant) -> str:
+    """Return the table, and below it a line that names the cells that are missing."""
+    rows = rows_of(cells, baseline)
+    results = [result for cell in cells if (result := cell.read())]
+    name, total = (results[0]["score_name"] if results else "score"), len({cell.seed for cell in cells})
+    known = [key for key in COLUMNS if any(math.isfinite(row.figures.get(key, math.nan)) for row in rows)]
+    heading = ["variant", "seeds", name, f"− {baseline.name}", *(COLUMNS[key][0] for key in known)]
+    lines = [" | ".join(heading)]
+    for row in rows:
+        difference = "" if row.variant == baseline else _with_error(row.difference, row.error, "{:+.2f}")
+        figures = [_text(row.figures.get(key, math.nan), COLUMNS[key][1]) for key in known]
+        lines.append(" | ".join([row.variant.name, f"{row.seeds} of {total}", _with_error(row.mean, row.deviation),
+                                 (difference or "–").replace("-", "−"), *figures]))
+    missing = [f"{cell.variant.name} (seed {cell.seed})" for cell in cells if not cell.result.exists()]
+    lines = [f"| {line} |" for line in lines]
+    table = "\n".join([lines[0], "|---|" + "---:|" * (len(heading) - 1), *lines[1:]])
+    return table + (f"\n\nMissing: {', '.join(missing)}.\n" if missing else "\n")
+
+
+def _text(value: float, how: str) -> str:
+    return how.format(value) if math.isfinite(value) else "–"
+
+
+def _with_error(value: float, error: float, how: str = "{:.2f}") -> str:
+    return _text(value, how) + (f" ± {error:.2f}" if math.isfinite(error) else "")
+
+
+def as_csv(cells: Sequence[Cell]) -> str:
+    """Return one line for each finished cell, with all that was measured."""
+    results = [{"variant": cell.variant.name, "seed": cell.seed} | result for cell in cells if (result := cell.read())]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, results[0] if results else ("variant", "seed"), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in result.items()}
+                     for result in results)
+    return text.getvalue()
+
+
+def picture(cells: Sequence[Cell], baseline: Variant, title: str) -> Image.Image:
+    """Draw the score against the time in evaluation as a ratio to the floor; a bar is ± the seeds' deviation."""
+    rows = [row for row in rows_of(cells, baseline) if row.seeds]
+    name = next(result["score_name"] for cell in cells if (result := cell.read()))
+    spread = [0.0 if math.isnan(row.deviation) else row.deviation for row in rows]
+    x = _axis([row.figures["eval_ratio"] for row in rows])
+    y = _axis([row.mean + way * by for row, by in zip(rows, spread) for way in (-1, 1)])
+    curves, dots = [], []
+    for row, by, colour in zip(rows, spread, colours(len(rows)), strict=True):
+        at = row.figures["eval_ratio"]
+        curves.append(Series(row.variant.name, [(at, row.mean - by), (at, row.mean), (at, row.mean + by)], colour))
+        dots.append(Series(row.variant.name, [(at, row.mean)], colour))
+    page = draw_page(title, [Chart(name, "time in evaluation / the same network without a graph", x, y,
+                                   [*curves, *dots], [])])
+    draw, taken = ImageDraw.Draw(page), []
+    for dot in sorted(dots, key=lambda dot: dot.points[0]):
+        (at, score), = dot.points
+        left, top = LEFT + x.pixel(at, WIDTH) + 8, 44 + TOP + HEIGHT - y.pixel(score, HEIGHT) - LINE / 2
+        wide = FONT.getlength(dot.name)
+        left = left if left + wide < page.width else left - wide - 16
+        while any(abs(top - y0) < LINE - 3 and left < x1 and x0 < left + wide for y0, x0, x1 in taken):
+            top += 2  # below the name that is there
+        taken.append((top, left, left + wide))
+        draw.text((left, top), dot.name, INK, FONT)
+    return page
+
+
+def _axis(values: Sequence[float]) -> Axis:
+    room = 0.06 * (max(values) - min(values)) or 0.5
+    low, high = min(values) - room, max(values) + room
+    return Axis(low, high, ticks(low, high))

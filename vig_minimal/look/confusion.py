@@ -1,0 +1,87 @@
+"""Which classes a model takes for one another: what `train.py --eval-only` says and draws of single-label data."""
+
+import csv
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ..files import replacing
+from ..training.run_log import per_class
+from ..training.setup import Job
+from .panels import FONT, sheet, shorten
+
+SIDE = 360  # of a matrix, in pixels
+NAMES = 84  # room for the names of classes
+MOST_NAMED = 24  # classes that are named along an axis; of more, every second, third, …
+WRITTEN = 28  # side of a cell in which its number has room
+PAIRS = 5  # confused pairs that are said
+
+
+def confusion(pairs: Tensor, classes: int) -> Tensor:
+    """Entry (i, j): images of class i that were taken for class j. pairs: (2, images), see `metrics.TopK`."""
+    return torch.bincount(pairs[0] * classes + pairs[1], minlength=classes**2).view(classes, classes)
+
+
+def in_words(matrix: Tensor, classes: Sequence[str]) -> list[str]:
+    """Accuracy of every class, and the pairs that are confused most often, as lines of text."""
+    shown = matrix.sum(1)
+    accuracy = [100 * right / count if count else None for right, count in zip(matrix.diag().tolist(), shown.tolist())]
+    wrong = matrix - matrix.diag().diag()
+    counts, order = wrong.flatten().topk(min(PAIRS, wrong.numel()))
+    pairs = [f"{classes[i]} for {classes[j]} ({count} of {shown[i]})" for count, (i, j) in
+             zip(counts.tolist(), (divmod(place, len(classes)) for place in order.tolist())) if count]
+    return [*per_class(dict(zip(classes, accuracy, strict=True)), "accuracy"),
+            f"taken for one another most often: {', '.join(pairs) or 'none'}"]
+
+
+def draw_matrix(matrix: Tensor, classes: Sequence[str], written: str = "") -> Image.Image:
+    """Draw a matrix: white cells at 0, dark ones at its largest value, the names of classes at both axes.
+
+    written: the format of the numbers in the cells, which are left out where they have no room.
+    """
+    cells = (matrix / matrix.max().clamp(min=1e-12)).numpy()[..., None]
+    pixels = (1 - cells) * 255 + cells * np.array([0, 60, 120])
+    cell = max(1, SIDE // len(classes))
+    heat = Image.fromarray(pixels.astype(np.uint8)).resize(2 * (cell * len(classes),), Image.Resampling.NEAREST)
+    page = Image.new("RGB", (heat.width + NAMES, heat.height + NAMES), "white")
+    page.paste(heat, (NAMES, NAMES))
+    sideways = Image.new("RGB", (NAMES, heat.width), "white")  # the columns' names, the last on top; rotated below
+    every = -(-len(classes) // MOST_NAMED)
+    for i, name in list(enumerate(classes))[::every]:
+        text, middle = shorten(name, FONT, NAMES - 8), round((i + 0.5) * cell)
+        ImageDraw.Draw(page).text((NAMES - 4, NAMES + middle), text, "black", FONT, anchor="rm")
+        ImageDraw.Draw(sideways).text((NAMES - 4, heat.width - 1 - middle), text, "black", FONT, anchor="rm")
+    page.paste(sideways.rotate(-90, expand=True), (NAMES, 0))
+    for i, j in matrix.nonzero().tolist() if written and cell >= WRITTEN else ():
+        place = NAMES + round((j + 0.5) * cell), NAMES + round((i + 0.5) * cell)
+        colour = "white" if cells[i, j] > 0.5 else "black"
+        ImageDraw.Draw(page).text(place, written.format(matrix[i, j]), colour, FONT, anchor="mm")
+    ImageDraw.Draw(page).rectangle((NAMES, NAMES, page.width - 1, page.height - 1), outline="#777777")
+    return page
+
+
+def report(job: Job) -> None:
+    """Say accuracies and confused pairs of the evaluation that was made, and write the matrix as a table and a picture;
+    on the first process, and for data with one label an image."""
+    if job.data.multi_label or not job.run.processes.is_first:
+        return
+    classes, settings = job.data.classes, job.settings
+    matrix = confusion(job.run.task.last.pairs, len(classes))
+    job.log.say(*in_words(matrix, classes))
+    split = "" if settings.flags.eval_split == "val" else "-train"
+    paths = [settings.folder / f"confusion{split}.{kind}" for kind in ("csv", "png")]
+    percent = 100 * matrix / matrix.sum(1, keepdim=True).clamp(min=1)
+    title = f"{settings.model}, {settings.resumed}\npercent of each class (rows) that is taken for each class (columns)"
+    try:
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(paths[0], "w") as file:
+            csv.writer(file).writerows([["class", *classes], *([name, *row] for name, row in
+                                                               zip(classes, matrix.tolist(), strict=True))])
+        with replacing(paths[1]) as file:
+            sheet([draw_matrix(percent, classes, "{:.0f}")], [""], 1, title).save(file, "PNG")
+    except OSError as error:
+        return job.log.say(f"warning: the confusion matrix is not written ({error}); name a folder with --output")
+    job.log.say(f"wrote {paths[0]} (rows: classes; columns: what they are taken for) and {paths[1]}")

@@ -1,0 +1,282 @@
+"""Say what images show: the most probable classes, or of a model with several labels an image, all that are probable.
+
+Images are read, cropped and normalised as in evaluation. Of a folder, all images in it and its subfolders are taken.
+Files that cannot be read are listed at the end.
+"""
+
+import contextlib
+import csv
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchvision.transforms.functional as TF
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from tqdm import tqdm
+
+from ..data.augment import normalise
+from ..data.decoding import DataError, read_image, upright_rgb
+from ..data.loading import centre_crop
+from ..data.synthetic import CLASSES, Shapes
+from ..files import CheckpointError, replacing
+from ..models.gkgnet import GKGNet
+from ..models.registry import create_model
+from ..models.released import load_released
+from ..training.checkpoint import check_types, load_run
+from ..training.distributed import start
+from .command import Parser
+
+FEW = 100  # images that are read without processes of their own, which take seconds to start
+
+Answer = list[tuple[str, float]]  # names of classes and their probabilities, the highest first
+Picture = str | Path | Image.Image | Tensor
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What evaluation does to an image: `transform(image)` is float (3, *size), scaled, cropped and normalised.
+
+    eval_crop: the crop's side as a share of the scaled image.
+    """
+
+    size: tuple[int, int]
+    eval_crop: float = 1.0
+    mean: Sequence[float] = (0.5, 0.5, 0.5)
+    std: Sequence[float] = (0.5, 0.5, 0.5)
+
+    def crop(self, image: Picture) -> Tensor:
+        """The part of the image that the model sees: uint8 (3, *size)."""
+        image = centre_crop(_rgb(image), self.size, self.eval_crop)
+        return image if isinstance(image, Tensor) else TF.pil_to_tensor(image)
+
+    def __call__(self, image: Picture) -> Tensor:
+        return normalise(self.crop(image)[None], self.mean, self.std)[0]
+
+
+def _rgb(image: Picture) -> Image.Image | Tensor:
+    """The image as PIL in RGB or uint8 (3, H, W). Raises ValueError for what is none."""
+    if isinstance(image, (str, Path)):
+        try:
+            return read_image(image)
+        except FileNotFoundError:
+            raise ValueError(f"{image}: no such image (a synthetic scene is shapes:INDEX)") from None
+        except DataError as error:
+            raise ValueError(f"{image}: {error}") from None
+        except OSError as error:
+            raise ValueError(f"{image}: the image cannot be read ({error.strerror or error})") from None
+    if isinstance(image, Image.Image):
+        return upright_rgb(image)[0]
+    if not isinstance(image, Tensor):
+        raise ValueError(f"a {type(image).__name__} is no image; give a path, a PIL image, or a tensor")
+    image, is_image = image.detach().cpu(), image.ndim == 3 and len(image) in (1, 3) and image.numel() > 0
+    if is_image and image.is_floating_point() and 0 <= image.min() <= image.max() <= 1:
+        image = (255 * image).round().to(torch.uint8)
+    if not is_image or image.dtype != torch.uint8:
+        raise ValueError(f"a tensor {tuple(image.shape)} of {image.dtype} is no image; give (3, H, W), as uint8 or as"
+                         " numbers from 0 to 1, not normalised")
+    return image.expand(3, -1, -1)
+
+
+def load(path: str | Path) -> nn.Module:
+    """A model as train.py kept it in `path` (best.pt), in evaluation mode, with what it takes to use it:
+
+    `classes`, their names; `transform`, see `Transform`; `multi_label`, whether an image may show several classes;
+    `name`, as for `create_model`; `seed`, of its run. Raises CheckpointError for a file that is no such checkpoint.
+    """
+    state = load_run(path)
+    check_types(state, path, {"mean": (tuple, list), "std": (tuple, list)})
+    check_types(state["recipe"], path, {"eval_crop": float})
+    model = create_model(state["name"], **state["config"])
+    load_released(model, state["model"])
+    model.seed = state.get("flags", {}).get("seed", 0)
+    if len(state["classes"]) != model.config.num_classes:
+        raise CheckpointError(f"{path}: names {len(state['classes'])} classes, and its model has"
+                              f" {model.config.num_classes}")
+    transform = Transform(model.config.img_size, state["recipe"]["eval_crop"], state["mean"], state["std"])
+    return _with(model, state["name"], state["classes"], state.get("multi_label", isinstance(model, GKGNet)), transform)
+
+
+def open_model(name: str | None, checkpoint: str | None) -> nn.Module:
+    """`load` a checkpoint; without one, create a model by its name, with random weights that are the same every time.
+
+    Its classes then are those of the synthetic scenes where their number fits, else numbers. Raises ValueError for an
+    unknown name, and for a checkpoint that cannot be used or is of another model.
+    """
+    if checkpoint is not None:
+        model = load(checkpoint)
+        if name not in (None, model.name):
+            raise CheckpointError(f"{checkpoint}: a checkpoint of {model.name}, not of {name}; leave --model out")
+        return model
+    torch.manual_seed(0)
+    name = name or "lrgc_nano"
+    model = create_model(name)
+    count = model.config.num_classes
+    classes = CLASSES if count == len(CLASSES) else map(str, range(count))
+    return _with(model, name, classes, isinstance(model, GKGNet), Transform(model.config.img_size))
+
+
+def _with(model: nn.Module, name: str, classes: Sequence[str], multi_label: bool, transform: Transform) -> nn.Module:
+    model.name, model.classes, model.multi_label, model.transform = name, list(classes), multi_label, transform
+    return model.to(memory_format=torch.channels_last).eval()  # as in train.py
+
+
+def predict(model: nn.Module, images: Picture | Sequence[Picture], top: int | None = 5, threshold: float = 0.5,
+            batch_size: int = 32) -> Answer | list[Answer]:
+    """The classes of an image and their probabilities, [("star", 0.93), …], the highest first; of a list, a list.
+
+    model: from `load`. images: a path, a PIL image, or a tensor (3, H, W), uint8 or numbers from 0 to 1; a list of
+    these, or a tensor (B, 3, H, W). The answer has the `top` classes (None: all); of a model with several labels an
+    image, all classes whose probability is at least `threshold`. Raises ValueError for what is no image.
+    """
+    if not hasattr(model, "transform"):
+        raise ValueError("this model does not know its classes and its transform; open a trained one with"
+                         " vig_minimal.load(path)")
+    if not (isinstance(images, (list, tuple)) or isinstance(images, Tensor) and images.ndim == 4):
+        return predict(model, [images], top, threshold)[0]
+    answers = []
+    for first in range(0, len(images), batch_size):
+        crops = [model.transform.crop(image) for image in images[first:first + batch_size]]
+        answers += [named(model, row, top, threshold) for row in probabilities(model, torch.stack(crops))]
+    return answers
+
+
+@torch.no_grad()
+def probabilities(model: nn.Module, crops: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list]:
+    """The probability of every class, (B, classes) float64, for uint8 images (B, 3, H, W) of `transform.crop`.
+
+    return_graphs: also the graph of every layer.
+    """
+    device, was_training = next(model.parameters()).device, model.training
+    images = normalise(crops.to(device), model.transform.mean, model.transform.std)
+    logits, graphs = model.eval()(images, return_graphs=True) if return_graphs else (model.eval()(images), [])
+    model.train(was_training)
+    logits = logits.cpu().double()
+    result = logits.sigmoid() if model.multi_label else logits.softmax(1)
+    return (result, graphs) if return_graphs else result
+
+
+def named(model: nn.Module, row: Tensor, top: int | None, threshold: float) -> Answer:
+    """The answer of `predict` for one image's `probabilities` (classes,)."""
+    values, order = row.sort(descending=True, stable=True)
+    count = int((values >= threshold).sum()) if model.multi_label else top
+    return [(model.classes[i], value) for i, value in zip(order[:count].tolist(), values.tolist())]
+
+
+# ---- the command
+
+
+def open_scene(source: str, size: tuple[int, int], view: str) -> tuple[Tensor, int | Tensor]:
+    """Image and label or labels of the synthetic validation scene "shapes:INDEX". Raises ValueError."""
+    index = source.removeprefix("shapes:")
+    if not index.isdecimal():
+        raise ValueError(f"{source}: after shapes: comes the number of a scene, 0 or more")
+    return Shapes(size, int(index) + 1, "val", view)[int(index)]
+
+
+def open_image(source: str, transform: Transform, view: str = "single") -> Tensor:
+    """What a model sees of a file or, for "shapes:INDEX", of a synthetic validation scene in that view: uint8
+    (3, *size). Raises ValueError if there is no image."""
+    is_scene = source.startswith("shapes:")
+    return transform.crop(open_scene(source, transform.size, view)[0] if is_scene else source)
+
+
+def find_images(sources: Sequence[str]) -> list[str]:
+    """Files and scenes as they are given, and in the place of a folder its images, each once. Raises ValueError."""
+    found = []
+    for source in sources:
+        inside = [source]
+        if os.path.isdir(source):
+            inside = sorted(str(path) for path in Path(source).rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+            if not inside:
+                raise ValueError(f"{source}: no image in this folder (they end in {', '.join(IMG_EXTENSIONS)})")
+        elif not source.startswith("shapes:") and not os.path.exists(source):
+            raise ValueError(f"{source}: no such image or folder (a synthetic scene is shapes:INDEX)")
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+@dataclass(eq=False)
+class Crops(Dataset):
+    """Each source with what the model sees of it, or with a sentence on why it cannot be read."""
+
+    sources: Sequence[str]
+    transform: Transform
+    view: str
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, index: int) -> tuple[str, Tensor | str]:
+        source = self.sources[index]
+        try:
+            return source, open_image(source, self.transform, self.view)
+        except ValueError as error:
+            return source, str(error)
+
+
+def read_and_compute(model: nn.Module, sources: list[str], batch_size: int,
+                     unread: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield each readable image with its `probabilities` (classes,). unread: gets a sentence for each of the others."""
+    workers = min(8, os.cpu_count() or 1) if len(sources) > FEW else 0
+    crops = Crops(sources, model.transform, "multi" if model.multi_label else "single")
+    with tqdm(total=len(sources), unit="images", leave=False,
+              disable=len(sources) == 1 or not sys.stderr.isatty()) as bar:
+        for batch in DataLoader(crops, batch_size, num_workers=workers, collate_fn=list):
+            read = {name: crop for name, crop in batch if isinstance(crop, Tensor)}
+            unread += [sentence for _, sentence in batch if isinstance(sentence, str)]
+            if read:
+                yield from zip(read, probabilities(model, torch.stack(list(read.values()))))
+            bar.update(len(batch))
+
+
+def in_words(answer: Answer) -> str:
+    """star 0.931, circle 0.042"""
+    return ", ".join(f"{name} {value:.3f}" for name, value in answer)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `python -m vig_minimal predict`."""
+    parser = Parser("predict", __doc__, "photo.jpg holiday/ --checkpoint runs/lrgc_nano-shapes/best.pt --csv found.csv")
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="a file, a folder, or shapes:INDEX for a synthetic validation scene")
+    add("--checkpoint", required=True, metavar="PATH", help="best.pt or last.pt of train.py")
+    add("--top", type=int, default=5, metavar="N", help="how many classes to name (default 5)")
+    add("--threshold", type=float, default=0.5, metavar="P", help="with several labels an image, name all classes of at"
+                                                                  " least this probability (default 0.5)")
+    add("--csv", metavar="FILE", help="write a table too, a row for each image and class")
+    add("--batch-size", type=int, default=32, metavar="N", help="images that are computed together (default 32)")
+    add("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    args = parser.parse_args(argv)
+    for wrong, sentence in ((args.top < 1, f"--top {args.top}: at least 1 class"),
+                            (args.batch_size < 1, f"--batch-size {args.batch_size}: at least 1 image"),
+                            (not 0 <= args.threshold <= 1, f"--threshold {args.threshold}: from 0 to 1"),
+                            (args.csv and not Path(args.csv).parent.is_dir(), f"--csv {args.csv}: no such folder"),
+                            (args.csv and Path(args.csv).is_dir(), f"--csv {args.csv}: a folder; name a file in it")):
+        if wrong:
+            parser.error(sentence)
+    with parser.errors_in_one_sentence(), contextlib.ExitStack() as files:
+        sources, unread, count = find_images(args.images), [], 0
+        model = load(args.checkpoint).to(start(args.device).device)
+        table = csv.writer(files.enter_context(replacing(args.csv, "w"))) if args.csv else None
+        if table:
+            table.writerow(["file", "rank", "class", "probability"])
+        for count, (name, row) in enumerate(read_and_compute(model, sources, args.batch_size, unread), 1):
+            answer = named(model, row, args.top, args.threshold)
+            highest = in_words(named(model, row, 1, row.max()))
+            said = in_words(answer) or f"no class has {args.threshold:g}, the highest is {highest}"
+            tqdm.write(f"{name}: {said}".encode(errors="backslashreplace").decode())
+            if table:
+                rows = [(name, rank, label, f"{value:.6g}") for rank, (label, value) in enumerate(answer, 1)]
+                table.writerows(rows or [(name, "", "", "")])
+        if not count:
+            raise ValueError("; ".join(unread[:3]) + f"; and {len(unread) - 3} more" * (len(unread) > 3))
+    if unread:
+        print(f"skipped {len(unread)} of {len(sources)} images:", *unread, sep="\n  ", file=sys.stderr)
+    if args.csv:
+        print(f"wrote {args.csv}")

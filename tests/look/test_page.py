@@ -393,8 +393,7 @@ def test_masks_say_which_shape_a_patch_shows():
 
 
 def test_explore_writes_a_page(tmp_path, capsys):
-    for photo in photos(tmp_path):
-        explore.main([str(photo), "shapes:2", "--model", "vig_nano", "--html", str(tmp_path / "page.html")])
+    explore.main([*map(str, photos(tmp_path)), "shapes:2", "--model", "vig_nano", "--html", str(tmp_path / "page.html")])
     assert "see the graph" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "open it in a browser" in capsys.readouterr().out
 

@@ -30,15 +30,14 @@ from tqdm import tqdm
 from vig_minimal.data.batches import TrainingBatches
 from vig_minimal.data.decoding import DataError
 from vig_minimal.look import confusion
+from vig_minimal.models.layers import RunningStatistics
 from vig_minimal.training.distributed import start
-from vig_minimal.training.endings import Diverged, fail, one_sentence
-from vig_minimal.training.engine import Run, evaluate
+from vig_minimal.training.endings import Diverged, Stopped, fail, one_sentence
+from vig_minimal.training.engine import Run, evaluate, learning_rate
 from vig_minimal.training.flags import parse
-from vig_minimal.training.optim import RunningStatistics, learning_rate
 from vig_minimal.training.run_log import estimate
 from vig_minimal.training.settings import settle
 from vig_minimal.training.setup import Job, build, describe, take_folder
-from vig_minimal.training.watch import Stopped
 
 BAD_STEPS = 10  # in a row, with a loss or gradient that is not finite, end a run
 DRY_STEPS, DRY_BATCHES = 2, 4  # of training and of evaluation in a dry run
@@ -62,7 +61,7 @@ def train(argv: list[str] | None, resources: contextlib.ExitStack) -> None:
     except ValueError as error:  # of this machine, maybe of this process alone
         fail(error)
     resources.push(processes.leave)
-    with one_sentence(processes, ValueError):
+    with one_sentence(processes.watch, ValueError):
         settings = settle(flags, processes)
         job = build(settings, processes)
         if settings.writes:
@@ -70,7 +69,7 @@ def train(argv: list[str] | None, resources: contextlib.ExitStack) -> None:
         first_lines = describe(job)
     run, log = job.run, job.log
     log.begin(first_lines)
-    with one_sentence(processes, DataError, settings.folder if settings.writes else None), processes.listening():
+    with one_sentence(processes.watch, DataError, settings.folder if settings.writes else None), processes.listening():
         try:
             if flags.eval_only:
                 log.evaluation(job.evaluate(), job.file_notes())
@@ -135,7 +134,7 @@ def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_s
     last_step = len(batches) if last_step is None else last_step
     parts = batches.epoch(epoch, first_step)
     run.task.begin_epoch(run.model, epoch)
-    run.parallel.train()
+    run.train()
     for step in range(first_step, last_step):
         statistics.keep()
         lr = learning_rate(run.step, len(batches), recipe)
@@ -179,7 +178,7 @@ def backward(run: Run, parts: Iterator[tuple[Tensor, Tensor]]) -> tuple[dict[str
 def update(run: Run, statistics: RunningStatistics, losses: dict[str, float], lr: float, where: str) -> None:
     """Move the weights; if loss or gradient is not finite, count the step as skipped and leave all else as it was."""
     for group in run.optimiser.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("scale", 1.0)
     loss = sum(losses.values())
     run.scaler.unscale_(run.optimiser)
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip_grad or math.inf)

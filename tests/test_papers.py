@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from test_equations import EQUATIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +24,8 @@ def test_excerpts_are_the_source(name):
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_every_equation_of_the_paper_is_in_an_excerpt(name):
-    code = "\n".join(re.findall(r"```py\n(.*?)```", (update.PAGES / f"{name}.md").read_text(encoding="utf-8"), re.DOTALL))
+    page = (update.PAGES / f"{name}.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```py\n(.*?)```", page, re.DOTALL))
     tags = [tag for (paper, _), tag in EQUATIONS.items() if paper in PAPERS[name]]
     assert tags and [tag for tag in tags if not re.search(rf"{re.escape(tag)}(?!\w)", code)] == []
 

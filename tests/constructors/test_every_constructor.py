@@ -17,7 +17,7 @@ from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.graphs.kmeans import fixed_start
 from vig_minimal.look.explore_layers import layers_of
 from vig_minimal.models.vig import ViGConfig
-from vig_minimal.training.optim import moving_average
+from vig_minimal.training.engine import moving_average
 
 GRID, DIM, K = (3, 5), 4, 3  # sides that no K of the tests divides, so that one way round is not both ways round
 NODES = GRID[0] * GRID[1]

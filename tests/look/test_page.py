@@ -393,7 +393,8 @@ def test_masks_say_which_shape_a_patch_shows():
 
 
 def test_explore_writes_a_page(tmp_path, capsys):
-    explore.main([*map(str, photos(tmp_path)), "shapes:2", "--model", "vig_nano", "--html", str(tmp_path / "page.html")])
+    page = str(tmp_path / "page.html")
+    explore.main([*map(str, photos(tmp_path)), "shapes:2", "--model", "vig_nano", "--html", page])
     assert "see the graph" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "open it in a browser" in capsys.readouterr().out
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from helpers import FAMILIES, TINY
-from vig_minimal import create_model
+from vig_minimal import create_model, list_constructors
 
 SHALLOW = {**TINY, "depth": 1}
 
@@ -38,6 +38,17 @@ def test_a_compiled_model_trains_the_same(name):
 def test_a_compiled_model_evaluates_the_same(name):
     model = create_model(name, **SHALLOW).double().eval()
     images = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(images)
+        torch.testing.assert_close(compiled, model(images), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("graph", [pytest.param(name, marks=[pytest.mark.slow] * (name == "cluster_knn"))
+                                   for name in list_constructors() if name not in ("knn", "threshold", "lrgc")])
+def test_every_constructor_is_compiled_whole(graph):
+    torch._dynamo.reset()  # it keeps a limited number of programs of one function
+    model = create_model("vig_nano", **SHALLOW, graph=graph).double().eval()
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     with torch.no_grad():
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(images)
         torch.testing.assert_close(compiled, model(images), rtol=1e-8, atol=1e-8)

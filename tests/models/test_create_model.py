@@ -116,7 +116,7 @@ def test_config_is_frozen_plain_data_that_makes_the_model_again():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.dim = 8
     for value in dataclasses.asdict(config).values():
-        assert isinstance(value, (int, float, str, tuple))
+        assert isinstance(value, (int, float, str, tuple, type(None)))
     fields = dataclasses.asdict(config)
     fields = {name: value for name, value in fields.items() if name not in ("threshold", "decrement")}  # SViG's
     assert create_model("vig_nano", **fields).config == config

@@ -9,9 +9,8 @@ from torch import nn
 
 from vig_minimal import create_model
 from vig_minimal.training.distributed import Processes
-from vig_minimal.training.engine import create_run, evaluate
+from vig_minimal.training.engine import create_optimiser, create_run, evaluate, learning_rate, moving_average
 from vig_minimal.training.metrics import TopK
-from vig_minimal.training.optim import create_optimiser, learning_rate, moving_average
 from vig_minimal.training.recipes import RECIPES, Recipe, flags, get_recipe, kept_recipe, override
 from vig_minimal.training.run_log import mean_neighbours
 from vig_minimal.training.tasks import SingleLabel

@@ -16,10 +16,8 @@ from commands import RANDOM, SECONDS, TINY, at_call, children, die, fell, finish
 from helpers import image_folder, same_tensors
 from vig_minimal import files
 from vig_minimal.data.decoding import DataError
-from vig_minimal.training import checkpoint, endings, metrics, watch
-from vig_minimal.training.distributed import Processes
+from vig_minimal.training import checkpoint, endings, metrics
 
-ONE = Processes(0, 1, 0, 1, torch.device("cpu"))
 OUT = ["--output", "out", "--resume", "auto"]
 
 
@@ -126,15 +124,15 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path):
     until(lambda: "epoch 0/3" in said(tmp_path), process)
     os.kill(process.pid, signal.SIGINT)
     until(lambda: "this step is finished" in said(tmp_path), process)
-    time.sleep(watch.PATIENCE)
+    time.sleep(endings.PATIENCE)
     os.kill(process.pid, signal.SIGINT)
     assert finish(process) == 130 and "interrupted" in said(tmp_path) and not fell(tmp_path)
 
 
 def test_an_interrupt_that_a_launcher_hands_on_is_the_same_one(monkeypatch):
     now, before = [100.0], signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
-    signals = watch.Signals()
+    monkeypatch.setattr(endings.time, "monotonic", lambda: now[0])
+    signals = endings.Signals()
     with signals.listening():
         for moment in (100.0, 100.5, 101.0):
             now[0] = moment
@@ -224,7 +222,7 @@ def test_a_worker_that_dies_is_a_sentence(tmp_path):
 def test_a_reader_that_dies_is_a_sentence_whatever_it_leaves_behind(capsys, tmp_path, error):
     """A kill reaches a reader in the middle of a message, and the trainer in the middle of anything: the error on the
     way out may be another one, with torch's behind it."""
-    with pytest.raises(SystemExit) as end, endings.one_sentence(ONE, DataError, tmp_path):
+    with pytest.raises(SystemExit) as end, endings.one_sentence(endings.Watch(), DataError, tmp_path):
         try:
             raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
         except RuntimeError:
@@ -233,7 +231,7 @@ def test_a_reader_that_dies_is_a_sentence_whatever_it_leaves_behind(capsys, tmp_
     assert said.count("\n") == 1
     for alone in (EOFError(), pickle.UnpicklingError("truncated"), RuntimeError("received 0 items of ancdata"),
                   FileNotFoundError(2, "No such file or directory"), ConnectionRefusedError(111, "refused")):
-        with pytest.raises(SystemExit), endings.one_sentence(ONE, DataError, tmp_path):
+        with pytest.raises(SystemExit), endings.one_sentence(endings.Watch(), DataError, tmp_path):
             raise alone
         assert "a process that reads images died" in capsys.readouterr().err
 

@@ -16,13 +16,12 @@ from vig_minimal import create_model
 from vig_minimal.data.augment import normalise
 from vig_minimal.data.batches import TrainingBatches, TrainingOrder
 from vig_minimal.data.loading import StoredImages
+from vig_minimal.models.teacher import create_teacher
 from vig_minimal.training.distributed import Processes
 from vig_minimal.training.endings import Diverged
-from vig_minimal.training.engine import create_run
-from vig_minimal.training.optim import learning_rate
+from vig_minimal.training.engine import create_run, learning_rate
 from vig_minimal.training.recipes import Recipe, get_recipe, override
 from vig_minimal.training.tasks import SingleLabel
-from vig_minimal.training.teacher import create_teacher
 
 CPU = torch.device("cpu")
 ONE = Processes(0, 1, 0, 1, CPU)
@@ -324,7 +323,7 @@ def test_a_teacher_sees_its_own_normalisation_and_learns_nothing(tmp_path):
     network = models.resnet18(num_classes=CLASSES).eval()
     torch.save(network.state_dict(), tmp_path / "teacher.pt")
     recipe = Recipe(mean=(0.5, 0.4, 0.3), std=(0.5, 0.6, 0.7))
-    teacher = create_teacher("resnet18", tmp_path / "teacher.pt", CLASSES, recipe, CPU)
+    teacher = create_teacher("resnet18", tmp_path / "teacher.pt", CLASSES, recipe.mean, recipe.std, CPU)
     pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     answers = teacher(normalise(pixels, recipe.mean, recipe.std))
     expected = network(normalise(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -342,4 +341,4 @@ def test_a_teacher_sees_its_own_normalisation_and_learns_nothing(tmp_path):
 def test_teachers_that_cannot_teach(tmp_path, name, weights, message):
     torch.save(models.resnet18(num_classes=5).state_dict(), tmp_path / "other.pt")
     with pytest.raises(ValueError, match=message):
-        create_teacher(name, weights and tmp_path / weights, CLASSES, PLAIN, CPU)
+        create_teacher(name, weights and tmp_path / weights, CLASSES, PLAIN.mean, PLAIN.std, CPU)

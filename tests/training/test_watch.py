@@ -14,8 +14,8 @@ import torch.distributed as dist
 import train
 from commands import SECONDS, TINY, at_call, children, fell, finish, free_port, join, said, start, until
 from helpers import image_folder
-from vig_minimal.training import checkpoint, metrics, watch
-from vig_minimal.training.watch import Watch
+from vig_minimal.training import checkpoint, endings, metrics
+from vig_minimal.training.endings import Watch
 
 RUN = [*TINY, "--limit", 32, "--batch-size", 8, "--workers", 0, "--output", "out", "--resume", "auto", "--epochs"]
 
@@ -26,7 +26,7 @@ RUN = [*TINY, "--limit", 32, "--batch-size", 8, "--workers", 0, "--output", "out
 def three(monkeypatch):
     """Three processes that share a store, and a clock."""
     clock = [0.0]
-    monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(endings.time, "monotonic", lambda: clock[0])
     store = dist.HashStore()
     watches = [Watch(rank, 3, store, patience=60.0) for rank in range(3)]
     for one in watches:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..graphs.distance import mean_node, squared_distance, unit
+from ..graphs.distance import fill_diagonal, mean_node, squared_distance, unit
 from ..graphs.graph import Graph, is_traced
 from ..graphs.kmeans import fixed_start, kmeans
 from .knn import DISTANCES
@@ -69,7 +69,7 @@ def cluster_graph(x: Tensor, labels: Tensor, clusters: int, k: int) -> Graph:
 def _nearest_alike(nodes: Tensor, labels: Tensor, clusters: int, k: int) -> Tensor:
     """Return (B, N, k) from all N² distances, ∞ between different partitions."""
     distance = squared_distance(nodes, nodes).masked_fill_(labels[:, :, None] != labels[:, None], torch.inf)
-    distance.diagonal(dim1=1, dim2=2).fill_(-torch.inf)  # a node is its own nearest, whatever rounding says
+    distance = fill_diagonal(distance, -torch.inf)  # a node is its own nearest, whatever rounding says
     nearest = distance.topk(k, largest=False)
     return torch.where(nearest.values < torch.inf, nearest.indices, nearest.indices[..., :1])
 
@@ -94,7 +94,7 @@ def _nearest_by_size(nodes: Tensor, labels: Tensor, clusters: int, k: int) -> Te
         for first in range(0, width, rows):
             targets = slice(first, first + rows)
             distance = squared_distance(piece[:, targets], piece)  # (p, rows, S)
-            distance.diagonal(first, 1, 2).fill_(-torch.inf)
+            distance = fill_diagonal(distance, -torch.inf, first)
             distance.masked_fill_(~inside[:, None], torch.inf)
             real = inside[:, targets]
             nearest = distance[real].topk(min(k, width), largest=False)  # (n, ·), n nodes of these partitions

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..graphs.distance import mean_node, squared_distance, unit
+from ..graphs.distance import fill_diagonal, mean_node, squared_distance, unit
 from ..graphs.draws import draw
 from ..graphs.graph import Graph, is_traced
 
@@ -13,7 +13,7 @@ DISTANCES = 2**25  # pairs of nodes and sources compared at a time: 128 MiB
 
 
 def default_k(num_nodes: int) -> int:
-    """Return k of the first block: the papers' 9, or half of the nodes where they are fewer than 18, since k doubles."""
+    """Return k of the first block: the papers' 9, or half of the nodes where these are fewer than 18: k doubles."""
     return max(1, min(9, num_nodes // 2))
 
 
@@ -83,7 +83,7 @@ def nearest_sources(x: Tensor, sources: Tensor | None, relative: Tensor | None, 
     for start in range(0, x.shape[1], rows):
         distance = squared_distance(x[:, start:start + rows], sources)  # (B, rows, M)
         if own:
-            distance.diagonal(start, 1, 2).fill_(-torch.inf if relative is None else 0)
+            distance = fill_diagonal(distance, -torch.inf if relative is None else 0.0, start)
         if relative is not None:
             distance += relative[start:start + rows]
         nearest.append(distance.topk(reach, largest=False).indices)

@@ -54,9 +54,10 @@ class LRGC(nn.Module):
 
     def forward(self, h: Tensor, grid: tuple[int, int] | None = None) -> Graph:
         with torch.autocast(h.device.type, enabled=False):
-            h = h.to(self.key.weight.dtype)
+            h = h.to(self.tau.dtype)  # not that of key.weight, which quantisation makes int8
+            key, query = full_precision(self.key(h)), full_precision(self.query(h))
             # LRGC Eq. 2: α'_ij = key(v_i)·query(v_j), i source, j target
-            score = full_precision(self.query(h)) @ full_precision(self.key(h)).mT  # (B, N, N): score[b, j, i] = α'_ij
+            score = query @ key.transpose(1, 2)  # (B, N, N): score[b, j, i] = α'_ij
             # LRGC Eq. 3: α'' = ReLU(σ(α') − σ(τ)), α = tanh(α'');  with Eq. 2 inside, this is LRGC Eq. 4
             alpha = torch.tanh(F.relu(torch.sigmoid(score) - torch.sigmoid(self.tau)))  # (B, N, N)
         return Graph(h.shape[1], weights=alpha)

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from .graph import Graph, GroupGraph, is_traced
 
-# elements searched at a time: 8 MiB, which stay in a CPU's cache; 256 MiB on a GPU
-BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
+# elements searched at a time: 2 MiB, which stay in a CPU's cache; 256 MiB on a GPU
+BLOCK_ELEMENTS = {"cpu": 2**19, "cuda": 2**26}
 _KEPT = threading.local()
 
 

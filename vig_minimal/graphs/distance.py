@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .graph import is_traced
+
 
 def full_precision(x: Tensor) -> Tensor:
     """Return x in float32; float64 stays."""
@@ -25,10 +27,20 @@ def squared_distance(x: Tensor, y: Tensor) -> Tensor:
         x, y = full_precision(x), full_precision(y)
         x2 = x.square().sum(-1)  # (B, N)
         y2 = x2 if y is x else y.square().sum(-1)  # (B, M)
-        distance = torch.baddbmm(y2[:, None, :], x, y.mT, alpha=-2) + x2[:, :, None]
+        distance = torch.baddbmm(y2[:, None, :], x, y.transpose(-2, -1), alpha=-2) + x2[:, :, None]
         if y is x:
-            distance.diagonal(dim1=1, dim2=2).zero_()
+            distance = fill_diagonal(distance, 0.0)
         return distance
+
+
+def fill_diagonal(distance: Tensor, value: float, start: int = 0) -> Tensor:
+    """Return distances (B, n, M), of which row i is node start + i, with `value` between every node and itself. In
+    place, but not while a program is recorded, since the ONNX exporter cannot write through a view."""
+    if is_traced():
+        rows, columns = (torch.arange(side, device=distance.device) for side in distance.shape[1:])
+        return distance.masked_fill(rows[:, None] + start == columns, value)
+    distance.diagonal(start, 1, 2).fill_(value)
+    return distance
 
 
 def mean_node(x: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class Graph:
         if self.index is None:
             return self.weights
         shape = (*self.index.shape[:-1], self.num_sources)
-        return torch.zeros(shape, dtype=torch.bool, device=self.index.device).scatter_(-1, self.index, True)
+        return torch.zeros(shape, dtype=torch.bool, device=self.index.device).scatter_(-1, self.index, 1)
 
     def union(self) -> "Graph":
         """Return a graph with one (N, M) adjacency per image. GroupGraph: union over its groups; any other: itself."""

@@ -53,7 +53,8 @@ def kmeans(x: Tensor, k: int, iters: int = 20, init: str | Tensor = "random",
         labels, x2 = None, x.square().sum(-1, keepdim=True)  # ‖x_v‖², once for all rounds
         for _ in range(iters):
             # ‖x_v − μ_i‖² = ‖x_v‖² − 2 x_v·μ_i + ‖μ_i‖²
-            distance = torch.baddbmm(centroids.square().sum(-1)[:, None], x, centroids.mT, alpha=-2) + x2  # (B, N, k)
+            length = centroids.square().sum(-1)[:, None]  # ‖μ_i‖²: (B, 1, k)
+            distance = torch.baddbmm(length, x, centroids.transpose(1, 2), alpha=-2) + x2  # (B, N, k)
             new = _without_empty(distance.argmin(-1), distance)
             # compiled code cannot stop early; further rounds do not change an image that has converged
             if labels is not None and not is_traced() and torch.equal(new, labels):
@@ -65,7 +66,7 @@ def kmeans(x: Tensor, k: int, iters: int = 20, init: str | Tensor = "random",
 def partition_mean(x: Tensor, labels: Tensor, k: int) -> Tensor:
     """Return z_i, the mean of the nodes of each partition: (B, N, C) and labels (B, N) to (B, k, C), with gradient."""
     member = F.one_hot(labels, k).to(x.dtype)  # (B, N, k)
-    return (member / member.sum(1, keepdim=True).clamp(min=1)).mT @ x
+    return (member / member.sum(1, keepdim=True).clamp(min=1)).transpose(-2, -1) @ x
 
 
 def _without_empty(labels: Tensor, distance: Tensor) -> Tensor:

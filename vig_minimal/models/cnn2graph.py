@@ -80,7 +80,7 @@ def mean(x: Tensor, anchors: Tensor, proxies: Tensor, aggregate_self: bool = Tru
     # CNN2GNN Eq. 2, with D^{-1} A
     count = len(anchors) + len(proxies) + aggregate_self
     total = (anchors.sum(0) + proxies.sum(0)).expand_as(x) + (x if aggregate_self else 0)  # (B, F)
-    return total / count, x.new_full((len(x), 1, len(anchors) + len(proxies)), 1 / count)
+    return total / count, x.new_full((x.shape[0], 1, len(anchors) + len(proxies)), 1 / count)
 
 
 def maximum(x: Tensor, anchors: Tensor, proxies: Tensor, aggregate_self: bool = True) -> tuple[Tensor, Tensor]:
@@ -88,7 +88,7 @@ def maximum(x: Tensor, anchors: Tensor, proxies: Tensor, aggregate_self: bool = 
     # CNN2GNN section 3.2: z_i = max [φ(X_i) ‖ P ‖ φ(L)]
     best = torch.cat([anchors, proxies]).amax(0).expand_as(x)  # (B, F)
     z = torch.maximum(x, best) if aggregate_self else best
-    return z, x.new_ones(len(x), 1, len(anchors) + len(proxies))
+    return z, x.new_ones(x.shape[0], 1, len(anchors) + len(proxies))
 
 
 class CNN2GNN(nn.Module):
@@ -111,7 +111,7 @@ class CNN2GNN(nn.Module):
         # CNN2GNN Algorithm 1, line 6, separately for anchors and proxies
         alpha = torch.cat([part.softmax(1) for part in e.split((len(anchors), len(proxies)), 1)], 1)
         z = torch.einsum("bmh,mhd->bhd", alpha, g2).flatten(1)  # (B, F)
-        return (z + self.w2(x) if self.aggregate_self else z), alpha.mT
+        return (z + self.w2(x) if self.aggregate_self else z), alpha.transpose(-2, -1)
 
 
 class CNN2Transformer(nn.Module):
@@ -142,7 +142,7 @@ class CNN2Transformer(nn.Module):
         d = F/H, the width of a head; the paper has the whole embedding's F.
         """
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(0, 1) for t in (q, k, v))  # (H, B or M, F/H)
-        alpha = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)  # (H, B, M)
+        alpha = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1)  # (H, B, M)
         return (alpha @ v).transpose(0, 1).flatten(1), alpha.transpose(0, 1)
 
 

@@ -95,7 +95,7 @@ class GraphSAGE(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph, sources: Tensor | None = None, z: Tensor | None = None) -> Tensor:
         # Φ reads images: sources in a row are an image one pixel wide
-        phi = self.neighbour(x if sources is None else sources.mT[..., None])  # (B, C, M as an image)
+        phi = self.neighbour(x if sources is None else sources.transpose(-2, -1)[..., None])  # (B, C, M as an image)
         # ClusterViG Table I: GraphSAGE
         m = aggregate_max(to_nodes(phi), graph)  # (B, N, C)
         # ClusterViG Table II: G-GraphSAGE, where there is z'

@@ -127,18 +127,19 @@ class GKGNet(Backbone):
         return [block for stage in self.stages for block in stage.blocks] + list(self.cross)
 
     def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
-        """Logits (B, L) of images (B, 3, H, W), before the sigmoid; pooled patches (B, C) for num_classes=0; with `return_graphs` also the GroupGraph of every
-        block (N targets) and, after those of its stage, of every cross level (L targets)."""
+        """Logits (B, L) of images (B, 3, H, W), before the sigmoid; with `return_graphs` also the GroupGraph of every
+        block (N targets) and, after those of its stage, of every cross level (L targets). Pooled patches (B, C) for
+        num_classes=0."""
         if self.labels is None:
             x, graphs, _ = encode(self, self.stages, images, return_graphs)
             return (x.mean((2, 3)), graphs) if return_graphs else x.mean((2, 3))
         x, graphs = embed(self, images), []
-        labels = self.labels.weight.repeat(len(images), 1, 1)  # (B, L, C)
+        labels = self.labels.weight.expand(images.shape[0], -1, -1)  # (B, L, C)
         for i, (stage, cross) in enumerate(zip(self.stages, self.cross, strict=True)):
             labels = self.widen[i - 1](labels) if i > 0 else labels  # (B, L, C of this stage)
             # GKGNet section 3.3: patches read from patches, then labels from patches
             x, made = stage(x)
-            nodes, graph = cross(labels.mT[..., None], x)  # (B, C, L, 1)
+            nodes, graph = cross(labels.transpose(-2, -1)[..., None], x)  # (B, C, L, 1)
             labels = to_nodes(nodes)
             graphs += [*made, graph] if return_graphs else []
         logits = self.forward_head(x, labels)

@@ -236,7 +236,8 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Graph]]:
         x, graphs = self.downsample(x), []
-        relative = None if self.placed else self.relative_on(int(x.shape[2]), int(x.shape[3]))
+        # under torch.compile a side may be a symbol, which `len` turns into its number
+        relative = None if self.placed else self.relative_on(*(len(range(side)) for side in x.shape[2:]))
         for block in self.blocks:
             x, graph = block(x, relative)
             graphs.append(graph)

@@ -3,17 +3,21 @@
 Sizes ti, s, m, b and resnetNN are the papers'; nano is ours, for small images and laptops.
 """
 
+import re
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from fnmatch import fnmatch
+from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..constructors import CONSTRUCTORS
+from ..files import load
 from .clustervig import ClusterViG, ClusterViGConfig
 from .cnn2graph import CNN2Graph, CNN2GraphConfig
 from .gkgnet import GKGNet, GKGNetConfig
 from .pyramid import PyramidConfig, PyramidViG
+from .released import unwrapped
 from .vig import ViG, ViGConfig
 
 NETWORKS = {ViGConfig: ViG, ClusterViGConfig: ClusterViG, PyramidConfig: PyramidViG, GKGNetConfig: GKGNet,
@@ -113,6 +117,37 @@ def create_model(name: str, **overrides) -> nn.Module:
         one_per_block, _ = CONSTRUCTORS[graph]
         return network(config, one_per_block(config))
     return network(config)  # a pyramid makes its own constructors, for the nodes that each stage has
+
+
+def recognise(path: str | Path) -> dict:
+    """Return `name`, `config` (fields without num_classes) and `said` (how they were found) of the model whose weights
+    a file holds; of a checkpoint of train.py also what else that keeps.
+
+    A released file holds weights alone. The widths of its blocks tell model and size, the convolutions of the stem the
+    patch, the position embedding the image. ViG-Ti and SViG-Ti cannot be told apart. {} for
+    any other file; raises CheckpointError for one that cannot be read.
+    """
+    state = load(path)
+    if isinstance(state.get("name"), str) and isinstance(state.get("config"), dict):
+        config = {name: value for name, value in state["config"].items() if name != "num_classes"}
+        return state | {"config": config, "said": f"{state['name']}, as the checkpoint says"}
+    shapes = {str(key).removeprefix("module."): tuple(value.shape) for key, value in unwrapped(state).items()
+              if isinstance(value, Tensor)}
+    blocks = {tuple(map(int, re.findall(r"\d+", key)[:-2])): shape[0] for key, shape in shapes.items()
+              if re.search(r"(^|\.)(backbone|blocks)\.\d+\.(0|grapher)\.fc1\.0\.weight$", key)}
+    widths = [blocks[place] for place in sorted(blocks)]
+    position = next((shape for key, shape in shapes.items() if key.endswith(("pos_embed", "position"))), ())
+    kind = ViGConfig if len(set(widths)) == 1 else PyramidConfig
+    kind = GKGNetConfig if any("label" in key for key in shapes) else kind
+    patch = 2 ** (sum("stem." in key and len(shape) == 4 for key, shape in shapes.items()) - 1)
+    for name, preset in CONFIGS.items():
+        if type(preset) is kind and len(position) == 4 and not any("constructor" in key for key in shapes):
+            sizes = [(preset.dim, preset.depth)] if kind is ViGConfig else zip(preset.dim, preset.depth, strict=True)
+            if widths == [dim for dim, depth in sizes for _ in range(depth)]:
+                alike = f" (s{name} has the same shapes: for it give --model s{name})" if f"s{name}" in CONFIGS else ""
+                return {"name": name, "config": {"patch": patch, "img_size": tuple(patch * n for n in position[2:])},
+                        "said": f"{name}, by the shapes of its weights{alike}"}
+    return {}
 
 
 def near(word: str, known: list[str]) -> str:

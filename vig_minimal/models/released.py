@@ -28,7 +28,7 @@ RENAMES = (
     (r"^prediction\.", "head."),
 )
 WRAPPERS = ("state_dict_ema", "state_dict", "model")
-BODY = ("stem", "position", "blocks", "stages")  # of a model: what does not depend on the classes
+BODY = ("stem", "position", "blocks", "stages", "backbone")  # of a model: what does not depend on the classes
 
 
 def load_released(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Tensor]) -> None:

@@ -39,7 +39,7 @@ __all__ = ["CheckpointError", "as_it_was", "check_data", "check_optimiser", "che
 # flags that a checkpoint keeps, so that --resume PATH alone goes on exactly: those that may change, and the others
 MAY_CHANGE = ("data", "data_dir", "limit", "bad_images", "teacher_weights", "save_every", "keep_every", "every",
               "tensorboard", "grad_checkpoint")
-STAY = ("seed", "amp", "compile", "sync_bn")
+STAY = ("seed", "amp", "compile", "sync_bn", "freeze")
 DEFAULTS = {"seed": 0, "bad_images": "skip"}
 # fields of the recipe with which a run can go on; the batch only from an epoch's end
 RECIPE_MAY_CHANGE = ("epochs", "batch_size", "accumulation", "lr", "schedule", "warmup_lr", "min_lr", "warmup_epochs",

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .watch import Signals, Watch
+from .endings import Signals, Watch
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,26 @@
-"""A training run: what trains together, where it stands, and its evaluation. The loop itself is in train.py.
+"""A training run: what trains together, where it stands, its evaluation and its optimiser. The loop is in train.py.
 
 What differs between kinds of training (one label, several labels, anchors and proxies) is the task, see tasks.py.
 Nothing here knows what a label is.
 """
 
 import contextlib
-import functools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
-from torch.utils.checkpoint import checkpoint
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..data.seeds import mixed_seed
 from ..graphs.draws import part_of_batch
+from ..models.layers import no_weight_decay, recompute_blocks
+from ..models.released import BODY
 from .distributed import Processes
-from .optim import RunningStatistics, create_optimiser, moving_average
+from .endings import Stopped
 from .recipes import Recipe
 from .tasks import Task
-from .watch import Stopped
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -39,6 +39,7 @@ class Run:
     processes: Processes
     seed: int
     amp: str | None
+    frozen: list[nn.Module] = field(default_factory=list)   # parts that are not trained
     epoch: int = 0                   # epochs done
     step: int = 0                    # steps done in all, skipped ones among them
     best: dict[str, float] = field(default_factory=dict)    # best epoch and its score
@@ -50,6 +51,13 @@ class Run:
     def evaluated(self) -> nn.Module:
         """The network that is evaluated and kept: the moving average if there is one."""
         return self.model if self.average is None else self.average.module
+
+    def train(self) -> None:
+        """Set the network to training. What is frozen stays in evaluation: its statistics of batch norm describe the
+        images that its weights were trained on, and would otherwise follow a few small batches."""
+        self.parallel.train()
+        for part in self.frozen:
+            part.eval()
 
     def autocast(self) -> torch.autocast:
         """The autocast context of --amp."""
@@ -93,12 +101,18 @@ class Run:
 
 
 def create_run(model: nn.Module, task: Task, recipe: Recipe, processes: Processes, seed: int,
-               amp: str | None = None, compiled: bool = False, recompute: bool = False, sync_bn: bool = False) -> Run:
+               amp: str | None = None, compiled: bool = False, recompute: bool = False, sync_bn: bool = False,
+               freeze: bool = False) -> Run:
     """Build a run at its start. The model must be on the device of `processes`, and the same in all of them.
 
     amp: bf16, fp16 or None. recompute: activation checkpointing of blocks. sync_bn: batch norm over the batches of all
-    processes; on GPUs only (ValueError).
+    processes; on GPUs only (ValueError). freeze: train the head alone.
     """
+    frozen = [part for name, part in model.named_children() if freeze and name in BODY]
+    for part in frozen:
+        part.requires_grad_(False)
+    if freeze and isinstance(getattr(model, "position", None), nn.Parameter):
+        model.position.requires_grad_(False)
     if sync_bn:
         if processes.device.type != "cuda":
             raise ValueError("--sync-bn: torch has synchronised batch norm for GPUs only; leave it out on the CPU")
@@ -112,24 +126,7 @@ def create_run(model: nn.Module, task: Task, recipe: Recipe, processes: Processe
             average.module.compile()
     scaler = torch.amp.GradScaler(processes.device.type, enabled=amp == "fp16")
     return Run(model, processes.parallel(model), average, create_optimiser(model, recipe), scaler, task, recipe,
-               processes, seed, amp, best={"epoch": 0, task.key: 0.0})
-
-
-def recompute_blocks(model: nn.Module) -> None:
-    """Activation checkpointing of every block (Chen et al., 2016): less memory for about a third more time."""
-    for block in model.blocks:
-        block.forward = functools.partial(
-            checkpoint, block.forward, use_reentrant=False,
-            context_fn=lambda block=block: (contextlib.nullcontext(), _without_statistics(block)))
-
-
-@contextlib.contextmanager
-def _without_statistics(block: nn.Module) -> Iterator[None]:
-    statistics = RunningStatistics(block)  # batch norm has seen this batch: undo the second update
-    try:
-        yield
-    finally:
-        statistics.restore()
+               processes, seed, amp, frozen, best={"epoch": 0, task.key: 0.0})
 
 
 @torch.no_grad()
@@ -152,3 +149,57 @@ def evaluate(run: Run, batches: Iterable[tuple[Tensor, Tensor]], bar=None) -> di
     if run.processes.any(run.processes.signals.received):
         raise Stopped
     return metric.compute(run.processes)
+
+
+def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
+    """Return the rate of a step, counted from 0: linear warm-up, then cosine and cool-down, or ×0.1 at decay epochs.
+
+    It is a function of the step alone: a resumed run needs no scheduler state.
+    """
+    warm = recipe.warmup_epochs * steps_per_epoch
+    if step < warm:
+        return recipe.warmup_lr + (recipe.lr - recipe.warmup_lr) * step / warm
+    if recipe.schedule == "step":
+        return recipe.lr * 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in recipe.decay_epochs)
+    end = (recipe.epochs - recipe.cooldown_epochs) * steps_per_epoch
+    progress = min(1.0, (step - warm) / max(1.0, end - warm))
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def create_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW, or SGD with momentum 0.9, of what is trained. Biases, norms (1-D) and LRGC's τ (0-D) have no weight decay.
+    A group's `scale` is its share of the learning rate, see `rate_scales`."""
+    exempt, scales, groups = no_weight_decay(model), rate_scales(model, recipe.layer_decay), {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((-scales[name], name in exempt), []).append(parameter)
+    groups = [{"params": groups[key], "weight_decay": 0.0 if key[1] else recipe.weight_decay, "scale": -key[0]}
+              for key in sorted(groups)]
+    fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, fused=fused)
+    return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
+
+
+def rate_scales(model: nn.Module, decay: float) -> dict[str, float]:
+    """Return each parameter's share of the learning rate: decay^(L − l) in block l of L, decay^L in the stem, 1 in
+    whatever comes after the last block (layer-wise decay)."""
+    block_of = {parameter: l for l, block in enumerate(model.blocks, 1) for parameter in block.parameters()}
+    scales, layer = {}, 0
+    for name, parameter in model.named_parameters():
+        layer = block_of.get(parameter, layer)  # a downsampling counts as the block before it
+        scales[name] = decay ** (len(model.blocks) - layer) if name.split(".")[0] in BODY else 1.0
+    return scales
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average (EMA) of a model's weights and running statistics.
+
+    After t updates the decay is min(decay, (1 + t) / (10 + t)), so that a short run forgets its random start.
+    """
+
+    def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+        t = int(updates)
+        get_ema_multi_avg_fn(min(decay, (1 + t) / (10 + t)))(averaged, current, updates)
+
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)

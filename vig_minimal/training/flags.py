@@ -80,7 +80,10 @@ def _model(add: Callable) -> None:
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the model's config: k=6, conv=gin")
     add("--img-size", type=int, nargs="+", metavar="N", help="side, or height and width (default: the data's)")
     add("--init-from", metavar="FILE",
-        help="start from these weights: Pyramid ViG's for GKGNet, other classes' for any")
+        help="start from these weights, of train.py or of the papers' authors: they tell the model and its size, and"
+             " the recipe is finetune; with --model gkgnet, Pyramid ViG's")
+    add("--freeze", action="store_true", default=None,
+        help="train the head alone; stem and blocks stay as loaded, batch norm's statistics too")
     add("--anchors-per-class", type=int, metavar="N", help="of CNN2GNN: training images that stand for a class (1)")
     add("--proxies-per-class", type=int, metavar="N", help="of CNN2GNN: learnt vectors that stand for a class (1)")
     add("--backbone-weights", metavar="FILE", help="of CNN2GNN's ResNet: a state dict, or «torchvision» to download")
@@ -132,10 +135,10 @@ def _run(add: Callable) -> None:
     add("--amp", nargs="?", const="bf16", type=str.lower, choices=list(AMP),
         help="compute in bfloat16 (or fp16, with a scaled loss) where it is safe; graphs are made in float32 of"
              " features that are rounded already")
-    add("--compile", action="store_true", help="torch.compile the model: a slow start, then faster")
-    add("--grad-checkpoint", action="store_true",
+    add("--compile", action="store_true", default=None, help="torch.compile the model: a slow start, then faster")
+    add("--grad-checkpoint", action="store_true", default=None,
         help="compute blocks again for the backward pass: less memory, about a third more time")
-    add("--sync-bn", action="store_true", help="batch norm over the batches of all GPUs together")
+    add("--sync-bn", action="store_true", default=None, help="batch norm over the batches of all GPUs together")
     add("--detect-anomaly", action="store_true", help="name the operation whose gradient is not a number; slow")
 
 
@@ -145,4 +148,5 @@ def _output(add: Callable) -> None:
     add("--keep-every", type=int, metavar="N", help="keep the weights of epochs 0, N, 2N, ... as epoch-NNN.pt")
     add("--every", type=int, metavar="N", help="keep the graphs of four validation images at epochs 0, N, 2N, ... for"
                                                " python -m vig_minimal explore --run DIR")
-    add("--tensorboard", action="store_true", help="write event files too, if the package tensorboard is there")
+    add("--tensorboard", action="store_true", default=None,
+        help="write event files too, if the package tensorboard is there")

@@ -4,7 +4,7 @@ import argparse
 import ast
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL
 from ..models.cost import count_parameters
 from ..models.pyramid import PyramidConfig
-from ..models.registry import CONFIGS, create_model, near
+from ..models.registry import CONFIGS, create_model, near, recognise
 from .checkpoint import MAY_CHANGE, STAY, as_it_was, load_latest, load_run, recipe_changes
 from .distributed import Processes
 from .flags import FAMILIES
@@ -38,6 +38,7 @@ class Settings:
     resumed: Path | None     # the checkpoint to go on from, or to evaluate
     state: dict | None       # what it holds
     damaged: str             # why previous.pt is used and not last.pt, or ""
+    source: dict | None      # what --init-from holds, see `recognise`
     changes: list[str]       # what differs from the checkpoint's run
 
     def kept(self) -> dict:
@@ -75,22 +76,36 @@ def settle(args: argparse.Namespace, processes: Processes) -> Settings:
         resumed = Path(args.resume)
         state = load_run(resumed)
     changes = as_it_was(args, state, resumed)
+    for flag in ("init_from", "backbone_weights", "teacher_weights"):
+        path = getattr(args, flag)
+        if path and not state and path != "torchvision" and not os.path.exists(path):
+            raise ValueError(f"--{flag.replace('_', '-')} {path}: no such file")
     data = choose_data(args, state)
-    model, recipe_name = choose_names(args, data, state)
+    source = recognise(args.init_from) if args.init_from and not state else None
+    if source == {} and not args.model:
+        raise ValueError(f"{args.init_from}: no checkpoint of train.py, and no released weights of ViG, Pyramid ViG,"
+                         " SViG or GKGNet whose size is known by their shapes; name the model with --model")
+    if args.freeze and source is None and not state:
+        raise ValueError("--freeze: keeps the loaded weights; name them with --init-from FILE")
+    # another family, as GKGNet from Pyramid ViG, takes the weights alone
+    alike = source and family_of(args.model or source["name"]) == family_of(source["name"])
+    like = source | {"flags": {"recipe": "finetune"}} if alike else None
+    model, recipe_name = choose_names(args, data, state or like)
     folder = Path(processes.from_first(output_folder, args, f"{model}-{data}"))
     given = {name: getattr(args, name) for name in flags() if getattr(args, name) is not None}
     # a command given again computes its rates again
     again = state and not (args.recipe or args.scale_lr)
-    recipe = override(kept_recipe(state["recipe"]) if again else get_recipe(recipe_name), given, args.scale_lr)
+    recipe = kept_recipe(state["recipe"]) if again else get_recipe(recipe_name)
+    recipe = override(as_trained(recipe, like) if like else recipe, given, args.scale_lr)
     if state and not args.eval_only:
         changes += recipe_changes(recipe, kept_recipe(state["recipe"]), resumed)
-    fields = choose_fields(args, data, model, recipe, state)
+    fields = choose_fields(args, data, model, recipe, state or like)
     check_task(data, model, recipe, fields, args, state)
     workers = args.workers
     if workers is None:
         workers = min(8, max(1, (os.cpu_count() or 1) // processes.local_world))
     settings = Settings(args, model, fields, data, recipe_name, recipe, folder, workers, resumed, state, damaged,
-                        changes)
+                        source, changes)
     with torch.device("meta"):  # what cannot work is found before any data is fetched or memory taken
         if (count := count_parameters(settings.build_model())) > MOST_PARAMETERS:
             raise ValueError(f"{model}: {count:,} parameters, and at most {MOST_PARAMETERS:,} are allowed; choose a"
@@ -139,13 +154,26 @@ def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argpar
             raise ValueError(sentence)
 
 
+def family_of(model: str) -> str:
+    """Return the family of a model's name, or of a family's."""
+    return model if model in FAMILIES else model.rsplit("_", 1)[0]
+
+
+def as_trained(recipe: Recipe, source: dict) -> Recipe:
+    """Return the recipe with the crop, mean and std with which the weights of `source` were trained."""
+    kept = kept_recipe(source["recipe"]) if "recipe" in source else get_recipe(PAPERS[family_of(source["name"])])
+    return replace(recipe, eval_crop=kept.eval_crop, mean=tuple(kept.mean), std=tuple(kept.std))
+
+
 def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tuple[str, str]:
-    """Return the model's full name and the recipe's name. The recipe is demo for nano models and synthetic scenes, else
-    the paper's; a family without a size takes the recipe's."""
+    """Return the model's full name and the recipe's name. The recipe is finetune for a model that starts trained, demo
+    for nano models and synthetic scenes, else the paper's; a family without a size takes the recipe's.
+
+    state: what --resume or --init-from holds."""
     model = args.model or (state["name"] if state else "lrgc")
-    if state and state["name"].rsplit("_", 1)[0] == model:
+    if state and family_of(state["name"]) == model:
         model = state["name"]
-    family = model if model in FAMILIES else model.rsplit("_", 1)[0]
+    family = family_of(model)
     paper = PAPERS.get(family, "vig")
     paper = {("gkgnet", "voc2007"): "gkgnet_voc", ("cnn2graph", "cifar100"): "cnn2graph_100",
              ("cnn2graph", "imagefolder"): "cnn2graph_100"}.get((paper, data), paper)
@@ -166,8 +194,12 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
     preset = CONFIGS[model]
     fields = {"drop_path": recipe.drop_path} if hasattr(preset, "drop_path") else {}
     if state and state["name"] == model:
-        fields = {name: value for name, value in state["config"].items() if name != "num_classes"}
+        starts = "said" in state  # from --init-from: stochastic depth is the recipe's, and k follows the size
+        fields |= {name: value for name, value in state["config"].items()
+                   if name != "num_classes" and not (starts and name == "drop_path")}
         fields |= {} if args.drop_path is None else {"drop_path": args.drop_path}
+        if starts and args.img_size and "k" in fields:
+            fields["k"] = replace(preset, **fields).at((args.img_size[0], args.img_size[-1])).k
     for name in ("anchors_per_class", "proxies_per_class"):
         if getattr(args, name) is not None:
             fields[name] = getattr(args, name)  # other models refuse it

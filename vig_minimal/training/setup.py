@@ -18,13 +18,13 @@ from ..files import CheckpointError
 from ..models.cost import count_macs, count_parameters, saved_bytes
 from ..models.released import init_from
 from ..models.resnet import load_backbone
+from ..models.teacher import create_teacher
 from . import checkpoint
 from .distributed import Processes
 from .engine import Run, create_run, evaluate
 from .run_log import RunLog, first_loss
 from .settings import Settings, check_batch
 from .tasks import choose_task
-from .teacher import create_teacher
 
 AMP_NAMES = {None: "float32", "bf16": "bfloat16", "fp16": "float16 with a scaled loss"}
 
@@ -103,11 +103,11 @@ def build(settings: Settings, processes: Processes) -> Job:
     # model and task
     torch.manual_seed(mixed_seed("model", flags.seed))
     model = settings.build_model(num_classes=len(data.classes))
-    new_parts = init_from(model, flags.init_from) if flags.init_from and not settings.state else None
+    new_parts = start_from(model, settings, data) if settings.source is not None else None
     model = model.to(processes.device, memory_format=torch.channels_last)  # as images and gradients are
     teacher = None
     if recipe.teacher != "none" and not flags.eval_only:
-        about = recipe.teacher, flags.teacher_weights, len(data.classes), recipe, processes.device
+        about = (recipe.teacher, flags.teacher_weights, len(data.classes), recipe.mean, recipe.std, processes.device)
         processes.first_alone(create_teacher, *about)  # downloads
         teacher = create_teacher(*about)
     task = choose_task(model.config, data, recipe, teacher, processes, flags.seed, trains=not flags.eval_only)
@@ -117,7 +117,7 @@ def build(settings: Settings, processes: Processes) -> Job:
         load_backbone(*about)
 
     run = create_run(model, task, recipe, processes, flags.seed, flags.amp, flags.compile, flags.grad_checkpoint,
-                     flags.sync_bn)
+                     flags.sync_bn, bool(flags.freeze))
     first_step = restore(run, settings, data, len(batches)) if settings.state else 0
     if not settings.state:
         calibrate(run, next(batches.epoch(0))[0])
@@ -129,6 +129,16 @@ def build(settings: Settings, processes: Processes) -> Job:
                          " that all machines share, or alike on all of them")
     log = RunLog(settings, data, run, len(batches))
     return Job(settings, data, images, batches, val_batches, run, first_step, seen, changes, new_parts, log)
+
+
+def start_from(model: nn.Module, settings: Settings, data: Data) -> list[str]:
+    """Load the weights of --init-from, and return the parts that stay random: for other classes the last layer, also
+    where they are as many."""
+    new = init_from(model, settings.flags.init_from)
+    if not new and settings.source.get("classes", data.classes) != data.classes:
+        model.reset_classifier(len(data.classes))
+        new = ["the last layer"]
+    return new
 
 
 @torch.no_grad()
@@ -239,7 +249,8 @@ def describe(job: Job) -> dict[str, str]:
         output = f"{matrix}: evaluates {settings.resumed}"
     start = {"changed": "; ".join(job.changes)} if job.changes else {}
     if job.new_parts is not None:
-        start["start"] = f"from {flags.init_from}; new are: {', '.join(job.new_parts) or 'none'}"
+        start["start"] = (f"from {flags.init_from}: {settings.source.get('said', 'weights')}; new:"
+                          f" {', '.join(job.new_parts) or 'nothing'}{'; all else is frozen' if flags.freeze else ''}")
     return {
         "model": f"{name}: {parameters:,} parameters, {macs / 1e9:.3f} GMACs an image",
         "grid": f"{config.img_size[0]}×{config.img_size[1]} pixels{grid}",

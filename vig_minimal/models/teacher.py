@@ -1,6 +1,6 @@
 """The teacher of a distillation: a trained classifier of torchvision whose answers a model learns beside the labels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -8,12 +8,13 @@ from torch import Tensor
 from torchvision import models
 
 from ..files import CheckpointError, load
-from .recipes import IMAGENET_MEAN, IMAGENET_STD, Recipe
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def create_teacher(name: str, weights: str | Path | None, classes: int, recipe: Recipe,
+def create_teacher(name: str, weights: str | Path | None, classes: int, mean: Sequence[float], std: Sequence[float],
                    device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return a function from images, normalised as in the recipe, to the logits of a classifier, without gradient.
+    """Return a function from images, normalised by `mean` and `std`, to the logits of a classifier, without gradient.
 
     weights: a file with the classifier's state dict for `classes` classes; None: torchvision's own for ImageNet's 1000.
     Raises ValueError for an unknown name, weights that do not fit or cannot be downloaded, another number of classes.
@@ -37,8 +38,8 @@ def create_teacher(name: str, weights: str | Path | None, classes: int, recipe: 
                          " --teacher-weights, or --teacher none") from None
     network.to(device).eval().requires_grad_(False)
     # x·scale + shift turns (image − mean) / std of the recipe into that of ImageNet, as in the teacher's own training
-    scale = [std / imagenet for std, imagenet in zip(recipe.std, IMAGENET_STD)]
-    shift = [(mean - imagenet) / std for mean, imagenet, std in zip(recipe.mean, IMAGENET_MEAN, IMAGENET_STD)]
+    scale = [own / imagenet for own, imagenet in zip(std, IMAGENET_STD)]
+    shift = [(own - imagenet) / unit for own, imagenet, unit in zip(mean, IMAGENET_MEAN, IMAGENET_STD)]
     scale, shift = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (scale, shift))
 
     @torch.no_grad()

@@ -1,0 +1,142 @@
+"""Fine-tuning: the file tells the model, the head is new, earlier blocks learn more slowly or, frozen, not at all."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from commands import own_folder, refused, rows  # noqa: F401
+from helpers import image_folder
+from vig_minimal import create_model
+from vig_minimal.models import registry
+from vig_minimal.models.registry import recognise
+from vig_minimal.training.engine import create_optimiser, rate_scales
+from vig_minimal.training.recipes import get_recipe
+
+GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
+TINY = ["--img-size", "16", "--set", "patch=4", "--set", "dim=16", "--set", "depth=2", "--batch-size", "4", "--device",
+        "cpu", "--workers", "0"]
+
+
+def run(*argv):
+    train.main([str(arg) for arg in argv])
+
+
+# ---- which model a file is of ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, patch, size", [
+    ("vig_nano", 8, 64), ("vig_ti", 16, 224), ("vig_s", 16, 384), ("vig_b", 16, 224), ("pvig_nano", 2, 64),
+    ("pvig_ti", 4, 224), ("pvig_s", 4, 224), ("pvig_m", 4, 224), ("pvig_b", 4, 224), ("gkgnet_s", 4, 448)])
+def test_bare_weights_tell_the_model_by_their_shapes(name, patch, size, monkeypatch):
+    with torch.device("meta"):
+        state = create_model(name, img_size=size).state_dict()
+    monkeypatch.setattr(registry, "load", lambda path: {"state_dict": state})
+    found = recognise("x.pth")
+    assert (found["name"], found["config"]) == (name, {"patch": patch, "img_size": (size, size)})
+    assert found["said"].startswith(f"{name}, by the shapes") and ("svig" in found["said"]) == (
+        name in ("vig_ti", "vig_nano"))
+
+
+@pytest.mark.parametrize("file, name", [("vig_ti", "vig_ti"), ("svig_ti_0.89_0.03", "vig_ti"), ("pvig_ti", "pvig_ti"),
+                                        ("gkgnet_s_224", "gkgnet_s")])
+def test_released_names_tell_it_too(file, name, monkeypatch):
+    path = GOLDEN / f"{file}.npz"
+    if not path.exists():
+        pytest.skip(f"no reference data at {path}")
+    reference = np.load(path)
+    shapes = zip(reference["keys"].tolist(), json.loads(str(reference["shapes"])), strict=True)
+    monkeypatch.setattr(registry, "load", lambda _: {f"module.{key}": torch.empty(shape, device="meta")
+                                                     for key, shape in shapes})
+    assert recognise("x.pth")["name"] == name and recognise.__doc__
+
+
+@pytest.mark.parametrize("state", [{}, {"state_dict": {"fc.weight": torch.zeros(2, 2)}}])
+def test_other_weights_are_of_no_known_model(state, monkeypatch):
+    monkeypatch.setattr(registry, "load", lambda path: state)
+    assert recognise("x.pth") == {}
+
+
+# ---- layer-wise decay -----------------------------------------------------------------------------------------------
+
+
+def test_earlier_blocks_have_lower_rates():
+    scales = rate_scales(create_model("vig_nano", dim=16, depth=3, img_size=16, patch=4), 0.5)
+    parts = {name: scales[next(key for key in scales if key.startswith(name))]
+             for name in ("stem", "position", "blocks.0", "blocks.1", "blocks.2", "head")}
+    assert list(parts.values()) == [0.125, 0.125, 0.25, 0.5, 1, 1]
+    scales = rate_scales(create_model("pvig_nano"), 0.5)  # blocks 1, 1, 2, 1; a downsampling goes with the block before
+    assert scales["stages.1.downsample.0.weight"] == 0.5 ** 4 and scales["stages.2.blocks.1.ffn.fc1.0.weight"] == 0.5
+
+
+def test_every_parameter_is_in_one_group_with_its_scale():
+    model = create_model("gkgnet_nano")
+    groups = create_optimiser(model, get_recipe("finetune")).param_groups
+    scales = {id(parameter): scale for (_, parameter), scale in
+              zip(model.named_parameters(), rate_scales(model, 0.75).values(), strict=True)}
+    found = {id(parameter): group["scale"] for group in groups for parameter in group["params"]}
+    assert found == scales and sum(len(group["params"]) for group in groups) == len(scales)
+    assert len(create_optimiser(model, get_recipe("gkgnet")).param_groups) == 2
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained():
+    """A model of cats and dogs."""
+    image_folder(Path("pets"), count=4)
+    run("--model", "vig_nano", *TINY, "--set", "conv=sage", "--data-dir", "pets", "--epochs", 1, "--output", "pets_run")
+    return torch.load("pets_run/best.pt" if os.path.exists("pets_run/best.pt") else "pets_run/last.pt")
+
+
+def small(*argv):
+    return ["--batch-size", 4, "--device", "cpu", "--workers", 0, *argv]
+
+
+def test_the_checkpoint_tells_all_and_the_last_layer_is_new(trained, capsys):
+    image_folder(Path("birds"), train=("crow", "dove"), val=("crow", "dove"), count=4)
+    run("--data-dir", "birds", "--init-from", "pets_run/last.pt", *small("--epochs", 1, "--output", "birds_run"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "vig_nano, as the checkpoint says; new: the last layer" in said and "recipe finetune: 1 epochs" in said
+    state = torch.load("birds_run/last.pt")
+    kept = {name: value for name, value in trained["config"].items() if name != "drop_path"}
+    assert {name: state["config"][name] for name in kept} == kept and state["config"]["drop_path"] == 0.1
+    assert state["classes"] == ["crow", "dove"] and state["recipe"]["layer_decay"] == 0.75
+    assert (state["recipe"]["eval_crop"], state["mean"]) == (trained["recipe"]["eval_crop"], trained["mean"])
+    run("--resume", "birds_run/last.pt", "--eval-only", "--device", "cpu")
+    assert len(rows("birds_run")) == 2
+
+
+def test_another_size_resizes_the_positions(trained, capsys):
+    run("--data-dir", "pets", "--init-from", "pets_run/last.pt", "--img-size", 24, *small("--dry-run"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "24×24 pixels in patches of 4: 6×6 nodes" in said and "new: nothing" in said
+
+
+def test_frozen_weights_and_statistics_stay_to_the_bit(trained):
+    image_folder(Path("birds"), train=("crow", "dove", "owl"), val=("crow", "dove", "owl"), count=4)
+    run("--data-dir", "birds", "--init-from", "pets_run/last.pt", "--freeze", *small("--epochs", 2, "--output", "out"))
+    before, after = torch.load("pets_run/last.pt")["model"], torch.load("out/last.pt")
+    same = {name for name, value in after["model"].items() if name in before and torch.equal(before[name], value)}
+    body = {name for name in before if not name.startswith("head.")}
+    assert body <= same and "head.0.0.weight" not in same and after["flags"]["freeze"]
+    assert len(after["training"]["optimiser"]["param_groups"]) == 2
+    run("--resume", "out/last.pt", "--epochs", 3, "--device", "cpu")  # still frozen
+    assert all(torch.equal(torch.load("out/last.pt")["model"][name], before[name]) for name in body)
+
+
+def test_what_is_missing_is_found_first(capsys):
+    for flag in ("--init-from", "--teacher-weights", "--backbone-weights"):
+        model = ["--model", "cnn2gnn_nano"] if flag == "--backbone-weights" else []
+        said = refused(capsys, *model, "--data-dir", "nowhere", flag, "none.pth")
+        assert f"{flag} none.pth: no such file" in said
+    assert "--freeze: keeps the loaded weights" in refused(capsys, "--freeze")
+    torch.save(create_model("lrgc_nano").state_dict(), "bare.pth")
+    assert "name the model with --model" in refused(capsys, "--data-dir", "nowhere", "--init-from", "bare.pth")
+    run("--model", "lrgc_nano", "--init-from", "bare.pth", "--limit", 8, *small("--dry-run"))  # it is named: that works
+    assert "from bare.pth: weights; new: nothing" in " ".join(capsys.readouterr().out.split())

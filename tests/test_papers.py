@@ -50,8 +50,8 @@ def test_a_changed_line_changes_the_page_and_nothing_around_it(root):
     assert first.startswith("before\n<!-- code: LRGC Eq. 2, to: score = -->\n`LRGC` in ") and first.endswith("after\n")
     assert "```py\n# LRGC Eq. 2" in first and "old" not in first and update.updated(first, root) == first
     source = root / "vig_minimal/constructors/lrgc.py"
-    source.write_text(source.read_text(encoding="utf-8").replace("score = full", "score = 2 * full"), encoding="utf-8")
-    assert update.updated(first, root) == first.replace("score = full", "score = 2 * full") != first
+    source.write_text(source.read_text(encoding="utf-8").replace("score = ", "score = 2 * "), encoding="utf-8")
+    assert update.updated(first, root) == first.replace("\nscore = ", "\nscore = 2 * ") != first
 
 
 @pytest.mark.parametrize("page, says", [

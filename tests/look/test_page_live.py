@@ -101,7 +101,9 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize("name, script, change", CHANGES, ids=[f"{name}: {script}" for name, script, _ in CHANGES])
+@pytest.mark.parametrize("name, script, change", [
+    pytest.param(*change, id=f"{change[0]}: {change[1]}", marks=[pytest.mark.slow] if n % 2 else [])
+    for n, change in enumerate(CHANGES)])
 def test_what_a_change_does_is_what_it_does_in_pytorch(name, script, change, browser, tmp_path):
     model, image = trained_like(name), open_image("shapes:3", SEEN)
     put(browser, model, tmp_path)

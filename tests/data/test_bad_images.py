@@ -103,10 +103,10 @@ def test_broken_training_images_are_replaced_and_listed(tmp_path, crop):
     assert finish(start(tmp_path, *TINY, *argv)) == 0, said(tmp_path)
     lines = [line for line in said(tmp_path).splitlines() if " images c" in line or " images are" in line]
     broken, train, val = sorted(lines)  # each once, though there are two epochs
-    assert broken.startswith("2 training images cannot be read and are replaced by others: ")
+    assert broken.startswith("2 training images that cannot be read, replaced by others: ")
     assert all(f"data/train/dog/{name}" in broken for name in ("cut.jpg", "empty.jpg"))
     for line, split, place in ((train, "training", "train/cat"), (val, "validation", "val/dog")):
-        assert line.startswith(f"8 {split} images are converted to RGB: ")
+        assert line.startswith(f"8 {split} images converted to RGB: ")
         assert all(f"data/{place}/{name} ({was})" in line for name, was in odd.items())
     listed = (tmp_path / "out" / "bad_images.tsv").read_text().splitlines()
     assert len(listed) == 18 and any(line.startswith("data/train/dog/empty.jpg\treplaced\tan empty") for line in listed)

@@ -52,9 +52,9 @@ def test_a_run_on_annotated_photos_names_classes_without_positives(capsys, tmp_p
             0.3, "--device", "cpu"]
     train.main(["--model", "gkgnet_nano", *map(str, argv)])
     said = capsys.readouterr().out
-    assert "warning: no training image of 1 classes: train" in said
-    assert "warning: no validation image of 1 classes: train" in said
-    assert "1 classes that no image shows have no AP and are in no mean: train" in said
+    assert "warning: no training image of 1 class: train" in said
+    assert "warning: no validation image of 1 class: train" in said
+    assert "no AP, and in no mean, since no image shows them: train" in said
     assert "coco: 3 classes, 7 training images" in said  # f = 1/6 of toothbrush: image 10 comes ⌈√1.8⌉ times
     last = rows("out")[-1]
     assert "nan" not in last.values() and float(last["val_mAP_small"]) > 0 and "val_mAP_large" not in last

@@ -139,7 +139,7 @@ def test_nothing_is_written_while_steps_are_bad(capsys, monkeypatch):
         "cross_entropy": outputs.sum() * torch.nan})
     run(*VIG, "--epochs", 3, "--output", "out", "--save-every", 1)  # six bad steps
     assert torch.load("out/last.pt")["step"] == 0 and not Path("out/best.pt").exists()
-    assert "the last 6 steps were not finite" in capsys.readouterr().out
+    assert "6 steps at the end not finite" in capsys.readouterr().out
 
 
 # ---- the checkpoint alone ------------------------------------------------------------------------------------------

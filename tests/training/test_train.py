@@ -44,7 +44,7 @@ def test_a_run_from_the_command_line_writes_what_it_promises(tmp_path):
     assert done.returncode == 0 and done.stderr == "", done.stderr
     for text in ("lrgc_nano (family lrgc, size of the recipe demo)", "parameters", "GMACs",
                  "shapes: 10 classes, 32 training images", "2 epochs of 2 steps", "learning rate", "MiB a process",
-                 "16 images a step (global) = 16 a process × 1 processes × 1 part", "epoch 0/2",
+                 "16 images a step (global) = 16 a process × 1 process × 1 part", "epoch 0/2",
                  "epoch 2/2", "images/s", "top-5", "neighbours", "best top-1"):
         assert text in done.stdout
     assert sorted(os.listdir(tmp_path / "out")) == [".lock", "best.pt", "config.json", "last.pt", "metrics.csv",
@@ -134,7 +134,7 @@ def test_the_papers_recipe_runs_with_everything_on(capsys):
         "--color-jitter", 0.2, "--save-every", 1, "--set", "drop_path=0.1", "--output", "out", "--optimiser", "sgd",
         "--schedule", "step", "--decay-epochs", 0.5, 1, "--scale-lr", "--detect-anomaly", "--workers", 1)
     out = capsys.readouterr().out
-    assert "8 a process × 1 processes × 2 parts" in out and "rand_augment 9" in out and "decay_epochs 0.5 1" in out
+    assert "8 a process × 1 process × 2 parts" in out and "rand_augment 9" in out and "decay_epochs 0.5 1" in out
     assert "learning rate 0.000125" in out and "float16" in out and len(rows("out")) == 3  # 2e-3 · 16 / 256
     config = json.loads(Path("out/config.json").read_text())
     assert config["recipe"]["mixup"] == 0.8 and config["recipe"]["repeats"] == 3
@@ -170,9 +170,9 @@ def test_what_looks_wrong_is_said(tmp_path):
     data = open_data("imagefolder", str(image_folder(tmp_path / "data")), (16, 16), None)
     assert run_log.warnings(data) == []
     dogs = replace(data, train=Subset(data.train, [3, 4, 5]))
-    assert run_log.warnings(dogs) == ["warning: no training image of 1 classes: cat"]
+    assert run_log.warnings(dogs) == ["warning: no training image of 1 class: cat"]
     assert run_log.warnings(replace(data, val=Subset(Subset(data.val, [0, 5, 1]), [0, 2]))) == [
-        "warning: no validation image of 1 classes: dog"]
+        "warning: no validation image of 1 class: dog"]
     assert "exactly 100 %" in run_log.suspicious({"top1": 100.0}, 1) and run_log.suspicious({"top1": 50.0}, 1) is None
     assert run_log.suspicious({"top1": 0.0}, 0) is None  # before training
     chance = SingleLabel.chance(10)

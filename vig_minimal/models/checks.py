@@ -1,7 +1,12 @@
-"""Checks of config fields. Each raises a ValueError of one sentence: the field, its value, and what is allowed."""
+"""Checks of config fields, and a number in words. Each check raises a ValueError of one sentence: the field, its value, and what is allowed."""
 
 import math
 from collections.abc import Iterable, Sequence
+
+
+def plural(count: int, word: str) -> str:
+    """'1 image', '2 images', '3 classes'."""
+    return f"{count:,} {word}" + ("" if count == 1 else "es" if word.endswith("s") else "s")
 
 
 def check_whole(config: object, *names: str, least: int = 1) -> None:

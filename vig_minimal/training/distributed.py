@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..models.checks import plural
 from .endings import Signals, Watch
 
 
@@ -211,20 +212,19 @@ def start(device: str = "auto", patience: float = 300.0) -> Processes:
 
 
 def _device(name: str, world: int, local_rank: int) -> torch.device:
-    has_gpu = torch.cuda.is_available()
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     try:
-        device = torch.device(("cuda" if has_gpu else "cpu") if name == "auto" else name)
+        device = torch.device(next(kind for kind in there if there[kind]) if name == "auto" else name)
     except RuntimeError:
         raise ValueError(f"--device {name}: no such device; choose auto, cpu, cuda or mps") from None
-    if device.type not in ("cpu", "cuda", "mps"):
+    if device.type not in there:
         raise ValueError(f"--device {name}: cannot train; choose auto, cpu, cuda or mps")
-    if device.type == "cuda" and not has_gpu:
-        raise ValueError(f"--device {name}: this torch sees no GPU; use --device cpu")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"--device {name}: this torch sees no Apple GPU; use --device cpu")
+    if not there[device.type]:
+        what = "GPU" if device.type == "cuda" else "Apple GPU"
+        raise ValueError(f"--device {name}: this torch sees no {what}; use --device cpu")
     if device.type != "cuda":
         return device
     device = torch.device("cuda", local_rank) if world > 1 else device
-    if (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"{device}: this machine has {torch.cuda.device_count()} GPUs; start no more processes")
+    if (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise ValueError(f"{device}: this machine has {plural(count, 'GPU')}; start no more processes")
     return device

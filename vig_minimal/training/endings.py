@@ -9,8 +9,10 @@ import contextlib
 import math
 import os
 import pickle
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -25,8 +27,7 @@ from .checkpoint import last_good, set_aside
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2  # training could not go on; nothing was begun. By a signal: 128 + its number
 PATIENCE = 1.0  # seconds within which a second SIGINT counts as the first: torchrun passes the terminal's on
-MEMORY = ("out of memory: compute a batch in more parts (--accumulation), or give --grad-checkpoint, --amp, a smaller"
-          " --batch-size, --img-size or model")
+MEMORY = "out of memory: give --accumulation, --grad-checkpoint, --amp or a smaller --batch-size, --img-size or model"
 
 
 class Stopped(Exception):
@@ -122,7 +123,7 @@ class Watch(threading.Thread):
                 self.found = found
                 self.finding.set()
                 if not self.ended.wait(20 * self.interval):  # the main thread waits inside an operation without end
-                    print(f"train.py: error: {self.found}{self.advice()}", file=sys.stderr, flush=True)
+                    complain(f"{self.found}{self.advice()}")
                     self.linger()
                     os._exit(EXIT_FAILED)
 
@@ -215,10 +216,25 @@ class Diverged(Exception):
     """Training cannot go on: a sentence, and the steps done when it went wrong."""
 
 
+def fill(text: str, indent: str = "  ") -> str:
+    """Break a line for the terminal, or at 80 columns, never inside a word nor an item set apart by two spaces."""
+    items = [item.replace(" ", "\xa0") if len(item) < 40 else item for item in text.split("  ")]
+    text = "  ".join(items) if len(items) > 1 else text
+    width = max(40, min(120, shutil.get_terminal_size((80, 24)).columns))
+    return textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False,
+                         break_on_hyphens=False).replace("\xa0", " ")
+
+
+def complain(sentence: object) -> None:
+    """Print an error: one line, broken only where a person reads it."""
+    text = f"train.py: error: {sentence}"
+    print(fill(text) if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
+
+
 def fail(error: object, code: int = EXIT_REFUSED, said: bool = False) -> NoReturn:
     """Print one sentence, unless another process says it, and exit with that code."""
     if not said:
-        print(f"train.py: error: {error}", file=sys.stderr, flush=True)
+        complain(error)
     sys.exit(code)
 
 

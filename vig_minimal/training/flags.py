@@ -127,7 +127,7 @@ def _run(add: Callable) -> None:
     add("--dry-run", action="store_true", help="two steps and an evaluation: what the whole would take; write nothing")
     add("--seed", type=int, metavar="N", help="of everything random (default 0)")
     add("--device", type=str.lower, default="auto",
-        help="auto, cpu, cuda or mps (default auto: cuda if there is one)")
+        help="auto, cpu, cuda or mps (default auto: a GPU if there is one)")
     add("--workers", type=int, metavar="N",
         help="processes that decode images (default: one for each core, at most 8)")
     add("--timeout", type=float, metavar="MINUTES", default=5.0,

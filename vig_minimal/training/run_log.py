@@ -5,7 +5,6 @@ import csv
 import json
 import math
 import sys
-import textwrap
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -18,7 +17,9 @@ from tqdm import tqdm
 from ..data.datasets import Data, label_counts
 from ..data.loading import FileNote
 from ..files import replacing
+from ..models.checks import plural
 from .checkpoint import save_graphs
+from .endings import fill
 from .engine import Run
 from .recipes import Recipe
 from .settings import Settings
@@ -45,11 +46,12 @@ class RunLog:
         self.events, self.probe = None, None
         self.start = time.perf_counter()
 
-    def say(self, *lines: str) -> None:
-        """Print lines, above any progress bar."""
+    def say(self, *lines: str, indent: str = "  ") -> None:
+        """Print lines, above any progress bar; what does not fit into one goes on below, indented."""
         if self.is_first:
             for line in lines:
-                tqdm.write(line.encode(errors="backslashreplace").decode())  # names of files need not be UTF-8
+                # names of files need not be UTF-8
+                tqdm.write(fill(line, indent).encode(errors="backslashreplace").decode())
             sys.stdout.flush()
 
     def bar(self, text: str, total: int) -> tqdm:
@@ -59,7 +61,9 @@ class RunLog:
 
     def begin(self, heading: dict[str, str]) -> None:
         """Say what will happen, heading to text, and what looks wrong about the data and the last checkpoint."""
-        self.say(*(paragraph(name, text) for name, text in heading.items()), *warnings(self.data))
+        for name, text in heading.items():
+            self.say(f"{name:8}{text}", indent=" " * 8)
+        self.say(*warnings(self.data))
         if self.settings.damaged:
             self.say(f"warning: {self.settings.damaged}; going on from {self.settings.resumed}, the one before it")
 
@@ -132,7 +136,7 @@ class RunLog:
         """Say the best epoch and what it took. images, seconds: of training alone."""
         speed = f", {images / seconds:.0f} images/s in training" if images else ""
         if bad := self.run.bad_in_a_row:
-            self.say(f"warning: the last {bad} steps were not finite, and no checkpoint was written since")
+            self.say(f"warning: {plural(bad, 'step')} at the end not finite, and no checkpoint was written since")
         self.say(*self._per_class(), f"{self.best_score()}; this took {duration(time.perf_counter() - self.start)}"
                                      f"{speed}; everything is in {self.settings.folder}")
 
@@ -143,11 +147,6 @@ class RunLog:
 
     def _per_class(self) -> list[str]:
         return per_class(self.run.task.last.scores.per_class) if self.data.multi_label else []
-
-
-def paragraph(heading: str, text: str) -> str:
-    """Format a heading with its text beside it, for a terminal."""
-    return textwrap.fill(f"{heading:8}{text}", 120, subsequent_indent=" " * 8, break_long_words=False)
 
 
 def metrics_row(run: Run, trained: dict[str, float], scores: dict[str, float], neighbours: list[float]) -> dict:
@@ -180,7 +179,7 @@ def line(row: dict, epochs: int, scores: dict[str, str]) -> str:
         if row.get(name, "") != "":
             parts.append(text.format(row[name]))
     if row["skipped"]:
-        parts.append(f"{row['skipped']} steps skipped, whose loss or gradient was not finite")
+        parts.append(f"{plural(row['skipped'], 'step')} skipped, whose loss or gradient was not finite")
     neighbours = [f"{value:.1f}" for name, value in row.items() if name.startswith("neighbours_")]
     return "  ".join([*parts, "neighbours " + " ".join(neighbours)])
 
@@ -200,8 +199,7 @@ def per_class(values: dict[str, float | None], what: str = "AP") -> list[str]:
         said = [*said[:FEW], "…", *said[-FEW:]]
     lines = [f"{what} of classes in percent: {', '.join(said)}"]
     if missing := [name for name, value in values.items() if value is None]:
-        lines.append(f"{len(missing)} classes that no image shows have no {what} and are in no mean:"
-                     f" {', '.join(missing)}")
+        lines.append(f"no {what}, and in no mean, since no image shows them: {', '.join(missing)}")
     return lines
 
 
@@ -212,7 +210,7 @@ def warnings(data: Data) -> list[str]:
         counts = label_counts(source, len(data.classes))
         if counts and 0 in counts:
             missing = [name for name, count in zip(data.classes, counts) if count == 0]
-            lines.append(f"warning: no {split} image of {len(missing)} classes: {', '.join(missing[:FEW])}"
+            lines.append(f"warning: no {split} image of {plural(len(missing), 'class')}: {', '.join(missing[:FEW])}"
                          + (" and more" if len(missing) > FEW else ""))
     return lines
 
@@ -232,11 +230,11 @@ def file_notes(notes: list[FileNote], split: str, path: Path | None = None) -> l
         with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             csv.writer(file, "excel-tab", lineterminator="\n").writerows(
                 (note.name, "replaced" if note.broken else "converted", note.text) for note in notes)
-    for broken, what in ((True, "cannot be read and are replaced by others"), (False, "are converted to RGB")):
+    for broken, what in ((True, "that cannot be read, replaced by others"), (False, "converted to RGB")):
         some = [f"{note.name} ({note.text})" for note in notes if note.broken == broken]
         if some:
             more = f", and {len(some) - FEW} more" + f" in {path}" * bool(path) if len(some) > FEW else ""
-            lines.append(f"{len(some)} {split} images {what}: {', '.join(some[:FEW])}{more}")
+            lines.append(f"{plural(len(some), f'{split} image')} {what}: {', '.join(some[:FEW])}{more}")
     return lines
 
 
@@ -249,8 +247,9 @@ def estimate(step_seconds: float, steps: int, evaluation_seconds: float, recipe:
     elif resource:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return (f"dry run: a step takes {step_seconds:.3g} s ({recipe.batch_size / step_seconds:.0f} images/s), an"
-            f" evaluation about {duration(evaluation_seconds)}; {recipe.epochs} epochs of {steps} steps would take"
-            f" about {duration(training + evaluation)}, with {peak / 2**20:,.0f} MiB of {what} a process")
+            f" evaluation about {duration(evaluation_seconds)}; {plural(recipe.epochs, 'epoch')} of"
+            f" {plural(steps, 'step')} would take about {duration(training + evaluation)}, with"
+            f" {peak / 2**20:,.0f} MiB of {what} a process")
 
 
 def duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL
+from ..models.checks import plural
 from ..models.cost import count_parameters
 from ..models.pyramid import PyramidConfig
 from ..models.registry import CONFIGS, create_model, near, recognise
@@ -236,9 +237,9 @@ def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
     """Raise ValueError if the batch is larger than the data, or cannot be split over processes and parts."""
     size, parts = recipe.batch_size, processes.world * recipe.accumulation
     if size > images:
-        raise ValueError(f"--batch-size {size}: larger than the data set of {images} training images")
+        raise ValueError(f"--batch-size {size}: larger than the data set of {plural(images, 'training image')}")
     share, rest = divmod(size, parts)
-    what = f"--batch-size {size}: the global batch, of which each of {processes.world} processes"
+    what = f"--batch-size {size}: the global batch, of which each of {plural(processes.world, 'process')}"
     what += f" and {recipe.accumulation} parts (--accumulation)" if recipe.accumulation > 1 else ""
     if rest or share < 2:
         raise ValueError(f"{what} must get the same share, of at least 2 images for batch norm")

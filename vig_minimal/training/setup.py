@@ -15,6 +15,7 @@ from ..data.datasets import Data, fetch, image_name, open_data, oversampled, tar
 from ..data.loading import FileNote, PreparedImages, StoredImages, store_if_it_fits
 from ..data.seeds import mixed_seed
 from ..files import CheckpointError
+from ..models.checks import plural
 from ..models.cost import count_macs, count_parameters, saved_bytes
 from ..models.released import init_from
 from ..models.resnet import load_backbone
@@ -22,6 +23,7 @@ from ..models.teacher import create_teacher
 from . import checkpoint
 from .distributed import Processes
 from .engine import Run, create_run, evaluate
+from .recipes import Recipe
 from .run_log import RunLog, first_loss
 from .settings import Settings, check_batch
 from .tasks import choose_task
@@ -231,12 +233,10 @@ def describe(job: Job) -> dict[str, str]:
             kept = max(0.0, 2 * more - kept)
     copies = 4 if run.average is None else 5  # weights, gradients, AdamW's two moments, moving average
     memory = 4 * copies * parameters + kept * share
-    counts = [f"{len(part):,} {split} images ({'in memory' if isinstance(part, StoredImages) else 'read as needed'})"
-              for split, part in job.images.items()]
-    threads = f", {torch.get_num_threads()} threads" if processes.device.type == "cpu" else ""
-    elsewhere = ("epochs", "batch_size", "accumulation", "lr", "size")
-    values = {field: value for field, value in asdict(recipe).items() if field not in elsewhere}
-    fields = sorted(values, key=DataRecipe.__dataclass_fields__.__contains__)  # those of data and augmentation last
+    where = {split: "in memory" if isinstance(part, StoredImages) else "read as needed"
+             for split, part in job.images.items()}
+    counts = [f"{plural(len(part), f'{split} image')} ({where[split]})" for split, part in job.images.items()]
+    threads = f", {plural(torch.get_num_threads(), 'thread')}" if processes.device.type == "cpu" else ""
     grid = f" in patches of {config.patch}: {config.grid[0]}×{config.grid[1]} nodes" if hasattr(config, "patch") else ""
     output = f"{settings.folder}"
     if settings.state:
@@ -254,17 +254,34 @@ def describe(job: Job) -> dict[str, str]:
     return {
         "model": f"{name}: {parameters:,} parameters, {macs / 1e9:.3f} GMACs an image",
         "grid": f"{config.img_size[0]}×{config.img_size[1]} pixels{grid}",
-        "data": "; ".join([f"{data.name}: {len(data.classes)} classes, {', '.join(counts)}", *data.remarks]),
-        "recipe": f"{settings.recipe_name}: {recipe.epochs} epochs of {len(job.batches)} steps, "
-                  + ", ".join(f"{field} {_short(values[field])}" for field in fields),
-        "batch": f"{recipe.batch_size} images a step (global) = {share} a process × {processes.world} processes ×"
-                 f" {recipe.accumulation} {'part' if recipe.accumulation == 1 else 'parts'} (accumulation),"
+        "data": "; ".join([f"{data.name}: {plural(len(data.classes), 'class')}, {', '.join(counts)}", *data.remarks]),
+        "recipe": f"{settings.recipe_name}: {plural(recipe.epochs, 'epoch')} of {plural(len(job.batches), 'step')}, "
+                  + ", ".join(f"{field} {_short(value)}" for field, value in used(recipe, config, data).items()),
+        "batch": f"{plural(recipe.batch_size, 'image')} a step (global) = {share} a process ×"
+                 f" {plural(processes.world, 'process')} × {plural(recipe.accumulation, 'part')} (accumulation),"
                  f" learning rate {recipe.lr:g}",
         "memory": f"about {memory / 2**20:,.0f} MiB a process: {4 * copies * parameters / 2**20:,.0f} for weights,"
                   f" gradients and averages, {kept / 2**20:.1f} for each image of the backward pass",
         "device": f"{processes.device}{threads}, {AMP_NAMES[run.amp]}, torch {torch.__version__}",
         "output": output,
     } | start
+
+
+def used(recipe: Recipe, config: object, data: Data) -> dict[str, object]:
+    """Return the fields of the recipe that this model's training uses: those that are switched on, and said nowhere
+    else in the first lines. Fields of data and augmentation come last."""
+    elsewhere = {"epochs", "batch_size", "accumulation", "lr", "size"}
+    off = {"oversample": 0, "color_jitter": 0, "rand_augment": 0, "mixup": 0, "cutmix": 0, "erasing": 0, "clip_grad": 0,
+           "weight_decay": 0, "label_smoothing": 0, "ema_decay": 0, "drop_path": 0, "contrastive": 0, "asymmetric": 0,
+           "cooldown_epochs": 0, "repeats": 1, "layer_decay": 1, "teacher": "none"}
+    other = {"min_lr", "cooldown_epochs"} if recipe.schedule == "step" else {"decay_epochs"}
+    other |= set() if recipe.warmup_epochs else {"warmup_epochs", "warmup_lr"}
+    other |= set() if data.multi_label else {"asymmetric"}
+    other |= set() if getattr(config, "aggregation", "none") != "none" else {"contrastive"}
+    other |= set() if hasattr(config, "drop_path") else {"drop_path"}
+    values = asdict(recipe) | {"drop_path": getattr(config, "drop_path", 0)}
+    shown = [name for name, value in values.items() if name not in elsewhere | other and value != off.get(name)]
+    return {name: values[name] for name in sorted(shown, key=DataRecipe.__dataclass_fields__.__contains__)}
 
 
 def _short(value: object) -> str:

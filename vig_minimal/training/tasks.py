@@ -161,7 +161,8 @@ class BipartiteScores(TopK):
 @torch.no_grad()
 def proxy_distance(model: CNN2Graph) -> float:
     """Return the smallest distance between L2-normalised proxies of different classes; 0 if two are the same."""
-    unit, labels = F.normalize(model.proxies.double(), dim=-1), model.labels(model.config.proxies_per_class)
+    unit = F.normalize(model.proxies.cpu().double(), dim=-1)  # Apple's GPU has no float64
+    labels = model.labels(model.config.proxies_per_class).cpu()
     distance = torch.cdist(unit, unit).masked_fill(labels[:, None] == labels, torch.inf)
     return distance.min().item() if len(labels.unique()) > 1 else 0.0
 

@@ -82,7 +82,7 @@ def train(argv: list[str] | None, resources: contextlib.ExitStack) -> None:
             if settings.writes and run.step > 0:
                 processes.first_alone(job.save, "last.pt", True)
                 log.stopped()
-            sys.exit(128 + processes.signals.received)
+            sys.exit(128 + max(processes.gather(processes.signals.received)))  # it came to one of them
 
 
 def fit(job: Job) -> None:

@@ -25,6 +25,7 @@ SECONDS = 120  # no test waits longer for a process that hangs
 
 PROCESSES = multiprocessing.get_context("forkserver")  # forked from a clean process that has imported torch
 PROCESSES.set_forkserver_preload(["train"])
+os.environ["PYTHONPATH"] = os.path.dirname(train.__file__)  # where Python 3.11's fork server looks for it
 
 
 def die() -> None:
@@ -53,6 +54,7 @@ def _command(argv: list[str], folder: str, log: str, prepare) -> None:
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method(None, force=True)  # its readers start as they do without a test: this is quicker
     try:
         if prepare is not None:
             prepare()
@@ -92,6 +94,11 @@ def said(folder: Path, log: str = "log.txt") -> str:
     """The output so far."""
     path = Path(folder, log)
     return path.read_text() if path.exists() else ""
+
+
+def unfolded(folder: Path) -> str:
+    """The output so far, with lines that were broken for the terminal in one piece."""
+    return " ".join(said(folder).split())
 
 
 def children(pid: int) -> list[int]:

@@ -101,7 +101,8 @@ def test_broken_training_images_are_replaced_and_listed(tmp_path, crop):
     write_odd(folder / "val" / "dog")
     argv = ["--data-dir", "data", "--crop", crop, "--batch-size", 16, "--epochs", 2, "--workers", 1, "--output", "out"]
     assert finish(start(tmp_path, *TINY, *argv)) == 0, said(tmp_path)
-    lines = [line for line in said(tmp_path).splitlines() if " images c" in line or " images are" in line]
+    whole = said(tmp_path).replace("\n  ", " ")  # lines that were broken for the terminal, in one piece
+    lines = [line for line in whole.splitlines() if " images that" in line or " images converted" in line]
     broken, train, val = sorted(lines)  # each once, though there are two epochs
     assert broken.startswith("2 training images that cannot be read, replaced by others: ")
     assert all(f"data/train/dog/{name}" in broken for name in ("cut.jpg", "empty.jpg"))

@@ -535,10 +535,10 @@ def test_clusters_is_an_error_where_no_one_reads_it():
         create_model("vig_nano", clusters=5)
 
 
-def test_images_of_another_shape_are_an_error_that_names_both():
+def test_images_that_patches_do_not_divide_are_an_error_that_names_both_shapes():
     model = create_model("cvig_nano", dim=16, depth=1)
-    with pytest.raises(ValueError, match=r"\(1, 3, 32, 32\).*\(B, 3, 64, 64\)"):
-        model(torch.randn(1, 3, 32, 32))
+    with pytest.raises(ValueError, match=r"\(1, 3, 32, 33\).*\(B, 3, 64, 64\)"):
+        model(torch.randn(1, 3, 32, 33))
 
 
 @pytest.mark.slow

@@ -124,7 +124,7 @@ def test_bfloat16_and_no_average(capsys):
 
 def test_a_dry_run_says_what_the_whole_takes_and_writes_nothing(capsys):
     run("--dry-run", "--limit", "128", "--epochs", "7")
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert "7 epochs of 8 steps would take about" in out and "MiB of memory a process" in out and "first step" in out
     assert "epoch 1/" not in out and not os.listdir(".")
 
@@ -191,7 +191,7 @@ def test_no_run_is_ever_overwritten(capsys):
         run("--epochs", 1)
     assert sorted(os.listdir("runs")) == ["lrgc_nano-shapes", "lrgc_nano-shapes-2"]
     run("--epochs", 1, "--resume", "auto")  # the latest of them
-    assert "going on after epoch 1 of runs/lrgc_nano-shapes-2/last.pt" in capsys.readouterr().out
+    assert "going on after epoch 1 of runs/lrgc_nano-shapes-2/last.pt" in " ".join(capsys.readouterr().out.split())
     assert "holds a run already" in refused(capsys, "--output", "runs/lrgc_nano-shapes", *TINY)
 
 
@@ -280,7 +280,7 @@ def test_set_takes_numbers_and_words():
     (["--data-dir", "nowhere"], "nowhere: no such folder"),
     (["--resume", "nowhere/last.pt"], "nowhere/last.pt: no such checkpoint"),
     (["--eval-only"], "--resume PATH"),
-    (["--colour"], "unrecognized arguments: --colour; did you mean --color-jitter"),
+    (["--colour"], "unrecognized arguments: --colour; did you mean --color-jitter?"),
 ])
 def test_bad_flags_are_one_sentence(capsys, argv, message):
     assert message in refused(capsys, *argv)
@@ -302,7 +302,7 @@ def test_bad_folders_are_one_sentence(capsys, tmp_path, change, message):
 def test_a_broken_image_names_its_file(capsys, tmp_path, crop, split):
     broken = image_folder(tmp_path / "data", count=4) / split / "dog" / "2.png"
     broken.write_bytes(broken.read_bytes()[:200])
-    argv = ["--model", "vig_nano", "--data-dir", "data", "--epochs", 1, *TINY, "--batch-size", 8, "--crop", crop,
+    argv = ["--model", "vig_nano", "--data-dir", "data", "--epochs", 1, *TINY, "--batch-size", 2, "--crop", crop,
             "--bad-images", "error"]
     argv = [*map(str, argv), "--workers", "1"]
     if crop == "pad" or split == "val":

@@ -1,4 +1,7 @@
-"""Checks of config fields, and a number in words. Each check raises a ValueError of one sentence: the field, its value, and what is allowed."""
+"""Checks of config fields, and a number in words.
+
+Each check raises a ValueError of one sentence: the field, its value, and what is allowed.
+"""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -134,7 +134,7 @@ class GKGNet(Backbone):
             x, graphs, _ = encode(self, self.stages, images, return_graphs)
             return (x.mean((2, 3)), graphs) if return_graphs else x.mean((2, 3))
         x, graphs = embed(self, images), []
-        labels = self.labels.weight.expand(images.shape[0], -1, -1)  # (B, L, C)
+        labels = self.labels.weight.repeat(images.shape[0], 1, 1)  # (B, L, C)
         for i, (stage, cross) in enumerate(zip(self.stages, self.cross, strict=True)):
             labels = self.widen[i - 1](labels) if i > 0 else labels  # (B, L, C of this stage)
             # GKGNet section 3.3: patches read from patches, then labels from patches

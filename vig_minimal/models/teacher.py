@@ -12,6 +12,12 @@ from ..files import CheckpointError, load
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+def check_teacher(name: str) -> None:
+    """Raise ValueError if torchvision has no classifier of that name."""
+    if name not in (known := models.list_models(module=models)):
+        raise ValueError(f"--teacher {name}: torchvision has no such classifier; it has {', '.join(known)}")
+
+
 def create_teacher(name: str, weights: str | Path | None, classes: int, mean: Sequence[float], std: Sequence[float],
                    device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return a function from images, normalised by `mean` and `std`, to the logits of a classifier, without gradient.
@@ -19,8 +25,7 @@ def create_teacher(name: str, weights: str | Path | None, classes: int, mean: Se
     weights: a file with the classifier's state dict for `classes` classes; None: torchvision's own for ImageNet's 1000.
     Raises ValueError for an unknown name, weights that do not fit or cannot be downloaded, another number of classes.
     """
-    if name not in (known := models.list_models(module=models)):
-        raise ValueError(f"--teacher {name}: torchvision has no such classifier; it has {', '.join(known)}")
+    check_teacher(name)
     if weights is None and classes != 1000:
         raise ValueError(f"--teacher {name}: torchvision's weights are for ImageNet's 1000 classes, and this data has"
                          f" {classes}; give weights for them with --teacher-weights FILE, or --teacher none")

@@ -143,7 +143,7 @@ def as_it_was(args: argparse.Namespace, state: dict | None, path: Path | None) -
         if given is None:
             setattr(args, name, was)
         elif name in kept and given != was and not (name == "data_dir" and os.path.abspath(given) == was):
-            flag, was = "--" + name.replace("_", "-"), was or "none"
+            flag, was = "--" + name.replace("_", "-"), "none" if was in (None, "") or was is False else was
             if name in STAY and not args.eval_only:
                 raise ValueError(f"{flag} {given}: the run of {path} has {was}, and cannot change it; leave it out")
             changes.append(f"{flag} {was} → {given}")
@@ -156,7 +156,11 @@ def recipe_changes(recipe: Recipe, kept: Recipe, path: Path) -> list[str]:
     for name, (was, now) in changes.items():
         if name not in RECIPE_MAY_CHANGE:
             raise ValueError(f"{path}: trained with {name}={was}, and this run has {name}={now}; leave it out")
-    return [f"{name} {was} → {now}" for name, (was, now) in changes.items()]
+
+    def plain(value):
+        return f"{value:.6g}" if isinstance(value, float) else value
+
+    return [f"{name} {plain(was)} → {plain(now)}" for name, (was, now) in changes.items()]
 
 
 def check_data(state: dict, path: str | Path, seen: dict, in_epoch: int) -> list[str]:

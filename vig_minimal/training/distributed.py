@@ -128,6 +128,12 @@ class Processes:
             dist.broadcast(buffer, 0)
 
 
+def check_sync_bn(processes: Processes) -> None:
+    """Raise ValueError if the device has no synchronised batch norm."""
+    if processes.device.type != "cuda":
+        raise ValueError("--sync-bn: torch has synchronised batch norm for GPUs only; leave it out on the CPU")
+
+
 class _Joined(torch.autograd.Function):
     """Rows of all processes. Each process computes the whole loss from all rows, so backward sums over processes the
     gradients of its own rows; DistributedDataParallel's mean over processes then gives the gradient of one loss."""

@@ -101,6 +101,8 @@ class Watch(threading.Thread):
         self.state, self.calls = State(), 0  # of this process
         self.found, self.advice = "", lambda: ""  # which one is to blame
         self.ended, self.finding = threading.Event(), threading.Event()
+        self.silent = threading.Lock()  # held by the thread that says why the run ends: it is said once
+        self.looked = time.monotonic()  # when the store last answered
         self.write()
 
     def meet(self) -> None:
@@ -115,17 +117,29 @@ class Watch(threading.Thread):
     def run(self) -> None:
         now = time.monotonic()
         self.others, self.alive, self.moved = [State()] * self.world, [now] * self.world, [now] * self.world
+        threading.Thread(target=self.time_store, daemon=True).start()
         while not self.ended.wait(self.interval):
-            if self.launcher not in (None, os.getppid()):
+            if self.orphaned():
                 self.launcher = self.store = None  # the store went with it
                 self.signals.take(signal.SIGTERM, f"process {self.rank}: its launcher is gone")
             if self.store is not None and (found := self.look()):
-                self.found = found
-                self.finding.set()
-                if not self.ended.wait(20 * self.interval):  # the main thread waits inside an operation without end
-                    complain(f"{self.found}{self.advice()}")
-                    self.linger()
-                    os._exit(EXIT_FAILED)
+                self.end_run(found)
+            self.looked = time.monotonic()
+
+    def time_store(self) -> None:
+        """End the run if the store gives no answer: where its process is stopped, torch waits for it without end."""
+        while not self.ended.wait(self.interval):
+            if self.store is not None and (wait := time.monotonic() - self.looked) > self.patience + 20 * self.interval:
+                self.end_run(f"the process of rank 0 is gone: no word from it for {wait:.3g} s")
+
+    def end_run(self, found: str) -> None:
+        """Let the main thread end with this sentence. If it waits inside an operation without end, end the process."""
+        self.found = found
+        self.finding.set()
+        if not self.ended.wait(30 * self.interval) and self.silent.acquire(blocking=False):
+            complain(f"{self.found}{self.advice()}")
+            self.linger()
+            os._exit(EXIT_FAILED)
 
     def look(self) -> str:
         """Tell the others how far this process is; return which of them is to blame for what goes wrong, or ""."""
@@ -135,8 +149,7 @@ class Watch(threading.Thread):
             self.write()
             states = self.read()
         except RuntimeError:
-            launched = self.launcher is None or self.launcher == os.getppid()
-            return "the process of rank 0 is gone, or its machine" if launched else ""
+            return "" if self.orphaned() else "the process of rank 0 is gone, or its machine"
         now = time.monotonic()
         for rank, (old, new) in enumerate(zip(self.others, states, strict=True)):
             self.alive[rank] = now if new.ticks != old.ticks else self.alive[rank]
@@ -160,13 +173,21 @@ class Watch(threading.Thread):
             return f"the process of rank {behind} hangs: the others have waited for it for {self.patience:.3g} s"
         return ""
 
+    def orphaned(self) -> bool:
+        """Whether the launcher is gone, and with it the store."""
+        return self.launcher not in (None, os.getppid())
+
     def wait_for_first(self) -> None:
         """Wait until the first process has called this as often as this one."""
         self.calls += 1
-        if self.rank == 0 and (store := self.store):
-            store.set(f"call {self.calls}", "")
-        while (store := self.store) and not store.check([f"call {self.calls}"]):
-            time.sleep(0.02)
+        try:
+            if self.rank == 0 and (store := self.store):
+                store.set(f"call {self.calls}", "")
+            while (store := self.store) and not store.check([f"call {self.calls}"]):
+                time.sleep(0.02)
+        except RuntimeError:
+            if self.store is not None and not self.orphaned():
+                raise
 
     def why(self) -> str:
         """Called where a joint operation failed: return which process is to blame, as soon as that is known."""
@@ -189,7 +210,7 @@ class Watch(threading.Thread):
         """Look no more. failed: the others, which may wait for this process, learn that it ends."""
         self.ended.set()
         if self.is_alive():
-            self.join()
+            self.join(20 * self.interval)  # it may wait for a store that never answers
         if failed and not self.found:
             self.state.failure = self.state.failure or "failed"
             with contextlib.suppress(RuntimeError):
@@ -249,7 +270,8 @@ def one_sentence(watch: Watch, expected: type[Exception], folder: Path | None = 
         return f"; {last_good(folder, step)}" if folder else ""
 
     def end(sentence: str, code: int) -> NoReturn:
-        fail(f"{sentence}{advice()}", code, said=watch.said_by_first(sentence))
+        said = not watch.silent.acquire(blocking=False) or watch.said_by_first(sentence)
+        fail(f"{sentence}{advice()}", code, said=said)
 
     watch.advice = advice
     try:

@@ -17,7 +17,7 @@ from ..data.seeds import mixed_seed
 from ..graphs.draws import part_of_batch
 from ..models.layers import no_weight_decay, recompute_blocks
 from ..models.released import BODY
-from .distributed import Processes
+from .distributed import Processes, check_sync_bn
 from .endings import Stopped
 from .recipes import Recipe
 from .tasks import Task
@@ -114,8 +114,7 @@ def create_run(model: nn.Module, task: Task, recipe: Recipe, processes: Processe
     if freeze and isinstance(getattr(model, "position", None), nn.Parameter):
         model.position.requires_grad_(False)
     if sync_bn:
-        if processes.device.type != "cuda":
-            raise ValueError("--sync-bn: torch has synchronised batch norm for GPUs only; leave it out on the CPU")
+        check_sync_bn(processes)
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     average = moving_average(model, recipe.ema_decay) if recipe.ema_decay > 0 else None
     if recompute:

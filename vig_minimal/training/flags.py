@@ -37,7 +37,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         add_flags(parser.add_argument_group(title).add_argument)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        close = get_close_matches(unknown[0].partition("=")[0].lower(), parser._option_string_actions)
+        names = [name.lstrip("-") for name in parser._option_string_actions]
+        wrong = unknown[0].partition("=")[0].lower().lstrip("-")
+        close = [f"--{name}" for name in get_close_matches(wrong, names, 2, 0.55)]
         hint = f"; did you mean {' or '.join(close)}?" if close else "; --help lists all flags"
         _refuse(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     fields = flags()

@@ -15,8 +15,9 @@ from ..models.checks import plural
 from ..models.cost import count_parameters
 from ..models.pyramid import PyramidConfig
 from ..models.registry import CONFIGS, create_model, near, recognise
+from ..models.teacher import check_teacher
 from .checkpoint import MAY_CHANGE, STAY, as_it_was, load_latest, load_run, recipe_changes
-from .distributed import Processes
+from .distributed import Processes, check_sync_bn
 from .flags import FAMILIES
 from .recipes import PAPERS, Recipe, flags, get_recipe, kept_recipe, override
 
@@ -102,6 +103,10 @@ def settle(args: argparse.Namespace, processes: Processes) -> Settings:
         changes += recipe_changes(recipe, kept_recipe(state["recipe"]), resumed)
     fields = choose_fields(args, data, model, recipe, state or like)
     check_task(data, model, recipe, fields, args, state)
+    if recipe.teacher != "none" and not args.eval_only:
+        check_teacher(recipe.teacher)
+    if args.sync_bn:
+        check_sync_bn(processes)
     workers = args.workers
     if workers is None:
         workers = min(8, max(1, (os.cpu_count() or 1) // processes.local_world))

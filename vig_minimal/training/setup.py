@@ -121,14 +121,14 @@ def build(settings: Settings, processes: Processes) -> Job:
     run = create_run(model, task, recipe, processes, flags.seed, flags.amp, flags.compile, flags.grad_checkpoint,
                      flags.sync_bn, bool(flags.freeze))
     first_step = restore(run, settings, data, len(batches)) if settings.state else 0
-    if not settings.state:
-        calibrate(run, next(batches.epoch(0))[0])
     seen, changes = fingerprint(data), settings.changes
     if settings.state and not flags.eval_only:
         changes += checkpoint.check_data(settings.state, settings.resumed, seen, first_step)
     if len(set(processes.gather((run.step, len(data.train), len(data.val))))) > 1:
         raise ValueError("the processes read different checkpoints or data; --output and --data-dir must be folders"
                          " that all machines share, or alike on all of them")
+    if not settings.state:
+        calibrate(run, next(batches.epoch(0))[0])
     log = RunLog(settings, data, run, len(batches))
     return Job(settings, data, images, batches, val_batches, run, first_step, seen, changes, new_parts, log)
 
@@ -218,7 +218,7 @@ def describe(job: Job) -> dict[str, str]:
     settings, data, run = job.settings, job.data, job.run
     flags, recipe, processes, config = settings.flags, run.recipe, run.processes, run.model.config
     name, family = settings.model, settings.model.rpartition("_")[0]
-    if flags.model != name:
+    if flags.model == family:
         name += f" (family {family}, size of the recipe {settings.recipe_name})"
     spare = copy.deepcopy(run.evaluated)  # measuring moves running statistics
     run.task.begin_evaluation(spare)

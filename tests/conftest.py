@@ -1,11 +1,12 @@
-"""Every test starts from a fixed seed; torch uses at most two threads."""
+"""Every test starts from a fixed seed, on one thread: its tensors are tiny."""
 
 import multiprocessing
+import os
 
-import pytest
-import torch
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, and by processes that a test starts
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ from vig_minimal.models import registry
 from vig_minimal.training import distributed
 from vig_minimal.training.checkpoint import save
 from vig_minimal.training.flags import parse
-from vig_minimal.training.recipes import RECIPES
+from vig_minimal.training.recipes import RECIPES, get_recipe
 from vig_minimal.training.settings import settle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,13 +136,17 @@ def test_own_constructor_and_own_data_take_at_most_20_lines():
 
 
 STARTS = {"vig_ti_74.5.pth": "vig_ti", "pvig_s.pth": "pvig_s", "runs/vig_nano-cifar10/best.pt": "vig_nano",
-          "FILE": "vig_nano"}
+          "runs/lrgc_nano-shapes/best.pt": "lrgc_nano", "FILE": "vig_nano"}
 
 
-def weights_of(name: str) -> dict:
-    """The shapes of a model's weights."""
+def weights_of(file: str) -> dict:
+    """The shapes of a model's weights; with what train.py keeps beside them if it is a file of train.py."""
+    name = STARTS[file]
     with torch.device("meta"):
-        return create_model(name).state_dict()
+        model = create_model(name)
+    recipe = asdict(get_recipe("demo"))
+    kept = {"name": name, "config": asdict(model.config), "recipe": recipe, "model": model.state_dict()}
+    return kept if file.startswith("runs/") else model.state_dict()
 
 
 class Understood(BaseException):
@@ -157,7 +161,7 @@ def test_commands_are_understood(piece, tmp_path, monkeypatch, capsys):
     for file in STARTS:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).touch()
-    monkeypatch.setattr(registry, "load", lambda path: weights_of(STARTS[str(path)]))
+    monkeypatch.setattr(registry, "load", lambda path: weights_of(str(path)))
     try:
         for part in os.path.expandvars(piece.text).split("&&"):
             understand(shlex.split(part, comments=True), monkeypatch)

@@ -17,7 +17,10 @@ from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.graphs.kmeans import fixed_start
 from vig_minimal.look.explore_layers import layers_of
 from vig_minimal.models.vig import ViGConfig
+from vig_minimal.training.distributed import start
 from vig_minimal.training.engine import moving_average
+from vig_minimal.training.flags import parse
+from vig_minimal.training.settings import settle
 
 GRID, DIM, K = (3, 5), 4, 3  # sides that no K of the tests divides, so that one way round is not both ways round
 NODES = GRID[0] * GRID[1]
@@ -232,3 +235,10 @@ def test_a_random_graph_is_drawn_once_and_is_kept_with_the_weights():
     assert all(isinstance(value, Tensor) for value in state.values())
     second.load_state_dict(state)
     assert all(map(torch.equal, graphs(first), graphs(second)))
+
+
+@pytest.mark.parametrize("name", list_constructors())
+def test_training_takes_it(name, tmp_path):
+    """Settings are tried on a network without memory, before any data is fetched: no constructor may need values."""
+    settings = settle(parse(["--set", f"graph={name}", "--output", str(tmp_path)]), start("cpu"))
+    assert settings.build_model().config.graph == name

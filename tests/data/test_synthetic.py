@@ -27,6 +27,7 @@ def checksum(images: torch.Tensor) -> int:
 # ---- determinism ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_scene_is_the_same_in_any_order_and_process():
     scenes = Shapes(32, 12, "val", seed=3)
     expected = images(scenes)

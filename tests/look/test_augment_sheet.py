@@ -80,6 +80,7 @@ def test_help_shows_an_example(capsys):
     assert exit.value.code == 0 and "example: python -m vig_minimal augment shapes:7" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command_runs_under_the_name_of_augment():
     command = [sys.executable, "-m", "vig_minimal", "augment", "missing.png"]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2])

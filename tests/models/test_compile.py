@@ -29,7 +29,8 @@ def assert_same_step(name: str, backend: str) -> None:
     torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "lrgc_nano"))
+                                  for name in FAMILIES])
 def test_a_compiled_model_trains_the_same(name):
     assert_same_step(name, "aot_eager")
 
@@ -43,10 +44,9 @@ def test_a_compiled_model_evaluates_the_same(name):
         torch.testing.assert_close(compiled, model(images), rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("graph", [pytest.param(name, marks=[pytest.mark.slow] * (name == "cluster_knn"))
+@pytest.mark.parametrize("graph", [pytest.param(name, marks=[pytest.mark.slow] * (name != "window_knn"))
                                    for name in list_constructors() if name not in ("knn", "threshold", "lrgc")])
 def test_every_constructor_is_compiled_whole(graph):
-    torch._dynamo.reset()  # it keeps a limited number of programs of one function
     model = create_model("vig_nano", **SHALLOW, graph=graph).double().eval()
     images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     with torch.no_grad():

@@ -59,6 +59,7 @@ def test_what_a_training_step_keeps_of_lrgc_ti_stays_under_70_megabytes_an_image
     assert saved_bytes(create_model("lrgc_ti").train(), torch.randn(2, 3, 224, 224)) < 70e6
 
 
+@pytest.mark.slow
 def test_every_model_of_the_list_can_be_made():
     names = {"vig_nano", "vig_ti", "vig_s", "vig_b", "svig_nano", "svig_ti", "lrgc_nano", "lrgc_ti"}
     assert names <= set(list_models())

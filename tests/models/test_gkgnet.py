@@ -137,8 +137,8 @@ def test_every_probability_starts_near_a_half():
 
 
 @pytest.mark.parametrize("name, size, parameters", [
-    ("gkgnet_s", 224, 33_265_200), ("gkgnet_s", 448, 34_017_840), ("gkgnet_s", 576, 34_673_200),
-    ("gkgnet_nano", 64, 1_282_028),
+    ("gkgnet_s", 224, 33_265_200), pytest.param("gkgnet_s", 448, 34_017_840, marks=pytest.mark.slow),
+    pytest.param("gkgnet_s", 576, 34_673_200, marks=pytest.mark.slow), ("gkgnet_nano", 64, 1_282_028),
 ])
 def test_parameters_to_the_last_one(name, size, parameters):
     with torch.device("meta"):

@@ -132,7 +132,7 @@ def test_dilation_counts_blocks_over_all_stages_and_stays_within_the_sources():
     for fields in ({}, {"img_size": 448}, {"graph": "group_knn"}):  # at 448 the last stage has sources for more than 5
         blocks = on_meta("pvig_m", **fields).blocks
         assert [block.grapher.constructor.dilation for block in blocks] == [min(n // 4 + 1, 5) for n in range(22)]
-    small = create_model("pvig_m", img_size=64)  # the last stages have 16 and 4 patches
+    small = on_meta("pvig_m", img_size=64)  # the last stages have 16 and 4 patches
     for block in small.blocks:
         constructor = block.grapher.constructor
         sources = 16 if block.grapher.fc1[0].in_channels != 768 else 4
@@ -179,7 +179,7 @@ def test_tables_of_positions_are_neither_learnt_nor_saved():
 
 @pytest.mark.equation("pvig", "sources")
 @pytest.mark.equation("pvig", "relative positions")
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("groups", [pytest.param(1, marks=pytest.mark.slow), 2])
 @torch.no_grad()
 def test_the_whole_model_is_its_stages_one_after_the_other(groups):
     model = randomise(tiny(img_size=(8, 12), depth=(1, 4), graph="group_knn", groups=groups))

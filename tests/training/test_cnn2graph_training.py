@@ -57,6 +57,7 @@ def test_cross_entropy_alone_has_no_other_terms():
     assert len(state["anchors"]) == 20 and state["model"]["proxies"].shape == (30, 256) and state["model"]["stored"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_to_the_same_weights_and_evaluates_without_its_anchors(capsys, monkeypatch, tmp_path):
     image_folder(tmp_path / "data", count=6)
     argv = ["--data-dir", "data", "--epochs", "2", "--batch-size", "4", "--save-every", "1", "--keep-every", "1"]

@@ -103,6 +103,7 @@ def test_the_checkpoint_tells_all_and_the_last_layer_is_new(trained, capsys):
     run("--data-dir", "birds", "--init-from", "pets_run/last.pt", *small("--epochs", 1, "--output", "birds_run"))
     said = " ".join(capsys.readouterr().out.split())
     assert "vig_nano, as the checkpoint says; new: the last layer" in said and "recipe finetune: 1 epoch of" in said
+    assert "model vig_nano: " in said and "family" not in said
     state = torch.load("birds_run/last.pt")
     kept = {name: value for name, value in trained["config"].items() if name != "drop_path"}
     assert {name: state["config"][name] for name in kept} == kept and state["config"]["drop_path"] == 0.1

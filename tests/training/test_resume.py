@@ -85,7 +85,7 @@ def replaced(state, place, value):
     return {key: value if key == name else part for key, part in state.items() if key != name or value is not LEFT_OUT}
 
 
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_state_of_wrong_types_shapes_or_keys_is_one_sentence(capsys, monkeypatch, every):
     run(*VIG, "--epochs", 1, "--output", "out")
     state, accepted = torch.load("out/last.pt"), []
@@ -173,10 +173,15 @@ def test_what_cannot_change_is_refused_and_what_can_is_said(capsys):
                        (["--compile"], "--compile True"), (["--mixup", 0.5], "mixup=0.0, and this run has mixup=0.5"),
                        (["--weight-decay", 0.5], "weight_decay"), (["--optimiser", "sgd"], "optimiser=adamw")):
         assert what in refused(capsys, "--resume", "out/last.pt", "--device", "cpu", *flag)
-    run("--resume", "out/last.pt", "--device", "cpu", "--epochs", 2, "--lr", 1e-4, "--save-every", 1)
-    said = capsys.readouterr().out
-    assert "changed --save-every none → 1; epochs 1 → 2; lr 0.0015 → 0.0001; " in said
-    assert torch.load("out/last.pt")["flags"]["seed"] == 3 and rows("out")[-1]["epoch"] == "2"
+    run("--resume", "out/last.pt", "--device", "cpu", "--epochs", 3, "--lr", 1e-4, "--save-every", 1)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "changed --save-every none → 1; epochs 1 → 3; lr 0.0015 → 0.0001; warmup_epochs 0.1 → 0.3" in said
+    assert "0000000" not in said  # 3 × 0.1 is not 0.3 to the last digit
+    assert torch.load("out/last.pt")["flags"]["seed"] == 3 and rows("out")[-1]["epoch"] == "3"
+    run(*VIG, "--epochs", 1, "--output", "zero")
+    capsys.readouterr()
+    said = refused(capsys, "--resume", "zero/last.pt", "--seed", 7)
+    assert "--seed 7: the run of zero/last.pt has 0, and cannot change it" in said
 
 
 def test_a_task_and_its_data_come_back_by_themselves(capsys):

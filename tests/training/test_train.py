@@ -163,7 +163,7 @@ def test_a_teacher_of_the_same_classes_can_be_learnt_from(capsys):
     argv = ["--teacher", "squeezenet1_1", "--epochs", 1, "--img-size", 32, "--set", "patch=8"]
     run(*argv, "--teacher-weights", "teacher.pt")
     assert "teacher squeezenet1_1" in capsys.readouterr().out
-    assert "ImageNet's 1000 classes" in refused(capsys, *map(str, argv), "--recipe", "demo")
+    assert "ImageNet's 1000 classes" in refused(capsys, *map(str, argv), "--recipe", "demo", "--limit", "32")
 
 
 def test_what_looks_wrong_is_said(tmp_path):
@@ -343,6 +343,7 @@ def test_checkpoints_that_do_not_fit_are_one_sentence(capsys):
     assert "not a checkpoint of train.py" in resumed()
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_one_sentence(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -14,8 +15,8 @@ import torch.distributed as dist
 import train
 from commands import SECONDS, TINY, at_call, children, fell, finish, free_port, join, said, start, until
 from helpers import image_folder
-from vig_minimal.training import checkpoint, endings, metrics
-from vig_minimal.training.endings import Watch
+from vig_minimal.training import checkpoint, metrics, watch
+from vig_minimal.training.watch import Watch
 
 RUN = [*TINY, "--limit", 32, "--batch-size", 8, "--workers", 0, "--output", "out", "--resume", "auto", "--epochs"]
 
@@ -26,7 +27,7 @@ RUN = [*TINY, "--limit", 32, "--batch-size", 8, "--workers", 0, "--output", "out
 def three(monkeypatch):
     """Three processes that share a store, and a clock."""
     clock = [0.0]
-    monkeypatch.setattr(endings.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
     store = dist.HashStore()
     watches = [Watch(rank, 3, store, patience=60.0) for rank in range(3)]
     for one in watches:
@@ -96,6 +97,31 @@ def test_a_store_that_is_gone_is_the_first_process(three, monkeypatch):
     assert watches[1].look() == "the process of rank 0 is gone, or its machine"
 
 
+def test_a_store_that_goes_with_its_launcher_stops_no_one(monkeypatch):
+    one = Watch(0, 2, dist.HashStore())
+
+    def gone(*_):
+        raise dist.DistNetworkError("Broken pipe")
+
+    monkeypatch.setattr(one, "store", SimpleNamespace(set=gone, check=gone))
+    with pytest.raises(dist.DistNetworkError):  # the launcher is there: the store is another process's
+        one.wait_for_first()
+    monkeypatch.setattr(one, "launcher", -1)
+    one.wait_for_first()
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_why_a_run_ends_is_said_by_one_thread_alone(monkeypatch, capsys, said):
+    ends = []
+    monkeypatch.setattr(watch.os, "_exit", ends.append)
+    one = Watch(1, 2, dist.HashStore())
+    one.interval = 0.0
+    assert not said or one.silent.acquire()  # the main thread says it
+    one.end_run("the process of rank 0 hangs")
+    assert ends == ([] if said else [1]) and one.found == "the process of rank 0 hangs"
+    assert capsys.readouterr().err.count("rank 0 hangs") == (not said)
+
+
 def test_one_that_does_not_come_is_named(monkeypatch):
     alone = Watch(0, 2, dist.HashStore(), patience=0.1)
     with pytest.raises(ValueError, match="the process of rank 1 did not come within 0.1 s"):
@@ -143,6 +169,7 @@ def test_a_signal_to_one_in_an_evaluation_ends_both_with_all_saved(tmp_path):
     assert (state["epoch"], state["step"], state["steps"]) == (0, 4, 4)  # the epoch is evaluated again
 
 
+@pytest.mark.slow
 def test_one_that_dies_ends_the_other_which_names_it(tmp_path):
     processes = two(tmp_path, *RUN, 1, prepare=(None, dies_in_a_step))
     begun = time.monotonic()

@@ -42,7 +42,7 @@ class Random(nn.Module):
     def __init__(self, k: int = 9, rule: Callable[[int], tuple[int, int]] | None = None):
         super().__init__()
         self.k, self.rule = k, rule
-        self.seed = int(torch.randint(2**31, ()))  # no buffer: a moving average of the weights would average it
+        self.seed = int(torch.randint(2**31, (), device="cpu"))  # no buffer: a moving average would average it
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.seed)

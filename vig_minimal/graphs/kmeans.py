@@ -84,7 +84,7 @@ def _without_empty(labels: Tensor, distance: Tensor) -> Tensor:
     nearest = distance.masked_fill(~member, torch.inf).argmin(1)  # (B, k)
     movable = own.scatter_reduce(1, nearest, torch.where(empty, torch.inf, -torch.inf).to(own), "amin")  # −∞ stays
     farthest = movable.topk(k - 1).indices  # (B, k − 1)
-    rank = (empty.cumsum(1) - 1).clamp(0, k - 2)  # the r-th empty partition gets the r-th farthest node
+    rank = (empty.long().cumsum(1) - 1).clamp(0, k - 2)  # the r-th empty partition gets the r-th farthest node
     moved = torch.where(empty, farthest.gather(1, rank), num_nodes)  # (B, k) nodes; N stands for none
     padded = F.pad(labels, (0, 1))  # (B, N + 1)
     return padded.scatter(1, moved, torch.arange(k, device=labels.device).expand_as(moved))[:, :num_nodes]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..models.checks import plural
-from .endings import Signals, Watch
+from .watch import Signals, Watch
 
 
 @dataclass(frozen=True)

@@ -103,10 +103,21 @@ def test_another_convolution_and_another_head_are_not_called_vigs():
     assert {name for name, step in heads.items() if step is explain.SCORES} == {"gkgnet_nano"}
 
 
+@pytest.mark.parametrize("name, graph, step", [
+    ("vig_nano", "knn", "NEAREST"), ("vig_nano", "group_knn", "GROUPS"), ("vig_nano", "window_knn", "CHOSEN"),
+    ("pvig_nano", "knn", "NEAR"), ("gkgnet_nano", "group_knn", "GROUPS")])
+def test_edges_are_explained_as_they_are_chosen(name, graph, step):
+    """A pyramid adds relative places to the distances, so it is not said to choose by distances alone."""
+    values = explain.trace(model_of(name, graph=graph), torch.randn(1, 3, 16, 16, dtype=torch.float64))[2]
+    assert {value.step for value in values if value.step.key == "edges"} == {getattr(explain, step)}
+    assert any(value.step is explain.DISTANCE for value in values) == (step == "NEAREST")
+
+
 @pytest.mark.parametrize("equation, expected", [
     ("α′_{ij} = x_i", "<i>α</i>′<sub><i>ij</i></sub> = <i>x</i><sub><i>i</i></sub>"),
     ("max_j W_{in}", "max<sub><i>j</i></sub> <i>W</i><sub>in</sub>"),
-    ("{j : z_{ij} > 1}", "{<i>j</i> : <i>z</i><sub><i>ij</i></sub> &gt; 1}")])
+    ("{j : z_{ij} > 1}", "{<i>j</i> : <i>z</i><sub><i>ij</i></sub> &gt; 1}"),
+    ("i's own", "<i>i</i>'s own")])
 def test_equations_as_html(equation, expected):
     assert explain.typeset(equation) == expected
 

@@ -8,13 +8,14 @@ import html
 import inspect
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..constructors import KNN, LRGC, SimilarityThreshold
+from ..constructors import KNN, LRGC, GroupKNN, SimilarityThreshold
 from ..data.augment import normalise
 from ..graphs.distance import squared_distance, unit
 from ..graphs.graph import GroupGraph
@@ -57,18 +58,14 @@ class Value(NamedTuple):
         return float(self.tensor.float().min()), float(self.tensor.float().max())
 
 
-STEM = Step("stem", "stem", "Stem",
-            "X = stem(image) + P",
+STEM = Step("stem", "stem", "Stem", "X = stem(image) + P",
             "Convolutions turn every patch of the image into C numbers. P, the learnt position embedding, tells "
             "patches apart by their place. From here on a patch is a node.")
-DOWN = Step("stem", "next stage", "Next stage",
-            "X = conv(X)",
+DOWN = Step("stem", "next stage", "Next stage", "X = conv(X)",
             "A convolution of stride 2 halves the grid: a patch now covers twice the height and width.")
-CPE = Step("in", "CPE", "Place from the surroundings",
-           "X = CPE(X) + X",
+CPE = Step("in", "CPE", "Place from the surroundings", "X = CPE(X) + X",
            "A 7 × 7 convolution of every channel by itself tells a node where it is.")
-W_IN = Step("in", "W_in", "Linear layer in",
-            "x′_i = x_i W_{in}",
+W_IN = Step("in", "W_in", "Linear layer in", "x′_i = x_i W_{in}",
             "The same linear layer on every node. The graph is made from x′, so that a block can choose by other "
             "features than those it passes on.")
 SCORE = Step("scores", "scores", "Scores",
@@ -86,15 +83,19 @@ NEAREST = Step("edges", "k nearest", "Edges: k nearest",
                "N(i) = every d-th of the k·d sources with the least d_{ij}",
                "Every node reads from k others, whether they matter or not; its own distance is 0, so it is one of "
                "them. The choice carries no gradient: nothing teaches the graph.")
+NEAR = Step("edges", "k nearest", "Edges: k nearest sources",
+            "N(i) = every d-th of the k·d sources with the least ‖x̂_i − ŷ_j‖² + P_{ij}",
+            "In the first stages of a pyramid a source y is the mean of r × r nodes. P tells how far apart they are.")
+GROUPS = Step("edges", "k nearest", "Edges: k nearest in each group",
+              "N_g(i) = every d-th of the k·d sources with the least ‖x̂_{ig} − ŷ_{jg}‖²",
+              "Every group g of channels has neighbours of its own. Between patches of a pyramid, P_{ij} is added.")
 SIMILARITY = Step("scores", "similarities", "Similarities",
                   "z_{ij} = (s_{ij} − mean(s)) / std(s),   s_{ij} = −‖x̂_i − x̂_j‖²",
                   "How similar two nodes are, compared with all pairs of this image.")
-ABOVE = Step("edges", "edges", "Edges: the similar ones",
-             "N(i) = {j : z_{ij} > Φ⁻¹(q)}",
+ABOVE = Step("edges", "edges", "Edges: the similar ones", "N(i) = {j : z_{ij} > Φ⁻¹(q)}",
              "An edge wherever the similarity is above a threshold, so the number of neighbours follows the image. q "
              "is fixed and falls over the layers.")
-CHOSEN = Step("edges", "edges", "Edges",
-              "N(i) = constructor(x′)",
+CHOSEN = Step("edges", "edges", "Edges", "N(i) = constructor(x′)",
               "The constructor says which nodes every node reads from; in a hypergraph, through which hyperedges.")
 PARTS = Step("edges", "partitions", "Partitions and edges",
              "V¹, …, V^κ = k-means(x′);   N(i) = K nearest in i's own partition",
@@ -108,22 +109,19 @@ RELATIVE = Step("aggregate", "max-relative", "Max-relative",
                 "For each channel the source that is most above node i wins, and m holds by how much. In LRGC the "
                 "maximum runs over all j, and an edge that is not selected carries 0. In other graphs α is 1 and the "
                 "maximum runs over the edges alone; m is 0 where there is none.")
-UPDATE = Step("update", "update", "Update",
-              "u_i = GELU([x′_i, m_i] W_{update})",
+UPDATE = Step("update", "update", "Update", "u_i = GELU([x′_i, m_i] W_{update})",
               "A linear layer of 4 heads mixes what a node is with what it has read. A head sees the same slice of "
               "both.")
 UPDATE_GLOBAL = Step("update", "update", "Update",
                      "u_i = GELU([x′_i, m_i, z′_i] W_{update})",
                      "A linear layer mixes what a node is, what it has read, and the z′ of its partition.")
-RESIDUAL = Step("update", "W_out", "Linear layer out, residual",
-                "y_i = u_i W_{out} + x_i",
+RESIDUAL = Step("update", "W_out", "Linear layer out, residual", "y_i = u_i W_{out} + x_i",
                 "Back to C numbers, added to what the block began with.")
 FEED = Step("ffn", "FFN", "FFN",
             "z_i = GELU(y_i W_1) W_2 + y_i   (LRGC Eq. 1)",
             "Two linear layers on every node by itself; no node reads from another here. The next layer makes a new "
             "graph from z.")
-HEAD = Step("head", "head", "Head",
-            "logits = GELU(mean_i(z_i) W_3) W_4",
+HEAD = Step("head", "head", "Head", "logits = GELU(mean_i(z_i) W_3) W_4",
             "The mean of all nodes, then two linear layers: one number a class.")
 OTHER_UPDATE = Step("update", "update", "Aggregation and update",
                     "u_i = conv(x′_i, {x′_j : j ∈ N(i)})",
@@ -131,21 +129,18 @@ OTHER_UPDATE = Step("update", "update", "Aggregation and update",
 SCORES = Step("head", "head", "Head",
               "logit_l = w_l · D_l + b_l + (mean_i(z_i) W + b)_l   (GKGNet Eq. 3, before σ)",
               "Every label is scored by its own node, and by the mean of all patches.")
-CLASSIFIER = Step("head", "head", "Head",
-                  "logits = z W + b",
+CLASSIFIER = Step("head", "head", "Head", "logits = z W + b",
                   "A linear layer: one number a class.")
 LABELS = Step("head", "labels", "Cross level: labels read from patches",
               "D_l ← FFN(D_l + Grapher(D_l, patches))",
               "Every label is a node, and reads from the patches nearest to it.")
-BACKBONE = Step("stem", "backbone", "Backbone",
-                "X = φ(images)",
+BACKBONE = Step("stem", "backbone", "Backbone", "X = φ(images)",
                 "A ResNet turns every image into one node.")
-BIPARTITE = Step("aggregate", "bipartite", "Anchors and proxies",
-                 "z_i = ω(x_i, Σ_j α_{ij} v_j)",
+BIPARTITE = Step("aggregate", "bipartite", "Anchors and proxies", "z_i = ω(x_i, Σ_j α_{ij} v_j)",
                  "An image reads from anchors, images of known classes, and from proxies, which are learnt.")
 
 
-def graph_values(module: nn.Module, inputs: tuple, output) -> list[tuple[Step, str, Tensor]]:
+def graph_values(module: nn.Module, inputs: tuple, output, pyramid: bool = False) -> list[tuple[Step, str, Tensor]]:
     """What a constructor compared, and the adjacency that it made."""
     h, edges = inputs[0], (output if isinstance(output, GroupGraph) else output.union()).adj()
     if isinstance(module, LRGC):
@@ -154,6 +149,8 @@ def graph_values(module: nn.Module, inputs: tuple, output) -> list[tuple[Step, s
         s = -squared_distance(unit(h), unit(h))
         return [(SIMILARITY, "z", (s - s.mean((1, 2), keepdim=True)) / s.std((1, 2), keepdim=True)),
                 (ABOVE, "N(i)", edges)]
+    if isinstance(module, GroupKNN) or pyramid and isinstance(module, KNN):
+        return [(GROUPS if isinstance(module, GroupKNN) else NEAR, "N(i)", edges)]
     if type(module) is KNN and h.shape[1] == edges.shape[-1]:
         return [(DISTANCE, "d", squared_distance(unit(h), unit(h))), (NEAREST, "N(i)", edges)]
     return [(CHOSEN, "N(i)", edges)]
@@ -183,6 +180,7 @@ RULES: tuple[tuple[str, Callable], ...] = (
     (r"stages\.[1-9]\.downsample", one(DOWN, "X")),
     (r".*\.cpe", one(CPE, "CPE")),
     (r".*grapher\.fc1|cross\.\d+\.fc1", one(W_IN, "x′")),
+    (r"stages.*grapher\.constructor", partial(graph_values, pyramid=True)),
     (r".*grapher\.constructor|cross\.\d+\.constructor", graph_values),
     (r".*\.degc", partition_values),
     (r".*\.conv", aggregate_values),
@@ -246,7 +244,7 @@ def place(model: nn.Module, name: str) -> str:
 
 def typeset(equation: str) -> str:
     """The equation as HTML: _x and _{…} below, ^x above, single letters in italics."""
-    text = re.sub(r"(?<![A-Za-z])([A-Za-zα-ωκ]̂?)(?![A-Za-z])", r"<i>\1</i>", html.escape(equation))
+    text = re.sub(r"(?<![A-Za-z'])([A-Za-zα-ωκ]̂?)(?![A-Za-z])", r"<i>\1</i>", html.escape(equation, quote=False))
     text = re.sub(r"_\{([^}]*)\}|_(<i>.</i>|[A-Za-z0-9])",
                   lambda m: f"<sub>{'<i>ij</i>' if m[1] == 'ij' else m[1] or m[2]}</sub>", text)
     return re.sub(r"\^(<i>.</i>|[A-Za-z0-9])", r"<sup>\1</sup>", text)

@@ -1,5 +1,8 @@
 """The page of `explore --html` in a real browser: it shows the graph's own edges, and does what it says."""
 
+import base64
+import io
+import json
 import re
 
 import numpy as np
@@ -7,13 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from vig_minimal import create_model
+from vig_minimal import create_model, list_constructors
 from vig_minimal.data.augment import normalise
 from vig_minimal.data.synthetic import CLASSES
+from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.look import explore
 from vig_minimal.look.page import build as building
 from vig_minimal.look.page.build import build, diversity, masks_of
-from vig_minimal.look.predict import Transform, open_image, open_model
+from vig_minimal.look.predict import Transform, open_image, open_model, open_scene
 
 HALF = (0.5,) * 3, (0.5,) * 3  # mean and std
 TINY = {"img_size": 32, "dim": 16, "depth": 3, "patch": 4}
@@ -113,6 +117,24 @@ def test_moving_over_a_patch_lights_up_the_adjacencys_own_sources(name, page, gr
             assert shown(page) == graph.adj()[0, target].nonzero()[:, 0].tolist(), (layer, row, column)
 
 
+def test_the_graph_of_every_constructor_is_shown(browser, tmp_path):
+    models = [opened("vig_nano", graph=name, **TINY) for name in list_constructors()]
+    page, image = tmp_path / "page.html", open_image("shapes:9", Transform((32, 32)))
+    page.write_text(build([(model, model.config.graph) for model in models], ["shapes:9"], "all"), encoding="utf-8")
+    browser.open(page)
+    for number, model in enumerate(models):
+        with torch.inference_mode():
+            _, adjacencies = model(normalise(image[None], *HALF), return_graphs=True)
+        browser.choose("#model", str(number))
+        browser.until("return state.model === arguments[0] && graphs.length > 0 && picture !== null", number)
+        for layer, graph in enumerate(adjacencies):
+            adj = (graph if isinstance(graph, GroupGraph) else graph.union()).adj()[0]  # a hypergraph's hyperedges
+            adj = adj.any(0) if adj.ndim == 3 else adj != 0
+            rows = browser.run("return graphs[arguments[0]].rows().map((row) => row.map(({ j }) => j))", layer)
+            assert rows == [row.nonzero()[:, 0].tolist() for row in adj], (model.config.graph, layer)
+    assert browser.errors() == []
+
+
 def test_is_read_by_lists_the_columns(page, graphs):
     show(page, "lrgc_nano", 1)
     adj = graphs["lrgc_nano"][1].adj()[0]
@@ -147,7 +169,7 @@ def test_sources_shine_and_others_are_dark(page, graphs):
     plain = np.array(before).reshape(32, 32, 4)[2::4, 2::4, :3].reshape(64, 3)
     for node in range(64):
         drawn = np.array(pixels[node], float)
-        expected = plain[node] * 0.3 + 0.7 * np.array([255, 138, 31]) if adj[node] else plain[node] * 0.28
+        expected = plain[node] * 0.6 + 0.4 * np.array([255, 138, 31]) if adj[node] else plain[node] * 0.28
         assert np.abs(drawn - expected).max() < 12, node
 
 
@@ -195,6 +217,9 @@ def test_the_keyboard_moves_patch_and_layer(page):
     page.press("Escape", "r")
     assert "is read by" in page.text("#reading")
     page.press("r")
+    page.run("document.getElementById('layer').focus()")
+    page.press("[", "]", "]")  # on a slider too, whose own keys are the arrows
+    assert page.run("return state.layer") == 2
 
 
 def test_a_click_holds_a_patch_and_another_click_lets_go(page):
@@ -312,6 +337,45 @@ def test_another_constructor_in_all_layers(live):
     assert live.text("#title") == "Edges: k nearest"
 
 
+def test_the_questions_are_answered(live, models):
+    """Each button above the picture changes the page so that it says why, or what would be."""
+    live.run("go({ layer: 1, node: [2, 2] }); document.getElementById('why-this').click()")
+    row = live.run("return graphs[1].row(18).map(({ j }) => j).filter((j) => j !== 18)")
+    r, c = live.run("return state.hovered")
+    assert 8 * r + c in row and re.match(rf"And {r},{c}\? It reads: its score α′ = .* is above τ", live.text("#why"))
+    for question, graph in (("random", "random"), ("none", "none")):
+        count = runs(live)
+        live.run(f"""document.querySelector('[data-ask*="{question}"]').click()""")
+        live.until("return Number(document.body.dataset.runs) > arguments[0]", count)
+        assert live.run("return live.settings.map(({ constructor }) => constructor)") == 3 * [graph]
+        assert "edges are gone" in live.text("#changed") and live.text("#where").startswith("vig_minimal/constructors/")
+        assert live.text("#title") == "Edges that know nothing of the image"
+    live.run("document.getElementById('reset').click()")
+    live.until("return !changed()")
+    count = runs(live)
+    live.run("document.getElementById('ask-tau').click()")
+    live.until("return Number(document.body.dataset.runs) > arguments[0] && changed()", count)
+    tau = models["lrgc_nano"].blocks[0].grapher.constructor.tau.item()
+    assert live.run("return live.settings.map(({ tau }) => tau)") == pytest.approx([tau, 2, tau], rel=1e-3)
+    assert "τ = 2" in live.text("#change") and "weaker" in live.text("#change .hint:not([hidden])")
+
+
+def test_the_scenes_that_are_recognised_are_counted(live, models):
+    """With the graphs of now, over all scenes of the page; here with PyTorch too."""
+    right = 0
+    for index in range(12):
+        image, label = open_scene(f"shapes:{index}", (32, 32), "single")
+        with torch.inference_mode():
+            right += int(models["lrgc_nano"](normalise(image[None], *HALF)).argmax()) == label
+    live.run("document.getElementById('count').click()")
+    said = live.until("return document.getElementById('counts').textContent.match(/.* of 12 .*/)?.[0]")
+    assert said == f"as it was trained: {right} of 12 scenes recognised"
+    live.run("change({ constructor: 'full', edges: {} })")
+    live.until("return changed()")
+    live.run("document.getElementById('count').click()")
+    assert live.until("return document.querySelector('#counts li + li')?.textContent.match(/full in 1 of 3 .* of 12/)")
+
+
 def test_an_edge_is_cut_by_hand_and_put_back(live):
     live.run("document.getElementById('picture').focus(); go({ node: [2, 2], held: true })")
     source = live.run("const { j } = graphs[0].row(18).find(({ j }) => j !== 18);"
@@ -345,11 +409,21 @@ def photos(folder):
     """Files that people have: name -> a picture whose middle is red."""
     red = Image.new("RGB", (60, 40), (200, 0, 0))
     made = {"wide.png": red, "tall.jpg": red.rotate(90, expand=True), "dot.png": Image.new("RGB", (1, 1), (200, 0, 0)),
-            "huge.png": Image.new("RGB", (5000, 300), (200, 0, 0)), "palette.gif": red.quantize(),
-            "cmyk.jpg": red.convert("CMYK"), "grey.png": Image.new("L", (30, 50), 77)}
+            "huge.png": Image.new("RGB", (6000, 3000), (200, 0, 0)), "palette.gif": red.quantize(),
+            "cmyk.jpg": red.convert("CMYK"), "grey.png": Image.new("L", (30, 50), 77),
+            "clear.png": Image.new("RGBA", (30, 50), (0, 0, 0, 0))}
     for name, picture in made.items():
         picture.save(folder / name)
     return [folder / name for name in made]
+
+
+def turned(folder):
+    """A photo that is red above and blue below in the file, and is to be shown turned by 90 degrees clockwise."""
+    image, exif = Image.new("RGB", (40, 40), (200, 0, 0)), Image.Exif()
+    image.paste((0, 0, 200), (0, 20, 40, 40))
+    exif[0x0112] = 6
+    image.save(folder / "turned.jpg", exif=exif)
+    return folder / "turned.jpg"
 
 
 def test_a_photo_of_ones_own_whatever_it_is(live, tmp_path):
@@ -358,9 +432,14 @@ def test_a_photo_of_ones_own_whatever_it_is(live, tmp_path):
         count = runs(live)
         live.call("POST", f"/element/{next(iter(field.values()))}/value", text=str(file))
         live.until("return Number(document.body.dataset.runs) > arguments[0]", count)
-        expected = (77, 77, 77) if file.name == "grey.png" else (200, 0, 0)
+        expected = {"grey.png": (77, 77, 77), "clear.png": (255, 255, 255)}.get(file.name, (200, 0, 0))
         pixels = np.array(live.run("return [...state.pixels]")).reshape(32 * 32, 3)
         assert np.abs(pixels - expected).max() <= 24, file.name  # JPEG and CMYK are not exact
+    count = runs(live)  # a camera that was held upright: what lies above in the file is on the right
+    live.call("POST", f"/element/{next(iter(field.values()))}/value", text=str(turned(tmp_path)))
+    live.until("return Number(document.body.dataset.runs) > arguments[0]", count)
+    pixels = np.array(live.run("return [...state.pixels]")).reshape(32, 32, 3)
+    assert np.abs(pixels[:, 2] - (0, 0, 200)).max() <= 24 and np.abs(pixels[:, 29] - (200, 0, 0)).max() <= 24
     (tmp_path / "text.png").write_text("no image")
     live.call("POST", f"/element/{next(iter(field.values()))}/value", text=str(tmp_path / "text.png"))
     assert "text.png is not an image" in live.until("return document.getElementById('changed').textContent")
@@ -391,11 +470,62 @@ def test_masks_say_which_shape_a_patch_shows():
     assert set(masks.tolist()) == {0, 1} and masks_of("photo.jpg", Transform((64, 64)), (8, 8), "single") is None
 
 
+def test_explore_takes_other_constructors(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    explore.main(["shapes:2", "--graph", "svga", "--graph", "none", "--html", "page.html"])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "svga graph, random weights" in page and "none graph, random weights" in page
+    explore.main(["shapes:2", "--model", "vig_nano", "--graph", "none", "--out", "graph.png"])
+    assert "vig_nano, none graph, random weights" in (said := capsys.readouterr().out)
+    assert re.search(r"0 +1\.0 +1 +1", said)
+
+
 def test_explore_writes_a_page(tmp_path, capsys):
     page = str(tmp_path / "page.html")
     explore.main([*map(str, photos(tmp_path)), "shapes:2", "--model", "vig_nano", "--html", page])
     assert "see the graph" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "open it in a browser" in capsys.readouterr().out
+
+
+def test_photos_are_shown_as_the_model_sees_them(models, tmp_path):
+    files = [*photos(tmp_path), turned(tmp_path)]
+    page = build([(models["vig_nano"], "random")], [str(file) for file in files], "photos")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    for file, view in zip(files, data["views"][0], strict=True):
+        shown = Image.open(io.BytesIO(base64.b64decode(data["pictures"][view["picture"]].partition(",")[2])))
+        pixels = np.array(shown.convert("RGB"), int)
+        assert pixels.shape == (32, 32, 3)
+        left, right = {"grey.png": [(77, 77, 77)] * 2, "clear.png": [(255, 255, 255)] * 2,
+                       "turned.jpg": [(0, 0, 200), (200, 0, 0)]}.get(file.name, [(200, 0, 0)] * 2)
+        assert np.abs(pixels[:, 2] - left).max() <= 24 and np.abs(pixels[:, 29] - right).max() <= 24, file.name
+
+
+def test_an_image_of_too_many_pixels_is_one_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (60, 60)).save("bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # the true limit needs hundreds of megabytes
+    with pytest.raises(SystemExit) as end:
+        explore.main(["bomb.png", "--html", "p.html"])
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and err.count("\n") == 1 and "bomb.png" in err and "Traceback" not in err
+
+
+def test_images_that_are_not_square(browser, tmp_path):
+    """A model of 24 × 40 pixels: 6 × 10 patches, on the page and live."""
+    model = opened("lrgc_nano", **TINY | {"img_size": (24, 40)})
+    (tmp_path / "wide.html").write_text(build([(model, "random")], ["shapes:9"], "wide", True, 2), encoding="utf-8")
+    browser.open(tmp_path / "wide.html")
+    browser.until("return live !== null")
+    image = open_image("shapes:9", model.transform)
+    with torch.inference_mode():
+        logits, graphs = model(normalise(image[None], *HALF), return_graphs=True)
+    page = torch.tensor(browser.run("return [...live.logits]"))
+    assert (page - logits[0]).abs().max() < 0.02 * logits.abs().max()  # float16 weights
+    browser.move("#picture", 7.5 / 10, 4.5 / 6)
+    assert browser.text("#reading").startswith("Patch 4,7 reads from")
+    assert shown(browser) == graphs[0].adj()[0, 47].nonzero()[:, 0].tolist()
+    box = browser.run("const b = document.getElementById('picture').getBoundingClientRect(); return b.width / b.height")
+    assert box == pytest.approx(40 / 24, rel=0.01) and browser.errors() == []
 
 
 @pytest.mark.parametrize("argv, says", [
@@ -408,6 +538,9 @@ def test_explore_writes_a_page(tmp_path, capsys):
     (["shapes:1", "--html", "p.html", "--live", "--model", "cvig_nano"], "leave --live out"),
     (["shapes:1", "--html", "p.html", "--model", "cnn2gnn_nano"], "no graph over patches"),
     (["nothing.jpg", "--html", "p.html"], "no such image"),
+    (["shapes:1", "--graph", "svga", "--checkpoint", "best.pt"], "--graph: a trained model has its own graph"),
+    (["shapes:1", "--graph", "svga", "--graph", "mgc"], "one of each"),
+    (["shapes:1", "--html", "p.html", "--graph", "lrgx"], "did you mean lrgc?"),
 ])
 def test_bad_input_is_one_sentence(argv, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

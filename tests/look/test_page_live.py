@@ -162,6 +162,29 @@ def test_from_the_block_that_was_changed_on_is_as_from_the_start(opened, browser
     assert again == whole
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("graph", ["lrgc", "knn", "threshold"])
+def test_one_pass_takes_less_than_150_ms(graph, browser, tmp_path):
+    """Of the whole lrgc_nano, in time of this thread alone, so that what else runs here does not count."""
+    model = create_model("lrgc_nano").eval()
+    model.name, model.transform = "lrgc_nano", Transform((64, 64))
+    put(browser, model, tmp_path)
+
+    def cpu() -> float:
+        metrics = browser.call("POST", "/goog/cdp/execute", cmd="Performance.getMetrics", params={})["metrics"]
+        return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+
+    browser.call("POST", "/goog/cdp/execute", cmd="Performance.enable", params={"timeDomain": "threadTicks"})
+    browser.run("window.pixels = Uint8Array.from({ length: 64 * 64 * 3 }, (_, n) => n * n % 256);"
+                "window.own = about.settings.map((own) => ({ ...own, constructor: arguments[0] }));", graph)
+    seconds = []
+    for _ in range(4):  # the first is slower: the browser then compiles
+        start = cpu()
+        browser.run("for (let n = 0; n < 5; n++) network.run(pixels, own)")
+        seconds.append((cpu() - start) / 5)
+    assert 0 < min(seconds) < 0.15, seconds
+
+
 def test_folded_weights_give_the_models_logits():
     opened = trained_like("lrgc_nano")
     image = normalise(open_image("shapes:6", SEEN)[None], SEEN.mean, SEEN.std)

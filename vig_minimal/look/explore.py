@@ -121,6 +121,8 @@ def main(argv: list[str] | None = None) -> None:
         help="a name of list_models() (default: the checkpoint's, else lrgc_nano)")
     add("--checkpoint", metavar="PATH", action="append", default=[],
         help="best.pt or last.pt of train.py (default: random weights)")
+    add("--graph", metavar="NAME", action="append", default=[],
+        help="another constructor in that model: one of list_constructors() (several: --html)")
     add("--node", metavar="ROW,COLUMN", help="the target patch, counted from 0 (default: the one in the middle); in a"
                                            " pyramid, one of the first stage")
     add("--partitions", action="store_true", help="draw ClusterViG's partitions instead of a patch's sources")
@@ -133,16 +135,16 @@ def main(argv: list[str] | None = None) -> None:
         pages.check(args)
         if args.html:
             return pages.write(args)
-        args.image, args.model, args.checkpoint = (next(iter(given), None)
-                                                   for given in (args.image, args.model, args.checkpoint))
-        model = open_model(args.model, args.checkpoint)
+        args.image, args.model, args.checkpoint, args.graph = (
+            next(iter(given), None) for given in (args.image, args.model, args.checkpoint, args.graph))
+        model = open_model(args.model, args.checkpoint, args.graph)
         if not hasattr(model.config, "grid"):
             raise ValueError(f"{model.name} has no graph over patches: its nodes are images, anchors and proxies,"
                              " which python -m vig_minimal attention draws")
         image = open_image(args.image, model.transform, "multi" if model.multi_label else "single")
         scores, graphs = probabilities(model, image[None], return_graphs=True)
         layers = layers_of(model.config, graphs)
-        about = f"{model.name}, {args.checkpoint or 'random weights'}"
+        about = f"{model.name}, {f'{args.graph} graph, ' * bool(args.graph)}{args.checkpoint or 'random weights'}"
         best = in_words(named(model, scores[0], top=5, threshold=scores[0].topk(min(5, scores.shape[1])).values[-1]))
         title = f"{about}, {args.image}" + (f": {best}" if args.checkpoint else "")
         page = draw(args, model, image, layers, scores[0], title)

@@ -102,11 +102,12 @@ def load(path: str | Path) -> nn.Module:
     return _with(model, state["name"], state["classes"], state.get("multi_label", isinstance(model, GKGNet)), transform)
 
 
-def open_model(name: str | None, checkpoint: str | None) -> nn.Module:
+def open_model(name: str | None, checkpoint: str | None, graph: str | None = None) -> nn.Module:
     """`load` a checkpoint; without one, create a model by its name, with random weights that are the same every time.
 
-    Its classes then are those of the synthetic scenes where their number fits, else numbers. Raises ValueError for an
-    unknown name, and for a checkpoint that cannot be used or is of another model.
+    graph: another constructor, for a new model. Its classes then are those of the synthetic scenes where their number
+    fits, else numbers. Raises ValueError for an unknown name, and for a checkpoint that cannot be used or is of another
+    model.
     """
     if checkpoint is not None:
         model = load(checkpoint)
@@ -115,7 +116,7 @@ def open_model(name: str | None, checkpoint: str | None) -> nn.Module:
         return model
     torch.manual_seed(0)
     name = name or "lrgc_nano"
-    model = create_model(name)
+    model = create_model(name, **({"graph": graph} if graph else {}))
     count = model.config.num_classes
     classes = CLASSES if count == len(CLASSES) else map(str, range(count))
     return _with(model, name, classes, isinstance(model, GKGNet), Transform(model.config.img_size))

@@ -8,6 +8,7 @@ import base64
 import html
 import io
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def model_of(model: nn.Module, about: str, graphs: Sequence[Graph], taus: Sequen
     """What the page needs to know of a model, whatever the image. about: its weights. taus: LRGC's, one a layer."""
     config = model.config
     layers = [{"name": layer.name, "grid": layer.grid, "pool": layer.pool, "scale": layer.scale,
-               "ofLabels": layer.of_labels, "targets": layer.graph.num_targets, "sources": layer.graph.num_sources,
+               "ofLabels": layer.of_labels, "targets": layer.graph.num_targets, "sources": math.prod(layer.source_grid),
                "tau": taus[i] if i < len(taus) else None} for i, layer in enumerate(layers_of(config, graphs))]
     return {"name": model.name, "about": about, "classes": model.classes, "multi": model.multi_label,
             "size": config.img_size, "crop": model.transform.eval_crop, "grid": config.grid, "layers": layers,
@@ -155,7 +156,8 @@ def build(models: Sequence[tuple[nn.Module, str]], sources: Sequence[str], title
             key = f"scenes {config.img_size} {view}"
             data["pictures"].setdefault(key, scenes(config.img_size, num_scenes, view))
             masks = [masks_of(f"shapes:{i}", transform, config.grid, view) for i in range(num_scenes)]
-            data["models"][-1]["scenes"] = {"picture": key, "count": num_scenes, "masks": masks}
+            labels = [open_scene(f"shapes:{i}", config.img_size, "single")[1] for i in range(num_scenes)]
+            data["models"][-1]["scenes"] = {"picture": key, "labels": labels, "masks": masks}
     return fill(data)
 
 

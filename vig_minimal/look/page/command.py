@@ -25,12 +25,15 @@ def add_flags(add) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raise ValueError unless the flags of pages and of pictures go together."""
+    if args.graph and (args.run or args.checkpoint):
+        raise ValueError("--graph: a trained model has its own graph; leave --graph out, or give --model NAME without"
+                         " --checkpoint")
     if not args.html:
         if args.live or args.run:
             raise ValueError(f"--{'live' if args.live else 'run'}: add --html FILE, the page to write")
         if not args.image:
             raise ValueError("required: image, a file or shapes:INDEX")
-        if len(args.image) != 1 or max(len(args.model), len(args.checkpoint)) > 1:
+        if len(args.image) != 1 or max(len(args.model), len(args.checkpoint), len(args.graph)) > 1:
             raise ValueError("a picture shows one image and one model; give one of each, or --html FILE for a page")
         return
     for flag in ("node", "partitions", "label", "layers"):
@@ -51,8 +54,9 @@ def write(args: argparse.Namespace) -> None:
         page = epochs_of(args.run)
     else:
         models = [(open_model(None, path), path) for path in args.checkpoint]
-        models += [(open_model(name, None), "random weights") for name in args.model]
-        models = models or [(open_model(None, None), "random weights")]
+        if args.model or not models:
+            models += [(open_model(name, None, graph), f"{graph} graph, random weights" if graph else "random weights")
+                       for name in args.model or [None] for graph in args.graph or [None]]
         title = ", ".join(dict.fromkeys(model.name for model, _ in models)) + ": see the graph"
         with tqdm(total=len(models) * len(args.image), unit="graph", disable=None, leave=False) as bar:
             page = build(models, args.image, title, args.live, SCENES if args.live else 0, progress=bar.update)

@@ -17,16 +17,11 @@ class Graph {
     const [rows, columns] = this.grid;
     this.sourceGrid = [Math.floor(rows / this.pool), Math.floor(columns / this.pool)];
   }
-
   /* The sources of target i, each once: { j, weight, groups: those whose channels read from it }. */
   row(i) {
-    if (this.weights) {
-      const found = [];
-      this.weights.subarray(i * this.sources, (i + 1) * this.sources).forEach((weight, j) => {
-        if (weight !== 0) found.push({ j, weight: weight * this.unit, groups: [0] });
-      });
-      return found;
-    }
+    if (this.weights)
+      return Array.from(this.weights.subarray(i * this.sources, (i + 1) * this.sources), (weight, j) => (
+        { j, weight: weight * this.unit, groups: [0] })).filter(({ weight }) => weight !== 0);
     const found = new Map(), { k } = this.data;
     for (let g = 0, e = i * k; g < this.groups; g++, e += this.targets * k)
       for (const j of new Set(this.index.subarray(e, e + k))) {
@@ -35,27 +30,23 @@ class Graph {
       }
     return [...found.values()].sort((a, b) => a.j - b.j);
   }
-
   /* The targets that read from source j, in the same form. */
   column(j) {
     return this.rows().flatMap((row, i) => row.filter((edge) => edge.j === j).map((edge) => ({ ...edge, j: i })));
   }
 
   rows() { return this.kept ??= Array.from({ length: this.targets }, (_, i) => this.row(i)); }
-
   /* The square of first-stage patches that a target or a source covers: [row, column, side]. */
   box(node, isSource) {
     const columns = (isSource ? this.sourceGrid : this.grid)[1], side = this.scale * (isSource ? this.pool : 1);
     return [Math.floor(node / columns) * side, (node % columns) * side, side];
   }
-
   /* The node that covers a patch of the first stage, or −1: patches at the edge may be in no pooled source. */
   nodeAt(row, column, isSource) {
     const [rows, columns] = isSource ? this.sourceGrid : this.grid, side = this.scale * (isSource ? this.pool : 1);
     const r = Math.floor(row / side), c = Math.floor(column / side);
     return r < rows && c < columns ? r * columns + c : -1;
   }
-
   /* The layer in numbers; before: the graph of the layer before; masks: the shape that each patch shows, if known. */
   numbers(before, masks) {
     const rows = this.rows(), degrees = rows.map((row) => row.length), edges = degrees.reduce((a, b) => a + b, 0);
@@ -84,7 +75,6 @@ class Graph {
       homophily: known ? same / known : null,
     };
   }
-
   /* Edges that `other` has and this graph has not: their number, and those of target i. */
   missing(other) {
     const rows = this.rows().map((row, i) => {
@@ -94,7 +84,6 @@ class Graph {
     return { count: rows.flat().length, rows };
   }
 }
-
 /* ‖X − mean‖ / ‖X‖ of nodes × channels, as `diversity` in Python. */
 function diversityOf(x, channels) {
   const mean = new Float64Array(channels);

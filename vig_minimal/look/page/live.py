@@ -8,14 +8,35 @@ from torch import nn
 
 from ...constructors import KNN, LRGC, SimilarityThreshold
 from ...models.vig import ViG
-from ..explain import ABOVE, ALPHA, DISTANCE, NEAREST, SCORE, SIMILARITY, typeset
+from ..explain import ABOVE, ALPHA, DISTANCE, NEAREST, SCORE, SIMILARITY, Step, typeset
+
+BLIND = Step("scores", "scores", "No scores", "–", "This graph compares no nodes: it is the same for every image.")
+
+
+def control(equation: str, says: str) -> tuple[Step, Step]:
+    """The steps of a graph that knows nothing of the image."""
+    return BLIND, Step("edges", "edges", "Edges that know nothing of the image", equation, says)
+
+
+RANDOM = control("N(i) = i and k − 1 others, by lot",
+                 "A control: as many edges as k nearest has, and no reason for any. What a chosen graph brings, it "
+                 "brings beyond this one.")
+GRID = control("N(i) = {j : |row_j − row_i| ≤ 1, |column_j − column_i| ≤ 1}",
+               "A control: the patches around, as a 3 × 3 convolution reads them.")
+FULL = control("N(i) = all nodes", "A control: every node reads from all, so nothing is chosen.")
+NONE = control("N(i) = {i}", "A control: a node reads from itself alone, m is 0, and no patch learns of another.")
 
 # what the steps say where a person has changed the graph: constructor -> key of the step -> the step
 CHOICES = {name: {step.key: {"title": step.title, "equation": typeset(step.equation), "says": step.says,
-                             "where": f"vig_minimal/constructors/{file}"} for step in steps}
-           for name, file, steps in (
-               ("lrgc", "lrgc.py LRGC", (SCORE, ALPHA)), ("knn", "knn.py KNN", (DISTANCE, NEAREST)),
-               ("threshold", "similarity_threshold.py SimilarityThreshold", (SIMILARITY, ABOVE)))}
+                             "symbol": symbol, "where": f"vig_minimal/constructors/{file}"}
+                  for step, symbol in zip(steps, symbols)}
+           for name, file, steps, symbols in (
+               ("lrgc", "lrgc.py LRGC", (SCORE, ALPHA), ("α′", "α")),
+               ("knn", "knn.py KNN", (DISTANCE, NEAREST), ("d", "N(i)")),
+               ("threshold", "similarity_threshold.py SimilarityThreshold", (SIMILARITY, ABOVE), ("z", "N(i)")),
+               ("random", "controls.py Random", RANDOM, ("", "N(i)")),
+               ("grid", "controls.py Surroundings", GRID, ("", "N(i)")),
+               ("full", "controls.py Full", FULL, ("", "N(i)")), ("none", "controls.py Alone", NONE, ("", "N(i)")))}
 LARGEST = 4_000_000  # parameters: 8 MB in the page, about a second for one image
 
 
@@ -65,14 +86,14 @@ def live(model: ViG) -> dict:
         "names": list(parts), "steps": CHOICES,
         "constructorName": {KNN: "knn", LRGC: "lrgc", SimilarityThreshold: "threshold"}[type(constructor)],
         "parts": [{"weight": w.numel(), "bias": b.numel(), "groups": groups} for w, b, groups in layers],
-        "settings": [settings(block.grapher.constructor, config.k) for block in folded.blocks],
+        "settings": [settings(block.grapher.constructor, config.k, l) for l, block in enumerate(folded.blocks)],
         "weights": base64.b64encode(numbers.half().numpy().astype("<f2").tobytes()).decode(),
     }
 
 
-def settings(constructor: nn.Module, k: int) -> dict:
+def settings(constructor: nn.Module, k: int, seed: int) -> dict:
     """What a person may change in one block. The constructors that are not the block's own start with these too."""
     name = {KNN: "knn", LRGC: "lrgc", SimilarityThreshold: "threshold"}[type(constructor)]
     return {"constructor": name, "tau": float(constructor.tau.detach()) if name == "lrgc" else -1.0,
             "k": getattr(constructor, "k", k), "dilation": getattr(constructor, "dilation", 1),
-            "z": getattr(constructor, "z", 1.0), "seed": 0, "edges": {}}
+            "z": getattr(constructor, "z", 1.0), "seed": seed, "edges": {}}

@@ -4,7 +4,6 @@
    Nodes are rows of a Float32Array: node i, channel c is x[i * C + c]. A graph is an N × N array whose rows are
    targets and columns are sources: weights[i * N + j] ≠ 0 is an edge from source j to target i. */
 "use strict";
-
 /* y = x Wᵀ + b for every row of x. W has `outputs` rows; with groups, outputs of a group read its slice of x alone.
    Four rows and two outputs are computed at a time, so that each number that is read is used several times. */
 function linear(x, rows, { weight, bias, groups = 1 }) {
@@ -28,7 +27,6 @@ function linear(x, rows, { weight, bias, groups = 1 }) {
   }
   return y;
 }
-
 /* A 3×3 convolution with zeros around the image: each output's 9 surrounding pixels in a row, then a linear layer. */
 function convolve(x, [height, width], stride, layer) {
   const channels = layer.weight.length / layer.bias.length / 9;
@@ -44,7 +42,6 @@ function convolve(x, [height, width], stride, layer) {
     }
   return [linear(around, rows * columns, layer), [rows, columns]];
 }
-
 /* GELU(x) = x Φ(x), Φ the normal distribution function (erf after Abramowitz and Stegun 7.1.26, to 1.5e-7). */
 function gelu(x) {
   for (let i = 0; i < x.length; i++) {
@@ -58,16 +55,14 @@ function gelu(x) {
 
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
 const rowOf = (x, i, channels) => x.subarray(i * channels, (i + 1) * channels);
-const dot = (a, b) => a.reduce((sum, value, c) => sum + value * b[c], 0);
+const dot = (a, b) => { let sum = 0; for (let c = 0; c < a.length; c++) sum += a[c] * b[c]; return sum; };
 const norm = (a) => Math.sqrt(dot(a, a));
 const each = (nodes, value) => Array.from({ length: nodes }, (_, j) => value(j));
 const add = (x, y) => x.map((value, i) => value + y[i]);
-
 /* x_0, m_0, x_1, m_1, …: so that every head of the update sees the same slice of both. */
 const interleave = (x, m) => new Float32Array(2 * x.length).map((_, i) => (i % 2 ? m : x)[i >> 1]);
 
 /* ---- graph constructors: nodes h (N × C) → { score, weights }, both N × N; `own` are the layer's settings ---- */
-
 /* −‖x̂_i − x̂_j‖² = 2 cos(x_i, x_j) − 2, x̂ being L2-normalised. */
 function similarity(h, nodes, channels) {
   const unit = each(nodes, (i) => {
@@ -120,7 +115,6 @@ const CONSTRUCTORS = {
 
 const fixed = (nodes, edge) => ({ score: null, weights: new Float32Array(nodes * nodes).map((_, e) => (
   Number(edge(Math.floor(e / nodes), e % nodes)))) });
-
 /* m_i = max_j a_ij (x_j − x_i) for each channel, and the source that won, −1 for none.
    Weighted graphs (LRGC Eq. 5): over all j, so that an edge that is not selected carries 0. Others: over the edges. */
 function maxRelative(x, nodes, channels, weights, weighted) {
@@ -152,7 +146,6 @@ class Network {
     this.head = layers;
     this.kept = [];  // what each block has read
   }
-
   /* pixels: red, green, blue of each pixel, 0 to 255. settings: one for each block. first: the blocks before it keep
      what they computed for the same image. Returns the logits, and for each block everything between. */
   run(pixels, settings, first = 0) {
@@ -172,7 +165,6 @@ class Network {
   classify(pooled, rows) {
     return linear(gelu(linear(pooled, rows, this.head[0])), rows, this.head[1]);
   }
-
   /* Image → stem → patches, plus the position embedding. */
   embed(pixels) {
     let { size } = this, x = Float32Array.from(pixels);
@@ -183,7 +175,6 @@ class Network {
     });
     return add(x, this.position);
   }
-
   /* One block: constructor → aggregation → update → FFN, as `Grapher` and `FFN` in Python. */
   block(x, layer, own) {
     const { nodes, dim } = this;
@@ -197,15 +188,12 @@ class Network {
     return { x, h, score, weights, m, winner, update, y, z };
   }
 }
-
 /* Bytes of base64 text; float16 numbers as float32. */
 const bytesOf = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-
 function halves(bytes) {
   return Float32Array.from(new Uint16Array(bytes.buffer), (bits) => {
-    const exponent = (bits >> 10) & 31, fraction = bits & 1023;
-    const size = exponent ? 2 ** (exponent - 25) * (1024 + fraction) : fraction * 2 ** -24;
-    return bits >> 15 ? -size : size;
+    const exponent = (bits >> 10) & 31, fraction = bits & 1023, sign = bits >> 15 ? -1 : 1;
+    return sign * (exponent ? 2 ** (exponent - 25) * (1024 + fraction) : fraction * 2 ** -24);
   });
 }
 

@@ -6,27 +6,33 @@ const element = (name, properties, ...children) => {
   made.append(...children);
   return made;
 };
-
 /* node: the patch looked at, as [row, column] of the first stage; hovered: another one, while that is held. */
 const state = { model: 0, image: 0, layer: 0, step: 0, label: 0, node: null, hovered: null, held: false, reverse: false,
   mode: "look", settings: null, pixels: null, masks: null };
 let graphs = [], picture = null;  // of every layer; the image as a canvas
 let live = null, before = null;   // the network's last result, and its result on this image before any change
+let counter = null;               // the Worker that counts
 
 const model = () => data.models[state.model];
 const view = () => data.views[state.model][state.image];
 const steps = () => view().steps;
+const edgeStep = () => Math.max(0, steps().findIndex(({ key }) => key === "edges"));
 const alike = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 const go = (changes) => { Object.assign(state, changes); refresh(); };
 
 /* ---- the network, in a Worker: one run at a time, and of all wishes that come meanwhile the last one ---- */
 
+function startWorker({ weights, ...about }, receive) {
+  const worker = new Worker(URL.createObjectURL(new Blob([$("network").textContent], { type: "text/javascript" })));
+  worker.onmessage = (event) => receive(event.data);
+  worker.postMessage({ about, weights });
+  return worker;
+}
+
 const network = {
-  start({ weights, ...about }) {
+  start() {
     this.worker?.terminate();
-    this.worker = new Worker(URL.createObjectURL(new Blob([$("network").textContent], { type: "text/javascript" })));
-    this.worker.onmessage = (event) => this.receive(event.data);
-    this.worker.postMessage({ about, weights });
+    this.worker = startWorker(model().live, (result) => this.receive(result));
     this.busy = this.sent = this.wish = null;
   },
   ask(pixels, settings) {
@@ -53,7 +59,6 @@ const network = {
     else if (!alike(settings, state.settings)) this.ask(pixels, state.settings);
   },
 };
-
 /* Run the network; on a new image first as it was trained, to compare with. */
 const run = () => network.ask(state.pixels, before?.pixels === state.pixels ? state.settings : model().live.settings);
 
@@ -63,30 +68,29 @@ async function load(source) {
   const image = Object.assign(new Image(), { src: source });
   return image.decode().then(() => image, () => null);
 }
-
 /* Scale an image, or a part of its height, until a share of it just covers the model's size, and cut out the middle. */
 function fit(image, share = model().crop, top = 0, part = image.height) {
   const [height, width] = model().size, scale = Math.max(width / image.width, height / part) / share;
   const canvas = element("canvas", { width, height }), w = width / scale, h = height / scale;
-  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const context = Object.assign(canvas.getContext("2d", { willReadFrequently: true }), { fillStyle: "#fff" });
+  context.fillRect(0, 0, width, height);  // what is transparent is white, as in Python
   context.drawImage(image, (image.width - w) / 2, top + (part - h) / 2, w, h, 0, 0, width, height);
   return canvas;
 }
-
+/* Red, green and blue of every pixel. */
+const pixelsOf = (canvas) => (
+  canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.filter((_, n) => n % 4 < 3));
 /* Look at this canvas from now on. masks: the shape that each patch shows, where that is known. */
 function take(canvas, masks) {
   picture = canvas;
-  state.masks = masks;
-  if (model().live) {
-    const rgba = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-    state.pixels = rgba.filter((_, n) => n % 4 < 3);
-    run();
-  } else refresh();
+  Object.assign(state, { masks, pixels: pixelsOf(canvas) });
+  if (model().live) run(); else refresh();
 }
 
 async function openView() {
   const image = await load(data.pictures[view().picture]);
   if (!model().live) graphs = model().layers.map((layer, l) => new Graph(layer, view().layers[l]));
+  $("scene").value = data.images[state.image].match(/^shapes:(\d+)$/)?.[1] ?? "";
   take(fit(image, 1), view().masks);
 }
 
@@ -94,25 +98,28 @@ function openModel() {
   const { grid: [rows, columns], size: [height, width], layers, classes, about, name } = model();
   const [w, h] = [width, height].map((side) => Math.round(1024 * side / Math.max(height, width)));
   [graphs, live, before] = [[], null, null];
+  counter?.terminate();
   state.node = state.node && state.node[0] < rows && state.node[1] < columns ? state.node : [rows >> 1, columns >> 1];
   state.layer = Math.min(state.layer, layers.length - 1);
-  if (state.name !== name) state.step = Math.max(0, steps().findIndex((step) => step.key === "edges"));
+  if (state.name !== name) state.step = edgeStep();
   state.name = name;
   Object.assign($("picture"), { width: w, height: h });
   $("layers").replaceChildren(...layers.map((_, l) => element("button", { onclick: () => go({ layer: l }) },
     element("canvas", { width: w / 4, height: h / 4 }), element("span"))));
   $("layer").max = layers.length - 1;
-  $("about").textContent = `${name}, ${about} · ${rows} × ${columns} patches of ${height} × ${width} pixels`;
+  $("about").textContent = `${name}, ${about} · ${rows} × ${columns} patches of an image of ${height} × ${width}`;
   $("label-box").hidden = !layers.some((layer) => layer.ofLabels);
   $("label").replaceChildren(...classes.map((label, n) => new Option(label, n)));
   document.querySelectorAll(".live-only").forEach((part) => { part.hidden = !model().live; });
   document.querySelectorAll(".run-only").forEach((part) => { part.hidden = !data.history; });
   if (model().live) {
     state.settings = structuredClone(model().live.settings);
-    $("constructor").querySelector("[value=lrgc]").disabled = model().live.constructorName !== "lrgc";
+    $("ask-tau").hidden = $("lrgc").disabled = model().live.constructorName !== "lrgc";
     $("scene-box").hidden = !model().scenes;
-    $("scene").max = (model().scenes?.count || 1) - 1;
-    network.start(model().live);
+    $("count-box").hidden = !model().scenes || model().multi;
+    $("counts").replaceChildren();
+    $("scene").max = (model().scenes?.labels.length || 1) - 1;
+    network.start();
   }
   $("epoch-value").textContent = data.epochs?.[state.model];
   writePipeline();
@@ -120,13 +127,11 @@ function openModel() {
 }
 
 /* ---- what a person changes ---- */
-
 /* Change settings of this layer or, if that is ticked, of all. */
 function change(settings) {
   state.settings.forEach((own, l) => Object.assign(own, l === state.layer || $("everywhere").checked ? settings : {}));
   run();
 }
-
 /* Cut the edge from a patch to the chosen one, or add it, with the mean weight of the layer's edges. */
 function toggleEdge(patch) {
   const graph = graphs[state.layer], { edges } = state.settings[state.layer];
@@ -142,7 +147,32 @@ function paint([x, y]) {
   context.fillRect(Math.round(x * picture.width - size / 2), Math.round(y * picture.height - size / 2), size, size);
   take(picture, null);
 }
-
+/* Hold the chosen patch, and ask for the source, not itself, that counts most. */
+function askWhy() {
+  const graph = graphs[state.layer], own = graph.nodeAt(...state.node, true);
+  const { winner } = live?.layers[state.layer] || {}, i = target(graph);  // where it runs: the channels that j wins
+  const weigh = ({ j, weight }) => (winner ? wins({ winner }, i, j, model().live.dim) : weight);
+  const others = graph.row(i).filter(({ j }) => j !== own).sort((a, b) => weigh(b) - weigh(a));
+  go({ held: true, reverse: false, hovered: graph.box(others[0]?.j ?? own, true).slice(0, 2), step: edgeStep() });
+}
+/* Count the drawn scenes that the model recognises with the graphs of now, in a Worker of its own. */
+async function count() {
+  const { picture: key, labels } = model().scenes, { settings } = structuredClone(live), right = [], { crop } = model();
+  const all = await load(data.pictures[key]), part = all.height / labels.length, line = element("li");
+  const other = settings.filter((own, l) => !alike(own, model().live.settings[l]));  // than it was trained
+  const nameOne = ({ constructor, tau }) => (constructor === "lrgc" ? `τ = ${tau.toFixed(2)}` : constructor);
+  const what = other.length === 0 ? "as it was trained"
+    : `${[...new Set(other.map(nameOne))].join(", ")} in ${other.length} of ${settings.length} layers`;
+  const next = (n) => counter.postMessage({ settings, first: 0, pixels: pixelsOf(fit(all, crop, n * part, part)) });
+  counter?.terminate();
+  counter = startWorker(model().live, ({ logits }) => {
+    right.push(logits.indexOf(Math.max(...logits)) === labels[right.length]);
+    line.textContent = `${what}: ${right.filter(Boolean).length} of ${right.length} scenes recognised`;
+    if (right.length < labels.length) next(right.length);
+  });
+  $("counts").append(line);
+  next(0);
+}
 /* The mouse is on the picture. */
 function point(event, pressed) {
   const box = $("picture").getBoundingClientRect(), { width, height } = $("picture");
@@ -158,13 +188,13 @@ function point(event, pressed) {
   else if (!same) go({ node: patch });
 }
 
-$("picture").addEventListener("pointermove", (event) => point(event, false));
-$("picture").addEventListener("pointerdown", (event) => point(event, true));
+for (const kind of ["pointermove", "pointerdown"])
+  $("picture").addEventListener(kind, (event) => point(event, kind === "pointerdown"));
 
 const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 document.addEventListener("keydown", (event) => {
-  const { key, target: { tagName } } = event, [rows, columns] = model().grid, onPicture = event.target === $("picture");
-  if (["INPUT", "SELECT"].includes(tagName) || event.ctrlKey || event.metaKey || event.altKey) return;
+  const { key } = event, [rows, columns] = model().grid, onPicture = event.target === $("picture");
+  if (event.target.matches("select, input:not([type=range])") || event.ctrlKey || event.metaKey || event.altKey) return;
   const inside = (value, count) => Math.min(Math.max(value, 0), count - 1);
   const moved = ([r, c], [dr, dc]) => [inside(r + dr, rows), inside(c + dc, columns)];
   if (ARROWS[key] && onPicture) {
@@ -185,14 +215,13 @@ on("label", ({ value }) => go({ label: Number(value) }));
 on("image", ({ value }) => { state.image = Number(value); openView(); });
 for (const id of ["model", "epoch"]) on(id, ({ value }) => { state.model = Number(value); openModel(); });
 for (const id of ["sources", "targets"]) on(id, () => go({ reverse: id === "targets" }), "click");
-on("next", () => turn(1), "click");
-on("back", () => turn(-1), "click");
+for (const [id, by] of [["next", 1], ["back", -1]]) on(id, () => turn(by), "click");
 on("tour", () => { go({ step: 0, layer: 0 }); $("step").scrollIntoView({ block: "nearest" }); }, "click");
 on("constructor", ({ value }) => change({ constructor: value, edges: {} }));
 on("reset", () => { state.settings = structuredClone(model().live.settings); openView(); }, "click");
 on("scene", async ({ value }) => {
-  const { picture: key, count, masks } = model().scenes, number = Math.min(Math.max(Math.floor(value), 0), count - 1);
-  const all = await load(data.pictures[key]), part = all.height / count;
+  const { picture: key, masks } = model().scenes, number = Math.min(Math.max(Math.floor(value), 0), masks.length - 1);
+  const all = await load(data.pictures[key]), part = all.height / masks.length;
   take(fit(all, model().crop, number * part, part), masks[number]);
 });
 on("file", async ({ files: [file] }) => {
@@ -202,6 +231,15 @@ on("file", async ({ files: [file] }) => {
 });
 document.querySelectorAll(".knob input").forEach((slider) => {
   slider.addEventListener("input", () => change({ [slider.id]: Number(slider.value) }));
+});
+for (const [id, act] of [["count", count], ["why-this", askWhy]]) on(id, act, "click");
+document.querySelectorAll("[data-ask]").forEach((button) => {  // a question that a change answers
+  button.onclick = () => {
+    $("everywhere").checked = "everywhere" in button.dataset;
+    state.step = edgeStep();
+    change({ edges: {}, ...JSON.parse(button.dataset.ask) });
+    $("change").scrollIntoView({ block: "nearest" });
+  };
 });
 document.querySelectorAll(".mode").forEach((button) => { button.onclick = () => go({ mode: button.dataset.mode }); });
 

@@ -1,13 +1,11 @@
 /* Drawing: the image with its patches, and small charts. Nothing here knows where the numbers come from. */
 const COLOUR = { source: "#ff8a1f", target: "#ff2d3d", asked: "#38bdf8", lost: "#ff3fa4", gained: "#35d07f" };
 const HEAT = [[13, 8, 60], [92, 22, 120], [178, 50, 92], [238, 105, 55], [250, 180, 50], [252, 245, 170]];
-
 /* A colour between dark and light for a share between 0 and 1. */
 function heat(share) {
   const at = Math.min(Math.max(share, 0), 1) * (HEAT.length - 1), low = Math.min(Math.floor(at), HEAT.length - 2);
   return `rgb(${HEAT[low].map((value, c) => Math.round(value + (at - low) * (HEAT[low + 1][c] - value)))})`;
 }
-
 /* Draw the image and over its patches what `view` holds. boxes: all nodes, each a [row, column, side] in patches.
    sources { box, share, colours }: tinted by share, with a stripe of each colour, all others darkened; or
    values, one a node: a heat map; or labels, one a node: partitions. frames { box, colour }: the chosen nodes. */
@@ -19,8 +17,13 @@ function drawPicture(canvas, image, [rows, columns], view) {
     const left = column + side * from, right = Math.min(column + side * to, columns);
     context.fillRect(left * w, row * h, (right - left) * w, (Math.min(row + side, rows) - row) * h);
   };
-  context.globalAlpha = 1;
-  context.imageSmoothingEnabled = false;
+  const thick = Math.max(1.5, Math.min(w, h, 60) / 14);
+  const frame = ([row, column, side], strokeStyle, lineWidth, inset, globalAlpha) => {
+    Object.assign(context, { strokeStyle, lineWidth, globalAlpha });
+    context.strokeRect(column * w + inset, row * h + inset, Math.min(side, columns - column) * w - 2 * inset,
+      Math.min(side, rows - row) * h - 2 * inset);
+  };
+  Object.assign(context, { globalAlpha: 1, imageSmoothingEnabled: false });
   context.drawImage(image, 0, 0, width, height);
   if (view.values) {
     const low = Math.min(...view.values), span = Math.max(...view.values) - low || 1;
@@ -31,16 +34,13 @@ function drawPicture(canvas, image, [rows, columns], view) {
     const bright = new Set(view.sources.map(({ box }) => box.join()));
     for (const box of view.boxes) if (!bright.has(box.join())) fill(box, "#05060a", 0.72);
     for (const { box, share, colours: { length }, colours } of view.sources)
-      colours.forEach((colour, n) => fill(box, colour, 0.2 + 0.5 * share, n / length, (n + 1) / length));
+      colours.forEach((colour, n) => {
+        fill(box, colour, 0.1 + 0.3 * share, n / length, (n + 1) / length);
+        frame(box, colour, thick / 2, (n + 0.4) * thick, 0.3 + 0.6 * share);
+      });
   }
-  context.globalAlpha = 1;
-  const thick = Math.max(1.5, Math.min(w, h, 60) / 14);
-  const inks = view.frames.flatMap(({ box, colour }) => [[box, "#fff", 2.4], [box, colour, 1.5]]);
-  for (const [[row, column, side], ink, line] of inks) {
-    Object.assign(context, { strokeStyle: ink, lineWidth: line * thick });
-    context.strokeRect(column * w + thick, row * h + thick, Math.min(side, columns - column) * w - 2 * thick,
-      Math.min(side, rows - row) * h - 2 * thick);
-  }
+  for (const { box, colour } of view.frames)
+    for (const [ink, line] of [["#fff", 2.4], [colour, 1.5]]) frame(box, ink, line * thick, thick, 1);
 }
 
 /* ---- charts, as SVG: the plot is 92 wide and 36 high ---- */
@@ -54,7 +54,6 @@ function svg(name, attributes, ...children) {
 
 const across = (value, [low, high]) => 8 + 92 * (value - low) / (high - low || 1);
 const down = (value, [low, high]) => 36 - 36 * (value - low) / (high - low || 1);
-
 /* x, y: the least and most of the axes; names: what they measure; marks: what is drawn inside. */
 function plot(host, x, y, names, marks) {
   const show = (value) => (Math.abs(value) >= 10 || Number.isInteger(value) ? Math.round(value) : value.toFixed(2));
@@ -64,7 +63,6 @@ function plot(host, x, y, names, marks) {
     svg("path", { d: "M8 0V36H100", class: "axis" }), ...marks,
     ...texts.map(([tx, ty, value, anchor]) => svg("text", { x: tx, y: ty, "text-anchor": anchor }, String(value)))));
 }
-
 /* How many nodes have how many neighbours; the chosen node's bar is marked. */
 function histogram(host, degrees, chosen) {
   const most = Math.max(...degrees, 1), wide = Math.ceil((most + 1) / 46), x = [0, most + wide], bars = [];
@@ -74,26 +72,25 @@ function histogram(host, degrees, chosen) {
     x: across(n * wide, x), width: 92 * wide / x[1] - 0.4, y: down(count, y), height: 36 - down(count, y),
     class: n === Math.floor(chosen / wide) ? "chosen" : "bar" })));
 }
-
-/* LRGC's α over the score, and a dot for each of the chosen node's pairs: { score, weight }. */
+/* LRGC's α over the score, and a dot for each of the chosen node's pairs: { score, weight }; far
+   from τ σ changes no more: those scores stand at the ends. */
 function thresholdCurve(host, tau, dots) {
-  const scores = [...dots.map((dot) => dot.score), tau - 1, tau + 1], x = [Math.min(...scores), Math.max(...scores)];
+  const near = (score) => Math.min(Math.max(score, tau - 12), tau + 12);
+  const x = [Math.min, Math.max].map((end, n) => end(...dots.map((dot) => near(dot.score)), tau + 2 * n - 1));
   const alpha = (s) => Math.tanh(Math.max(0, sigmoid(s) - sigmoid(tau))), y = [0, Math.max(0.1, alpha(x[1]))];
   const line = Array.from({ length: 201 }, (_, n) => x[0] + (x[1] - x[0]) * n / 200);
-  plot(host, x, y, ["score α′", "α"], [
+  plot(host, x, y, ["score α′, with farther ones at the ends", "α"], [
     svg("path", { d: "M" + line.map((s) => `${across(s, x)} ${down(alpha(s), y)}`).join("L"), class: "curve" }),
     svg("path", { d: `M${across(tau, x)} 0V36`, class: "threshold" }),
-    svg("text", { x: across(tau, x) + 1, y: 9 }, `τ = ${tau.toFixed(2)}`),
-    ...dots.map(({ score, weight }) => svg("circle", { cx: across(score, x), cy: down(weight, y), r: 1,
+    svg("text", { x: across(tau, x) - 1, y: 9, "text-anchor": "end" }, `τ = ${tau.toFixed(2)}`),
+    ...dots.map(({ score, weight }) => svg("circle", { cx: across(near(score), x), cy: down(weight, y), r: 1,
       class: weight !== 0 ? "dot" : "dot out" }))]);
 }
-
 /* The score that gives an edge's weight: α turned round. */
 function scoreOf(weight, tau) {
   const share = Math.min(Math.atanh(Math.min(weight, 0.9999)) + sigmoid(tau), 1 - 1e-6);
   return Math.log(share / (1 - share));
 }
-
 /* Curves over epochs; the chosen epoch has a line. */
 function curves(host, epochs, series, names, chosen) {
   const x = [epochs[0], epochs[epochs.length - 1]], y = [0, Math.max(...series.flat(), 0.01)];

@@ -1,7 +1,6 @@
 /* The steps of a block, seen from one patch: what each of them shows on the picture, and why an edge is there. */
 const apart = (x, y, { dim, nodes }) => (
   each(nodes, (j) => norm(rowOf(y, j, dim).map((value, c) => value - x[j * dim + c]))));
-
 /* One number for each patch, with a caption. live: what the network computed; layer: its block; i: the target. */
 const MAPS = {
   stem: (live, layer, i, { dim, nodes }) => ["‖X_j‖: how long each patch's features are",
@@ -20,10 +19,8 @@ const MAPS = {
       each(nodes, (j) => live.logits[best] - live.without[j * count + best])];
   },
 };
-
 /* The channels in which source j gives target i's maximum. */
 const wins = (layer, i, j, channels) => rowOf(layer.winner, i, channels).filter((winner) => winner === j).length;
-
 /* Why target i reads from source j, or why not, as a sentence. own: the settings of the layer. */
 function why(layer, own, i, j, nodes, channels) {
   const e = i * nodes + j, score = layer.score && layer.score[e], weight = layer.weights[e], edge = weight !== 0;

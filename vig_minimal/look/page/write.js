@@ -4,14 +4,12 @@ const target = (graph) => (graph.ofLabels ? state.label : graph.nodeAt(...state.
 const backward = (graph) => state.reverse && !graph.ofLabels;
 const nameOf = ([row, column, side]) => `${row / side},${column / side}`;
 const changed = () => live && before.graphs !== graphs;
-
 /* Its sources or, turned round, its targets. */
 function edgesOf(graph) {
   if (!backward(graph)) return graph.row(target(graph));
   const source = graph.nodeAt(...state.node, true);
   return source < 0 ? [] : graph.column(source);
 }
-
 /* What drawPicture draws of layer l. small: the edges alone, whatever the step. */
 function drawing(graph, l, small) {
   const step = steps()[state.step], turned = backward(graph), edges = edgesOf(graph), { labels } = view().layers[l];
@@ -33,7 +31,6 @@ function drawing(graph, l, small) {
   }
   return seen;
 }
-
 /* Everything that is on the page. */
 function refresh() {
   if (!graphs.length) return;
@@ -49,10 +46,8 @@ function refresh() {
   writeLayers(counts);
   writeCharts(graph);
   if (live) writeKnobs(graph, counts);
-  $("layer").value = state.layer;
-  $("layer-value").textContent = graph.name.replace("layer ", "");
-  $("sources").setAttribute("aria-pressed", !state.reverse);
-  $("targets").setAttribute("aria-pressed", state.reverse);
+  [$("layer").value, $("layer-value").textContent] = [state.layer, graph.name.replace("layer ", "")];
+  for (const id of ["sources", "targets"]) $(id).setAttribute("aria-pressed", state.reverse === (id === "targets"));
   document.body.dataset.ready = "yes";
 }
 
@@ -68,7 +63,7 @@ function writeReading(graph, edges, drawn) {
     nameOf(graph.box(j, !turned)) + (weighted ? `: ${weight.toFixed(3)}` : "")
     + (graph.groups > 1 ? ` (group ${groups.join(", ")})` : "") })));
   const swatch = (colour, says) => [element("i", { style: `background: ${colour}` }), says];
-  let legend = [swatch(COLOUR.target, "chosen patch")];
+  let legend = graph.ofLabels ? [] : [swatch(COLOUR.target, "chosen patch")];
   if (drawn.values) {
     const ramp = `linear-gradient(90deg, ${HEAT.map((colour) => `rgb(${colour})`)})`;
     legend = [swatch(ramp, `${drawn.caption}: ${ends(drawn.values).join(" to ")}`)];
@@ -81,10 +76,11 @@ function writeReading(graph, edges, drawn) {
   $("legend").replaceChildren(...legend.flat());
 }
 
+const WHY = "Move over another patch to ask why it is read, or why not.";
 /* Why the held patch reads from the one under the mouse. */
 function writeWhy(graph, edges) {
   const from = state.held && state.hovered ? graph.nodeAt(...state.hovered, true) : -1;
-  if (from < 0 || backward(graph) || graph.ofLabels) { $("why").textContent = ""; return; }
+  if (from < 0 || backward(graph) || graph.ofLabels) { $("why").textContent = state.held ? WHY : ""; return; }
   const edge = edges.find(({ j }) => j === from), rank = 1 + edges.filter(({ weight }) => weight > edge?.weight).length;
   const layer = live?.layers[state.layer], own = live?.settings[state.layer];
   const reason = live ? why(layer, own, target(graph), from, graph.targets, model().live.dim) : !edge ? "It does not."
@@ -101,24 +97,21 @@ function writeStep() {
   $("equation").innerHTML = step.equation;  // made by Python from its own text
   for (const part of ["title", "says", "where"]) $(part).textContent = step[part];
   $("values").replaceChildren(...step.values.filter(({ layer }) => !inside || layer === name).map((value) => {
-    const now = live && liveValue(value.symbol, step.key) || [value.low, value.high];  // null: not known
-    return tableRow("td", [value.symbol, value.shape, now[0] === null ? "" : `from ${ends(now).join(" to ")}`]);
+    const now = live ? liveValue(value.symbol, step.key) : value.low === null ? null : [value.low, value.high];
+    return tableRow("td", [step.symbol ?? value.symbol, value.shape, now ? `from ${ends(now).join(" to ")}` : ""]);
   }));
   $("pipeline").querySelectorAll("button").forEach((button, n) => {
     button.setAttribute("aria-current", n === state.step ? "step" : "false");
   });
 }
-
 /* The least and the most of many numbers, as text. */
 const ends = (values) => [Math.min, Math.max].map((best) => values.reduce((a, b) => best(a, b)).toPrecision(3));
-
-/* A step's value in the network that runs here. */
+/* A step's value in the network that runs here; null for scores where nothing is compared. */
 function liveValue(symbol, key) {
-  const layer = live.layers[state.layer];
-  return { X: live.stem, "x′": layer.h, "α′": layer.score, d: null, z: key === "ffn" ? layer.z : layer.score,
-    α: layer.weights, "N(i)": layer.weights, m: layer.m, u: layer.update, y: layer.y, logits: live.logits }[symbol];
+  const layer = live.layers[state.layer], nearest = live.settings[state.layer].constructor === "knn";  // d = −score
+  return { stem: live.stem, in: layer.h, scores: nearest ? layer.score.map((s) => -s) : layer.score, ffn: layer.z,
+    edges: layer.weights, aggregate: layer.m, update: symbol === "u" ? layer.update : layer.y, head: live.logits }[key];
 }
-
 /* image → stem → [ the steps of a layer ] × depth → head, as buttons. */
 function writePipeline() {
   const arrow = () => element("span", { className: "arrow", textContent: "→" });
@@ -129,7 +122,6 @@ function writePipeline() {
   $("pipeline").replaceChildren("image", ...[...steps().keys()].flatMap((n) => (
     n === inside[0] ? [arrow(), block] : inside.includes(n) ? [] : [arrow(), button(n)])));
 }
-
 /* Each class's share, from 0 to 1. */
 function shares(logits) {
   if (model().multi) return Array.from(logits, sigmoid);
@@ -147,7 +139,6 @@ function writeAnswer() {
       ...(then ? [element("i", { style: `width: ${100 * then[n]}%`, title: "before the change" })] : [])),
     element("span", { textContent: `${(100 * now[n]).toFixed(1)} %` }))));
 }
-
 /* The same patch in every layer, and how many edges a change has cost and brought there. */
 function writeLayers(counts) {
   graphs.forEach((graph, l) => {
@@ -187,19 +178,19 @@ function writeCharts(graph) {
   curves($("figure5"), epochs, neighbours, ["epoch", "neighbours; first layer dark, last one light"], chosen);
   curves($("scores"), epochs, [scores], ["epoch", name], chosen);
 }
-
 /* What can be changed in this layer, and what a change has done. */
 function writeKnobs(graph, counts) {
   const own = state.settings[state.layer], { score } = live.layers[state.layer];
   $("constructor").value = own.constructor;
+  document.querySelectorAll(".hint").forEach((hint) => { hint.hidden = hint.dataset.of !== own.constructor; });
   document.querySelectorAll(".knob").forEach((knob) => {
     const slider = knob.querySelector("input"), name = slider.id;
     knob.hidden = !knob.dataset.of.split(" ").includes(own.constructor);
     if (knob.hidden || document.activeElement === slider && slider.value === String(own[name])) return;
     if (name === "k") slider.max = graph.sources;
     if (name === "dilation") slider.max = Math.floor(graph.sources / own.k);
-    if (name === "tau" && score) {  // from an edge for every score to none
-      const min = Math.min(own.tau, ...score) - 0.1, max = Math.max(own.tau, ...score) + 0.1;
+    if (name === "tau" && score) {  // from an edge for every score to none, as far as σ(τ) changes
+      const [min, max] = [Math.max(Math.min(...score) - 0.1, -18), Math.min(Math.max(...score) + 0.1, 18)];
       if (document.activeElement !== slider) Object.assign(slider, { min, max, step: (max - min) / 1000 });
     }
     slider.value = own[name];
@@ -207,7 +198,8 @@ function writeKnobs(graph, counts) {
   });
   document.querySelectorAll(".mode").forEach((b) => b.setAttribute("aria-pressed", b.dataset.mode === state.mode));
   const [lost, gained] = [0, 1].map((n) => counts.reduce((sum, count) => sum + count[n], 0));
-  const [old, now] = [before, live].map(({ logits }) => model().classes[logits.indexOf(Math.max(...logits))]);
+  const [old, now] = [before, live].map(({ logits }) => logits.indexOf(Math.max(...logits))), { classes } = model();
+  const [then, still] = [before, live].map(({ logits }) => `${(100 * shares(logits)[old]).toFixed(0)} %`);
   $("changed").textContent = !changed() ? "" : `${lost} edges are gone and ${gained} are new, in all layers together. `
-    + (old === now ? `The answer stays «${now}».` : `The answer changes from «${old}» to «${now}».`);
+    + `The answer ${old === now ? "stays" : `is «${classes[now]}», no longer`} «${classes[old]}» (${then} → ${still}).`;
 }

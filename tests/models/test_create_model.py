@@ -136,6 +136,7 @@ def test_the_names_of_parameters_are_those_that_checkpoints_rely_on():
 
 @pytest.mark.parametrize("name, near", [
     ("vig_nanno", "vig_nano"), ("lrcg_ti", "lrgc_ti"), ("svig-ti", "svig_ti"), ("resnet50", "vig_ti"),
+    ("lrcg", "did you mean lrgc_nano"),
 ])
 def test_an_unknown_model_is_an_error_that_names_near_ones(name, near):
     with pytest.raises(ValueError, match=f"{name}.*{near}"):

@@ -103,6 +103,7 @@ def test_the_checkpoint_tells_all_and_the_last_layer_is_new(trained, capsys):
     run("--data-dir", "birds", "--init-from", "pets_run/last.pt", *small("--epochs", 1, "--output", "birds_run"))
     said = " ".join(capsys.readouterr().out.split())
     assert "vig_nano, as the checkpoint says; new: the last layer" in said and "recipe finetune: 1 epoch of" in said
+    assert "first step: loss" in said
     assert "model vig_nano: " in said and "family" not in said
     state = torch.load("birds_run/last.pt")
     kept = {name: value for name, value in trained["config"].items() if name != "drop_path"}
@@ -117,6 +118,7 @@ def test_another_size_resizes_the_positions(trained, capsys):
     run("--data-dir", "pets", "--init-from", "pets_run/last.pt", "--img-size", 24, *small("--dry-run"))
     said = " ".join(capsys.readouterr().out.split())
     assert "24×24 pixels in patches of 4: 6×6 nodes" in said and "new: nothing" in said
+    assert "first step" not in said  # a last layer that knows the classes does not begin with a guess
 
 
 def test_frozen_weights_and_statistics_stay_to_the_bit(trained):

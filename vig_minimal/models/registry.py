@@ -152,5 +152,7 @@ def recognise(path: str | Path) -> dict:
 
 def near(word: str, known: list[str]) -> str:
     """Return '; did you mean …? There are: …', for an error about an unknown name."""
-    close = get_close_matches(str(word).lower(), known)
+    word = str(word).lower()
+    families = {name.split("_")[0]: name for name in reversed(known)}  # its smallest model stands first
+    close = get_close_matches(word, known) or [families[family] for family in get_close_matches(word, list(families))]
     return (f"; did you mean {' or '.join(close)}?" if close else ".") + f" There are: {', '.join(known)}"

@@ -75,8 +75,9 @@ class Job:
         checkpoint.save(self.settings.folder / name, state, keep="previous.pt" if with_training else None)
 
     def after_step(self, loss: float) -> None:
-        """Say the loss of the first step beside that of a guess; write last.pt every --save-every steps."""
-        if self.run.step == 1:
+        """Say the loss of the first step beside that of a guess, unless the weights know the classes already; write
+        last.pt every --save-every steps."""
+        if self.run.step == 1 and self.new_parts != []:
             self.log.say(first_loss(loss, *self.run.task.chance(len(self.data.classes))))
         every = self.settings.flags.save_every
         if self.settings.writes and self.run.processes.is_first and every and self.run.step % every == 0:

@@ -201,6 +201,9 @@ def test_partitions_groups_and_labels_are_named(page):
     show(page, "gkgnet_nano", 1)
     page.choose("#label", "3")
     assert page.text("#reading").startswith("Label «triangle» reads from")
+    page.run("document.getElementById('why-this').click()")
+    assert "It does, in group" in page.text("#why")
+    page.run("go({ held: false, hovered: null })")
 
 
 def test_the_keyboard_moves_patch_and_layer(page):

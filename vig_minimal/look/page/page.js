@@ -149,7 +149,7 @@ function paint([x, y]) {
 }
 /* Hold the chosen patch, and ask for the source, not itself, that counts most. */
 function askWhy() {
-  const graph = graphs[state.layer], own = graph.nodeAt(...state.node, true);
+  const graph = graphs[state.layer], own = graph.ofLabels ? -1 : graph.nodeAt(...state.node, true);
   const { winner } = live?.layers[state.layer] || {}, i = target(graph);  // where it runs: the channels that j wins
   const weigh = ({ j, weight }) => (winner ? wins({ winner }, i, j, model().live.dim) : weight);
   const others = graph.row(i).filter(({ j }) => j !== own).sort((a, b) => weigh(b) - weigh(a));

@@ -80,7 +80,7 @@ const WHY = "Move over another patch to ask why it is read, or why not.";
 /* Why the held patch reads from the one under the mouse. */
 function writeWhy(graph, edges) {
   const from = state.held && state.hovered ? graph.nodeAt(...state.hovered, true) : -1;
-  if (from < 0 || backward(graph) || graph.ofLabels) { $("why").textContent = state.held ? WHY : ""; return; }
+  if (from < 0 || backward(graph)) { $("why").textContent = state.held ? WHY : ""; return; }
   const edge = edges.find(({ j }) => j === from), rank = 1 + edges.filter(({ weight }) => weight > edge?.weight).length;
   const layer = live?.layers[state.layer], own = live?.settings[state.layer];
   const reason = live ? why(layer, own, target(graph), from, graph.targets, model().live.dim) : !edge ? "It does not."

@@ -35,7 +35,7 @@ from vig_minimal.training.settings import settle
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 IMAGES = (".png", ".svg", ".jpg", ".gif")
 
 

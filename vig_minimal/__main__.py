@@ -8,7 +8,8 @@ from .look.command import fail
 # command -> module of vig_minimal.look with a `main(argv)`, and its line in the list
 COMMANDS = {
     "predict": ("predict", "say what images show, of one file or of whole folders"),
-    "explore": ("explore", "draw the patches that a patch or a label reads from"),
+    "explore": ("explore", "draw the patches that a patch or a label reads from, or make a page of them (--html)"),
+    "explain": ("explain", "print every step of a model: equation, symbol, shape, range, and where it is computed"),
     "attention": ("attention", "draw CNN2GNN's attention between classes, or its embeddings"),
     "compare": ("compare.command", "train variants (graphs, convolutions, any field) alike, and compare them"),
     "plot": ("plot", "draw loss, accuracy, neighbours and learning rate of one or several runs"),

@@ -81,6 +81,15 @@ def test_pip_installs_every_folder_of_the_package_and_no_other():
     assert packages == {".".join(path.relative_to(ROOT).parent.parts) for path in ROOT.glob("vig_minimal/**/*.py")}
 
 
+def test_pip_installs_every_file_that_is_no_module():
+    patterns = {package: ast.literal_eval(kinds) for package, kinds in re.findall(
+        r'^"([\w.]+)" = (\[.*\])$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)}
+    missing = [str(path) for path in (ROOT / "vig_minimal").rglob("*.*") if path.is_file()
+               and path.suffix not in (".py", ".pyc") and not any(map(path.match, patterns.get(
+                   ".".join(path.relative_to(ROOT).parent.parts), [])))]
+    assert not missing and (ROOT / "vig_minimal/look/page/page.js").is_file()
+
+
 def test_the_version_is_that_of_the_package():
     assert ast.literal_eval(value("version").removeprefix("{attr = ").removesuffix("}")) == "vig_minimal.__version__"
     assigned = [node.value for node in ast.parse((ROOT / "vig_minimal/__init__.py").read_text()).body

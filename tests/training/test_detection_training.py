@@ -171,6 +171,8 @@ def test_a_detector_starts_from_a_classifier(capsys):
     (["--data", "coco"], "with --data-dir"),
     (["--mixup", "0.5"], "--scale-jitter"),
     (["--compile"], "--compile"),
+    (["--every", "1"], "--every: keeps graphs of classifiers"),
+    (["--data", "cifar10"], "shapes-boxes and coco have"),
     (["--model", "gkgnet_nano"], "needs the patches"),
     (["--set", "proposals=0"], "at least 1"),
 ])

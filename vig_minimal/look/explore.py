@@ -19,8 +19,10 @@ from ..data.synthetic import CLASSES
 from ..graphs.graph import GroupGraph
 from ..models.detection import Detector
 from .command import Parser, save_picture
-from .detections import detect, detector_layers, explore_objects, seen
 from .explore_layers import Layer, choose_label, explore_groups, frame, layers_of
+from .objects.found import detect
+from .objects.reading import detector_layers, explore_objects, seen
+from .page import command as pages
 from .panels import colours, draw_sources, patch_box, picture, sheet, tint
 from .predict import in_words, named, open_image, open_model, open_scene, probabilities
 
@@ -110,9 +112,13 @@ def main(argv: list[str] | None = None) -> None:
     """Run `python -m vig_minimal explore`."""
     parser = Parser("explore", __doc__, "shapes:7 --model lrgc_nano --node 3,4 --out graph.png")
     add = parser.add_argument
-    add("image", help="a file, or shapes:INDEX for a synthetic validation scene")
-    add("--model", metavar="NAME", help="a name of list_models() (default: the checkpoint's, else lrgc_nano)")
-    add("--checkpoint", metavar="PATH", help="best.pt or last.pt of train.py (default: random weights)")
+    add("image", nargs="*", help="a file, or shapes:INDEX for a synthetic validation scene")
+    add("--model", metavar="NAME", action="append", default=[],
+        help="a name of list_models() (default: the checkpoint's, else lrgc_nano)")
+    add("--checkpoint", metavar="PATH", action="append", default=[],
+        help="best.pt or last.pt of train.py (default: random weights)")
+    add("--graph", metavar="NAME", action="append", default=[],
+        help="another constructor in that model: one of list_constructors() (several: --html)")
     add("--node", metavar="ROW,COLUMN", help="the target patch, counted from 0 (default: the one in the middle); in a"
                                            " pyramid, one of the first stage")
     add("--partitions", action="store_true", help="draw ClusterViG's partitions instead of a patch's sources")
@@ -120,9 +126,15 @@ def main(argv: list[str] | None = None) -> None:
     add("--layers", metavar="L,L,…", help="the layers, or with --label the cross levels, counted from 0 (default: all)")
     add("--threshold", type=float, default=0.5, metavar="P", help="lowest score of a detector's objects (default 0.5)")
     parser.add_out("graph.png")
+    pages.add_flags(add)
     args = parser.parse_args(argv)
     with parser.errors_in_one_sentence():
-        model = open_model(args.model, args.checkpoint)
+        pages.check(args)
+        if args.html:
+            return pages.write(args)
+        args.image, args.model, args.checkpoint, args.graph = (
+            next(iter(given), None) for given in (args.image, args.model, args.checkpoint, args.graph))
+        model = open_model(args.model, args.checkpoint, args.graph, detectors=True)
         if isinstance(model, Detector):
             return explore_detector(args, model)
         if not hasattr(model.config, "grid"):
@@ -131,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
         image = open_image(args.image, model.transform, "multi" if model.multi_label else "single")
         scores, graphs = probabilities(model, image[None], return_graphs=True)
         layers = layers_of(model.config, graphs)
-        about = f"{model.name}, {args.checkpoint or 'random weights'}"
+        about = f"{model.name}, {f'{args.graph} graph, ' * bool(args.graph)}{args.checkpoint or 'random weights'}"
         best = in_words(named(model, scores[0], top=5, threshold=scores[0].topk(min(5, scores.shape[1])).values[-1]))
         title = f"{about}, {args.image}" + (f": {best}" if args.checkpoint else "")
         page = draw(args, model, image, layers, scores[0], title)

@@ -32,7 +32,7 @@ from ..models.released import load_released
 from ..training.checkpoint import check_types, load_run
 from ..training.distributed import start
 from .command import Parser, save_picture
-from .detections import Found, detect, draw_found
+from .objects.found import Found, detect, draw_found
 from .panels import sheet
 
 FEW = 100  # images that are read without processes of their own, which take seconds to start
@@ -86,20 +86,25 @@ def load(path: str | Path) -> nn.Module:
     return _with(model, state["name"], state["classes"], state.get("multi_label", isinstance(model, GKGNet)), transform)
 
 
-def open_model(name: str | None, checkpoint: str | None) -> nn.Module:
+def open_model(name: str | None, checkpoint: str | None, graph: str | None = None,
+               detectors: bool = False) -> nn.Module:
     """`load` a checkpoint; without one, create a model by its name, with random weights that are the same every time.
 
-    Its classes then are those of the synthetic scenes where their number fits, else numbers. Raises ValueError for an
-    unknown name, and for a checkpoint that cannot be used or is of another model.
+    graph: another constructor, for a new model. Its classes then are those of the synthetic scenes where their number
+    fits, else numbers. Raises ValueError for an unknown name, and for a checkpoint that cannot be used, is of another
+    model, or holds a detector unless `detectors` may come.
     """
     if checkpoint is not None:
         model = load(checkpoint)
         if name not in (None, model.name):
             raise CheckpointError(f"{checkpoint}: a checkpoint of {model.name}, not of {name}; leave --model out")
+        if isinstance(model, Detector) and not detectors:
+            raise CheckpointError(f"{checkpoint}: holds a detector; predict and explore (without --html) take it, this"
+                                  " takes a classifier")
         return model
     torch.manual_seed(0)
     name = name or "lrgc_nano"
-    model = create_model(name)
+    model = create_model(name, **({"graph": graph} if graph else {}))
     count = model.config.num_classes
     classes = CLASSES if count == len(CLASSES) else map(str, range(count))
     return _with(model, name, classes, isinstance(model, GKGNet), Transform(model.config.img_size))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 import torch
+from torch import Tensor, nn
 
 try:
     import fcntl
@@ -29,14 +30,15 @@ except ImportError:  # not on Windows: there, nothing is locked
     fcntl = None
 
 from ..files import CheckpointError, load, save
+from ..graphs.graph import GroupGraph
 from .recipes import Recipe
 
 __all__ = ["CheckpointError", "as_it_was", "check_data", "check_optimiser", "check_same", "check_types", "last_good",
-           "load", "load_latest", "load_run", "lock", "position", "recipe_changes", "save", "set_aside"]
+           "load", "load_latest", "load_run", "lock", "position", "recipe_changes", "save", "save_graphs", "set_aside"]
 
 # flags that a checkpoint keeps, so that --resume PATH alone goes on exactly: those that may change, and the others
-MAY_CHANGE = ("data", "data_dir", "limit", "bad_images", "teacher_weights", "save_every", "keep_every", "tensorboard",
-              "grad_checkpoint")
+MAY_CHANGE = ("data", "data_dir", "limit", "bad_images", "teacher_weights", "save_every", "keep_every", "every",
+              "tensorboard", "grad_checkpoint")
 STAY = ("task", "seed", "amp", "compile", "sync_bn", "freeze")
 DEFAULTS = {"seed": 0, "bad_images": "skip"}
 # fields of the recipe with which a run can go on; the batch only from an epoch's end
@@ -214,3 +216,19 @@ def lock(folder: Path) -> IO:
     file.truncate(0)
     print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
     return file
+
+
+@torch.no_grad()
+def save_graphs(path: Path, model: nn.Module, images: Tensor, about: dict) -> None:
+    """Write what `explore --run` shows of these normalised images (B, 3, H, W): the images, logits and graphs.
+
+    about: what else the file holds, mean and std of the normalisation among it."""
+    logits, graphs = model.eval().forward(images, return_graphs=True)  # not the compiled __call__
+    mean, std = (torch.tensor(about[name], device=images.device)[:, None, None] for name in ("mean", "std"))
+    graphs = [graph if isinstance(graph, GroupGraph) else graph.union() for graph in graphs]
+    kept = [{name: part.cpu() if torch.is_tensor(part) else part for name, part in vars(graph).items()
+             if part is not None and name not in ("centroids", "attention")} for graph in graphs]
+    save(path, about | {
+        "config": asdict(model.config), "images": (255 * (images * std + mean)).round().clamp(0, 255).byte().cpu(),
+        "logits": logits.float().cpu(), "graphs": kept,
+        "taus": [float(module.tau) for module in model.modules() if hasattr(module, "tau")]})

@@ -21,8 +21,9 @@ EXAMPLES = """examples:
 """
 COUNT = Allowed(1, 10**6)
 RANGES = {"anchors_per_class": Allowed(1, 10**4), "proxies_per_class": Allowed(1, 10**4), "img_size": Allowed(1, 8192),
-          "limit": Allowed(1, 10**7), "save_every": COUNT, "keep_every": COUNT, "workers": Allowed(0, 256),
-          "seed": Allowed(-2**63, 2**63), "timeout": Allowed(0.01, 1440)}  # and those of the recipe's fields
+          "limit": Allowed(1, 10**7), "save_every": COUNT, "keep_every": COUNT, "every": COUNT,
+          "workers": Allowed(0, 256), "seed": Allowed(-2**63, 2**63),
+          "timeout": Allowed(0.01, 1440)}  # and those of the recipe's fields
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -150,5 +151,7 @@ def _output(add: Callable) -> None:
     add("--output", metavar="DIR", help="where all is written (default runs/MODEL-DATA, numbered where a run is)")
     add("--save-every", type=int, metavar="N", help="write last.pt every N steps too, not only after each epoch")
     add("--keep-every", type=int, metavar="N", help="keep the weights of epochs 0, N, 2N, ... as epoch-NNN.pt")
+    add("--every", type=int, metavar="N", help="keep the graphs of four validation images at epochs 0, N, 2N, ... for"
+                                               " python -m vig_minimal explore --run DIR")
     add("--tensorboard", action="store_true", default=None,
         help="write event files too, if the package tensorboard is there")

@@ -18,6 +18,7 @@ from ..data.datasets import Data, label_counts
 from ..data.loading import FileNote
 from ..files import replacing
 from ..models.checks import plural
+from .checkpoint import save_graphs
 from .endings import fill
 from .engine import Run
 from .recipes import Recipe
@@ -28,6 +29,7 @@ try:
 except ImportError:  # not on Windows
     resource = None
 
+KEPT = 4  # images whose graphs --every keeps
 FEW = 10  # names that are printed; the rest are in the output folder
 
 
@@ -89,6 +91,11 @@ class RunLog:
         """Write and return the row of metrics.csv of the epoch that is done."""
         row = metrics_row(self.run, trained, scores, mean_neighbours(self.run.evaluated, self.probe))
         append_row(self.settings.folder / "metrics.csv", row)
+        if self.settings.flags.every and self.run.epoch % self.settings.flags.every == 0:
+            about = {"name": self.settings.model, "classes": self.data.classes, "multi_label": self.data.multi_label,
+                     "epoch": self.run.epoch, "mean": self.run.recipe.mean, "std": self.run.recipe.std}
+            save_graphs(self.settings.folder / f"graphs-{self.run.epoch:03d}.pt", self.run.evaluated,
+                        self.probe[:KEPT], about)
         for name, value in row.items() if self.events else ():
             if value != "" and name not in ("epoch", "step"):
                 self.events.add_scalar(name, value, self.run.epoch)

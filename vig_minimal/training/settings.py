@@ -159,6 +159,7 @@ def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argpar
          f"mixup and CutMix give an image shares of two classes, and triplets need one; {no_mixing}"),
         (args.backbone_weights and not hasattr(CONFIGS[model], "backbone"),
          f"--backbone-weights: {model} has no ResNet; give --init-from its own weights"),
+        (args.every and not hasattr(CONFIGS[model], "grid"), f"--every: {model} has no graph over patches"),
         (several and not asked,
          f"{model} tells the one class of an image, and an image of {data} shows several or none; choose gkgnet, or"
          " give --multi-label to train yes or no for every class"),
@@ -174,8 +175,8 @@ def check_task(data: str, model: str, recipe: Recipe, fields: dict, args: argpar
 def check_detection(data: str, recipe: Recipe, args: argparse.Namespace) -> None:
     """Raise ValueError if a detector cannot learn from this data, or by this recipe."""
     for wrong, sentence in [
-        (data not in WITH_BOXES, f"--task detection: {data} has no boxes and masks; choose one of"
-                                 f" {', '.join(WITH_BOXES)}"),
+        (data not in WITH_BOXES, f"--task detection: {data} has no boxes and masks; {' and '.join(WITH_BOXES)} have"),
+        (args.every, "--every: keeps graphs of classifiers alone; leave it out"),
         (args.multi_label, "--multi-label and --task detection: choose one of them"),
         (recipe.mixes or recipe.erasing or recipe.rand_augment or recipe.color_jitter or recipe.oversample,
          "--task detection: of all augmentation it has --flip and --scale-jitter; choose a recipe without the others,"

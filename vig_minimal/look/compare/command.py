@@ -37,7 +37,7 @@ def settings_of(study: Study, variants: Sequence[Variant]) -> dict:
     """Return the settings of each variant. Raises ValueError for what cannot work, and for a model without patches."""
     settings = {variant: study.settle(variant) for variant in variants}
     if next(iter(settings.values())).flags.task == "detection":
-        raise ValueError("compare trains classifiers; leave --task detection out, and choose other data than shapes-boxes")
+        raise ValueError("compare trains classifiers; leave --task detection out, and choose data without boxes")
     if "patch" not in next(iter(settings.values())).fields:
         raise ValueError(f"--model {study.model}: it has no patches, so neither graphs nor a floor to compare with;"
                          " choose one of the families vig, svig, lrgc, cvig, pvig, gkgnet")

@@ -1,4 +1,4 @@
-"""What a detector finds, drawn: boxes, masks, names and scores; and whether objects read from themselves.
+"""Do objects read from themselves? For `explore` with a detector.
 
 `explore_objects` takes, for each object found, the patch under its centre, and counts in the graph of every layer how
 many of that patch's sources lie inside the object. Beside it stands what a random choice of sources would give: the
@@ -8,32 +8,19 @@ share of all sources that lie inside.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..data.augment import normalise
-from ..graphs.graph import Graph
-from ..models.detection import Detector, padded
-from .explore_layers import Grid, Layer, frame, layers_of
-from .panels import FONT, LINE, PALETTE, draw_sources, patch_box, picture, sheet, tint
+from ...graphs.graph import Graph
+from ...models.detection import Detector, padded
+from ..explore_layers import Grid, Layer, frame, layers_of
+from ..panels import draw_sources, patch_box, picture, sheet
+from .found import Found, draw_found
 
-SIDE = 400  # about the shorter side of a drawn image in pixels, where the image is smaller
-PANEL = 200  # the same for a panel of a layer
-PALE = 0.45  # share of a mask's colour in its pixels
-MOST_OBJECTS = 6  # rows of a page of `explore_objects`
-
-
-class Found(NamedTuple):
-    """An object: name of its class, score from 0 to 1, box (left, top, right, bottom) in pixels of the image, and mask
-    (H, W) bool."""
-
-    name: str
-    score: float
-    box: tuple[float, float, float, float]
-    mask: Tensor
+PANEL = 200  # about the shorter side of a panel in pixels
+MOST_OBJECTS = 6  # rows of a page
 
 
 class Reading(NamedTuple):
@@ -43,62 +30,6 @@ class Reading(NamedTuple):
     sources: int
     inside: int
     by_chance: float
-
-
-@torch.no_grad()
-def detect(model: Detector, images: Sequence[Tensor], threshold: float = 0.5,
-           return_graphs: bool = False) -> list[list[Found]] | tuple[list[list[Found]], list[Graph]]:
-    """Return the objects of each uint8 image (3, H, W) with at least that score, the highest first. Images are computed
-    one by one: a large one takes more than a GiB. return_graphs: also the first image's graph in every block."""
-    device, was_training, result = next(model.parameters()).device, model.training, []
-    inputs = [normalise(image[None].to(device), model.transform.mean, model.transform.std) for image in images]
-    model.eval()
-    graphs = model(inputs[0], return_graphs=True)[1] if return_graphs else []
-    for image in inputs:
-        [answer] = model(image)
-        chosen = (answer["scores"] >= threshold).cpu()
-        labels, scores, boxes, masks = (answer[name].cpu()[chosen] for name in ("labels", "scores", "boxes", "masks"))
-        result.append([Found(model.classes[label - 1], score, tuple(box), mask) for label, score, box, mask in
-                       zip(labels.tolist(), scores.tolist(), boxes.tolist(), masks[:, 0] >= 0.5)])
-    model.train(was_training)
-    return (result, graphs) if return_graphs else result
-
-
-# ---- boxes and masks
-
-
-def draw_found(image: Tensor, found: Sequence[Found], classes: Sequence[str], factor: float = 0) -> Image.Image:
-    """Draw the objects on a uint8 image (3, H, W): a colour for each class, names and scores where they hide least.
-    factor: by which the image is scaled; by default, small images are enlarged."""
-    page = picture(image, 0 if factor else SIDE)
-    if factor:
-        page = page.resize([max(1, round(factor * side)) for side in page.size])
-    factor = page.width / image.shape[2]
-    colours = [PALETTE[classes.index(one.name) % len(PALETTE)] for one in found]
-    for one, colour in list(zip(found, colours))[::-1]:  # the highest score on top
-        page = tint(page, PALE * one.mask.float().numpy(), colour)
-    draw, taken = ImageDraw.Draw(page), []
-    boxes = [[round(factor * side) for side in one.box] for one in found]
-    for (left, top, right, bottom), colour in zip(boxes, colours):
-        box = left, top, max(left, right - 1), max(top, bottom - 1)
-        draw.rectangle(box, outline="white", width=4)
-        draw.rectangle(box, outline=colour, width=3)
-    for one, (left, top, right, bottom), colour in zip(found, boxes, colours):
-        text = f"{one.name} {one.score:.2f}"
-        width = int(FONT.getlength(text)) + 6
-        x = max(0, min(left, page.width - width))
-        places = [max(0, min(y, page.height - LINE)) for y in (top - LINE, bottom, top, bottom - LINE)]
-        places += range(top, page.height - LINE, LINE)
-        y = next((y for y in places if not any(x < b and a < x + width and y < d and c < y + LINE
-                                               for a, c, b, d in taken)), places[0])
-        taken.append((x, y, x + width, y + LINE))
-        draw.rectangle((x, y, x + width - 1, y + LINE - 1), fill=colour)
-        bright = np.dot(ImageColor.getrgb(colour), (0.299, 0.587, 0.114)) > 140
-        draw.text((x + 3, y), text, "black" if bright else "white", FONT)
-    return page
-
-
-# ---- does an object read from itself?
 
 
 def seen(model: Detector, image: Tensor) -> tuple[Tensor, tuple[float, float]]:

@@ -11,9 +11,11 @@ from PIL import Image, ImageColor
 import vig_minimal
 from vig_minimal import Graph
 from vig_minimal.data.synthetic import CLASSES, Shapes
-from vig_minimal.look import detections, explore, predict
-from vig_minimal.look.detections import Found, centre_patch, draw_found, inside, read_from
+from vig_minimal.look import explain, explore, predict
 from vig_minimal.look.explore_layers import Layer
+from vig_minimal.look.objects import found as drawing
+from vig_minimal.look.objects.found import Found, detect, draw_found
+from vig_minimal.look.objects.reading import centre_patch, detector_layers, inside, read_from, seen
 from vig_minimal.look.panels import PALETTE
 from vig_minimal.models.detection import create_detector
 from vig_minimal.training import checkpoint
@@ -91,10 +93,10 @@ def test_pooled_sources_of_later_stages_count_by_their_own_middles():
 def test_layers_lie_on_the_image_as_the_backbone_sees_it(tmp_path, name):
     model, image = vig_minimal.load(kept(tmp_path / "best.pt", name)), torch.zeros(3, 40, 90, dtype=torch.uint8)
     image[0, 10:20, 30:60] = 255
-    _, graphs = detections.detect(model, [image], return_graphs=True)
-    pixels, scale = detections.seen(model, image)
+    _, graphs = detect(model, [image], return_graphs=True)
+    pixels, scale = seen(model, image)
     assert pixels.shape[1] % 8 == pixels.shape[2] % 8 == 0 and scale[1] == pytest.approx(64 / 90, 0.02)
-    layers = detections.detector_layers(model, pixels, graphs)
+    layers = detector_layers(model, pixels, graphs)
     assert [layer.grid[0] * layer.grid[1] for layer in layers] == [graph.num_targets for graph in graphs]
     red = pixels[0] > 128
     rows, columns = red.any(1).nonzero(), red.any(0).nonzero()
@@ -122,13 +124,13 @@ def test_boxes_masks_and_names_are_drawn():
 def test_names_of_neighbours_do_not_hide_each_other(monkeypatch):
     texts = []
     image = torch.full((3, 40, 60), 90, dtype=torch.uint8)
-    draw = detections.ImageDraw.ImageDraw.text
-    monkeypatch.setattr(detections.ImageDraw.ImageDraw, "text", lambda self, place, *rest: (
+    draw = drawing.ImageDraw.ImageDraw.text
+    monkeypatch.setattr(drawing.ImageDraw.ImageDraw, "text", lambda self, place, *rest: (
         texts.append(place), draw(self, place, *rest)))
     draw_found(image, [rectangle(10, 12, 40, 30, score=0.9 - 0.1 * i) for i in range(6)], CLASSES)
     rows = sorted(y for _, y in texts)
-    assert len(rows) == 6 and min(b - a for a, b in zip(rows, rows[1:])) >= detections.LINE
-    assert all(0 <= x < 600 and 0 <= y <= 400 - detections.LINE for x, y in texts)
+    assert len(rows) == 6 and min(b - a for a, b in zip(rows, rows[1:])) >= drawing.LINE
+    assert all(0 <= x < 600 and 0 <= y <= 400 - drawing.LINE for x, y in texts)
 
 
 # ---- the commands
@@ -181,3 +183,13 @@ def test_a_classifier_draws_no_boxes(tmp_path, capsys):
     with pytest.raises(SystemExit):
         predict.main(["shapes:3", "--checkpoint", str(tmp_path / "best.pt"), "--out", str(tmp_path / "a.png")])
     assert "--out: draws what a detector finds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("run", [lambda path: explain.main(["--checkpoint", path]),
+                                 lambda path: explore.main(["shapes:3", "--checkpoint", path, "--html", "page.html"])],
+                         ids=["explain", "explore --html"])
+def test_what_takes_classifiers_alone_says_so(tmp_path, monkeypatch, capsys, run):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        run(kept(tmp_path / "best.pt"))
+    assert end.value.code == 2 and "holds a detector; predict and explore" in capsys.readouterr().err

@@ -1,0 +1,143 @@
+"""`python -m vig_minimal explain`: what it shows is what the model computes, and each step names its real place."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from helpers import FAMILIES, TINY
+from reference import vig as oracle
+from vig_minimal import create_model
+from vig_minimal.look import explain
+from vig_minimal.models.layers import to_nodes
+
+ROOT = Path(__file__).resolve().parents[2]
+PYRAMID = {"img_size": 16, "dim": (8, 16), "depth": (1, 2), "pool": (2, 1), "num_classes": 5}
+SMALL = {"img_size": 16, "num_classes": 5}
+MODELS = {**dict.fromkeys((*FAMILIES, "cvig_nano"), TINY), "pvig_nano": PYRAMID, "gkgnet_nano": PYRAMID,
+          "resnet_nano": SMALL, "cnn2mean_nano": SMALL, "cnn2gnn_nano": SMALL, "cnn2transformer_nano": SMALL}
+
+
+def model_of(name: str, **fields):
+    model = create_model(name, **MODELS[name] | fields).double().eval()
+    if hasattr(model, "store_anchors") and model.aggregate is not None:
+        model.store_anchors(torch.randn(5, 3, 16, 16, dtype=torch.float64))
+    for block in model.blocks:
+        if hasattr(query := getattr(getattr(getattr(block, "grapher", None), "constructor", None), "query", None),
+                   "weight"):
+            torch.nn.init.normal_(query.weight, std=0.5)  # at first all scores are 0
+    return model
+
+
+def traced(model) -> dict[tuple[str, str, str], explain.Value]:
+    """Every value of one image, by step, layer and symbol; later stages of the same name replace earlier ones."""
+    values = explain.trace(model, torch.randn(1, 3, 16, 16, dtype=torch.float64))[2]
+    return {(value.step.key, value.layer, value.symbol): value for value in values}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_and_graphs_are_the_models_and_nothing_stays_behind(name):
+    model, images = model_of(name), torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    logits, graphs, values = explain.trace(model, images)
+    expected, made = model(images, return_graphs=True)
+    assert torch.equal(logits, expected) and torch.equal(values[-1].tensor, expected)
+    assert all(torch.equal(ours.adj(), theirs.adj()) for ours, theirs in zip(graphs, made, strict=True))
+    assert not any(module._forward_hooks or module._forward_pre_hooks or "read" in vars(module)
+                   for module in model.modules())
+    layers = {value.layer for value in values} - {""}
+    assert len(layers) == (len(graphs) if hasattr(model.config, "grid") else 0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_step_names_a_class_that_is_there(name):
+    for value in explain.trace(model_of(name), torch.randn(1, 3, 16, 16, dtype=torch.float64))[2]:
+        path, cls = value.where.split()
+        defined = {node.name for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+                   if isinstance(node, ast.ClassDef)}
+        assert cls in defined, value.where
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.inference_mode()
+def test_the_values_obey_the_equations_beside_them(name):
+    model = model_of(name)
+    value, before = {key: found.tensor for key, found in traced(model).items()}, None
+    for l, block in enumerate(model.blocks):
+        layer, grapher = f"layer {l}", block.grapher
+        h, m, u, y, z = (value[key, layer, symbol] for key, symbol in (
+            ("in", "x′"), ("aggregate", "m"), ("update", "u"), ("update", "y"), ("ffn", "z")))
+        adj = value["edges", layer, "α" if name == "lrgc_nano" else "N(i)"]
+        x = value["stem", "", "X"] if before is None else before
+        torch.testing.assert_close(h, grapher.fc1(x))
+        torch.testing.assert_close(to_nodes(m)[0], oracle.max_relative(to_nodes(h)[0], to_nodes(h)[0], adj[0]))
+        torch.testing.assert_close(y, grapher.fc2(u) + x)
+        torch.testing.assert_close(z, block.ffn(y))
+        before = z
+        if name == "lrgc_nano":
+            score, tau = value["scores", layer, "α′"], grapher.constructor.tau
+            torch.testing.assert_close(adj, torch.tanh(F.relu(torch.sigmoid(score) - torch.sigmoid(tau))))
+            assert score.std() > 0.1
+        if name == "svig_nano":
+            assert torch.equal(adj, value["scores", layer, "z"] > grapher.constructor.z)
+        if name == "vig_nano":
+            order = value["scores", layer, "d"][0].argsort(1)[:, :grapher.constructor.k]
+            assert torch.equal(adj[0].nonzero()[:, 1].view(order.shape), order.sort(1).values)
+
+
+def test_clustervig_shows_its_partitions_before_what_is_read_along_their_edges():
+    values = explain.trace(model_of("cvig_nano"), torch.randn(1, 3, 16, 16, dtype=torch.float64))[2]
+    symbols = [value.symbol for value in values if value.layer == "layer 0"]
+    assert symbols == ["CPE", "x′", "V", "N(i)", "z", "α", "m", "u", "y", "z"]
+    h, adj, m = (next(value.tensor for value in values if value.symbol == symbol) for symbol in ("x′", "N(i)", "m"))
+    torch.testing.assert_close(to_nodes(m)[0], oracle.max_relative(to_nodes(h)[0], to_nodes(h)[0], adj[0]))
+    assert "z′_i" in next(value.step.equation for value in values if value.symbol == "u")
+
+
+def test_another_convolution_and_another_head_are_not_called_vigs():
+    assert ("aggregate", "layer 0", "m") not in (edge := traced(model_of("vig_nano", conv="edge")))
+    assert edge["update", "layer 0", "u"].step is explain.OTHER_UPDATE
+    heads = {name: traced(model_of(name))["head", "", "logits"].step for name in MODELS}
+    assert {name for name, step in heads.items() if step is explain.HEAD} == {*FAMILIES, "cvig_nano", "pvig_nano"}
+    assert {name for name, step in heads.items() if step is explain.SCORES} == {"gkgnet_nano"}
+
+
+@pytest.mark.parametrize("name, graph, step", [
+    ("vig_nano", "knn", "NEAREST"), ("vig_nano", "group_knn", "GROUPS"), ("vig_nano", "window_knn", "CHOSEN"),
+    ("pvig_nano", "knn", "NEAR"), ("gkgnet_nano", "group_knn", "GROUPS")])
+def test_edges_are_explained_as_they_are_chosen(name, graph, step):
+    """A pyramid adds relative places to the distances, so it is not said to choose by distances alone."""
+    values = explain.trace(model_of(name, graph=graph), torch.randn(1, 3, 16, 16, dtype=torch.float64))[2]
+    assert {value.step for value in values if value.step.key == "edges"} == {getattr(explain, step)}
+    assert any(value.step is explain.DISTANCE for value in values) == (step == "NEAREST")
+
+
+@pytest.mark.parametrize("equation, expected", [
+    ("α′_{ij} = x_i", "<i>α</i>′<sub><i>ij</i></sub> = <i>x</i><sub><i>i</i></sub>"),
+    ("max_j W_{in}", "max<sub><i>j</i></sub> <i>W</i><sub>in</sub>"),
+    ("{j : z_{ij} > 1}", "{<i>j</i> : <i>z</i><sub><i>ij</i></sub> &gt; 1}"),
+    ("i's own", "<i>i</i>'s own")])
+def test_equations_as_html(equation, expected):
+    assert explain.typeset(equation) == expected
+
+
+def test_what_it_prints(capsys):
+    explain.main(["svig_nano", "shapes:3"])
+    out = capsys.readouterr().out
+    assert out.startswith("svig_nano, random weights, shapes:3: image → stem → [ in → scores → edges")
+    assert "Edges: the similar ones: N(i) = {j : z_ij > Φ⁻¹(q)}" in out
+    assert "computed by vig_minimal/constructors/similarity_threshold.py SimilarityThreshold" in out
+    assert out.count("\n    layer 5 ") == 7 and " edges of 4096\n" in out
+    assert out.splitlines()[-1].startswith("highest: ") and max(map(len, out.splitlines())) < 140
+
+
+@pytest.mark.parametrize("argv, says", [
+    (["vit"], "unknown model 'vit'"), (["vig_nano", "nothing.jpg"], "nothing.jpg: no such image"),
+    (["vig_nano", "shapes:x"], "the number of a scene"), (["--checkpoint", "none.pt"], "none.pt"),
+    (["cnn2gnn_nano"], "has no anchors yet")])
+def test_bad_input_is_one_sentence(argv, says, capsys):
+    with pytest.raises(SystemExit) as end:
+        explain.main(argv)
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and err.count("\n") == 1 and says in err

@@ -172,6 +172,7 @@ def test_a_detector_starts_from_a_classifier(capsys):
     (["--mixup", "0.5"], "--scale-jitter"),
     (["--compile"], "--compile"),
     (["--every", "1"], "--every: keeps graphs of classifiers"),
+    (["--data", "shapebox"], "did you mean shapes-boxes"),
     (["--data", "cifar10"], "shapes-boxes and coco have"),
     (["--model", "gkgnet_nano"], "needs the patches"),
     (["--set", "proposals=0"], "at least 1"),

@@ -128,9 +128,9 @@ def settle(args: argparse.Namespace, processes: Processes) -> Settings:
 def choose_data(args: argparse.Namespace, state: dict | None) -> str:
     """Name the data set: --data, else image folders if there is --data-dir, else synthetic scenes."""
     model = args.model or (state["name"] if state else "")
-    if args.task == "detection":
-        return args.data or ("coco" if args.data_dir else "shapes-boxes")
     several = args.multi_label or (state or {}).get("multi_label") or model.startswith(MULTI_LABEL_FAMILY)
+    if not args.data and args.task == "detection":
+        return "coco" if args.data_dir else "shapes-boxes"
     if not args.data:
         return "imagefolder" if args.data_dir else "shapes-multi" if several else "shapes"
     known = list(dict.fromkeys((*DATA_SETS, *DOWNLOADS)))

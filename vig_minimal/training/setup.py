@@ -287,8 +287,9 @@ def used(recipe: Recipe, config: object, data: Data) -> dict[str, object]:
     other |= set() if recipe.warmup_epochs else {"warmup_epochs", "warmup_lr"}
     other |= set() if data.multi_label else {"asymmetric"}
     other |= set() if getattr(config, "aggregation", "none") != "none" else {"contrastive"}
-    other |= set() if hasattr(config, "drop_path") else {"drop_path"}
-    values = asdict(recipe) | {"drop_path": getattr(config, "drop_path", 0)}
+    other |= {"crop", "eval_crop", "label_smoothing"} if hasattr(config, "body") else set()
+    own = dict(getattr(config, "body", vars(config)))  # of a detector, its backbone
+    values = asdict(recipe) | {"drop_path": own.get("drop_path", 0)}
     shown = [name for name, value in values.items() if name not in elsewhere | other and value != off.get(name)]
     return {name: values[name] for name in sorted(shown, key=DataRecipe.__dataclass_fields__.__contains__)}
 

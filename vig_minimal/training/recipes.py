@@ -96,9 +96,6 @@ RECIPES = {
     # ours, for several labels: gkgnet_nano passes 90 mAP on the synthetic scenes within 10 minutes on two CPU cores
     "demo_multi": replace(DEMO, epochs=5, warmup_epochs=0.5),
     "vig": VIG,
-    "detection": DETECTION,
-    # ours: nano models, small images, from random weights. Scenes look in all directions, so none is mirrored
-    "demo_detection": replace(DEMO, epochs=2, batch_size=8, lr=1e-3, warmup_epochs=0.1, flip=False),
     # LRGC Table 1 and section 4.2: ViG's own recipe at batch 256
     "lrgc": replace(VIG, batch_size=256),
     # ClusterViG section V: batch 1024, AdamW at 2e-3, cosine, 300 epochs, distillation from RegNetY-16GF, augmentation
@@ -108,6 +105,9 @@ RECIPES = {
     "gkgnet_voc": replace(GKGNET, decay_epochs=(5.0, 50.0)),
     "cnn2graph": CNN2GRAPH,
     "cnn2graph_100": replace(CNN2GRAPH, batch_size=100),
+    "detection": DETECTION,
+    # ours: nano models, small images, from random weights. Scenes look in all directions, so none is mirrored
+    "demo_detection": replace(DEMO, epochs=2, batch_size=8, lr=1e-3, warmup_epochs=0.1, flip=False),
     "finetune": FINETUNE,
 }
 # family of a model -> recipe of its paper

@@ -359,7 +359,7 @@ def test_wrong_input_is_one_sentence(argv, message, tmp_path, monkeypatch, capsy
         state = checkpoint.load("few.pt")
         checkpoint.save("few.pt", state | {"classes": ["a", "b"]})
     with pytest.raises(SystemExit) as exit:
-        explore.main(["shapes:0", "--model", "gkgnet_nano", *argv])
+        explore.main(["shapes:0", *([] if "--model" in argv else ["--model", "gkgnet_nano"]), *argv])
     printed = capsys.readouterr()
     assert exit.value.code == 2 and printed.out == "" and not (tmp_path / "graph.png").exists()
     assert message in printed.err and printed.err.startswith("explore: error: ") and printed.err.count("\n") == 1

@@ -4,6 +4,6 @@ import torch
 
 @pytest.fixture(autouse=True)
 def nothing_compiled_before():
-    """Forget what earlier tests compiled. torch keeps at most eight programs of one function, and with fullgraph=True
-    the ninth is an error; programs of models that were collected as garbage do not count, so it would come by chance."""
+    """Forget what earlier tests compiled. torch keeps at most eight programs of one function; with fullgraph=True a
+    ninth is an error. Programs of models that were collected as garbage do not count, so it would come by chance."""
     torch._dynamo.reset()

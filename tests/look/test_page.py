@@ -117,6 +117,7 @@ def test_moving_over_a_patch_lights_up_the_adjacencys_own_sources(name, page, gr
             assert shown(page) == graph.adj()[0, target].nonzero()[:, 0].tolist(), (layer, row, column)
 
 
+@pytest.mark.slow
 def test_the_graph_of_every_constructor_is_shown(browser, tmp_path):
     models = [opened("vig_nano", graph=name, **TINY) for name in list_constructors()]
     page, image = tmp_path / "page.html", open_image("shapes:9", Transform((32, 32)))
@@ -456,6 +457,7 @@ def test_the_live_page_runs_without_error(live):
 # ---- the file and the command
 
 
+@pytest.mark.slow
 def test_a_page_of_12_layers_and_196_nodes_is_small(monkeypatch):
     monkeypatch.setattr(torch.nn.init, "kaiming_normal_", lambda tensor: tensor.data.uniform_(-0.05, 0.05))
     assert len(build([(opened("lrgc_ti", num_classes=10), "random")], ["shapes:1"], "size")) < 3 * 2**20

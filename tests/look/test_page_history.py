@@ -88,6 +88,7 @@ def test_without_every_nothing_is_kept():
     assert not list(Path("run").glob("graphs-*"))
 
 
+@pytest.mark.slow
 def test_epochs_past_999_stay_in_order():
     train.main(["--model", "vig_nano", *TINY, *RUN, "--epochs", "1", "--every", "1"])
     kept = load("run/graphs-001.pt")

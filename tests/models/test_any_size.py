@@ -77,7 +77,8 @@ def test_k_and_dilation_follow_the_grid_unless_k_was_chosen():
     assert [graph.index.shape[2] for graph in chosen(images, return_graphs=True)[1]] == [3, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "vig_nano"))
+                                  for name in MODELS])
 def test_training_takes_several_sizes_and_their_gradients_reach_the_position(name):
     model = trained(name).train()
     for size in ((48, 32), (16, 32), (48, 32)):

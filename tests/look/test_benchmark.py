@@ -9,14 +9,13 @@ import torch
 from PIL import Image
 
 from vig_minimal import create_model, list_constructors, list_models
-from vig_minimal.look import benchmark, benchmark_paper
-from vig_minimal.look.compare import graph_cost
+from vig_minimal.look.benchmark import command, floor, graph_cost, memory, paper, profile, throughput
 
 TINY = ["--rounds", "1", "--threads", "1"]
 
 
 def run(capsys, *argv):
-    benchmark.main([*map(str, argv), *TINY])
+    command.main([*map(str, argv), *TINY])
     return capsys.readouterr().out
 
 
@@ -33,8 +32,8 @@ def test_the_table_of_ratios(capsys, name):
 
 
 def test_two_classifiers_are_both_trained(capsys):
-    model = benchmark.create_model("cvig_nano", dim=16, depth=1, img_size=16, patch=4, distillation=True).train()
-    benchmark.forward_backward(model, torch.randn(4, 3, 16, 16))
+    model = create_model("cvig_nano", dim=16, depth=1, img_size=16, patch=4, distillation=True).train()
+    floor.forward_backward(model, torch.randn(4, 3, 16, 16))
     assert model.distilled.weight.grad.abs().sum() > 0 and model.head[4].weight.grad.abs().sum() > 0
 
 
@@ -72,9 +71,9 @@ def test_graphs_are_built_of_the_same_features_in_every_run(monkeypatch):
 
 
 def test_the_papers_figures_stand_beside_ours(capsys, monkeypatch):
-    monkeypatch.setattr(benchmark, "in_own_process", lambda *_: (50.0, 1.0))
-    monkeypatch.setattr(benchmark_paper, "SIZES", {"a table": [("vig_nano", {}, "ViG-nano", 0.933098 / 2, 1.0, "7")]})
-    monkeypatch.setattr(benchmark_paper, "SPEEDS", {"vig_nano": (25.0, 100.0, None, 1, 1, 1, 1, 1)})
+    monkeypatch.setattr(throughput, "in_own_process", lambda *_: (50.0, 1.0))
+    monkeypatch.setattr(paper, "SIZES", {"a table": [("vig_nano", {}, "ViG-nano", 0.933098 / 2, 1.0, "7")]})
+    monkeypatch.setattr(paper, "SPEEDS", {"vig_nano": (25.0, 100.0, None, 1, 1, 1, 1, 1)})
     text = run(capsys, "--paper", "--batches", 1, 8, 16)
     assert "| ViG-nano: `vig_nano` | 0.466549 | 0.93 | 2.000 | 1 | 0.06 |" in text
     assert "| vig_nano | 25.0 / 50.0 = 2.0000 | 100.0 / 50.0 = 0.5000 | - / 50.0 |" in text
@@ -82,10 +81,10 @@ def test_the_papers_figures_stand_beside_ours(capsys, monkeypatch):
 
 
 def test_the_papers_models_are_models_of_this_project():
-    assert all(name in list_models() for models in benchmark_paper.SIZES.values() for name, *_ in models)
-    assert all(name in list_models() and len(speeds) == len(benchmark_paper.BATCHES)
-               for name, speeds in benchmark_paper.SPEEDS.items())
-    assert all(name in list_models() for _, _, names, _ in benchmark_paper.SCORES for name in names)
+    assert all(name in list_models() for models in paper.SIZES.values() for name, *_ in models)
+    assert all(name in list_models() and len(speeds) == len(paper.BATCHES)
+               for name, speeds in paper.SPEEDS.items())
+    assert all(name in list_models() for _, _, names, _ in paper.SCORES for name in names)
 
 
 def test_throughput_is_a_table_and_a_picture(capsys, tmp_path):
@@ -121,17 +120,17 @@ def fails(*_):
                                                   (killed, [5.0, None, None, None])])
 def test_out_of_memory_ends_a_models_row(monkeypatch, figure, expected):
     """Also where the system ends the process."""
-    monkeypatch.setattr(benchmark, "figure", figure)
-    results = benchmark.throughput(["vig_nano"], [1, 2, 4, 8])
+    monkeypatch.setattr(throughput, "figure", figure)
+    results = throughput.throughput(["vig_nano"], [1, 2, 4, 8])
     assert [figure and figure[0] for figure in results["vig_nano"]] == expected
-    text = benchmark.table(results, [1, 2, 4, 8], 0)
+    text = throughput.table(results, [1, 2, 4, 8], 0)
     assert text.splitlines()[-1] == f"| vig_nano | {' | '.join('-' if x is None else str(x) for x in expected)} |"
-    assert benchmark.table(results, [1, 2, 4, 8], 1).endswith("| - | - |")
+    assert throughput.table(results, [1, 2, 4, 8], 1).endswith("| - | - |")
 
 
 def test_what_counts_as_out_of_memory():
-    assert benchmark.out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert not benchmark.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert throughput.out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not throughput.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 def ends(*_):
@@ -142,7 +141,7 @@ def ends(*_):
     (ends, "vig_nano, batch 1: its process ended with code 3"), (fails, "vig_nano, batch 1: RuntimeError: .*size"),
 ])
 def test_another_failure_is_an_error_and_no_out_of_memory(monkeypatch, capsys, tmp_path, figure, message):
-    monkeypatch.setattr(benchmark, "figure", figure)
+    monkeypatch.setattr(throughput, "figure", figure)
     with pytest.raises(SystemExit) as end:
         run(capsys, "--throughput", "vig_nano", "--batches", 1, 8, "--out", tmp_path / "speed.png")
     assert end.value.code == 2 and not list(tmp_path.iterdir())
@@ -150,7 +149,7 @@ def test_another_failure_is_an_error_and_no_out_of_memory(monkeypatch, capsys, t
 
 
 def test_a_picture_without_any_figure_is_still_drawn():
-    page = benchmark.chart({"vig_nano": [None, None]}, [1, 2], "nothing fits")
+    page = throughput.chart({"vig_nano": [None, None]}, [1, 2], "nothing fits")
     assert page.width > 500 and page.height > 300
 
 
@@ -162,12 +161,13 @@ def test_a_picture_without_any_figure_is_still_drawn():
     (["--throughput", "vig_nano", "--out", "x.txt"], "x.txt: the picture cannot be written; give a name that ends in"),
     (["vig_nano", "--img-size", "63"], "img_size=63"), (["vig_nano", "--img-size", "0"], "img_size=0"),
     (["vig_nano", "--device", "gpu"], "invalid choice: 'gpu'"),
-    (["vig_nano", "--amp"], "--amp with --throughput or --paper"),
-    (["--graphs", "--paper"], "each go alone"),
+    (["vig_nano", "--amp"], "--amp goes with --throughput or --paper"),
+    (["--graphs", "--paper"], "each go alone"), (["--memory", "--profile"], "each go alone"),
+    (["vig_nano", "--measure"], "--measure goes with --memory"),
 ])
 def test_bad_input_is_a_sentence(capsys, argv, message):
     with pytest.raises(SystemExit) as end:
-        benchmark.main(argv)
+        command.main(argv)
     error = capsys.readouterr().err
     assert end.value.code == 2 and re.search(re.escape(message), error) and "Traceback" not in error
     assert error.startswith("benchmark: error: ") and error.count("\n") == 1
@@ -175,7 +175,69 @@ def test_bad_input_is_a_sentence(capsys, argv, message):
 
 def test_a_model_without_patches_has_no_floor(capsys):
     with pytest.raises(SystemExit) as end:
-        benchmark.main(["cnn2gnn_nano"])
+        command.main(["cnn2gnn_nano"])
     assert end.value.code == 2 and "no floor to compare with" in capsys.readouterr().err
-    floor = benchmark.Floor(create_model("gkgnet_nano", num_classes=4))
-    assert floor(torch.randn(2, 3, 64, 64)).shape == (2, 4)
+    network = floor.Floor(create_model("gkgnet_nano", num_classes=4))
+    assert network(torch.randn(2, 3, 64, 64)).shape == (2, 4)
+
+
+def test_the_profile_names_the_lines_and_counts_what_they_do(capsys):
+    """Of the first linear layer of a Grapher: multiply-adds, bytes, calls."""
+    model = create_model("vig_nano", depth=1).eval()
+    parts = profile.profile(model, torch.randn(2, 3, 64, 64), profile.evaluate, rounds=3)
+    part = parts["models/vig.py Grapher.forward", "convolution"]  # fc1 96 → 96 and fc2 192 → 96, on 64 nodes
+    assert part.calls == 2 * 3 and part.macs == 3 * 2 * 64 * (96 * 96 + 192 * 96)
+    nodes, weights = 2 * 64 * (96 + 96 + 192 + 96), (96 * 96 + 192 * 96) + 2 * 96
+    assert part.bytes == 3 * 4 * (nodes + weights)
+    assert ("constructors/knn.py nearest_sources", "topk") in parts and part.seconds > 0
+
+
+def test_the_profiles_limit_is_the_slower_of_arithmetic_and_memory():
+    parts = {("f", "a"): profile.Part(1, 2.0, macs=10, bytes=10), ("f", "b"): profile.Part(1, 1.0, macs=1, bytes=10),
+             ("g", "c"): profile.Part(1, 4.0), ("g", "d"): profile.Part(1, 0.01, bytes=10)}
+    assert profile.table(parts, images=1000, peak_macs=10, peak_bytes=20)[2:] == [
+        "| g | c | 4.000 | 57.1% | 0.000 | - |",
+        "| f | a | 2.000 | 28.5% | 1.000 | 2.0 |",
+        "| f | b | 1.000 | 14.3% | 0.500 | 2.0 |",
+        "| the rest |  | 0.010 | 0.1% | 0.500 | 0.0 |",
+        "| all |  | 7.010 | 100.0% | 2.000 | 3.5 |"]
+
+
+def test_expanded_tensors_are_read_once():
+    assert profile.touched([torch.ones(3, 1).expand(3, 5), (torch.ones(2, dtype=torch.int64), None, 1.0)]) == 12 + 16
+
+
+def test_the_profile_of_training_has_the_backward_pass(capsys, monkeypatch):
+    monkeypatch.setattr(profile, "peaks", lambda device: (1e12, 1e10))
+    text = run(capsys, "vig_nano", "--profile", "--batch", 2)
+    assert "peaks: 1000 GMAC/s, 10.0 GB/s" in text and "vig_nano, evaluation" in text
+    training = [row[:2] for row in rows(text.partition("vig_nano, training")[2])]
+    assert ["backward", "convolution_backward"] in training and ["all", ""] in training
+
+
+def test_a_step_is_the_weights_and_what_is_kept_of_each_image(capsys, monkeypatch):
+    """A measured step, in this process, is what the count says; checkpoints keep less."""
+    monkeypatch.setattr(memory, "in_own_process", lambda what, measure, *about: 2e3)
+    header, row = rows(run(capsys, "vig_nano", "--memory", "--measure", "--batch", 1000))
+    float32, half, checkpoints = (float(cell) for cell in row[1:4])
+    assert float32 > half > checkpoints > 0
+    for cell, kept in zip(row[4:], (half, checkpoints)):
+        counted, measured = cell.split(", ")
+        assert float(counted) == pytest.approx(16 * 933_098 / 1e9 + kept + 4 * 3 * 64**2 / 1e6, abs=0.06)
+        assert measured == "2.00"
+
+
+def test_with_checkpoints_a_block_keeps_its_input():
+    """Blocks of equal width keep equally much: so the count follows from those of the whole and of what is outside."""
+    model, images = create_model("vig_nano").train(), torch.randn(4, 3, 64, 64)
+    whole = memory.kept(model, images, False)
+    with_checkpoints = memory.kept_with_checkpoints(model, images, False)
+    outside = memory.kept(model, images, False)  # of stem and head: the model has checkpoints now
+    depth, inputs = model.config.depth, 4 * 64 * model.config.dim  # bytes of a block's input
+    assert with_checkpoints == pytest.approx(depth * inputs + outside + (whole - outside) / depth, rel=0.02)
+
+
+def test_checkpoints_of_a_pyramid_and_of_two_classifiers():
+    for name in ("pvig_nano", "cvig_nano"):
+        model, images = create_model(name).train(), torch.randn(2, 3, 64, 64)
+        assert 0 < memory.kept_with_checkpoints(model, images, True) < memory.kept(create_model(name), images, True)

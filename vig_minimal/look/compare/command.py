@@ -23,7 +23,7 @@ from ...files import replacing
 from ...models.registry import list_constructors
 from ...training.checkpoint import lock
 from ...training.run_log import duration
-from ..benchmark import best_times, forward_backward, forward_only
+from ..benchmark.floor import best_times, forward_backward, forward_only
 from ..command import Parser, save_picture
 from .cells import Cell, Study, Variant, data_of, train, variants_of
 from .measures import measure

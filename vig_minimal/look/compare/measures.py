@@ -26,7 +26,7 @@ from ...data.synthetic import compose, paint
 from ...models.cost import count_macs, count_parameters, saved_bytes
 from ...models.layers import to_nodes
 from ...training.settings import Settings
-from ..benchmark import Floor, best_times, forward_backward, forward_only, random_images
+from ..benchmark.floor import Floor, best_times, forward_backward, forward_only, random_images
 from ..explore_layers import Layer, layers_of
 from ..plot import read_run
 from ..predict import load

@@ -6,9 +6,10 @@ listed without ours: nothing was trained on ImageNet or COCO here; docs/results.
 
 from collections.abc import Iterator, Sequence
 
-from ..models.cost import count_macs, count_parameters
-from ..models.registry import create_model
-from .benchmark import random_images, throughput
+from ...models.cost import count_macs, count_parameters
+from ...models.registry import create_model
+from .floor import random_images
+from .throughput import throughput
 
 # paper and table -> (model, fields, name in the paper, millions of parameters, GMACs, scores)
 SIZES = {

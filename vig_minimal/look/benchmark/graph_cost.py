@@ -10,10 +10,11 @@ from ...constructors import CONSTRUCTORS
 from ...models.layers import FFN, Block, to_image
 from ...models.registry import CONFIGS, list_constructors
 from ...models.vig import Grapher
-from ..benchmark import best_times, forward_only, in_own_process, peak_memory
 from ..chart import Axis, Chart, Series, draw_page, log_ticks
 from ..command import save_picture
 from ..panels import colours
+from .floor import best_times, forward_only
+from .throughput import in_own_process, peak_memory
 
 
 def graph_figure(name: str, grid: int, batch: int, rounds: int, device: str, threads: int) -> tuple[float, ...]:

@@ -110,6 +110,14 @@ def test_a_checkpoint_of_something_else_is_refused(change, message):
         checkpoint.check_same(STATE | change, "x.pt", "vig_nano", STATE["config"], STATE["classes"])
 
 
+def test_fields_that_an_evaluation_sets_may_differ():
+    config = STATE["config"] | {"dim": 97}
+    said = checkpoint.check_same(STATE, "x.pt", "vig_nano", config, STATE["classes"], ["dim", "k"])
+    assert said == [f"dim {STATE['config']['dim']} → 97"]
+    with pytest.raises(CheckpointError, match="this run has dim=97"):
+        checkpoint.check_same(STATE, "x.pt", "vig_nano", config, STATE["classes"], ["k"])
+
+
 def test_released_weights_are_no_checkpoint_to_go_on_from(tmp_path):
     torch.save({"pos_embed": torch.ones(1)}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="load_released"):

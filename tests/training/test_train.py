@@ -115,6 +115,18 @@ def test_evaluation_only_gives_the_figures_of_training_and_leaves_the_run_alone(
     assert os.listdir(".") == ["out"]
 
 
+def test_an_evaluation_may_have_another_graph_but_no_other_weights(capsys):
+    run("--epochs", 1, "--output", "out", "--model", "vig_nano")
+    again = ["--resume", "out/last.pt", "--limit", "32", "--device", "cpu", "--eval-only", "--set"]
+    train.main([*again, "graph=random"])
+    assert "changed graph knn → random" in capsys.readouterr().out
+    for argv, message in (([*again, "dim=48"], "size mismatch"),
+                          ([*again[:-2], "--set", "graph=random"], "trained with graph=knn")):
+        with pytest.raises(SystemExit) as end:
+            train.main(argv)
+        assert end.value.code == 2 and message in capsys.readouterr().err
+
+
 def test_bfloat16_and_no_average(capsys):
     run("--epochs", 1, "--output", "out", "--amp", "--no-ema", "--no-flip")
     state = checkpoint.load("out/last.pt")

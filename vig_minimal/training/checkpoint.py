@@ -17,6 +17,7 @@ import argparse
 import math
 import os
 import socket
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO
@@ -115,8 +116,10 @@ def position(state: dict, path: str | Path, steps: int) -> tuple[int, int]:
     return state["epoch"] * steps + in_epoch, in_epoch
 
 
-def check_same(state: dict, path: str | Path, name: str, config: dict, classes: list[str]) -> None:
-    """Raise CheckpointError unless the checkpoint `state` is of that model, config and classes."""
+def check_same(state: dict, path: str | Path, name: str, config: dict, classes: list[str],
+               free: Collection[str] = ()) -> list[str]:
+    """Raise CheckpointError unless the checkpoint `state` is of that model, config and classes. Fields named in `free`
+    may differ; return what does."""
     if state["name"] != name:
         raise CheckpointError(f"{path}: a checkpoint of {state['name']}, and this run's model is {name}; choose --model"
                               f" {state['name']} or another checkpoint")
@@ -126,10 +129,12 @@ def check_same(state: dict, path: str | Path, name: str, config: dict, classes: 
     if state["classes"] != classes:
         theirs, ours = next(pair for pair in zip(state["classes"], classes) if pair[0] != pair[1])
         raise CheckpointError(f"{path}: trained for other classes: where it has {theirs!r}, the data has {ours!r}")
-    if differ := [key for key in config if state["config"].get(key) != config[key]]:
+    differ = [key for key in config if state["config"].get(key) != config[key]]
+    if not set(differ) <= set(free):
         theirs, ours = (", ".join(f"{key}={values.get(key)}" for key in differ) for values in (state["config"], config))
         raise CheckpointError(f"{path}: trained with {theirs}, and this run has {ours}; give the flags it was trained"
                               " with")
+    return [f"{key} {state['config'].get(key)} → {config[key]}" for key in differ]
 
 
 def as_it_was(args: argparse.Namespace, state: dict | None, path: Path | None) -> list[str]:

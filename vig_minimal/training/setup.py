@@ -191,7 +191,9 @@ def restore(run: Run, settings: Settings, data: Data, steps: int) -> int:
     """Go on from a checkpoint, and return the first step of its open epoch; with --eval-only, take its weights. Raises
     CheckpointError for what does not fit."""
     state, path = settings.state, settings.resumed
-    checkpoint.check_same(state, path, settings.model, asdict(run.model.config), data.classes)
+    free = [setting.partition("=")[0] for setting in settings.flags.set] if settings.flags.eval_only else []
+    config = asdict(run.model.config)
+    settings.changes.extend(checkpoint.check_same(state, path, settings.model, config, data.classes, free))
     try:
         run.evaluated.load_state_dict(state["model"])
         if settings.flags.eval_only:
@@ -247,12 +249,10 @@ def describe(job: Job) -> dict[str, str]:
     counts = [f"{plural(len(part), f'{split} image')} ({where[split]})" for split, part in job.images.items()]
     threads = f", {plural(torch.get_num_threads(), 'thread')}" if processes.device.type == "cpu" else ""
     grid = f" in patches of {config.patch}: {config.grid[0]}×{config.grid[1]} nodes" if hasattr(config, "patch") else ""
-    output = f"{settings.folder}"
-    if settings.state:
+    output = f"{settings.folder}" if settings.writes else "none: a dry run"
+    if settings.state and settings.writes:
         steps = f" and {job.first_step} steps" if job.first_step else ""
         output += f", going on after epoch {run.epoch}{steps} of {settings.resumed}"
-    if not settings.writes:
-        output = "none: a dry run"
     if flags.eval_only:
         matrix = "none" if data.multi_label or flags.task == "detection" else f"confusion matrix in {settings.folder}"
         output = f"{matrix}: evaluates {settings.resumed}"

@@ -118,10 +118,10 @@ def test_evaluation_only_gives_the_figures_of_training_and_leaves_the_run_alone(
 def test_an_evaluation_may_have_another_graph_but_no_other_weights(capsys):
     run("--epochs", 1, "--output", "out", "--model", "vig_nano")
     again = ["--resume", "out/last.pt", "--limit", "32", "--device", "cpu", "--eval-only", "--set"]
-    train.main([*again, "graph=random"])
-    assert "changed graph knn → random" in capsys.readouterr().out
+    train.main([*again, "graph=full"])
+    assert "changed graph knn → full" in capsys.readouterr().out
     for argv, message in (([*again, "dim=48"], "size mismatch"),
-                          ([*again[:-2], "--set", "graph=random"], "trained with graph=knn")):
+                          ([*again[:-2], "--set", "graph=full"], "trained with graph=knn")):
         with pytest.raises(SystemExit) as end:
             train.main(argv)
         assert end.value.code == 2 and message in capsys.readouterr().err

@@ -11,7 +11,7 @@ from reference.vig import aggregate_mean as mean_by_loops
 from reference.vig import aggregate_sum as sum_by_loops
 from reference.vig import max_relative as max_relative_by_loops
 from vig_minimal import Graph
-from vig_minimal.graphs import aggregate
+from vig_minimal.graphs import maximum
 from vig_minimal.graphs.aggregate import aggregate_max, aggregate_mean, aggregate_sum, max_relative
 
 BATCH, TARGETS, SOURCES, DIM = 2, 5, 7, 3
@@ -184,11 +184,11 @@ def test_memory_for_the_backward_pass_does_not_grow_with_edges_times_channels(ki
 def test_the_search_gives_the_same_whatever_its_block_size(kind, elements, monkeypatch):
     x, y, graph = nodes(BATCH, TARGETS, DIM), nodes(BATCH, SOURCES, DIM), graph_of_kind(kind, BATCH, TARGETS, SOURCES)
     wrt = [x, y, *differentiable(graph)]
-    monkeypatch.setattr(aggregate, "BLOCK_ELEMENTS", {"cpu": 10**9})
+    monkeypatch.setattr(maximum, "BLOCK_ELEMENTS", {"cpu": 10**9})
     whole = max_relative(x, graph, y)
     with torch.no_grad():
         whole_searched = max_relative(x, graph, y)
-    monkeypatch.setattr(aggregate, "BLOCK_ELEMENTS", {"cpu": elements})
+    monkeypatch.setattr(maximum, "BLOCK_ELEMENTS", {"cpu": elements})
     assert_same(max_relative(x, graph, y), whole, wrt, rtol=0, atol=0)
     with torch.no_grad():
         assert torch.equal(max_relative(x, graph, y), whole_searched)

@@ -7,7 +7,7 @@ from helpers import assert_same, dense_of, directed_groups, nodes, randomise
 from reference.gkgnet import group_max_relative, group_sum
 from reference.vig import interleave, mlp
 from vig_minimal import Graph
-from vig_minimal.graphs import aggregate
+from vig_minimal.graphs import maximum
 from vig_minimal.graphs.aggregate import aggregate_max, aggregate_mean, aggregate_sum, max_relative, subnodes
 from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.models.convs import CONVS, MRConv
@@ -41,7 +41,7 @@ def test_patches_read_from_themselves_in_groups():
 def test_the_search_over_groups_goes_block_by_block(elements, monkeypatch):
     graph, x, sources = directed_groups(3), nodes(B, N, C), nodes(B, M, C)
     expected = torch.stack([group_max_relative(x[b], sources[b], lists(graph, b)) for b in range(B)])
-    monkeypatch.setattr(aggregate, "BLOCK_ELEMENTS", {"cpu": elements})
+    monkeypatch.setattr(maximum, "BLOCK_ELEMENTS", {"cpu": elements})
     assert_same(max_relative(x, graph, sources), expected, [x, sources])
     with torch.no_grad():
         torch.testing.assert_close(max_relative(x, graph, sources), expected)

@@ -39,7 +39,7 @@ class Part:
 
 
 class Profiler(TorchDispatchMode):
-    """Time every operation of torch: `parts` of (function, operation). On a GPU it waits for each."""
+    """Time every operation of torch but views: `parts` of (function, operation). On a GPU it waits for each."""
 
     def __init__(self, synchronise: Callable[[], None]):
         super().__init__()
@@ -47,6 +47,8 @@ class Profiler(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if operation.is_view:  # costs nothing but this call
+            return operation(*args, **kwargs)
         self.synchronise()
         start = time.perf_counter()
         result = operation(*args, **kwargs)
@@ -57,8 +59,7 @@ class Profiler(TorchDispatchMode):
         part.seconds += seconds
         if count := flop_registry.get(operation.overloadpacket):
             part.macs += count(*args, **kwargs, out_val=result) / 2
-        if not operation.is_view:
-            part.bytes += sum(map(touched, (*args, *kwargs.values(), result)))
+        part.bytes += sum(map(touched, (*args, *kwargs.values(), result)))
         return result
 
 

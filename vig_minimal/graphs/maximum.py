@@ -1,0 +1,164 @@
+"""The search behind `aggregate.max_relative` and `aggregate_max`: each target's maximum, and the source that gives it.
+
+    where                        how
+    compiled, or recorded        one expression over all pairs, which a compiler fuses
+    a GPU                        the same expression, a block of targets at a time
+    a CPU                        a sparse matrix product with maximum for sum, which writes no message
+      edges with weights, and    messages of a block of targets, in memory that is used again
+      the winners of an index
+
+Of several equal sources the first wins: the nearest of k-NN's, else the one with the lowest number. Nothing here has a
+gradient, and memory grows with B·N·C.
+"""
+
+import math
+import threading
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from .graph import Graph, is_traced
+
+# elements searched at a time: 4 MiB, which stay in a CPU's cache; 256 MiB on a GPU
+BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
+_KEPT = threading.local()
+
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+
+
+@torch.no_grad()
+def search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool) -> tuple[Tensor, Tensor | None]:
+    """Return max_j a_ij (y_j − x_i), or max_j a_ij y_j if x is None, and, if `want_index`, its source j*: (B, N, C) each.
+
+    j runs as in `aggregate.max_relative`. The maximum is in float32 or better: in half precision sources tie. It means
+    nothing for a target without edges in a graph of bools. A source without an edge is never read, whatever it holds.
+    """
+    dtype = torch.promote_types(sources.dtype, torch.float32)
+    x, sources = None if x is None else x.to(dtype), sources.to(dtype)
+    weighted = graph.weights is not None and graph.weights.dtype != torch.bool
+    best = winner = None
+    if sources.device.type == "cpu" and not is_traced():
+        if weighted:
+            best, winner = _by_blocks(_weighted, x, sources, graph, want_index)
+        elif graph.index is None or not want_index:
+            best, winner = _sparse(sources, graph, want_index)
+        if best is not None and x is not None:
+            best = best - x
+    if best is None or weighted and best.sum().isnan():  # of a NaN, or of 0 · ∞ where there is no edge
+        best, winner = _by_blocks(_dense, x, sources, graph, want_index)
+    # autograd keeps the winners
+    return best, winner.to(torch.int16 if sources.shape[1] <= 2**15 else torch.int32) if want_index else None
+
+
+def _by_blocks(work: Callable, x: Tensor | None, sources: Tensor, graph: Graph,
+               want_index: bool) -> tuple[Tensor, Tensor | None]:
+    """Do `work`, a block of targets at a time: the maximum and j*, or None, (B, N, C) each."""
+    batch, num_targets, channels = sources.shape[0], graph.num_targets, sources.shape[2]
+    width = graph.num_sources if graph.index is None else graph.index.shape[2]
+    if is_traced():
+        best, place = work(x, sources, graph.index, graph.weights, want_index)
+    else:
+        best = sources.new_empty(batch, num_targets, channels)
+        place = torch.empty_like(best, dtype=torch.int64) if want_index else None
+        rows = max(1, BLOCK_ELEMENTS.get(sources.device.type, BLOCK_ELEMENTS["cpu"]) // (width * channels))
+        b_step, n_step = max(1, rows // num_targets), min(rows, num_targets)
+        for b in range(0, batch, b_step):
+            for n in range(0, num_targets, n_step):
+                images, block = slice(b, b + b_step), (slice(b, b + b_step), slice(n, n + n_step))
+                x_i, index, weights = (None if t is None else t[block] for t in (x, graph.index, graph.weights))
+                found = work(x_i, sources[images], index, weights, want_index)
+                best[block] = found[0]
+                if want_index:
+                    place[block] = found[1]
+    if not want_index:
+        return best, None
+    place = place.long() % width
+    return best, place if graph.index is None else graph.index.gather(2, place)
+
+
+def _dense(x: Tensor | None, sources: Tensor, index: Tensor | None, weights: Tensor | None,
+           want_index: bool) -> tuple[Tensor, Tensor | None]:
+    """Do `search` for targets x (b, n, C) and sources (b, M, C), with index (b, n, k), or weights or bools (b, n, M)."""
+    batch, num_sources, channels = sources.shape
+    if index is not None:
+        rows = index + num_sources * torch.arange(batch, device=index.device)[:, None, None]  # into (b·M, C)
+        out = _scratch((index.numel(), channels), sources)
+        message = torch.index_select(sources.reshape(-1, channels), 0, rows.flatten(), out=out)
+        best, place = _first_best(message.view(*index.shape, channels), want_index)  # of (b, n, k, C)
+        return best if x is None else best - x, place
+    no_edge = weights[..., None] == 0
+    if weights.dtype == torch.bool:
+        best, place = _first_best(torch.where(no_edge, -torch.inf, sources[:, None]), want_index)  # of (b, n, M, C)
+        return best if x is None else best - x, place
+    message = sources[:, None] if x is None else sources[:, None] - x[:, :, None]
+    return _first_best((message * weights[..., None].to(message.dtype)).masked_fill(no_edge, 0), want_index)
+
+
+def _weighted(x: Tensor | None, sources: Tensor, index: None, weights: Tensor,
+              want_index: bool) -> tuple[Tensor, Tensor | None]:
+    """Do `_dense` for weights on a CPU in fewer passes, without subtracting x. All sources must be finite."""
+    weights = weights[..., None].to(sources.dtype)
+    message = _scratch((*weights.shape[:3], sources.shape[2]), sources)  # (b, n, M, C)
+    if x is None:
+        torch.mul(sources[:, None], weights, out=message)
+    else:  # x_i + a_ij (y_j − x_i), in one pass; x_i is the same for all j
+        torch.lerp(x[:, :, None], sources[:, None], weights, out=message)
+    return _first_best(message, want_index)
+
+
+def _first_best(message: Tensor, want_index: bool) -> tuple[Tensor, Tensor | None]:
+    """Return the maximum over the third dimension of (b, n, width, C), and the first place that has it, plus a multiple
+    of the width; (b, n, C) each. A NaN is the maximum."""
+    if not want_index:
+        return message.amax(2), None
+    *targets, width, channels = message.shape
+    if message.device.type == "cpu" and not is_traced():
+        # as max-pooling of one channels_last image of b·n rows: one pass, ten times as fast as `max` and `argmax`
+        image = message.flatten(0, 1)[None].permute(0, 3, 1, 2)  # (1, C, b·n, width)
+        return tuple(t[0, :, :, 0].T.view(*targets, channels)
+                     for t in F.max_pool2d(image, (1, width), return_indices=True))
+    best = message.amax(2)
+    rank = torch.arange(width, 0, -1, dtype=message.dtype, device=message.device)[:, None]  # the first has the highest
+    wins = (message == best[:, :, None]) | (message != message)  # a NaN equals nothing, not even itself
+    return best, width - (wins * rank).amax(2)
+
+
+def _scratch(shape: tuple[int, ...], like: Tensor) -> Tensor | None:
+    """Return memory for messages: that of the last call, since fresh pages can cost a CPU more than the search. None
+    on a GPU, whose allocator does that, and for a compiler. Each thread has its own."""
+    if like.device.type != "cpu" or is_traced():
+        return None
+    elements, kept = math.prod(shape), vars(_KEPT).get(like.dtype)
+    if kept is None or len(kept) < elements:
+        with torch.inference_mode(False):  # memory made in inference mode could not be written to in training
+            kept = vars(_KEPT)[like.dtype] = torch.empty(elements, dtype=like.dtype)
+    return kept[:elements].view(shape)
+
+
+def _sparse(sources: Tensor, graph: Graph, want_index: bool) -> tuple[Tensor, Tensor | None]:
+    """Return max_j y_j over the edges and j* on a CPU, for a graph of indices or of bools; (B, N, C) each."""
+    batch, num_sources, channels = sources.shape
+    offset = num_sources * torch.arange(batch)  # all images are one sparse matrix (B·N, B·M), with a row for each target
+    if graph.index is not None:
+        column = (graph.index + offset[:, None, None]).flatten()  # (E,) of E edges
+        begin = torch.arange(0, len(column) + 1, graph.index.shape[2])  # a row's first edge
+    else:
+        image, _, source = graph.weights.nonzero(as_tuple=True)
+        column = source + offset[image]
+        begin = F.pad(graph.weights.sum(2).flatten().cumsum(0), (1, 0))
+    size = batch * graph.num_targets, batch * num_sources
+    matrix = torch.sparse_csr_tensor(begin, column, sources.new_ones(len(column)), size, check_invariants=False)
+    values = sources.reshape(-1, channels).detach().requires_grad_(want_index)
+    # torch says which edge gives a maximum only where it would need a gradient; what it saves for that is dropped
+    with torch.set_grad_enabled(want_index), saved_tensors_hooks(lambda saved: None, lambda nothing: nothing):
+        # what torch.sparse.mm(matrix, values, "amax") calls; that one keeps the edges to itself
+        best, edge = torch.ops.aten._sparse_mm_reduce_impl(matrix, values, "amax")
+    best = best.detach().view(batch, -1, channels)
+    if not want_index:
+        return best, None
+    winner = F.pad(column % num_sources, (0, 1))[edge]  # a row without edges has edge E
+    return best, winner.view(best.shape)

@@ -376,3 +376,10 @@ def test_a_directed_graph_is_not_read_backwards():
     assert max_relative(x, Graph(2, weights=edge)).flatten().tolist() == [4.0, 0.0]
     for ours, _ in FROM_SOURCES.values():
         assert ours(x, Graph(2, weights=edge)).flatten().tolist() == [5.0, 0.0]
+
+
+def test_images_without_any_edge_train():
+    x = torch.randn(2, 5, 3, requires_grad=True)
+    m = max_relative(x, Graph(5, weights=torch.zeros(2, 5, 5, dtype=torch.bool)))
+    m.sum().backward()
+    assert not m.any() and not x.grad.any()

@@ -31,7 +31,6 @@ i, and an unselected edge carries 0. There is no released code.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..graphs.distance import full_precision
@@ -58,6 +57,30 @@ class LRGC(nn.Module):
             key, query = full_precision(self.key(h)), full_precision(self.query(h))
             # LRGC Eq. 2: α'_ij = key(v_i)·query(v_j), i source, j target
             score = query @ key.transpose(1, 2)  # (B, N, N): score[b, j, i] = α'_ij
-            # LRGC Eq. 3: α'' = ReLU(σ(α') − σ(τ)), α = tanh(α'');  with Eq. 2 inside, this is LRGC Eq. 4
-            alpha = torch.tanh(F.relu(torch.sigmoid(score) - torch.sigmoid(self.tau)))  # (B, N, N)
+            # LRGC Eq. 3; with Eq. 2 inside, this is LRGC Eq. 4
+            alpha = (_Alpha.apply if torch.is_grad_enabled() else alpha_of)(score, self.tau)  # (B, N, N)
         return Graph(h.shape[1], weights=alpha)
+
+
+def alpha_of(score: Tensor, tau: Tensor) -> Tensor:
+    """Return α of the scores α' (B, N, N), without gradient."""
+    # LRGC Eq. 3: α'' = ReLU(σ(α') − σ(τ)), α = tanh(α'')
+    return torch.sigmoid(score).sub_(torch.sigmoid(tau)).relu_().tanh_()
+
+
+class _Alpha(torch.autograd.Function):
+    """`alpha_of` with its gradient. Autograd would keep the result of each of its three steps; α alone is enough."""
+
+    @staticmethod
+    def forward(ctx, score, tau):
+        alpha = alpha_of(score, tau)
+        ctx.save_for_backward(alpha, tau)
+        return alpha
+
+    @staticmethod
+    def backward(ctx, grad):
+        alpha, tau = ctx.saved_tensors
+        cut = torch.sigmoid(tau)
+        sigma = torch.atanh(alpha) + cut  # σ(α') where there is an edge
+        grad = torch.where(alpha > 0, grad * (1 - alpha * alpha), 0)  # of α''
+        return grad * sigma * (1 - sigma), -grad.sum() * cut * (1 - cut)

@@ -32,7 +32,7 @@ warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
 
 @torch.no_grad()
 def search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool) -> tuple[Tensor, Tensor | None]:
-    """Return max_j a_ij (y_j − x_i), or max_j a_ij y_j if x is None, and, if `want_index`, its source j*: (B, N, C) each.
+    """Return max_j a_ij (y_j − x_i), or max_j a_ij y_j if x is None, and its source j* if `want_index`: (B, N, C) each.
 
     j runs as in `aggregate.max_relative`. The maximum is in float32 or better: in half precision sources tie. It means
     nothing for a target without edges in a graph of bools. A source without an edge is never read, whatever it holds.
@@ -82,7 +82,7 @@ def _by_blocks(work: Callable, x: Tensor | None, sources: Tensor, graph: Graph,
 
 def _dense(x: Tensor | None, sources: Tensor, index: Tensor | None, weights: Tensor | None,
            want_index: bool) -> tuple[Tensor, Tensor | None]:
-    """Do `search` for targets x (b, n, C) and sources (b, M, C), with index (b, n, k), or weights or bools (b, n, M)."""
+    """Do `search` for targets x (b, n, C) and sources (b, M, C) with index (b, n, k), or weights or bools (b, n, M)."""
     batch, num_sources, channels = sources.shape
     if index is not None:
         rows = index + num_sources * torch.arange(batch, device=index.device)[:, None, None]  # into (b·M, C)
@@ -142,7 +142,7 @@ def _scratch(shape: tuple[int, ...], like: Tensor) -> Tensor | None:
 def _sparse(sources: Tensor, graph: Graph, want_index: bool) -> tuple[Tensor, Tensor | None]:
     """Return max_j y_j over the edges and j* on a CPU, for a graph of indices or of bools; (B, N, C) each."""
     batch, num_sources, channels = sources.shape
-    offset = num_sources * torch.arange(batch)  # all images are one sparse matrix (B·N, B·M), with a row for each target
+    offset = num_sources * torch.arange(batch)  # all images are one sparse matrix (B·N, B·M), a row for each target
     if graph.index is not None:
         column = (graph.index + offset[:, None, None]).flatten()  # (E,) of E edges
         begin = torch.arange(0, len(column) + 1, graph.index.shape[2])  # a row's first edge
@@ -160,5 +160,7 @@ def _sparse(sources: Tensor, graph: Graph, want_index: bool) -> tuple[Tensor, Te
     best = best.detach().view(batch, -1, channels)
     if not want_index:
         return best, None
+    if len(column) == 0:
+        return best, torch.zeros_like(best, dtype=torch.int64)
     winner = F.pad(column % num_sources, (0, 1))[edge]  # a row without edges has edge E
     return best, winner.view(best.shape)

@@ -89,6 +89,8 @@ def touched(value: object) -> int:
         return sum(map(touched, value))
     if not isinstance(value, Tensor):
         return 0
+    if value.layout == torch.sparse_csr:
+        return sum(map(touched, (value.crow_indices(), value.col_indices(), value.values())))
     size = value.element_size()
     for side, stride in zip(value.shape, value.stride()):
         size *= side if stride else 1

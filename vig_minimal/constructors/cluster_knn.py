@@ -7,12 +7,11 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..graphs.distance import fill_diagonal, mean_node, squared_distance, unit
-from ..graphs.graph import Graph, is_traced
-from ..graphs.kmeans import fixed_start, kmeans
+from ..graphs.graph import Graph, may_branch
+from ..graphs.kmeans import fixed_start, kmeans, membership
 from .knn import DISTANCES
 
 SIZE_GROUPS = 4  # partitions are sorted by size into this many groups, each padded to its largest partition
@@ -62,7 +61,7 @@ def cluster_graph(x: Tensor, labels: Tensor, clusters: int, k: int) -> Graph:
     nodes, k = unit(x).nan_to_num_(0), min(k, x.shape[1])
     nodes = nodes - mean_node(nodes)
     # compilers and GPUs lose more by shapes that depend on the data than they save
-    search = _nearest_alike if is_traced() or x.is_cuda else _nearest_by_size
+    search = _nearest_by_size if may_branch(x) else _nearest_alike
     return Graph(x.shape[1], index=search(nodes, labels, clusters, k))
 
 
@@ -79,7 +78,7 @@ def _nearest_by_size(nodes: Tensor, labels: Tensor, clusters: int, k: int) -> Te
     (batch, num_nodes, channels), device = nodes.shape, nodes.device
     offset = num_nodes * torch.arange(batch, device=device)[:, None]  # (B, 1)
     node = (labels.argsort(dim=1, stable=True) + offset).flatten()  # (B·N,), partition after partition
-    size = F.one_hot(labels, clusters).sum(1).flatten()  # (B·κ,)
+    size = membership(labels, clusters).sum(1).flatten()  # (B·κ,)
     start = size.cumsum(0) - size
     nodes, index = nodes.reshape(-1, channels), torch.empty(batch * num_nodes, k, dtype=torch.int64, device=device)
     for alike in size.argsort().tensor_split(SIZE_GROUPS):  # (p,) partitions of similar size
@@ -89,7 +88,7 @@ def _nearest_by_size(nodes: Tensor, labels: Tensor, clusters: int, k: int) -> Te
         place = torch.arange(width, device=device)
         inside = place < size[alike, None]  # (p, S), S the largest size; False is padding
         member = node[(start[alike, None] + place).clamp(max=len(node) - 1)]  # (p, S)
-        piece = nodes[member]  # (p, S, C)
+        piece = nodes.index_select(0, member.flatten()).view(*member.shape, channels)  # (p, S, C)
         rows = max(1, DISTANCES // (len(alike) * width))  # targets at a time, as in `knn`
         for first in range(0, width, rows):
             targets = slice(first, first + rows)

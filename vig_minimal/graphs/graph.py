@@ -19,6 +19,12 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def may_branch(x: Tensor) -> bool:
+    """Return whether Python may decide by the values of x: not while a program is recorded; and not on a GPU, for which
+    it would have to wait."""
+    return x.device.type == "cpu" and not is_traced()
+
+
 @dataclass(frozen=True)
 class Graph:
     """A batch of graphs, given by neighbour indices or by a dense adjacency. Raises ValueError for both or none."""

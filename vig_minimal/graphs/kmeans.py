@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .distance import full_precision, mean_node, squared_distance
-from .graph import is_traced
+from .graph import may_branch
 
 
 @torch.no_grad()
@@ -56,8 +56,8 @@ def kmeans(x: Tensor, k: int, iters: int = 20, init: str | Tensor = "random",
             length = centroids.square().sum(-1)[:, None]  # ‖μ_i‖²: (B, 1, k)
             distance = torch.baddbmm(length, x, centroids.transpose(1, 2), alpha=-2) + x2  # (B, N, k)
             new = _without_empty(distance.argmin(-1), distance)
-            # compiled code cannot stop early; further rounds do not change an image that has converged
-            if labels is not None and not is_traced() and torch.equal(new, labels):
+            # further rounds do not change an image that has converged
+            if labels is not None and may_branch(x) and torch.equal(new, labels):
                 break
             labels, centroids = new, partition_mean(x, new, k)
         return labels, centroids + mean
@@ -65,8 +65,13 @@ def kmeans(x: Tensor, k: int, iters: int = 20, init: str | Tensor = "random",
 
 def partition_mean(x: Tensor, labels: Tensor, k: int) -> Tensor:
     """Return z_i, the mean of the nodes of each partition: (B, N, C) and labels (B, N) to (B, k, C), with gradient."""
-    member = F.one_hot(labels, k).to(x.dtype)  # (B, N, k)
+    member = membership(labels, k).to(x.dtype)  # (B, N, k)
     return (member / member.sum(1, keepdim=True).clamp(min=1)).transpose(-2, -1) @ x
+
+
+def membership(labels: Tensor, k: int) -> Tensor:
+    """Return which node is in which partition: labels (B, N) to (B, N, k), bool."""
+    return labels[..., None] == torch.arange(k, device=labels.device)
 
 
 def _without_empty(labels: Tensor, distance: Tensor) -> Tensor:
@@ -75,9 +80,9 @@ def _without_empty(labels: Tensor, distance: Tensor) -> Tensor:
     distance: (B, N, k). The nearest node of each partition is never moved, so that no other partition gets empty.
     """
     num_nodes, k = distance.shape[1:]
-    member = F.one_hot(labels, k).bool()  # (B, N, k)
+    member = membership(labels, k)
     empty = ~member.any(1)  # (B, k)
-    if k == 1 or (not is_traced() and not empty.any()):
+    if k == 1 or (may_branch(distance) and not empty.any()):
         return labels
     distance = distance.nan_to_num(torch.finfo(distance.dtype).max)  # less than the ∞ of nodes that are no members
     own = distance.gather(2, labels[..., None])[..., 0]  # (B, N): to the node's own centroid

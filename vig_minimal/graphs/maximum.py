@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from .graph import Graph, is_traced
+from .graph import Graph, is_traced, may_branch
 
 # elements searched at a time: 4 MiB, which stay in a CPU's cache; 256 MiB on a GPU
 BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
@@ -41,7 +41,7 @@ def search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool) ->
     x, sources = None if x is None else x.to(dtype), sources.to(dtype)
     weighted = graph.weights is not None and graph.weights.dtype != torch.bool
     best = winner = None
-    if sources.device.type == "cpu" and not is_traced():
+    if may_branch(sources):
         if weighted:
             best, winner = _by_blocks(_weighted, x, sources, graph, want_index)
         elif graph.index is None or not want_index:
@@ -116,7 +116,7 @@ def _first_best(message: Tensor, want_index: bool) -> tuple[Tensor, Tensor | Non
     if not want_index:
         return message.amax(2), None
     *targets, width, channels = message.shape
-    if message.device.type == "cpu" and not is_traced():
+    if may_branch(message):
         # as max-pooling of one channels_last image of b·n rows: one pass, ten times as fast as `max` and `argmax`
         image = message.flatten(0, 1)[None].permute(0, 3, 1, 2)  # (1, C, b·n, width)
         return tuple(t[0, :, :, 0].T.view(*targets, channels)
@@ -130,7 +130,7 @@ def _first_best(message: Tensor, want_index: bool) -> tuple[Tensor, Tensor | Non
 def _scratch(shape: tuple[int, ...], like: Tensor) -> Tensor | None:
     """Return memory for messages: that of the last call, since fresh pages can cost a CPU more than the search. None
     on a GPU, whose allocator does that, and for a compiler. Each thread has its own."""
-    if like.device.type != "cpu" or is_traced():
+    if not may_branch(like):
         return None
     elements, kept = math.prod(shape), vars(_KEPT).get(like.dtype)
     if kept is None or len(kept) < elements:

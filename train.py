@@ -21,7 +21,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from vig_minimal.training.flags import parse
+
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # another process that is gone is a sentence, no stack of C++
+if __name__ == "__main__":  # torch takes seconds to import: --help and a wrong flag are answered before
+    parse(None)
+    if os.environ.get("RANK", "0") == "0":
+        print("loading torch …", flush=True)
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +40,6 @@ from vig_minimal.models.layers import RunningStatistics
 from vig_minimal.training.distributed import start
 from vig_minimal.training.endings import Diverged, Stopped, fail, one_sentence
 from vig_minimal.training.engine import Run, evaluate, learning_rate
-from vig_minimal.training.flags import parse
 from vig_minimal.training.run_log import estimate
 from vig_minimal.training.settings import settle
 from vig_minimal.training.setup import Job, build, describe, take_folder

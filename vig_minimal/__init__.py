@@ -3,11 +3,21 @@
 Folders, each importing only those before it: graphs, constructors, models, data, training, look.
 """
 
-from .graphs.graph import Graph
-from .look.predict import load, predict
-from .models.registry import create_model, list_constructors, list_models
-from .models.released import init_from, load_released
+import importlib
 
 __version__ = "0.2.0"
-__all__ = ["Graph", "create_model", "init_from", "list_constructors", "list_models", "load", "load_released",
-           "predict"]
+MODULES = {"Graph": "graphs.graph", "create_model": "models.registry", "list_constructors": "models.registry",
+           "list_models": "models.registry", "init_from": "models.released", "load_released": "models.released",
+           "load": "look.predict", "predict": "look.predict"}
+__all__ = list(MODULES)
+
+
+def __getattr__(name: str):
+    """Import what is asked for when it is asked for: torch takes seconds, and --help does not need it."""
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *MODULES])

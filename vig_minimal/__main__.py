@@ -3,8 +3,6 @@
 import importlib
 import sys
 
-from .look.command import fail
-
 # command -> module of vig_minimal.look with a `main(argv)`, and its line in the list
 COMMANDS = {
     "predict": ("predict", "say what images show, of one file or of whole folders"),
@@ -27,6 +25,7 @@ def main(argv: list[str] | None = None) -> None:
         print("\n".join(f"  {name:10} {line}" for name, (_, line) in COMMANDS.items()))
         return
     if argv[0] not in COMMANDS:
+        from .look.command import fail  # imports torch, which takes seconds; the list needs none
         fail("vig_minimal", f"unknown command {argv[0]!r}; choose one of {', '.join(COMMANDS)}")
     module, _ = COMMANDS[argv[0]]
     importlib.import_module(f"vig_minimal.look.{module}").main(argv[1:])

@@ -15,12 +15,15 @@ from torch.utils.data import Subset
 from torchvision import models
 
 import train
+import vig_minimal
 from commands import own_folder, refused, rows  # noqa: F401
 from helpers import image_folder, same_tensors
 from vig_minimal import create_model, list_models
-from vig_minimal.data.datasets import open_data
+from vig_minimal.data.datasets import DATA_SETS, open_data
+from vig_minimal.models.registry import CONFIGS
 from vig_minimal.models.released import load_released
-from vig_minimal.training import checkpoint, run_log, settings
+from vig_minimal.training import checkpoint, flags, run_log, settings
+from vig_minimal.training.engine import AMP
 from vig_minimal.training.flags import parse
 from vig_minimal.training.recipes import get_recipe
 from vig_minimal.training.tasks import SingleLabel
@@ -221,6 +224,8 @@ def test_no_run_is_ever_overwritten(capsys):
     (["--model", "gkgnet"], "coco", ("gkgnet_s", "gkgnet")),
     (["--model", "gkgnet"], "voc2007", ("gkgnet_s", "gkgnet_voc")),
     (["--model", "pvig"], "imagefolder", ("pvig_ti", "vig")),
+    (["--model", "cvig_b"], "imagefolder", ("cvig_b", "cvig")),
+    (["--model", "cvig_b_784"], "imagefolder", ("cvig_b_784", "cvig")),
     (["--model", "cnn2gnn"], "cifar10", ("cnn2gnn_resnet18", "cnn2graph")),
     (["--model", "resnet"], "cifar100", ("resnet_18", "cnn2graph_100")),
     (["--model", "cnn2mean"], "shapes", ("cnn2mean_nano", "demo")),
@@ -228,6 +233,24 @@ def test_no_run_is_ever_overwritten(capsys):
 def test_model_and_recipe_decide_about_each_other(argv, data, names):
     assert settings.choose_names(parse(argv), data, None) == names
     assert names[0] in list_models()
+
+
+@pytest.mark.parametrize("argv", [["train.py", "--help"], ["-m", "vig_minimal"], ["-c", "import vig_minimal"]])
+def test_help_does_not_wait_for_torch(argv):
+    done = subprocess.run([sys.executable, "-X", "importtime", *argv], cwd=ROOT, capture_output=True, text=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 0 and len(imported) > 20 and not imported & {"torch", "torchvision"}
+
+
+def test_the_names_in_the_help_are_those_that_exist():
+    assert flags.FAMILIES == tuple(sorted({name.partition("_")[0] for name in CONFIGS}))
+    assert flags.DATA_SETS == DATA_SETS and flags.AMP == tuple(AMP)
+
+
+def test_the_package_has_its_public_names():
+    assert vig_minimal.create_model is create_model and set(vig_minimal.__all__) <= set(dir(vig_minimal))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        vig_minimal.nothing
 
 
 @pytest.mark.parametrize(("argv", "data", "model", "size", "patch"), [

@@ -1,10 +1,21 @@
-"""Checks of config fields, and a number in words.
+"""Checks of config fields, a number in words, a name nearly right. Nothing here needs torch.
 
 Each check raises a ValueError of one sentence: the field, its value, and what is allowed.
 """
 
 import math
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green and blue, from 0 to 1
+
+
+def near(word: str, known: list[str]) -> str:
+    """Return '; did you mean …? There are: …', for an error about an unknown name."""
+    word = str(word).lower()
+    families = {name.split("_")[0]: name for name in reversed(known)}  # its smallest model stands first
+    close = get_close_matches(word, known) or [families[family] for family in get_close_matches(word, list(families))]
+    return (f"; did you mean {' or '.join(close)}?" if close else ".") + f" There are: {', '.join(known)}"
 
 
 def plural(count: int, word: str) -> str:

@@ -5,7 +5,6 @@ Sizes ti, s, m, b and resnetNN are the papers'; nano is ours, for small images a
 
 import re
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ..constructors import CONSTRUCTORS
 from ..files import CheckpointError, load
+from .checks import near
 from .clustervig import ClusterViG, ClusterViGConfig
 from .cnn2graph import CNN2Graph, CNN2GraphConfig
 from .gkgnet import GKGNet, GKGNetConfig
@@ -151,11 +151,3 @@ def recognise(path: str | Path) -> dict:
                 return {"name": name, "config": {"patch": patch, "img_size": tuple(patch * n for n in position[2:])},
                         "said": f"{name}, by the shapes of its weights{alike}"}
     return {}
-
-
-def near(word: str, known: list[str]) -> str:
-    """Return '; did you mean …? There are: …', for an error about an unknown name."""
-    word = str(word).lower()
-    families = {name.split("_")[0]: name for name in reversed(known)}  # its smallest model stands first
-    close = get_close_matches(word, known) or [families[family] for family in get_close_matches(word, list(families))]
-    return (f"; did you mean {' or '.join(close)}?" if close else ".") + f" There are: {', '.join(known)}"

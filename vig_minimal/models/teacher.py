@@ -8,8 +8,7 @@ from torch import Tensor
 from torchvision import models
 
 from ..files import CheckpointError, load
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from .checks import IMAGENET_MEAN, IMAGENET_STD
 
 
 def check_teacher(name: str) -> None:

@@ -1,4 +1,7 @@
-"""The flags of train.py, in groups, and their ranges. One that is not given is None where something else decides."""
+"""The flags of train.py, in groups, and their ranges. One that is not given is None where something else decides.
+
+Nothing here imports torch, which takes seconds: --help answers at once.
+"""
 
 import argparse
 from collections.abc import Callable
@@ -6,14 +9,14 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from ..data.data_recipe import Allowed, check_allowed
-from ..data.datasets import DATA_SETS
-from ..models.registry import CONFIGS
-from .distributed import read_place
-from .endings import fail
-from .engine import AMP
 from .recipes import RECIPES, flags
 
-FAMILIES = {name.rsplit("_", 1)[0] for name in CONFIGS}
+# names for the help text, of models, data sets and autocast; a test compares them with those that exist
+FAMILIES = ("cnn2gnn", "cnn2max", "cnn2mean", "cnn2transformer", "cvig", "gkgnet", "lrgc", "pvig", "resnet", "svig",
+            "vig")
+DATA_SETS = ("shapes", "imagefolder", "cifar10", "cifar100", "stl10", "svhn", "voc2007", "shapes-multi", "shapes-boxes",
+             "coco")
+AMP = ("bf16", "fp16")
 EXAMPLES = """examples:
   torchrun train.py --model lrgc                      synthetic scenes, nothing to download
   python train.py --model vig_nano --data-dir PHOTOS --img-size 64 --epochs 20
@@ -69,6 +72,8 @@ def _flag(name: str) -> str:
 
 
 def _refuse(error: object) -> NoReturn:
+    from .distributed import read_place  # these import torch
+    from .endings import fail
     try:
         said = read_place()[0] > 0  # all processes have the same flags
     except ValueError:
@@ -78,7 +83,7 @@ def _refuse(error: object) -> NoReturn:
 
 def _model(add: Callable) -> None:
     add("--model", metavar="NAME", type=str.lower,
-        help=f"a family ({', '.join(sorted(FAMILIES))}) or a full name, as lrgc_ti (default: lrgc; of a detector cvig)")
+        help=f"a family ({', '.join(FAMILIES)}) or a full name, as lrgc_ti (default: lrgc; of a detector cvig)")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the model's config: k=6, conv=gin")
     add("--img-size", type=int, nargs="+", metavar="N", help="side, or height and width (default: the data's)")
     add("--init-from", metavar="FILE",
@@ -137,7 +142,7 @@ def _run(add: Callable) -> None:
         help="processes that decode images (default: one for each core, at most 8)")
     add("--timeout", type=float, metavar="MINUTES", default=5.0,
         help="end when another process is gone or hangs for so long (default 5)")
-    add("--amp", nargs="?", const="bf16", type=str.lower, choices=list(AMP),
+    add("--amp", nargs="?", const="bf16", type=str.lower, choices=AMP,
         help="compute in bfloat16 (or fp16, with a scaled loss) where it is safe; graphs are made in float32 of"
              " features that are rounded already")
     add("--compile", action="store_true", default=None, help="torch.compile the model: a slow start, then faster")

@@ -3,8 +3,7 @@
 from dataclasses import Field, asdict, dataclass, fields, replace
 
 from ..data.data_recipe import SHARE, Allowed, DataRecipe, flag
-from ..models.registry import near
-from ..models.teacher import IMAGENET_MEAN, IMAGENET_STD
+from ..models.checks import IMAGENET_MEAN, IMAGENET_STD, near
 
 RATE, WEIGHT = Allowed(0, 1000), Allowed(0, 1000)
 

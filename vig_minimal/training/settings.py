@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL, WITH_BOXES
-from ..models.checks import plural
+from ..models.checks import near, plural
 from ..models.cost import count_parameters
 from ..models.detection import create_detector, detector_size
 from ..models.pyramid import PyramidConfig
-from ..models.registry import CONFIGS, create_model, near, recognise
+from ..models.registry import CONFIGS, create_model, recognise
 from ..models.teacher import check_teacher
 from .checkpoint import MAY_CHANGE, STAY, as_it_was, load_latest, load_run, recipe_changes
 from .distributed import Processes, check_sync_bn
@@ -190,7 +190,7 @@ def check_detection(data: str, recipe: Recipe, args: argparse.Namespace) -> None
 
 def family_of(model: str) -> str:
     """Return the family of a model's name, or of a family's."""
-    return model if model in FAMILIES else model.rsplit("_", 1)[0]
+    return model.partition("_")[0]
 
 
 def as_trained(recipe: Recipe, source: dict) -> Recipe:

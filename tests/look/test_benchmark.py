@@ -239,6 +239,6 @@ def test_with_checkpoints_a_block_keeps_its_input():
 
 
 def test_checkpoints_of_a_pyramid_and_of_two_classifiers():
-    for name in ("pvig_nano", "cvig_nano"):
+    for name in ("pvig_nano", "cvig_nano", "gkgnet_nano"):
         model, images = create_model(name).train(), torch.randn(4, 3, 64, 64)
         assert 0 < memory.kept_with_checkpoints(model, images, True) < memory.kept(create_model(name), images, True)

@@ -12,6 +12,7 @@ With --grad-checkpoint a block keeps its input alone, and in the backward pass o
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,12 @@ def kept_with_checkpoints(model: nn.Module, images: Tensor, amp: bool) -> float:
         model(images)
     for hook in hooks:
         hook.remove()
-    inside = max(kept(block, x, amp, lambda x: block(x, *relative)) for block, x, *relative in calls)
+
+    def run(block: nn.Module, others: list[Tensor], x: Tensor) -> Tensor:
+        # relative positions are the same for all images
+        return block(x, *(t[:len(x)].clone() if len(t) == len(images) else t for t in others))
+
+    inside = max(kept(block, x, amp, partial(run, block, others)) for block, x, *others in calls)
     recompute_blocks(model)
     return kept(model, images, amp) + inside  # inputs of blocks are kept too
 

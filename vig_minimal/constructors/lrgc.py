@@ -5,7 +5,7 @@ ViG-Ti with a learnt constructor: attention between keys and queries, cut at a l
     equation   says                                         is
     Eq. 1      Y = GELU(X W_1) W_2 + X                      `layers.FFN`
     Eq. 2      α'_ij = key(v_i)·query(v_j)                  `LRGC`
-    Eq. 3      α'' = ReLU(σ(α') − σ(τ)), α = tanh(α'')      `LRGC`
+    Eq. 3      α'' = ReLU(σ(α') − σ(τ)), α = tanh(α'')      `alpha_of`
     Eq. 4      Eq. 3 with Eq. 2 inside                      `LRGC`
     Eq. 5      x''_j = max α_ij (x'_i − x'_j), update       `vig.Grapher`, with `aggregate.max_relative`
 
@@ -57,7 +57,7 @@ class LRGC(nn.Module):
             key, query = full_precision(self.key(h)), full_precision(self.query(h))
             # LRGC Eq. 2: α'_ij = key(v_i)·query(v_j), i source, j target
             score = query @ key.transpose(1, 2)  # (B, N, N): score[b, j, i] = α'_ij
-            # LRGC Eq. 3; with Eq. 2 inside, this is LRGC Eq. 4
+            # LRGC Eq. 4: Eq. 3 with Eq. 2 inside
             alpha = (_Alpha.apply if torch.is_grad_enabled() else alpha_of)(score, self.tau)  # (B, N, N)
         return Graph(h.shape[1], weights=alpha)
 

@@ -27,7 +27,9 @@ from .graph import Graph, is_traced, may_branch
 BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
 _KEPT = threading.local()
 
-warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+with warnings.catch_warnings():  # torch says once in a process that these tensors are in beta: let it be said here
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (1, 1))
 
 
 @torch.no_grad()

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     fields = {} if args.img_size is None else {"img_size": args.img_size}
     print(f"{'evaluation' if args.throughput else f'batch {args.batch}'}, {'bfloat16' if args.amp else 'float32'},"
-          f" {args.device}, {args.threads} threads, torch {torch.__version__}; best of {args.rounds} rounds\n")
+          f" {args.device}, {args.threads} threads, torch {torch.__version__}; {args.rounds} rounds\n")
     with parser.errors_in_one_sentence():
         if args.graphs:
             print_graphs(args)

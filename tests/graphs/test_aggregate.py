@@ -20,6 +20,15 @@ FROM_SOURCES = {"max": (aggregate_max, max_by_loops), "sum": (aggregate_sum, sum
                 "mean": (aggregate_mean, mean_by_loops)}
 
 
+@pytest.fixture(autouse=True, params=["cpu", "gpu", "compiled"])
+def as_searched_on(request, monkeypatch):
+    """Run every test three times: the search takes another way on a CPU, on a GPU and in a compiler."""
+    if request.param == "gpu":
+        monkeypatch.setattr(maximum, "may_branch", lambda x: False)
+    if request.param == "compiled":
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+
+
 def differentiable(graph: Graph) -> list[torch.Tensor]:
     """The graph's weights, if they require a gradient."""
     return [graph.weights] if graph.weights is not None and graph.weights.requires_grad else []
@@ -318,11 +327,8 @@ def read(kind: str, sources: list[float], edges: list[list[float]], targets: lis
     return [result.flatten().tolist() for result in results]
 
 
-@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_nan_at_an_edge_is_the_maximum_with_and_without_gradient(kind, compiled, monkeypatch):
-    if compiled:  # a compiler gets another form of the search
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+def test_a_nan_at_an_edge_is_the_maximum_with_and_without_gradient(kind):
     for numbers in ([1, math.nan, 2], [math.nan, 1, 2], [math.inf, math.nan, -math.inf], [1, 2, math.nan]):
         for result in read(kind, numbers, [[1, 1, 1]], [0.5]):
             assert math.isnan(result[0])
@@ -330,12 +336,9 @@ def test_a_nan_at_an_edge_is_the_maximum_with_and_without_gradient(kind, compile
         assert math.isnan(result[0])  # and not 1, which has no edge
 
 
-@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("other", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_source_without_an_edge_is_never_read_whatever_it_holds(kind, other, compiled, monkeypatch):
-    if compiled:
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+def test_a_source_without_an_edge_is_never_read_whatever_it_holds(kind, other):
     for numbers, edges in (([other, -7.0, 3.0, 2.0], [[0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]]),
                            ([-7.0, 3.0, 2.0, other], [[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 1, 0]])):
         for result, expected in zip(read(kind, numbers, edges, [0.5, 0.5, 0.5]), ([2.5, 1.5, 2.5], [3, 2, 3]) * 2):

@@ -216,7 +216,7 @@ def test_the_profile_of_training_has_the_backward_pass(capsys, monkeypatch):
 
 
 def test_a_step_is_the_weights_and_what_is_kept_of_each_image(capsys, monkeypatch):
-    """A measured step, in this process, is what the count says; checkpoints keep less."""
+    """16 bytes a parameter, and for each image itself and what is kept of it; a measured step stands beside that."""
     monkeypatch.setattr(memory, "in_own_process", lambda what, measure, *about: 2e3)
     header, row = rows(run(capsys, "vig_nano", "--memory", "--measure", "--batch", 1000))
     float32, half, checkpoints = (float(cell) for cell in row[1:4])

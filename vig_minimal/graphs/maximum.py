@@ -42,23 +42,25 @@ def search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool) ->
     dtype = torch.promote_types(sources.dtype, torch.float32)
     x, sources = None if x is None else x.to(dtype), sources.to(dtype)
     weighted = graph.weights is not None and graph.weights.dtype != torch.bool
+    about, channels = (x, sources, graph, want_index), sources.shape[2]
     best = winner = None
     if may_branch(sources):
         if weighted:
-            best, winner = _by_blocks(_weighted, x, sources, graph, want_index)
+            best, winner = _by_blocks(_weighted, channels, *about)
         elif graph.index is None or not want_index:
-            best, winner = _sparse(sources, graph, want_index)
+            best, winner = _by_blocks(_sparse, 1, *about)
         if best is not None and x is not None:
             best = best - x
     if best is None or weighted and best.sum().isnan():  # of a NaN, or of 0 · ∞ where there is no edge
-        best, winner = _by_blocks(_dense, x, sources, graph, want_index)
+        best, winner = _by_blocks(_dense, channels, *about)
     # autograd keeps the winners
     return best, winner.to(torch.int16 if sources.shape[1] <= 2**15 else torch.int32) if want_index else None
 
 
-def _by_blocks(work: Callable, x: Tensor | None, sources: Tensor, graph: Graph,
+def _by_blocks(work: Callable, elements: int, x: Tensor | None, sources: Tensor, graph: Graph,
                want_index: bool) -> tuple[Tensor, Tensor | None]:
-    """Do `work`, a block of targets at a time: the maximum and j*, or None, (B, N, C) each."""
+    """Do `work`, a block of targets at a time: the maximum and j*, or None, (B, N, C) each. elements: how many `work`
+    makes for each pair of target and source."""
     batch, num_targets, channels = sources.shape[0], graph.num_targets, sources.shape[2]
     width = graph.num_sources if graph.index is None else graph.index.shape[2]
     if is_traced():
@@ -66,7 +68,8 @@ def _by_blocks(work: Callable, x: Tensor | None, sources: Tensor, graph: Graph,
     else:
         best = sources.new_empty(batch, num_targets, channels)
         place = torch.empty_like(best, dtype=torch.int64) if want_index else None
-        rows = max(1, BLOCK_ELEMENTS.get(sources.device.type, BLOCK_ELEMENTS["cpu"]) // (width * channels))
+        block_elements = BLOCK_ELEMENTS.get(sources.device.type, BLOCK_ELEMENTS["cpu"])
+        rows = max(1, block_elements // (width * elements))
         b_step, n_step = max(1, rows // num_targets), min(rows, num_targets)
         for b in range(0, batch, b_step):
             for n in range(0, num_targets, n_step):
@@ -141,28 +144,29 @@ def _scratch(shape: tuple[int, ...], like: Tensor) -> Tensor | None:
     return kept[:elements].view(shape)
 
 
-def _sparse(sources: Tensor, graph: Graph, want_index: bool) -> tuple[Tensor, Tensor | None]:
-    """Return max_j y_j over the edges and j* on a CPU, for a graph of indices or of bools; (B, N, C) each."""
+def _sparse(x: Tensor | None, sources: Tensor, index: Tensor | None, weights: Tensor | None,
+            want_index: bool) -> tuple[Tensor, Tensor | None]:
+    """Do `_dense` for an index or bools on a CPU without making messages, and without subtracting x."""
     batch, num_sources, channels = sources.shape
-    offset = num_sources * torch.arange(batch)  # all images are one sparse matrix (B·N, B·M), a row for each target
-    if graph.index is not None:
-        column = (graph.index + offset[:, None, None]).flatten()  # (E,) of E edges
-        begin = torch.arange(0, len(column) + 1, graph.index.shape[2])  # a row's first edge
+    offset = num_sources * torch.arange(batch)  # all images are one sparse matrix (b·n, b·M), a row for each target
+    if index is not None:
+        shape, column = index.shape[:2], (index + offset[:, None, None]).flatten()  # (E,) of E edges
+        begin = torch.arange(0, len(column) + 1, index.shape[2])  # a row's first edge
     else:
-        image, _, source = graph.weights.nonzero(as_tuple=True)
-        column = source + offset[image]
-        begin = F.pad(graph.weights.sum(2).flatten().cumsum(0), (1, 0))
-    size = batch * graph.num_targets, batch * num_sources
-    matrix = torch.sparse_csr_tensor(begin, column, sources.new_ones(len(column)), size, check_invariants=False)
+        image, _, source = weights.nonzero(as_tuple=True)
+        shape, column = weights.shape[:2], source + offset[image]
+        begin = F.pad(weights.sum(2).flatten().cumsum(0), (1, 0))
+    ones, size = sources.new_ones(len(column)), (math.prod(shape), batch * num_sources)
+    matrix = torch.sparse_csr_tensor(begin, column, ones, size, check_invariants=False)
     values = sources.reshape(-1, channels).detach().requires_grad_(want_index)
     # torch says which edge gives a maximum only where it would need a gradient; what it saves for that is dropped
     with torch.set_grad_enabled(want_index), saved_tensors_hooks(lambda saved: None, lambda nothing: nothing):
         # what torch.sparse.mm(matrix, values, "amax") calls; that one keeps the edges to itself
         best, edge = torch.ops.aten._sparse_mm_reduce_impl(matrix, values, "amax")
-    best = best.detach().view(batch, -1, channels)
+    best = best.detach().view(*shape, channels)
     if not want_index:
         return best, None
     if len(column) == 0:
         return best, torch.zeros_like(best, dtype=torch.int64)
-    winner = F.pad(column % num_sources, (0, 1))[edge]  # a row without edges has edge E
-    return best, winner.view(best.shape)
+    place = edge % index.shape[2] if index is not None else F.pad(source, (0, 1))[edge]  # E: a row without edges
+    return best, place.view(best.shape)

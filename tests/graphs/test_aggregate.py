@@ -20,13 +20,13 @@ FROM_SOURCES = {"max": (aggregate_max, max_by_loops), "sum": (aggregate_sum, sum
                 "mean": (aggregate_mean, mean_by_loops)}
 
 
-@pytest.fixture(autouse=True, params=["cpu", "gpu", "compiled"])
+@pytest.fixture(autouse=True, params=["cpu", "gpu", "exported"])
 def as_searched_on(request, monkeypatch):
-    """Run every test three times: the search takes another way on a CPU, on a GPU and in a compiler."""
+    """Run every test three times: the search takes another way on a CPU, on a GPU and in an exported program."""
     if request.param == "gpu":
         monkeypatch.setattr(maximum, "may_branch", lambda x: False)
-    if request.param == "compiled":
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    if request.param == "exported":
+        monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
 
 
 def differentiable(graph: Graph) -> list[torch.Tensor]:

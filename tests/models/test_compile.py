@@ -44,6 +44,16 @@ def test_a_compiled_model_evaluates_the_same(name):
         torch.testing.assert_close(compiled, model(images), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("name, is_one_operation", [("svig_nano", True), ("vig_nano", True), ("lrgc_nano", False)])
+def test_on_a_cpu_a_search_without_weights_is_one_operation(name, is_one_operation):
+    programs, model = [], create_model(name, **SHALLOW)
+    compiled = torch.compile(model, backend=lambda program, inputs: programs.append(program) or program)
+    compiled(torch.randn(3, 3, 16, 16))
+    program, = programs
+    can_tell = hasattr(torch.compiler, "is_exporting")  # not torch 2.6
+    assert ("vig_minimal.search" in str(program.graph)) == (is_one_operation and can_tell)
+
+
 @pytest.mark.parametrize("graph", [pytest.param(name, marks=[pytest.mark.slow] * (name != "window_knn"))
                                    for name in list_constructors() if name not in ("knn", "threshold", "lrgc")])
 def test_every_constructor_is_compiled_whole(graph):

@@ -19,6 +19,11 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def is_compiled() -> bool:
+    """Return whether torch.compile is recording and not torch.export. torch 2.6 cannot tell them apart: False."""
+    return torch.compiler.is_compiling() and not getattr(torch.compiler, "is_exporting", is_traced)()
+
+
 def may_branch(x: Tensor) -> bool:
     """Return whether Python may decide by the values of x: not while a program is recorded; and not on a GPU, for which
     it would have to wait."""

@@ -286,7 +286,7 @@ def test_many_sources_in_bfloat16_still_find_the_largest(kind):
         torch.testing.assert_close(trained, max_relative(x, graph, y).to(trained.dtype), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("count", [200, 40_000])
+@pytest.mark.parametrize("count", [200, 256, 257, 40_000])
 def test_the_gradient_finds_its_source_among_many(count):
     # the winners are kept in the fewest bytes that can number the sources
     x, y = nodes(1, 1, 2), nodes(1, count, 2)

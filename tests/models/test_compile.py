@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import FAMILIES, TINY
+from helpers import FAMILIES, PYRAMID, TINY
 from vig_minimal import create_model, list_constructors
 
 SHALLOW = {**TINY, "depth": 1}
@@ -52,6 +52,19 @@ def test_on_a_cpu_a_search_without_weights_is_one_operation(name, is_one_operati
     program, = programs
     can_tell = hasattr(torch.compiler, "is_exporting")  # not torch 2.6
     assert ("vig_minimal.search" in str(program.graph)) == (is_one_operation and can_tell)
+
+
+@pytest.mark.parametrize("training", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES), "pvig_nano",
+                                  *(pytest.param(name, marks=pytest.mark.slow) for name in ("cvig_nano", "gkgnet_nano"))])
+def test_a_third_batch_size_compiles_nothing_new(name, training):
+    # torch takes the first size as fixed, and at the second compiles for all
+    tiny = PYRAMID if name in ("pvig_nano", "gkgnet_nano") else TINY if name == "cvig_nano" else SHALLOW
+    programs, model = [], create_model(name, **tiny).train(training)
+    compiled = torch.compile(model, backend=lambda program, inputs: programs.append(program) or program, fullgraph=True)
+    for batch in (4, 3, 7, 2, 5):
+        compiled(torch.randn(batch, 3, 16, 16))
+    assert len(programs) == 2
 
 
 @pytest.mark.parametrize("graph", [pytest.param(name, marks=[pytest.mark.slow] * (name != "window_knn"))

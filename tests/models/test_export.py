@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import TINY
+from helpers import PYRAMID, TINY
 from vig_minimal import create_model
 
-PYRAMID = {"dim": (8, 16), "depth": (1, 1), "pool": (2, 1), "num_classes": 5, "img_size": 16, "patch": 2, "k": 3}
 ISOTROPIC = ("vig_nano", "svig_nano", "lrgc_nano", "cvig_nano")
 CNN2 = ("resnet_nano", "cnn2mean_nano", "cnn2max_nano", "cnn2gnn_nano", "cnn2transformer_nano")
 MODELS = ({name: TINY for name in ISOTROPIC} | {name: PYRAMID for name in ("pvig_nano", "gkgnet_nano")}

@@ -81,7 +81,7 @@ class _Winners(torch.autograd.Function):
     """The maximum, with the gradient of m_i = a_ij* (y_j* − x_i), whose two gathers become two scatters.
 
     Autograd would keep both gathered tensors, and the winners in 8 bytes each. This keeps the inputs, which exist
-    anyway, and the winners in 2 or 4 bytes each, and gathers again in the backward pass.
+    anyway, and the winners in 1 to 4 bytes each, and gathers again in the backward pass.
     """
 
     @staticmethod

@@ -68,7 +68,7 @@ def _search(x: Tensor | None, sources: Tensor, graph: Graph, weighted: bool,
 
 def _winner_dtype(num_sources: int) -> torch.dtype:
     """Return the smallest type that can number the sources: autograd keeps the winners."""
-    return torch.int16 if num_sources <= 2**15 else torch.int32
+    return torch.uint8 if num_sources <= 2**8 else torch.int16 if num_sources <= 2**15 else torch.int32
 
 
 @torch.library.custom_op("vig_minimal::search", mutates_args=())

@@ -86,15 +86,20 @@ def measure(name: str, batch: int, rounds: int, device: str, compiled: bool, fie
     cost_of_backward = f"{saved_bytes(model.train(), images) / 1e6:.1f}"
     if compiled:
         pair[0] = torch.compile(pair[0])
+    first_steps = []  # seconds
     for training, step in ((False, forward_only), (True, forward_backward)):
+        start = time.perf_counter()
+        step(pair[0].train(training), images)
+        first_steps.append(f"{time.perf_counter() - start:.0f}")
         ours, floor = turns([m.train(training) for m in pair], images, step, rounds)
         cost += [f"{median(ours):.1f}", f"{median(map(truediv, ours, floor)):.2f}"]
-    return " | ".join([name + (" (compiled)" if compiled else ""), *cost, cost_of_backward])
+    return " | ".join([name, *cost, cost_of_backward, *(first_steps if compiled else [])])
 
 
-def print_ratios(names: list[str], *settings) -> None:
-    """Print the table of time and memory, beside the floor's. settings: the arguments of `measure` after the name."""
-    print("| model | parameters | GMACs | eval ms/image | eval / floor | train ms/image | train / floor |"
-          " MB kept/image |\n|---|" + "---:|" * 7)
+def print_ratios(names: list[str], batch: int, rounds: int, device: str, compiled: bool, fields: dict) -> None:
+    """Print the table of time and memory, beside the floor's; compiled: with the seconds to the end of a first step."""
+    columns = ["model, compiled" if compiled else "model", "parameters", "GMACs", "eval ms/image", "eval / floor",
+               "train ms/image", "train / floor", "MB kept/image", *(["first eval s", "first train s"] if compiled else [])]
+    print(f"| {' | '.join(columns)} |\n|---|" + "---:|" * (len(columns) - 1))
     for name in names:
-        print(f"| {measure(name, *settings)} |", flush=True)
+        print(f"| {measure(name, batch, rounds, device, compiled, fields)} |", flush=True)

@@ -19,8 +19,8 @@ UNEVEN = torch.tensor([[0, 1, 1, 0, 2, 1, 1, 1, 0, 1], [2, 2, 1, 2, 0, 2, 1, 2, 
 @pytest.mark.parametrize("where", ["a node", "an image", "everything"])
 @pytest.mark.parametrize("all_distances", [False, True], ids=["by size", "all distances"])
 def test_nan_features_stay_in_their_partition(bad, where, all_distances, monkeypatch):
-    if all_distances:  # as compilers and GPUs do it
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    if all_distances:  # as exported programs and GPUs do it
+        monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
     x = torch.randn(2, 10, 4)
     x[{"a node": (0, 2), "an image": 0, "everything": slice(None)}[where]] = bad
     index = cluster_graph(x, UNEVEN, 3, 4).index
@@ -60,7 +60,7 @@ def test_duplicate_sources_count_once():
 @pytest.mark.parametrize("all_distances", [False, True], ids=["by size", "all distances"])
 def test_nearly_equal_nodes_are_their_own_nearest_and_have_the_neighbours_of_float64(all_distances, monkeypatch):
     if all_distances:
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
     x, labels = torch.randn(1, 1, 64) + 3e-4 * torch.randn(2, 196, 64), torch.randint(4, (2, 196))
     graph, exact = cluster_graph(x, labels, 4, 9), cluster_graph(x.double(), labels, 4, 9)
     assert (graph.index[..., 0] == torch.arange(196)).all()

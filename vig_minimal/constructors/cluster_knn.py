@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graphs.distance import fill_diagonal, mean_node, squared_distance, unit
-from ..graphs.graph import Graph, may_branch
+from ..graphs.graph import Graph, is_compiled, may_branch
 from ..graphs.kmeans import fixed_start, kmeans, membership
 from .knn import DISTANCES
 
@@ -60,8 +60,12 @@ def cluster_graph(x: Tensor, labels: Tensor, clusters: int, k: int) -> Graph:
     """
     nodes, k = unit(x).nan_to_num_(0), min(k, x.shape[1])
     nodes = nodes - mean_node(nodes)
-    # compilers and GPUs lose more by shapes that depend on the data than they save
-    search = _nearest_by_size if may_branch(x) else _nearest_alike
+    if may_branch(x):
+        search = _nearest_by_size
+    elif is_compiled() and x.device.type == "cpu":
+        search = _by_size_uncompiled
+    else:  # exported programs and GPUs lose more by shapes that depend on the data than they save
+        search = _nearest_alike
     return Graph(x.shape[1], index=search(nodes, labels, clusters, k))
 
 
@@ -102,3 +106,15 @@ def _nearest_by_size(nodes: Tensor, labels: Tensor, clusters: int, k: int) -> Te
             found = torch.where(nearest.values < torch.inf, found, found[:, :1])
             index[member[:, targets][real]] = torch.cat([found, found[:, :1].expand(-1, k - found.shape[1])], 1)
     return index.view(batch, num_nodes, k) - offset[..., None]
+
+
+@torch.library.custom_op("vig_minimal::nearest_by_size", mutates_args=())
+def _by_size_uncompiled(nodes: Tensor, labels: Tensor, clusters: int, k: int) -> Tensor:
+    """Do `_nearest_by_size` as an operation that torch.compile calls and does not look into."""
+    return _nearest_by_size(nodes, labels, clusters, k)
+
+
+@_by_size_uncompiled.register_fake
+def _(nodes, labels, clusters, k):
+    """Return a tensor of the same shape and type, for the compiler."""
+    return labels.new_empty(*labels.shape, k)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .distance import full_precision, mean_node, squared_distance
-from .graph import may_branch
+from .graph import is_compiled, may_branch
 
 
 @torch.no_grad()
@@ -50,17 +50,36 @@ def kmeans(x: Tensor, k: int, iters: int = 20, init: str | Tensor = "random",
             centroids = _plus_plus(x, k, generator)
         else:
             raise ValueError(f"init={init!r}: choose random, k-means++, or give the centroids")
-        labels, x2 = None, x.square().sum(-1, keepdim=True)  # ‖x_v‖², once for all rounds
-        for _ in range(iters):
-            # ‖x_v − μ_i‖² = ‖x_v‖² − 2 x_v·μ_i + ‖μ_i‖²
-            length = centroids.square().sum(-1)[:, None]  # ‖μ_i‖²: (B, 1, k)
-            distance = torch.baddbmm(length, x, centroids.transpose(1, 2), alpha=-2) + x2  # (B, N, k)
-            new = _without_empty(distance.argmin(-1), distance)
-            # further rounds do not change an image that has converged
-            if labels is not None and may_branch(x) and torch.equal(new, labels):
-                break
-            labels, centroids = new, partition_mean(x, new, k)
+        labels, centroids = (_lloyd_uncompiled if is_compiled() else _lloyd)(x, centroids, iters)
         return labels, centroids + mean
+
+
+def _lloyd(x: Tensor, centroids: Tensor, iters: int) -> tuple[Tensor, Tensor]:
+    """Return labels (B, N) and centroids (B, k, C) after at most `iters` rounds from the given centroids."""
+    labels, x2 = None, x.square().sum(-1, keepdim=True)  # ‖x_v‖², once for all rounds
+    for _ in range(iters):
+        # ‖x_v − μ_i‖² = ‖x_v‖² − 2 x_v·μ_i + ‖μ_i‖²
+        length = centroids.square().sum(-1)[:, None]  # ‖μ_i‖²: (B, 1, k)
+        distance = torch.baddbmm(length, x, centroids.transpose(1, 2), alpha=-2) + x2  # (B, N, k)
+        new = _without_empty(distance.argmin(-1), distance)
+        # further rounds do not change an image that has converged
+        if labels is not None and may_branch(x) and torch.equal(new, labels):
+            break
+        labels, centroids = new, partition_mean(x, new, centroids.shape[1])
+    return labels, centroids
+
+
+@torch.library.custom_op("vig_minimal::lloyd", mutates_args=())
+def _lloyd_uncompiled(x: Tensor, centroids: Tensor, iters: int) -> tuple[Tensor, Tensor]:
+    """Do `_lloyd` as an operation that torch.compile calls and does not look into: 20 rounds in each of 12 blocks, one
+    after the other, would take it more than ten minutes."""
+    return _lloyd(x, centroids, iters)
+
+
+@_lloyd_uncompiled.register_fake
+def _(x, centroids, iters):
+    """Return tensors of the same shapes and types, for the compiler."""
+    return x.new_empty(x.shape[:2], dtype=torch.int64), x.new_empty(centroids.shape)
 
 
 def partition_mean(x: Tensor, labels: Tensor, k: int) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers import assert_same, nodes
-from vig_minimal.graphs.kmeans import fixed_start, kmeans, partition_mean
+from vig_minimal.graphs.kmeans import fixed_start, kmeans, membership, partition_mean
 
 
 def generator(seed=0):
@@ -175,7 +175,7 @@ def test_partition_means_pass_a_gradient_to_the_nodes_only():
     expected = torch.stack([torch.stack([sum(x[b, v] for v in range(9) if labels[b, v] == j)
                                          / sum(int(labels[b, v] == j) for v in range(9)) for j in range(4)])
                             for b in range(2)])
-    assert_same(partition_mean(x, labels, 4), expected, [x])
+    assert_same(partition_mean(x, membership(labels, 4)), expected, [x])
 
 
 @pytest.mark.parametrize(("change", "message"), [

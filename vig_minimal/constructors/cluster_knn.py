@@ -84,7 +84,7 @@ def _nearest_by_size(nodes: Tensor, labels: Tensor, clusters: int, k: int) -> Te
     node = (labels.argsort(dim=1, stable=True) + offset).flatten()  # (B·N,), partition after partition
     size = membership(labels, clusters).sum(1).flatten()  # (B·κ,)
     start = size.cumsum(0) - size
-    nodes, index = nodes.reshape(-1, channels), torch.empty(batch * num_nodes, k, dtype=torch.int64, device=device)
+    nodes, index = nodes.reshape(-1, channels), torch.empty(batch * num_nodes + 1, k, dtype=torch.int64, device=device)
     for alike in size.argsort().tensor_split(SIZE_GROUPS):  # (p,) partitions of similar size
         width = int(size[alike].max()) if len(alike) else 0
         if width == 0:
@@ -93,19 +93,19 @@ def _nearest_by_size(nodes: Tensor, labels: Tensor, clusters: int, k: int) -> Te
         inside = place < size[alike, None]  # (p, S), S the largest size; False is padding
         member = node[(start[alike, None] + place).clamp(max=len(node) - 1)]  # (p, S)
         piece = nodes.index_select(0, member.flatten()).view(*member.shape, channels)  # (p, S, C)
+        member.masked_fill_(~inside, len(node))  # padding has the last row of `index`
         rows = max(1, DISTANCES // (len(alike) * width))  # targets at a time, as in `knn`
         for first in range(0, width, rows):
             targets = slice(first, first + rows)
             distance = squared_distance(piece[:, targets], piece)  # (p, rows, S)
             distance = fill_diagonal(distance, -torch.inf, first)
             distance.masked_fill_(~inside[:, None], torch.inf)
-            real = inside[:, targets]
-            nearest = distance[real].topk(min(k, width), largest=False)  # (n, ·), n nodes of these partitions
-            row = real.nonzero()[:, :1] * width  # (n, 1)
-            found = member.flatten()[row + nearest.indices]
-            found = torch.where(nearest.values < torch.inf, found, found[:, :1])
-            index[member[:, targets][real]] = torch.cat([found, found[:, :1].expand(-1, k - found.shape[1])], 1)
-    return index.view(batch, num_nodes, k) - offset[..., None]
+            nearest = distance.topk(min(k, width), largest=False)
+            found = member[:, None].expand_as(distance).gather(2, nearest.indices)  # (p, rows, ·) nodes
+            found = torch.where(nearest.values < torch.inf, found, found[..., :1])
+            repeated = found[..., :1].expand(-1, -1, k - found.shape[2])
+            index[member[:, targets]] = torch.cat([found, repeated], 2)
+    return index[:-1].view(batch, num_nodes, k) - offset[..., None]
 
 
 @torch.library.custom_op("vig_minimal::nearest_by_size", mutates_args=())

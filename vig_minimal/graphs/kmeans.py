@@ -61,11 +61,11 @@ def _lloyd(x: Tensor, centroids: Tensor, iters: int) -> tuple[Tensor, Tensor]:
         # ‖x_v − μ_i‖² = ‖x_v‖² − 2 x_v·μ_i + ‖μ_i‖²
         length = centroids.square().sum(-1)[:, None]  # ‖μ_i‖²: (B, 1, k)
         distance = torch.baddbmm(length, x, centroids.transpose(1, 2), alpha=-2) + x2  # (B, N, k)
-        new = _without_empty(distance.argmin(-1), distance)
+        new, member = _assign(distance)
         # further rounds do not change an image that has converged
         if labels is not None and may_branch(x) and torch.equal(new, labels):
             break
-        labels, centroids = new, partition_mean(x, new, centroids.shape[1])
+        labels, centroids = new, partition_mean(x, member)
     return labels, centroids
 
 
@@ -82,9 +82,10 @@ def _(x, centroids, iters):
     return x.new_empty(x.shape[:2], dtype=torch.int64), x.new_empty(centroids.shape)
 
 
-def partition_mean(x: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Return z_i, the mean of the nodes of each partition: (B, N, C) and labels (B, N) to (B, k, C), with gradient."""
-    member = membership(labels, k).to(x.dtype)  # (B, N, k)
+def partition_mean(x: Tensor, member: Tensor) -> Tensor:
+    """Return z_i, the mean of the nodes of each partition: (B, N, C) and `membership` (B, N, k) to (B, k, C), with
+    gradient."""
+    member = member.to(x.dtype)
     return (member / member.sum(1, keepdim=True).clamp(min=1)).transpose(-2, -1) @ x
 
 
@@ -93,16 +94,18 @@ def membership(labels: Tensor, k: int) -> Tensor:
     return labels[..., None] == torch.arange(k, device=labels.device)
 
 
-def _without_empty(labels: Tensor, distance: Tensor) -> Tensor:
-    """Return labels (B, N) in which each empty partition has got one of the nodes farthest from their own centroids.
+def _assign(distance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the nearest centroid of each node, given distances (B, N, k): labels (B, N), and their `membership`.
 
-    distance: (B, N, k). The nearest node of each partition is never moved, so that no other partition gets empty.
+    Each empty partition gets one of the nodes farthest from their own centroids. The nearest node of each partition is
+    never moved, so that no other gets empty.
     """
     num_nodes, k = distance.shape[1:]
+    labels = distance.argmin(-1)
     member = membership(labels, k)
     empty = ~member.any(1)  # (B, k)
     if k == 1 or (may_branch(distance) and not empty.any()):
-        return labels
+        return labels, member
     distance = distance.nan_to_num(torch.finfo(distance.dtype).max)  # less than the ∞ of nodes that are no members
     own = distance.gather(2, labels[..., None])[..., 0]  # (B, N): to the node's own centroid
     nearest = distance.masked_fill(~member, torch.inf).argmin(1)  # (B, k)
@@ -111,7 +114,8 @@ def _without_empty(labels: Tensor, distance: Tensor) -> Tensor:
     rank = (empty.long().cumsum(1) - 1).clamp(0, k - 2)  # the r-th empty partition gets the r-th farthest node
     moved = torch.where(empty, farthest.gather(1, rank), num_nodes)  # (B, k) nodes; N stands for none
     padded = F.pad(labels, (0, 1))  # (B, N + 1)
-    return padded.scatter(1, moved, torch.arange(k, device=labels.device).expand_as(moved))[:, :num_nodes]
+    labels = padded.scatter(1, moved, torch.arange(k, device=labels.device).expand_as(moved))[:, :num_nodes]
+    return labels, membership(labels, k)
 
 
 def _plus_plus(x: Tensor, k: int, generator: torch.Generator | None) -> Tensor:

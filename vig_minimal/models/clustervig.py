@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..constructors import ClusterKNN
 from ..graphs.gatv2 import GATv2
 from ..graphs.graph import Graph
-from ..graphs.kmeans import partition_mean
+from ..graphs.kmeans import membership, partition_mean
 from .checks import check_choices
 from .convs import CONVS
 from .layers import (
@@ -89,10 +89,10 @@ class DEGC(nn.Module):
         x = to_nodes(image)  # X: (B, N, C)
         labels = self.constructor.partition(x)  # V^i: (B, N)
         graph = self.constructor.inside(x, labels)  # G^i: (B, N, N), edges only inside a partition
-        z = partition_mean(x, labels, self.constructor.clusters)  # z_i: (B, κ, C)
+        member = membership(labels, self.constructor.clusters)  # (B, N, κ)
+        z = partition_mean(x, member)  # z_i: (B, κ, C)
         z_updated, attention = self.attention(z, return_attention=True)  # z'_i: (B, κ, C), α_ji
-        own = labels[..., None].expand(-1, -1, z_updated.shape[-1])
-        update = self.conv(image, graph, z=z_updated.gather(1, own))  # X': (B, out_dim, H, W)
+        update = self.conv(image, graph, z=member.to(z.dtype) @ z_updated)  # X': (B, out_dim, H, W)
         return update, ClusterGraph(graph.num_sources, graph.index, graph.weights, labels, z, attention)
 
 

@@ -54,7 +54,7 @@ def test_memory_for_the_backward_pass_does_not_grow_with_neighbours():
             max_relative(x, graph, sources)
         return sum(sizes)
 
-    assert kept(2) == kept(20) == B * 40 * C * 2  # the winners, two bytes each
+    assert kept(2) == kept(20) == B * 40 * C  # the winners, one byte each
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])

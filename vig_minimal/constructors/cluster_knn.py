@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..graphs.distance import fill_diagonal, mean_node, squared_distance, unit
 from ..graphs.graph import Graph, is_compiled, may_branch
-from ..graphs.kmeans import fixed_start, kmeans, membership
+from ..graphs.kmeans import fixed_start, kmeans, membership, pick
 from .knn import DISTANCES
 
 SIZE_GROUPS = 4  # partitions are sorted by size into this many groups, each padded to its largest partition
@@ -44,7 +44,7 @@ class ClusterKNN(nn.Module):
     @torch.no_grad()
     def partition(self, x: Tensor) -> Tensor:
         """Return the partition of every node: (B, N, C) to labels (B, N), 0 to clusters − 1, each of which occurs."""
-        start = "random" if self.training else x[:, fixed_start(x.shape[1], self.clusters)]
+        start = "random" if self.training else pick(x, fixed_start(x.shape[1], self.clusters))
         return kmeans(x, self.clusters, self.iters, start)[0]
 
     def extra_repr(self) -> str:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ..graphs.aggregate import aggregate_mean
 from ..graphs.distance import full_precision, mean_node, squared_distance
 from ..graphs.graph import Graph
-from ..graphs.kmeans import fixed_start
+from ..graphs.kmeans import fixed_start, pick
 
 
 def hyperedges_of_block(first: int | None, depth: int, block: int, num_nodes: int) -> int:
@@ -81,8 +81,8 @@ class Hypergraph(nn.Module):
                              " or a smaller patch")
         start = fixed_start(x.shape[1], hyperedges)
         if self.training:  # the same nodes of all images, so that an image does not depend on its batch
-            start = torch.randperm(x.shape[1])[:hyperedges].to(x.device)
-        member = fuzzy_c_means(x, x[:, start], self.rounds) > self.least
+            start = torch.randperm(x.shape[1])[:hyperedges]
+        member = fuzzy_c_means(x, pick(x, start), self.rounds) > self.least
         return HyperGraph(hyperedges, weights=member)
 
     def extra_repr(self) -> str:

@@ -45,7 +45,7 @@ def kmeans(x: Tensor, k: int, iters: int = 20, init: str | Tensor = "random",
         if isinstance(init, Tensor):
             centroids = init.to(x).expand(batch, k, channels) - mean
         elif init == "random":
-            centroids = x[:, torch.randperm(num_nodes, generator=generator)[:k].to(x.device)]  # (B, k, C)
+            centroids = pick(x, torch.randperm(num_nodes, generator=generator)[:k])  # (B, k, C)
         elif init == "k-means++":
             centroids = _plus_plus(x, k, generator)
         else:
@@ -135,3 +135,8 @@ def fixed_start(num_nodes: int, k: int) -> tuple[int, ...]:
     if k > num_nodes:
         raise ValueError(f"{k} partitions of {num_nodes} nodes: choose at most {num_nodes}")
     return tuple(random.Random(0).sample(range(num_nodes), k))
+
+
+def pick(x: Tensor, nodes: Tensor | tuple[int, ...]) -> Tensor:
+    """Return the nodes of these k numbers: (B, N, C) to (B, k, C). No one waits for a GPU to take the numbers."""
+    return x[:, torch.as_tensor(nodes).to(x.device, non_blocking=True)]

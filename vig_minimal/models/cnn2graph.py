@@ -194,6 +194,11 @@ class CNN2Graph(Backbone):
         nn.init.kaiming_normal_(self.proxies)  # He initialisation, section 4.1
         self.register_buffer("anchors", torch.zeros(config.num_classes * config.anchors_per_class, dim))
         self.register_buffer("stored", torch.zeros((), dtype=torch.bool))
+        self.has_anchors = False  # True once `stored` has been seen to be
+
+    def _load_from_state_dict(self, *about) -> None:
+        self.has_anchors = False
+        super()._load_from_state_dict(*about)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Make classifier, proxies and anchors anew for other classes; attention stays as it was trained. Afterwards
@@ -236,9 +241,11 @@ class CNN2Graph(Backbone):
         """Logits of embeddings (B, F), and the graph if there is one."""
         if self.aggregate is None:
             return self.classifier(x), []
-        if not is_traced() and not self.stored:
-            raise ValueError("this model has no anchors yet: call model.store_anchors with the images that stand for"
-                             " the classes, or load a trained checkpoint")
+        if not (self.has_anchors or is_traced()):
+            self.has_anchors = bool(self.stored)  # once, since a GPU's answer has to be waited for
+            if not self.has_anchors:
+                raise ValueError("this model has no anchors yet: call model.store_anchors with the images that stand"
+                                 " for the classes, or load a trained checkpoint")
         z, alpha = self.aggregate(x, self.anchors, self.proxies)
         weights = alpha.detach().mean(1)[None]  # (1, B, A + P)
         return self.classifier(z), [Graph(weights.shape[2], weights=weights)]

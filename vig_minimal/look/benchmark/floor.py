@@ -99,7 +99,8 @@ def measure(name: str, batch: int, rounds: int, device: str, compiled: bool, fie
 def print_ratios(names: list[str], batch: int, rounds: int, device: str, compiled: bool, fields: dict) -> None:
     """Print the table of time and memory, beside the floor's; compiled: with the seconds to the end of a first step."""
     columns = ["model, compiled" if compiled else "model", "parameters", "GMACs", "eval ms/image", "eval / floor",
-               "train ms/image", "train / floor", "MB kept/image", *(["first eval s", "first train s"] if compiled else [])]
+               "train ms/image", "train / floor", "MB kept/image"]
+    columns += ["first eval s", "first train s"] if compiled else []
     print(f"| {' | '.join(columns)} |\n|---|" + "---:|" * (len(columns) - 1))
     for name in names:
         print(f"| {measure(name, batch, rounds, device, compiled, fields)} |", flush=True)

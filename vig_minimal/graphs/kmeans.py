@@ -72,7 +72,7 @@ def _lloyd(x: Tensor, centroids: Tensor, iters: int) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("vig_minimal::lloyd", mutates_args=())
 def _lloyd_uncompiled(x: Tensor, centroids: Tensor, iters: int) -> tuple[Tensor, Tensor]:
     """Do `_lloyd` as an operation that torch.compile calls and does not look into: 20 rounds in each of 12 blocks, one
-    after the other, would take it more than ten minutes."""
+    after the other, took it more than seven minutes."""
     return _lloyd(x, centroids, iters)
 
 

@@ -197,3 +197,10 @@ def test_compiled_rounds_are_the_same():
     x = torch.randn(3, 40, 6)
     compiled = torch.compile(lambda x, start: kmeans(x, 5, init=start), fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x, x[:, :5])[0], kmeans(x, 5, init=x[:, :5])[0])
+
+
+def test_all_rounds_end_where_stopping_early_does(monkeypatch):
+    x = torch.randn(3, 40, 6)
+    early = kmeans(x, 5, init=x[:, :5])
+    monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)  # an exported program does all 20 rounds, as a GPU does
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(kmeans(x, 5, init=x[:, :5]), early, strict=True))

@@ -242,3 +242,11 @@ def test_checkpoints_of_a_pyramid_and_of_two_classifiers():
     for name in ("pvig_nano", "cvig_nano", "gkgnet_nano"):
         model, images = create_model(name).train(), torch.randn(4, 3, 64, 64)
         assert 0 < memory.kept_with_checkpoints(model, images, True) < memory.kept(create_model(name), images, True)
+
+
+def test_compiled_the_seconds_of_the_first_steps_are_told(capsys, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    header, row = rows(run(capsys, "vig_nano", "--compile", "--batch", 2, "--rounds", 1))
+    assert header[0] == "model, compiled" and header[-2:] == ["first eval s", "first train s"]
+    assert len(header) == len(row) and all(float(seconds) >= 0 for seconds in row[-2:]) and len(compiled) == 1

@@ -270,3 +270,13 @@ def test_what_cannot_be_built_is_one_sentence(fields, says):
     with pytest.raises(ValueError, match=says) as error:
         create_model("cnn2transformer_nano", **fields)
     assert "\n" not in str(error.value)
+
+
+def test_weights_without_anchors_take_the_anchors_away():
+    model = create_model("cnn2gnn_nano", num_classes=3, img_size=16).eval()
+    without = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.store_anchors(torch.randn(len(model.anchors), 3, 16, 16))
+    model(torch.randn(2, 3, 16, 16))
+    model.load_state_dict(without)
+    with pytest.raises(ValueError, match="no anchors yet"):
+        model(torch.randn(2, 3, 16, 16))

@@ -75,7 +75,7 @@ def _winner_dtype(num_sources: int) -> torch.dtype:
 def _uncompiled(x: Tensor | None, sources: Tensor, index: Tensor | None, weights: Tensor | None, num_sources: int,
                 want_index: bool) -> tuple[Tensor, Tensor]:
     """Do `search` as an operation that torch.compile calls and does not look into. For a CPU it writes C++ that makes
-    the whole (B, N, M, C) of messages: SViG's training took four times as long as without torch.compile."""
+    the whole (B, N, M, C) of messages: SViG's training took three times as long as without torch.compile."""
     best, winner = _search(x, sources, Graph(num_sources, index=index, weights=weights), False, want_index)
     return best, winner if want_index else sources.new_empty(0)
 

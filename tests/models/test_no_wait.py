@@ -15,8 +15,8 @@ from helpers import PYRAMID, TINY
 from vig_minimal import create_model
 
 CNN2 = {"num_classes": 5, "img_size": 16}
-# not those which look up places: they copy them once for each grid and keep them; nor conv="edge", which waits, since it
-# makes as many messages as there are edges
+# not those which look up places, and copy them once for each grid; nor conv="edge", which waits, since it makes as many
+# messages as there are edges
 GRAPHS = ["knn", "group_knn", "threshold", "lrgc", "hypergraph", "full", "none"]
 MODELS = {"cvig_nano": TINY, "pvig_nano": PYRAMID, "gkgnet_nano": PYRAMID, "cnn2gnn_nano": CNN2,
           "cnn2transformer_nano": CNN2, **{f"vig_nano {graph}": {**TINY, "graph": graph} for graph in GRAPHS},

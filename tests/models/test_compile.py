@@ -1,6 +1,7 @@
 """torch.compile and torch.export: the same numbers as in eager mode, and no graph break."""
 
 import os
+import re
 import shutil
 
 import pytest
@@ -29,8 +30,8 @@ def assert_same_step(name: str, backend: str) -> None:
     torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "lrgc_nano"))
-                                  for name in FAMILIES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_compiled_model_trains_the_same(name):
     assert_same_step(name, "aot_eager")
 
@@ -44,14 +45,17 @@ def test_a_compiled_model_evaluates_the_same(name):
         torch.testing.assert_close(compiled, model(images), rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("name, is_one_operation", [("svig_nano", True), ("vig_nano", True), ("lrgc_nano", False)])
-def test_on_a_cpu_a_search_without_weights_is_one_operation(name, is_one_operation):
-    programs, model = [], create_model(name, **SHALLOW)
+@pytest.mark.parametrize("name, fields, operation", [
+    ("vig_nano", {}, "search"), ("svig_nano", {}, "search"), ("lrgc_nano", {}, None), ("cvig_nano", {}, "lloyd"),
+    ("vig_nano", {"graph": "hypergraph"}, "fuzzy_c_means")])
+def test_on_a_cpu_searches_without_weights_and_rounds_are_one_operation(name, fields, operation):
+    programs, model = [], create_model(name, **SHALLOW | fields)
     compiled = torch.compile(model, backend=lambda program, inputs: programs.append(program) or program)
     compiled(torch.randn(3, 3, 16, 16))
     program, = programs
+    called = re.findall(r"vig_minimal\.(\w+)", str(program.graph))
     can_tell = hasattr(torch.compiler, "is_exporting")  # not torch 2.6
-    assert ("vig_minimal.search" in str(program.graph)) == (is_one_operation and can_tell)
+    assert operation in called if operation and can_tell else not called
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from helpers import PYRAMID, TINY
-from vig_minimal import create_model
+from vig_minimal import create_model, list_constructors
 
 ISOTROPIC = ("vig_nano", "svig_nano", "lrgc_nano", "cvig_nano")
 CNN2 = ("resnet_nano", "cnn2mean_nano", "cnn2max_nano", "cnn2gnn_nano", "cnn2transformer_nano")
@@ -42,6 +42,10 @@ def exported(model: nn.Module) -> nn.Module:
     return program.module()
 
 
+def traced(model: nn.Module) -> nn.Module:
+    return torch.jit.trace(model, torch.randn(3, 3, 16, 16), check_trace=False)
+
+
 @torch.no_grad()
 def test_export_with_a_dynamic_batch_of_one_block():
     model = made("vig_nano", depth=1)
@@ -56,12 +60,15 @@ def test_export_with_a_dynamic_batch(name):
     assert_same_on_other_batches(exported(model), model)
 
 
+@OLD_ONNX
 @pytest.mark.slow
-@pytest.mark.parametrize("fields", [{"graph": "group_knn"}, {"conv": "sage"}, {"conv": "gin"}], ids=str)
+@pytest.mark.parametrize("make", [exported, traced], ids=["exported", "traced"])
+@pytest.mark.parametrize("fields", [*({"graph": graph} for graph in list_constructors()), {"conv": "sage"},
+                                    {"conv": "gin"}], ids=str)
 @torch.no_grad()
-def test_export_of_other_graphs_and_convolutions(fields):
+def test_other_graphs_and_convolutions_take_other_batches(fields, make):
     model = made("vig_nano", **fields)
-    assert_same_on_other_batches(exported(model), model)
+    assert_same_on_other_batches(make(model), model)
 
 
 @OLD_ONNX
@@ -70,8 +77,7 @@ def test_export_of_other_graphs_and_convolutions(fields):
 @torch.no_grad()
 def test_trace_takes_other_batches(name):
     model = made(name)
-    traced = torch.jit.trace(model, torch.randn(3, 3, 16, 16), check_trace=False)
-    assert_same_on_other_batches(traced, model)
+    assert_same_on_other_batches(traced(model), model)
 
 
 @pytest.mark.slow

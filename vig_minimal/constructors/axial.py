@@ -55,7 +55,7 @@ def steps_graph(x: Tensor, grid: Grid, steps_on: Callable[[Grid], tuple[Step, ..
         steps = tuple(dict.fromkeys((down % grid[0], across % grid[1]) for down, across in steps))
         steps = tuple(step for step in steps if step != (0, 0))
     index = steps_index(grid, steps, wrap, x.device)  # (N, k)
-    return Graph(x.shape[1], index=index.expand(len(x), -1, -1))
+    return Graph(x.shape[1], index=index.expand(x.shape[0], -1, -1))
 
 
 @made_once

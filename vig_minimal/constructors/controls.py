@@ -55,7 +55,7 @@ class Random(nn.Module):
         k = self.rule(num_nodes)[0] if self.rule else self.k
         if not 1 <= k <= num_nodes:
             raise ValueError(f"k={k}: a node reads from 1 to {num_nodes} of the {num_nodes} nodes")
-        return Graph(num_nodes, index=random_index(self.seed, k, num_nodes, x.device).expand(len(x), -1, -1))
+        return Graph(num_nodes, index=random_index(self.seed, k, num_nodes, x.device).expand(x.shape[0], -1, -1))
 
     def extra_repr(self) -> str:
         return f"k={self.k}"
@@ -78,7 +78,8 @@ class Full(nn.Module):
     """
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Graph:
-        return Graph(x.shape[1], weights=x.new_ones(1, x.shape[1], x.shape[1], dtype=torch.bool).expand(len(x), -1, -1))
+        batch, num_nodes = x.shape[:2]
+        return Graph(num_nodes, weights=x.new_ones(1, num_nodes, num_nodes, dtype=torch.bool).expand(batch, -1, -1))
 
 
 class Alone(nn.Module):
@@ -86,4 +87,4 @@ class Alone(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Graph:
         own = torch.arange(x.shape[1], device=x.device)[:, None]  # (N, 1)
-        return Graph(x.shape[1], index=own.expand(len(x), -1, -1))
+        return Graph(x.shape[1], index=own.expand(x.shape[0], -1, -1))

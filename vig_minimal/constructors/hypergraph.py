@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..graphs.aggregate import aggregate_mean
 from ..graphs.distance import full_precision, mean_node, squared_distance
-from ..graphs.graph import Graph
+from ..graphs.graph import Graph, is_compiled
 from ..graphs.kmeans import fixed_start, pick
 
 
@@ -53,7 +53,7 @@ class HyperGraph(Graph):
         hyperedge = aggregate_mean(nodes, Graph(self.num_targets, weights=self.weights.mT))  # (B, E, C)
         # ViHGNN: m_i = mean of h_e
         message = aggregate_mean(hyperedge, Graph(self.num_sources, weights=self.weights))  # (B, N, C)
-        own = torch.arange(self.num_targets, device=nodes.device)[:, None].expand(len(nodes), -1, -1)  # (B, N, 1)
+        own = torch.arange(self.num_targets, device=nodes.device)[:, None].expand(nodes.shape[0], -1, -1)  # (B, N, 1)
         return Graph(self.num_targets, index=own), message
 
 
@@ -82,7 +82,10 @@ class Hypergraph(nn.Module):
         start = fixed_start(x.shape[1], hyperedges)
         if self.training:  # the same nodes of all images, so that an image does not depend on its batch
             start = torch.randperm(x.shape[1])[:hyperedges]
-        member = fuzzy_c_means(x, pick(x, start), self.rounds) > self.least
+        with torch.autocast(x.device.type, enabled=False):
+            x = full_precision(x)
+            memberships = _uncompiled if is_compiled() else fuzzy_c_means
+            member = memberships(x, pick(x, start), self.rounds) > self.least
         return HyperGraph(hyperedges, weights=member)
 
     def extra_repr(self) -> str:
@@ -92,17 +95,27 @@ class Hypergraph(nn.Module):
 @torch.no_grad()
 def fuzzy_c_means(x: Tensor, centre: Tensor, rounds: int) -> Tensor:
     """Return memberships (B, N, E), which sum to 1 over E: nodes (B, N, C), first centres (B, E, C)."""
-    with torch.autocast(x.device.type, enabled=False):
-        x, centre = full_precision(x), full_precision(centre)
-        mean = mean_node(x)
-        x, centre = x - mean, centre - mean  # the same distances, without cancellation
+    mean = mean_node(x)
+    x, centre = x - mean, centre - mean  # the same distances, without cancellation
+    membership = _membership(x, centre)
+    for _ in range(rounds):
+        # ViHGNN: c_e = Σ u² x / Σ u²
+        weight = membership.square()  # (B, N, E)
+        centre = weight.mT @ x / weight.sum(1)[..., None]  # (B, E, C)
         membership = _membership(x, centre)
-        for _ in range(rounds):
-            # ViHGNN: c_e = Σ u² x / Σ u²
-            weight = membership.square()  # (B, N, E)
-            centre = weight.mT @ x / weight.sum(1)[..., None]  # (B, E, C)
-            membership = _membership(x, centre)
-        return membership
+    return membership
+
+
+@torch.library.custom_op("vig_minimal::fuzzy_c_means", mutates_args=())
+def _uncompiled(x: Tensor, centre: Tensor, rounds: int) -> Tensor:
+    """Do `fuzzy_c_means` as an operation that torch.compile calls and does not look into, as k-means' `_lloyd`."""
+    return fuzzy_c_means(x, centre, rounds)
+
+
+@_uncompiled.register_fake
+def _(x, centre, rounds):
+    """Return a tensor of the same shape and type, for the compiler."""
+    return x.new_empty(*x.shape[:2], centre.shape[1])
 
 
 def _membership(x: Tensor, centre: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def nearest_sources(x: Tensor, sources: Tensor | None, relative: Tensor | None, 
     if reach > num_sources:
         raise ValueError(f"k·dilation = {k}·{dilation}: more neighbours than the {num_sources} nodes")
     # targets at a time: large images have more pairs than memory. A compiled program serves a batch of any size.
-    rows = max(1, DISTANCES // (num_sources if is_traced() else len(x) * num_sources))
+    rows = max(1, DISTANCES // (num_sources if is_traced() else x.shape[0] * num_sources))
     sources = unit(sources)
     mean = mean_node(sources)
     x, sources = (sources if own else unit(x)) - mean, sources - mean

@@ -45,15 +45,15 @@ class WindowKNN(nn.Module):
         member, place, count = windows(grid, window, shift, k, x.device)
         nodes = unit(x)
         nodes = (nodes - mean_node(nodes))[:, member.clamp(min=0)].flatten(0, 1)  # (B·P, S, C), S nodes or fewer each
-        distance = squared_distance(nodes, nodes).unflatten(0, (len(x), -1))  # (B, P, S, S)
+        distance = squared_distance(nodes, nodes).unflatten(0, (x.shape[0], -1))  # (B, P, S, S)
         distance.masked_fill_((member < 0)[:, None], torch.inf)
         distance.diagonal(dim1=2, dim2=3).fill_(-torch.inf)  # a node is its own nearest, whatever rounding says
         width = min(max(k, 3), member.shape[1])
         nearest = distance.topk(width, largest=False).indices  # (B, P, S, k)
         rank = torch.arange(width, device=x.device)
         nearest = torch.where(rank < count[:, None, None], nearest, nearest[..., :1])
-        index = member.expand(len(x), -1, -1).gather(2, nearest.flatten(2))  # (B, P, S·k)
-        return Graph(x.shape[1], index=index.view(len(x), -1, width)[:, place])
+        index = member.expand(x.shape[0], -1, -1).gather(2, nearest.flatten(2))  # (B, P, S·k)
+        return Graph(x.shape[1], index=index.view(x.shape[0], -1, width)[:, place])
 
     def extra_repr(self) -> str:
         return f"k={self.k}, window={self.window}, shift={self.shift}"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from unittest import mock
 
 import numpy as np
 import torch
@@ -9,12 +10,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 from reference.vig import Dense
-from vig_minimal import Graph
+from vig_minimal import Graph, create_model
 from vig_minimal.graphs.graph import GroupGraph
 
 FAMILIES = ["vig_nano", "svig_nano", "lrgc_nano"]
 TINY = {"dim": 16, "depth": 2, "num_classes": 5, "img_size": 16, "patch": 4}  # 16 nodes, some thousand parameters
 PYRAMID = {"dim": (8, 16), "depth": (1, 1), "pool": (2, 1), "num_classes": 5, "img_size": 16, "patch": 2, "k": 3}
+
+
+def on_meta(name: str, **fields) -> nn.Module:
+    """The model without memory for its numbers: enough to count them. Its weights are not drawn either, which would
+    take longer than all the rest."""
+    draws = [f"{draw}_" for draw in ("uniform", "normal", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "ones",
+                                     "zeros", "trunc_normal")]
+    with torch.device("meta"), mock.patch.multiple(nn.init, **dict.fromkeys(draws, lambda weight, *_, **__: weight)):
+        return create_model(name, **fields)
 
 
 def nodes(*shape: int) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch.distributed.run import get_args_parser
 
+from helpers import on_meta
 from vig_minimal import create_model, list_models
 from vig_minimal.__main__ import COMMANDS
 from vig_minimal.constructors import CONSTRUCTORS
@@ -114,7 +115,8 @@ def prepared(folder: Path) -> dict:
             "small_images": torch.rand(2, 3, 32, 32), "anchors": torch.rand(10, 3, 32, 32)}
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda piece: piece.name)
+@pytest.mark.parametrize("snippet", [pytest.param(piece, marks=[pytest.mark.slow] * (piece.page.name != "README.md"))
+                                     for piece in SNIPPETS], ids=lambda piece: piece.name)
 def test_snippets_run_as_printed(snippet, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tables = CONSTRUCTORS, DOWNLOADS  # snippets may add to them
@@ -148,8 +150,7 @@ STARTS = {"vig_ti_74.5.pth": "vig_ti", "pvig_s.pth": "pvig_s", "runs/vig_nano-ci
 def weights_of(file: str) -> dict:
     """The shapes of a model's weights; with what train.py keeps beside them if it is a file of train.py."""
     name = STARTS[file]
-    with torch.device("meta"):
-        model = create_model(name)
+    model = on_meta(name)
     recipe = asdict(get_recipe("demo"))
     kept = {"name": name, "config": asdict(model.config), "recipe": recipe, "model": model.state_dict()}
     return kept if file.startswith("runs/") else model.state_dict()

@@ -94,7 +94,8 @@ def folder_with(tmp_path, names, count=130):
     return folder
 
 
-@pytest.mark.parametrize("crop", ["pad", "resized"])  # kept in memory; read every epoch
+# kept in memory; read every epoch
+@pytest.mark.parametrize("crop", [pytest.param("pad", marks=pytest.mark.slow), "resized"])
 def test_broken_training_images_are_replaced_and_listed(tmp_path, crop):
     folder = folder_with(tmp_path, ["cut.jpg", "empty.jpg"])
     odd = write_odd(folder / "train" / "cat")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers import TINY, as_nodes, assert_same, dense_of, image_by_image, nodes, random_index, randomise
+from helpers import TINY, as_nodes, assert_same, dense_of, image_by_image, nodes, on_meta, random_index, randomise
 from reference import clustervig as oracles
 from reference import vig as reference
 from vig_minimal import Graph, create_model, list_constructors
@@ -293,8 +293,7 @@ def test_ffn_of_a_block():
     ("cvig_nano", 1_181_066),
 ])
 def test_parameters_to_the_last_one(name, parameters):
-    with torch.device("meta"):
-        assert count_parameters(create_model(name)) == parameters
+    assert count_parameters(on_meta(name)) == parameters
 
 
 def layer_macs(model: nn.Module, images: Tensor) -> int:
@@ -386,8 +385,7 @@ def test_a_training_step_of_b_784_at_batch_2_fits_in_8_gigabytes():
 
 def test_k_grows_from_9_to_18_and_kappa_is_4_or_6():
     for name, depth, clusters in (("cvig_ti", 12, 4), ("cvig_b", 16, 4), ("cvig_b_784", 16, 6)):
-        with torch.device("meta"):
-            model = create_model(name)
+        model = on_meta(name)
         constructors = [block.grapher.degc.constructor for block in model.blocks]
         assert [constructor.k for constructor in constructors] == reference.neighbours_by_block(depth)
         assert {constructor.clusters for constructor in constructors} == {clusters} == {model.config.clusters}
@@ -398,17 +396,14 @@ def test_k_grows_from_9_to_18_and_kappa_is_4_or_6():
     ("cvig_b", [2, 2, 2, 2, 1], [80, 160, 320, 640, 640]), ("cvig_b_784", [2, 2, 2, 1, 1], [80, 160, 320, 640, 640]),
 ])
 def test_stem_has_four_widening_layers_of_64_or_more_and_one_that_keeps(name, strides, widths):
-    with torch.device("meta"):
-        convs = [layer for layer in create_model(name).stem.layers if isinstance(layer, nn.Conv2d)]
+    convs = [layer for layer in on_meta(name).stem.layers if isinstance(layer, nn.Conv2d)]
     assert [conv.stride[0] for conv in convs] == strides
     assert [conv.out_channels for conv in convs] == widths
 
 
 def test_one_group_in_ti_and_four_in_s_and_b():
     for name, groups in (("cvig_ti", 1), ("cvig_s", 4), ("cvig_b", 4), ("cvig_b_784", 4)):
-        with torch.device("meta"):
-            blocks = create_model(name).blocks
-        assert {block.grapher.degc.conv.update[0].groups for block in blocks} == {groups}
+        assert {block.grapher.degc.conv.update[0].groups for block in on_meta(name).blocks} == {groups}
 
 
 @pytest.mark.parametrize("img_size, patch, grid, clusters", [

@@ -7,21 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from helpers import FAMILIES, TINY
+from helpers import FAMILIES, TINY, on_meta
 from vig_minimal import create_model, list_constructors, list_models
 from vig_minimal.models import registry
 from vig_minimal.models.convs import CONVS
 from vig_minimal.models.cost import count_macs, count_parameters, saved_bytes
 from vig_minimal.models.vig import ViGConfig
-
-
-def on_meta(name: str, **fields) -> nn.Module:
-    """The model without memory for its numbers: enough to count them."""
-    with torch.device("meta"):
-        return create_model(name, **fields)
-
 
 # ----------------------------------------------------------------------------------------------------- counts and sizes
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers import assert_same, dense_of, nodes, randomise
+from helpers import assert_same, dense_of, nodes, on_meta, randomise
 from reference import gkgnet as oracle
 from reference.vig import linear
 from vig_minimal import create_model
@@ -141,9 +141,7 @@ def test_every_probability_starts_near_a_half():
     pytest.param("gkgnet_s", 576, 34_673_200, marks=pytest.mark.slow), ("gkgnet_nano", 64, 1_282_028),
 ])
 def test_parameters_to_the_last_one(name, size, parameters):
-    with torch.device("meta"):
-        model = create_model(name, img_size=size)
-    assert count_parameters(model) == parameters
+    assert count_parameters(on_meta(name, img_size=size)) == parameters
 
 
 def test_multiply_adds():

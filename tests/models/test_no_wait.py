@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from helpers import PYRAMID, TINY
+from helpers import PYRAMID, TINY, on_meta
 from vig_minimal import create_model
 
 CNN2 = {"num_classes": 5, "img_size": 16}
@@ -41,8 +41,9 @@ class Waits(TorchDispatchMode):
 
 
 def made(name: str, device: str) -> torch.nn.Module:
+    create = on_meta if device == "meta" else create_model
     with torch.device(device):
-        model = create_model(name.split()[0], **MODELS[name])
+        model = create(name.split()[0], **MODELS[name])
         if "cnn2" in name:
             model.anchor_images, model.has_anchors = torch.randn(5, 3, 16, 16), True
     return model

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers import as_nodes, assert_same, dense_of, image_by_image, nodes, randomise
+from helpers import as_nodes, assert_same, dense_of, image_by_image, nodes, on_meta, randomise
 from reference import gkgnet as oracle
 from reference.vig import linear, lrgc_ffn, mlp
 from vig_minimal import create_model
@@ -140,11 +140,6 @@ def test_dilation_counts_blocks_over_all_stages_and_stays_within_the_sources():
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------
-
-
-def on_meta(name, **fields):
-    with torch.device("meta"):
-        return create_model(name, **fields)
 
 
 @pytest.mark.parametrize("name, parameters", [

@@ -244,6 +244,7 @@ def test_attention_by_class_is_the_mean_over_images_of_a_class():
     assert proxies.sum(1).tolist() == pytest.approx([1, 0, 1], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_pictures_of_a_run(capsys):
     run("--epochs", "1", "--output", "out", "--keep-every", "1")
     capsys.readouterr()

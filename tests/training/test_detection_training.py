@@ -81,6 +81,7 @@ def test_a_run_writes_four_losses_and_resumes_to_the_same_bits():
     assert same_tensors(whole["model"], rest["model"])
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_within_an_epoch_goes_on_to_the_same_bits(monkeypatch):
     argv = [*TINY, "--model", "cvig_nano", "--epochs", "1", "--save-every", "1", "--flip", "--scale-jitter", "0.4",
             "--drop-path", "0.2"]

@@ -10,7 +10,7 @@ import torch
 
 import train
 from commands import own_folder, refused, rows  # noqa: F401
-from helpers import image_folder
+from helpers import image_folder, on_meta
 from vig_minimal import create_model
 from vig_minimal.models import registry
 from vig_minimal.models.registry import recognise
@@ -33,8 +33,7 @@ def run(*argv):
     ("vig_nano", 8, 64), ("vig_ti", 16, 224), ("vig_s", 16, 384), ("vig_b", 16, 224), ("pvig_nano", 2, 64),
     ("pvig_ti", 4, 224), ("pvig_s", 4, 224), ("pvig_m", 4, 224), ("pvig_b", 4, 224), ("gkgnet_s", 4, 448)])
 def test_bare_weights_tell_the_model_by_their_shapes(name, patch, size, monkeypatch):
-    with torch.device("meta"):
-        state = create_model(name, img_size=size).state_dict()
+    state = on_meta(name, img_size=size).state_dict()
     monkeypatch.setattr(registry, "load", lambda path: {"state_dict": state})
     found = recognise("x.pth")
     assert (found["name"], found["config"]) == (name, {"patch": patch, "img_size": (size, size)})
@@ -121,6 +120,7 @@ def test_another_size_resizes_the_positions(trained, capsys):
     assert "first step" not in said  # a last layer that knows the classes does not begin with a guess
 
 
+@pytest.mark.slow
 def test_frozen_weights_and_statistics_stay_to_the_bit(trained):
     image_folder(Path("birds"), train=("crow", "dove", "owl"), val=("crow", "dove", "owl"), count=4)
     run("--data-dir", "birds", "--init-from", "pets_run/last.pt", "--freeze", *small("--epochs", 2, "--output", "out"))

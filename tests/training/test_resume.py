@@ -53,6 +53,7 @@ def test_a_kill_before_the_first_checkpoint_leaves_no_second_row(monkeypatch):
     assert [row["epoch"] for row in rows("out")] == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_a_damaged_table_is_set_aside(capsys):
     argv = [*VIG, "--output", "out", "--resume", "auto"]
     run(*argv, "--epochs", 1)
@@ -118,6 +119,7 @@ def test_an_optimiser_of_another_kind_or_shape_is_one_sentence(capsys):
 # ---- a run that went wrong -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_that_diverged_goes_on_from_before_it_went_wrong_with_another_rate(capsys, monkeypatch):
     argv = [*VIG, "--limit", 256, "--batch-size", 8, "--epochs", 1, "--output", "out", "--resume", "auto"]
     for _ in range(2):  # again from there, it diverges again, and loses nothing

@@ -69,7 +69,7 @@ def write(study: Study, cells: Sequence[Cell], baseline: Variant) -> None:
             file.write(text)
     if any(cell.result.exists() for cell in cells):
         done, flags = sum(cell.result.exists() for cell in cells), " ".join(study.flags)
-        title = f"{study.model} {flags}: {done} of {len(cells)} runs"
+        title = f"{done} of {len(cells)} runs of {study.model} {flags}"
         with contextlib.redirect_stdout(None):
             save_picture(picture(cells, baseline, title), str(study.folder / "compare.png"))
 

@@ -10,6 +10,7 @@ To add one:
    change neighbours. The nodes arrive as the layers before computed them: under bfloat16 autocast they are rounded
    already.
    Take random numbers from `graphs.draws`: an image then gets the same ones in any split of its batch.
+   The number of images is `nodes.shape[0]`: `len(nodes)` would be a fixed number in an exported model.
 2. Write `NAME_per_block(config)` below: it returns one constructor for each block of a model, made from the fields of
    the model's config (`models.vig.ViGConfig`). A new field is added there.
 3. Add one line to CONSTRUCTORS. `create_model("vig_ti", graph="NAME")` then uses it, and `compare` and `benchmark

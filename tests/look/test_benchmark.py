@@ -1,6 +1,7 @@
 """The benchmark's tables and picture, on the smallest models; no figure of time is tested."""
 
 import os
+import platform
 import re
 import signal
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from vig_minimal import create_model, list_constructors, list_models
 from vig_minimal.look.benchmark import command, floor, graph_cost, memory, paper, profile, throughput
+from vig_minimal.models.cost import count_parameters
 
 TINY = ["--rounds", "1", "--threads", "1"]
 
@@ -225,6 +227,17 @@ def test_a_step_is_the_weights_and_what_is_kept_of_each_image(capsys, monkeypatc
         counted, measured = cell.split(", ")
         assert float(counted) == pytest.approx(16 * 933_098 / 1e9 + kept + 4 * 3 * 64**2 / 1e6, abs=0.06)
         assert measured == "2.00"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other memory allocators keep what is freed")
+def test_a_step_takes_what_was_counted():
+    model = create_model("vig_ti").train()
+    images = torch.randn(4, 3, 224, 224)
+    counted = 16 * count_parameters(model) + 16 * (images[0].nbytes + memory.kept(model, images, False))
+    about = "vig_ti", 16, "cpu", 2, False, False, {}
+    measured = throughput.in_own_process("vig_ti", memory.measured_step, *about)
+    assert 1e6 * measured == pytest.approx(counted, rel=0.1)
 
 
 def test_with_checkpoints_a_block_keeps_its_input():

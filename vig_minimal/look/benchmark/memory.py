@@ -11,6 +11,8 @@ With --grad-checkpoint a block keeps its input alone, and in the backward pass o
     kept = Σ inputs of blocks + what stem and head keep + the most that one block keeps
 """
 
+import ctypes
+import platform
 from collections.abc import Callable
 from functools import partial
 
@@ -24,6 +26,7 @@ from .floor import forward_backward, random_images
 from .throughput import in_own_process, peak_memory
 
 STATE = 16  # bytes of a parameter
+MMAP_THRESHOLD = -3  # mallopt's number for: bytes from which on a block is memory of its own
 
 
 def kept(part: nn.Module, inputs: Tensor, amp: bool, outputs: Callable | None = None) -> float:
@@ -58,6 +61,8 @@ def kept_with_checkpoints(model: nn.Module, images: Tensor, amp: bool) -> float:
 def measured_step(name: str, batch: int, device: str, threads: int, amp: bool, recompute: bool, fields: dict) -> float:
     """Return the peak memory in MB of two training steps with AdamW, beyond that of the process before the model."""
     torch.set_num_threads(threads)
+    if platform.libc_ver()[0] == "glibc":  # freed memory goes back at once: else glibc keeps a fifth more than tensors
+        ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 65536)
     before = peak_memory(device)
     model = create_model(name, **fields).to(device, memory_format=torch.channels_last).train()
     if recompute:

@@ -1,7 +1,10 @@
 """Shared by the tests: directed test graphs, random layers, and the comparison of values and gradients."""
 
+import importlib.util
 import json
+import types
 from collections.abc import Sequence
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -19,12 +22,20 @@ PYRAMID = {"dim": (8, 16), "depth": (1, 1), "pool": (2, 1), "num_classes": 5, "i
 
 
 def on_meta(name: str, **fields) -> nn.Module:
-    """The model without memory for its numbers: enough to count them. Its weights are not drawn either, which would
-    take longer than all the rest."""
+    """The model without memory for its numbers: enough to count them. Initialisers are skipped: on `meta` they draw
+    nothing, and take most of the time."""
     draws = [f"{draw}_" for draw in ("uniform", "normal", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "ones",
                                      "zeros", "trunc_normal")]
     with torch.device("meta"), mock.patch.multiple(nn.init, **dict.fromkeys(draws, lambda weight, *_, **__: weight)):
         return create_model(name, **fields)
+
+
+def script(path: str) -> types.ModuleType:
+    """Import a script by its path in the repository."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, Path(__file__).resolve().parents[1] / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def nodes(*shape: int) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch.distributed.run import get_args_parser
 
-from helpers import on_meta
+from helpers import on_meta, script
 from vig_minimal import create_model, list_models
 from vig_minimal.__main__ import COMMANDS
 from vig_minimal.constructors import CONSTRUCTORS
@@ -191,6 +191,9 @@ def understand(words: list[str], monkeypatch) -> None:
             check_training(launch.training_script_args)
         case ["python", "train.py", *rest]:
             check_training(rest)
+        case ["python", "docs/compare/lrgc_variants.py", variant, *rest]:
+            assert variant in script("docs/compare/lrgc_variants.py").VARIANTS
+            check_training(["--model", "vig_nano", "--set", "graph=lrgc", *rest])
         case ["python", "-m", "vig_minimal"]:
             pass
         case ["python", "-m", "vig_minimal", command, *rest]:

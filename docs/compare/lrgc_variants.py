@@ -1,8 +1,9 @@
 """Train `vig_nano` with LRGC's graph and one thing changed: `python docs/compare/lrgc_variants.py VARIANT [FLAG ...]`.
 
-The flags are those of train.py. Results: docs/results.md. The variants:
+The flags are those of train.py. A checkpoint does not say which variant it is of: give --output, and evaluate by this
+script too. The variants:
 
-    small       W_query starts as N(0, (1/D)²) instead of 0: some scores begin below τ, so the graph is not complete
+    small       W_query starts as N(0, 1/D²), as W_key does, instead of 0
     both        W_query ~ N(0, 0.004²) and W_key ~ N(0, 1/D) instead of N(0, 1/D²)
     fast_tau    τ has ten times the learning rate
     slow_tau    τ has a tenth of it

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import as_nodes, assert_same, dense_of, image_by_image, nodes, randomise
+from helpers import as_nodes, assert_same, dense_of, image_by_image, nodes, randomise, script
 from reference.vig import grapher, lrgc_attention, lrgc_max, lrgc_score, lrgc_soft_threshold
-from vig_minimal import create_model
+from vig_minimal import Graph, create_model
 from vig_minimal.constructors import LRGC
 from vig_minimal.data.synthetic import Shapes
 from vig_minimal.graphs.aggregate import max_relative
@@ -208,3 +208,56 @@ def test_training_prunes_a_graph_that_starts_complete():
         nn.functional.cross_entropy(model(images), labels).backward()
         optimiser.step()
     assert all(neighbours < 16 for neighbours in mean_neighbours())
+
+
+# ---- the variants of docs/compare/lrgc_variants.py -----------------------------------------------------------------
+
+
+@pytest.fixture
+def variants(monkeypatch):
+    """The script's module, with the places that its `main` changes put back afterwards, and without training."""
+    module = script("docs/compare/lrgc_variants.py")
+    monkeypatch.setitem(module.CONSTRUCTORS, "lrgc", module.CONSTRUCTORS["lrgc"])
+    monkeypatch.setattr(module.convs, "max_relative", module.convs.max_relative)
+    monkeypatch.setattr(module.engine, "rate_scales", module.engine.rate_scales)
+    monkeypatch.setattr(module.train, "main", lambda argv: None)
+    return module
+
+
+def test_starts_of_variants_change_nothing_else(variants):
+    def weights(variant):
+        if variant:
+            variants.main([variant])
+        torch.manual_seed(0)
+        return create_model("vig_nano", graph="lrgc", dim=16, depth=2).state_dict()
+
+    plain = weights(None)
+    for variant, own in (("small", {"query.weight"}), ("both", {"query.weight", "key.weight"}), ("scaled", set())):
+        new = weights(variant)
+        changed = {name for name in plain if not torch.equal(plain[name], new[name])}
+        assert changed == {f"blocks.{l}.grapher.constructor.{name}" for l in range(2) for name in own}
+    assert new.keys() == plain.keys()
+
+
+def test_scaled_messages_have_full_size_at_the_start(variants):
+    torch.testing.assert_close(variants.constructor("scaled", 8)(torch.randn(2, 5, 8)).weights, torch.ones(2, 5, 5))
+
+
+def test_tau_alone_has_another_rate(variants):
+    model = create_model("vig_nano", graph="lrgc", dim=16, depth=2)
+    variants.main(["fast_tau"])
+    scales = variants.engine.rate_scales(model, 1.0)
+    assert {name for name, scale in scales.items() if scale != 1} == {
+        f"blocks.{l}.grapher.constructor.tau" for l in range(2)}
+    assert set(scales.values()) == {1, 10}
+
+
+def test_the_maximum_over_selected_edges_is_that_of_a_loop(variants):
+    x, alpha = torch.randn(2, 5, 3), torch.rand(2, 5, 5) * (torch.rand(2, 5, 5) < 0.5)
+    alpha[0, 1] = 0
+    found = variants.over_selected(x, Graph(5, weights=alpha))
+    for b in range(2):
+        for i in range(5):
+            messages = [alpha[b, i, j] * (x[b, j] - x[b, i]) for j in range(5) if alpha[b, i, j] > 0]
+            expected = torch.stack(messages).amax(0) if messages else torch.zeros(3)
+            torch.testing.assert_close(found[b, i], expected)

@@ -231,12 +231,12 @@ def test_a_step_is_the_weights_and_what_is_kept_of_each_image(capsys, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other memory allocators keep what is freed")
-def test_a_step_takes_what_was_counted():
-    model = create_model("vig_ti").train()
+@pytest.mark.parametrize("name, batch", [("vig_ti", 16), ("vig_s", 2)])  # most is of images; of parameters
+def test_a_step_takes_what_was_counted(name, batch):
+    model = create_model(name).train()
     images = torch.randn(4, 3, 224, 224)
-    counted = 16 * count_parameters(model) + 16 * (images[0].nbytes + memory.kept(model, images, False))
-    about = "vig_ti", 16, "cpu", 2, False, False, {}
-    measured = throughput.in_own_process("vig_ti", memory.measured_step, *about)
+    counted = memory.STATE * count_parameters(model) + batch * (images[0].nbytes + memory.kept(model, images, False))
+    measured = throughput.in_own_process(name, memory.measured_step, name, batch, "cpu", 2, False, False, {})
     assert 1e6 * measured == pytest.approx(counted, rel=0.1)
 
 

@@ -21,9 +21,10 @@ adjacency are always targets: α_ij is stored at adj[b, j, i].
 
 How the weights start: LRGC learns by pruning, so its graph must start fully connected, with N neighbours for every node
 (Figure 5). There is an edge where the score is above τ, and τ starts at −1: so every score must start in (−1, 1).
-W_query starts at 0, and every score at exactly 0, whatever image, size, width and mode. No random W_query can promise
-that: over normalised features the scores' standard deviation grows as D, and the largest of N² is many times that.
-W_key starts at random: with both at 0 neither would get a gradient.
+W_query starts at 0, and every score at exactly 0, whatever image, size, width and mode. A random W_query cannot promise
+that: drawn as W_key is, it keeps nearly all edges of `lrgc_nano` in training, but in evaluation before training, where
+batch norm does not normalise yet, some blocks keep 2 of 64 neighbours. W_key starts at random: with both at 0 neither
+would get a gradient.
 
 Left open by the paper: the score is the plain dot product, without 1/√D. In Eq. 5 the maximum is over the neighbours of
 v_j, but the text under Figure 4 has the residuals of unselected edges multiplied by zero. So the maximum runs over all

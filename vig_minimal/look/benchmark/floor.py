@@ -16,6 +16,10 @@ from ...models.cost import count_macs, count_parameters, saved_bytes
 from ...models.pyramid import PyramidConfig
 from ...models.registry import create_model
 
+COLUMNS = ("{parameters:,}", "{gmacs:.3f}", "{eval_ms:.1f}", "{eval_ratio:.2f}", "{train_ms:.1f}", "{train_ratio:.2f}",
+           "{mb_kept:.1f}")
+FIRST_STEPS = ("{first_eval_s:.0f}", "{first_train_s:.0f}")
+
 
 class Floor(nn.Module):
     """A model's convolutions, norms and activations without a graph: (B, 3, H, W) -> (B, num_classes)."""
@@ -77,23 +81,25 @@ def random_images(model: nn.Module, batch: int, device: str) -> Tensor:
     return torch.randn(batch, 3, *model.config.img_size, device=device).to(memory_format=torch.channels_last)
 
 
-def measure(name: str, batch: int, rounds: int, device: str, compiled: bool, fields: dict) -> str:
-    """One row of the table: size, time and memory of a model, and its ratios to the floor."""
-    model = create_model(name, **fields).to(device)
+def costs(model: nn.Module, batch: int, rounds: int, device: str, compiled: bool = False) -> dict[str, float]:
+    """Return what a model costs: parameters, multiply-adds and MB kept for the backward pass; milliseconds an image in
+    evaluation and training, and as ratios to the floor; and the seconds of the first steps, compilation included.
+
+    Model and floor take turns, and the median of the rounds counts. The model's statistics of batch norm change.
+    """
     images = random_images(model, batch, device)
     pair = [m.to(device, memory_format=torch.channels_last) for m in (model, Floor(model))]
-    cost = [f"{count_parameters(model):,}", f"{count_macs(model, images) / 1e9:.3f}"]
-    cost_of_backward = f"{saved_bytes(model.train(), images) / 1e6:.1f}"
+    result = {"parameters": count_parameters(model), "gmacs": count_macs(model, images) / 1e9,
+              "mb_kept": saved_bytes(model.train(), images) / 1e6}
     if compiled:
         pair[0] = torch.compile(pair[0])
-    first_steps = []  # seconds
-    for training, step in ((False, forward_only), (True, forward_backward)):
+    for name, training, step in (("eval", False, forward_only), ("train", True, forward_backward)):
         start = time.perf_counter()
         step(pair[0].train(training), images)
-        first_steps.append(f"{time.perf_counter() - start:.0f}")
+        result[f"first_{name}_s"] = time.perf_counter() - start
         ours, floor = turns([m.train(training) for m in pair], images, step, rounds)
-        cost += [f"{median(ours):.1f}", f"{median(map(truediv, ours, floor)):.2f}"]
-    return " | ".join([name, *cost, cost_of_backward, *(first_steps if compiled else [])])
+        result |= {f"{name}_ms": median(ours), f"{name}_ratio": median(map(truediv, ours, floor))}
+    return result
 
 
 def print_ratios(names: list[str], batch: int, rounds: int, device: str, compiled: bool, fields: dict) -> None:
@@ -103,4 +109,6 @@ def print_ratios(names: list[str], batch: int, rounds: int, device: str, compile
     columns += ["first eval s", "first train s"] if compiled else []
     print(f"| {' | '.join(columns)} |\n|---|" + "---:|" * (len(columns) - 1))
     for name in names:
-        print(f"| {measure(name, batch, rounds, device, compiled, fields)} |", flush=True)
+        found = costs(create_model(name, **fields).to(device), batch, rounds, device, compiled)
+        cells = [name, *(text.format(**found) for text in COLUMNS + FIRST_STEPS * compiled)]
+        print(f"| {' | '.join(cells)} |", flush=True)

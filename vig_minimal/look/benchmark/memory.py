@@ -26,7 +26,7 @@ from .floor import forward_backward, random_images
 from .throughput import in_own_process, peak_memory
 
 STATE = 16  # bytes of a parameter
-MMAP_THRESHOLD = -3  # mallopt's number for: bytes from which on a block is memory of its own
+MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h: larger blocks are mapped alone, and returned when freed
 
 
 def kept(part: nn.Module, inputs: Tensor, amp: bool, outputs: Callable | None = None) -> float:

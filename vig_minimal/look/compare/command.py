@@ -7,7 +7,8 @@ A run is a cell: one variant, one seed. The command can be stopped and started a
 never run again, others go on. Several processes may work on one folder, each on cells of its own. After each cell it
 writes compare.md (mean ± standard deviation over the seeds, and the difference to k-NN, or to the first variant, ± its
 standard error in pairs of the same seed), compare.csv (all that was measured of every cell) and compare.png. Times are
-the best of all seeds, relative to the same network without a graph; other work on the machine makes them larger.
+the median of the seeds, and their ratios are to the same network without a graph; other work on the machine disturbs
+both.
 """
 
 import argparse

@@ -12,6 +12,7 @@
 Edges from a node to itself count in the degree alone.
 """
 
+import copy
 from pathlib import Path
 
 import torch
@@ -23,17 +24,16 @@ from ...data.augment import normalise
 from ...data.datasets import Data
 from ...data.loading import PreparedImages, checked, loader, validation_order
 from ...data.synthetic import compose, paint
-from ...models.cost import count_macs, count_parameters, saved_bytes
 from ...models.layers import to_nodes
 from ...training.settings import Settings
-from ..benchmark.floor import Floor, best_times, forward_backward, forward_only, random_images
+from ..benchmark.floor import costs
 from ..explore_layers import Layer, layers_of
 from ..plot import read_run
 from ..predict import load
 
 PROBE, AT_ONCE = 64, 8  # images whose graphs are measured, and how many of them at a time
-BATCH, ROUNDS = 8, 3    # of timing
-COSTS = ("parameters", "gmacs", "eval_ms", "eval_ratio", "train_ms", "train_ratio", "mb_kept")
+BATCH, ROUNDS = 8, 5    # of timing
+COSTS = ("parameters", "gmacs", "mb_kept", "eval_ms", "eval_ratio", "train_ms", "train_ratio")
 SCORES = {"val_top1": "top-1 %", "val_mAP": "mAP %"}
 
 
@@ -42,22 +42,11 @@ def measure(run: Path, settings: Settings, data: Data) -> dict[str, float | str]
     rows = read_run(run)
     column = next(name for name in SCORES if name in rows[max(rows)])
     model = load(run / "last.pt")
+    found = costs(copy.deepcopy(model), BATCH, ROUNDS, "cpu")  # of a copy: steps change batch norm's statistics
     return {"score_name": SCORES[column], "score": rows[max(rows)][column],
             "best": max(row[column] for epoch, row in rows.items() if epoch > 0 and column in row),
-            "epochs": max(rows), **cost(model), **graphs(model, *probe(model, settings, data))}
-
-
-def cost(model: nn.Module) -> dict[str, float]:
-    """Return parameters, multiply-adds, MB kept for the backward pass, and milliseconds with their ratio to the floor,
-    the same network without a graph. Model and floor take turns."""
-    images = random_images(model, BATCH, "cpu")
-    pair = [m.to(memory_format=torch.channels_last) for m in (model, Floor(model))]
-    result = {"parameters": count_parameters(model), "gmacs": count_macs(model, images) / 1e9,
-              "mb_kept": saved_bytes(model.train(), images) / 1e6}
-    for name, training, step in (("eval", False, forward_only), ("train", True, forward_backward)):
-        ours, floor = best_times([m.train(training) for m in pair], images, step, ROUNDS)
-        result |= {f"{name}_ms": ours, f"{name}_ratio": ours / floor}
-    return result
+            "epochs": max(rows), **{name: found[name] for name in COSTS},
+            **graphs(model, *probe(model, settings, data))}
 
 
 def probe(model: nn.Module, settings: Settings, data: Data) -> tuple[Tensor, list[Tensor] | None]:

@@ -130,6 +130,7 @@ def _plus_plus(x: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
     return chosen
 
 
+@torch.compiler.assume_constant_result  # torch 2.6 cannot record how Python draws
 def fixed_start(num_nodes: int, k: int) -> tuple[int, ...]:
     """Return k distinct random nodes, the same in every call: where k-means starts in evaluation."""
     if k > num_nodes:

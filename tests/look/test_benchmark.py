@@ -231,7 +231,7 @@ def test_a_step_is_the_weights_and_what_is_kept_of_each_image(capsys, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other memory allocators keep what is freed")
-@pytest.mark.parametrize("name, batch", [("vig_ti", 16), ("vig_s", 2)])  # most is of images; of parameters
+@pytest.mark.parametrize("name, batch", [("vig_ti", 8), ("vig_s", 2)])  # most is of images; of parameters
 def test_a_step_takes_what_was_counted(name, batch):
     model = create_model(name).train()
     images = torch.randn(4, 3, 224, 224)

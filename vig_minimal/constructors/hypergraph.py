@@ -94,7 +94,8 @@ class Hypergraph(nn.Module):
 
 @torch.no_grad()
 def fuzzy_c_means(x: Tensor, centre: Tensor, rounds: int) -> Tensor:
-    """Return memberships (B, N, E), which sum to 1 over E: nodes (B, N, C), first centres (B, E, C)."""
+    """Return memberships (B, N, E), which sum to 1 over E: nodes (B, N, C), first centres (B, E, C), both in float32 or
+    better and without autocast."""
     mean = mean_node(x)
     x, centre = x - mean, centre - mean  # the same distances, without cancellation
     membership = _membership(x, centre)

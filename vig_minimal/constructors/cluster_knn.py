@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..graphs.distance import fill_diagonal, mean_node, squared_distance, unit
+from ..graphs.distance import fill_diagonal, mean_node, smallest, squared_distance, unit
 from ..graphs.graph import Graph, is_compiled, may_branch
 from ..graphs.kmeans import fixed_start, kmeans, membership, pick
 from .knn import DISTANCES
@@ -100,9 +100,9 @@ def _nearest_by_size(nodes: Tensor, labels: Tensor, clusters: int, k: int) -> Te
             distance = squared_distance(piece[:, targets], piece)  # (p, rows, S)
             distance = fill_diagonal(distance, -torch.inf, first)
             distance.masked_fill_(~inside[:, None], torch.inf)
-            nearest = distance.topk(min(k, width), largest=False)
-            found = member[:, None].expand_as(distance).gather(2, nearest.indices)  # (p, rows, ·) nodes
-            found = torch.where(nearest.values < torch.inf, found, found[..., :1])
+            nearest = smallest(distance, min(k, width))
+            found = member[:, None].expand_as(distance).gather(2, nearest)  # (p, rows, ·) nodes
+            found = torch.where(found < len(node), found, found[..., :1])
             repeated = found[..., :1].expand(-1, -1, k - found.shape[2])
             index[member[:, targets]] = torch.cat([found, repeated], 2)
     return index[:-1].view(batch, num_nodes, k) - offset[..., None]

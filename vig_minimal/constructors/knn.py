@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..graphs.distance import fill_diagonal, mean_node, squared_distance, unit
+from ..graphs.distance import fill_diagonal, mean_node, smallest, squared_distance, unit
 from ..graphs.draws import draw
 from ..graphs.graph import Graph, is_traced
 
@@ -86,7 +86,7 @@ def nearest_sources(x: Tensor, sources: Tensor | None, relative: Tensor | None, 
             distance = fill_diagonal(distance, -torch.inf if relative is None else 0.0, start)
         if relative is not None:
             distance += relative[start:start + rows]
-        nearest.append(distance.topk(reach, largest=False).indices)
+        nearest.append(smallest(distance, reach))
     return torch.cat(nearest, 1) if len(nearest) > 1 else nearest[0]
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..graphs.distance import mean_node, squared_distance, unit
+from ..graphs.distance import mean_node, smallest, squared_distance, unit
 from ..graphs.graph import Graph
 from .axial import made_once
 
@@ -49,7 +49,7 @@ class WindowKNN(nn.Module):
         distance.masked_fill_((member < 0)[:, None], torch.inf)
         distance.diagonal(dim1=2, dim2=3).fill_(-torch.inf)  # a node is its own nearest, whatever rounding says
         width = min(max(k, 3), member.shape[1])
-        nearest = distance.topk(width, largest=False).indices  # (B, P, S, k)
+        nearest = smallest(distance, width)  # (B, P, S, k)
         rank = torch.arange(width, device=x.device)
         nearest = torch.where(rank < count[:, None, None], nearest, nearest[..., :1])
         index = member.expand(x.shape[0], -1, -1).gather(2, nearest.flatten(2))  # (B, P, S·k)

@@ -1,4 +1,5 @@
-"""Squared distances between nodes, in float32 or better: half precision rounds away what tells neighbours apart.
+"""Squared distances between nodes, and the smallest of them: in float32 or better, since half precision rounds away
+what tells neighbours apart.
 
 Under bfloat16 autocast the distances are float32, but the features that layers hand over are rounded already.
 
@@ -10,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .graph import is_traced
+from .graph import is_compiled, is_traced, may_branch
+
+KEYS = 2**17  # distances sorted at a time: 1 MiB of keys, which stay in a CPU's cache
+FEW_THREADS = 4  # numpy sorts with one thread as fast as topk with so many
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -51,3 +55,47 @@ def mean_node(x: Tensor) -> Tensor:
 def unit(x: Tensor) -> Tensor:
     """Return L2-normalised nodes x̂: (B, N, C), in float32 or float64. ‖x̂_i − x̂_j‖² = 2 − 2 cos(x_i, x_j)."""
     return F.normalize(full_precision(x), dim=-1)
+
+
+def smallest(distance: Tensor, count: int) -> Tensor:
+    """Return the places of the `count` smallest in each row, smallest first: (..., M) to (..., count) int64.
+
+    As `topk` does, and three times as fast on a CPU of few threads, see `_sorted_keys`. A NaN counts as ∞.
+    """
+    if distance.device.type == "cpu" and distance.dtype == torch.float32 and (is_compiled() or may_branch(distance)):
+        return _smallest(distance, count)
+    return distance.topk(count, largest=False).indices
+
+
+@torch.library.custom_op("vig_minimal::smallest", mutates_args=())
+def _smallest(distance: Tensor, count: int) -> Tensor:
+    """Do `smallest` on a CPU. To torch.compile and to the profiler this is one operation, like topk."""
+    if torch.get_num_threads() > FEW_THREADS:
+        return distance.topk(count, largest=False).indices
+    return _sorted_keys(distance, count)
+
+
+@_smallest.register_fake
+def _(distance, count):
+    """Return a tensor of the same shape and type, for the compiler."""
+    return distance.new_empty(*distance.shape[:-1], count, dtype=torch.int64)
+
+
+def _sorted_keys(distance: Tensor, count: int) -> Tensor:
+    """Do `smallest` for float32 on a CPU by numpy. topk moves pairs of value and place about one by one. Here both are
+    one int64, the key, and numpy sorts keys eight at a time (SIMD). Of equal distances the lowest place comes first."""
+    width = distance.shape[-1]
+    rows, place = distance.reshape(-1, width), torch.arange(width)
+    found = torch.empty(len(rows), count, dtype=torch.int64)
+    step = max(1, KEYS // width)
+    for start in range(0, len(rows), step):
+        block = slice(start, start + step)
+        # the bits of floats, read as integers, have the order of the floats; below 0 the reverse, until flipped
+        bits = rows[block].nan_to_num(torch.inf, torch.inf, -torch.inf).view(torch.int32)
+        bits ^= (bits >> 31) & 0x7FFFFFFF
+        keys = ((bits.long() << 32) | place).numpy()  # distance in the upper half, place in the lower
+        keys.partition(count - 1, axis=1)
+        nearest = keys[:, :count]
+        nearest.sort(axis=1)
+        found[block] = torch.from_numpy(nearest)
+    return (found & 0xFFFFFFFF).view(*distance.shape[:-1], count)

@@ -23,8 +23,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from .graph import Graph, is_compiled, is_traced, may_branch
 
-# elements searched at a time: 4 MiB, which stay in a CPU's cache; 256 MiB on a GPU
-BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
+# elements searched at a time: 8 MiB, which stay in a CPU's cache; 256 MiB on a GPU
+BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
 _KEPT = threading.local()
 
 with warnings.catch_warnings():  # torch says once in a process that these tensors are in beta: let it be said here
@@ -110,10 +110,9 @@ def _by_blocks(work: Callable, elements: int, x: Tensor | None, sources: Tensor,
                 best[block] = found[0]
                 if want_index:
                     place[block] = found[1]
-    if not want_index:
-        return best, None
-    place = place.long() % width
-    return best, place if graph.index is None else graph.index.gather(2, place)
+    if want_index and graph.index is not None:
+        place = graph.index.gather(2, place)
+    return best, place
 
 
 def _dense(x: Tensor | None, sources: Tensor, index: Tensor | None, weights: Tensor | None,
@@ -126,12 +125,44 @@ def _dense(x: Tensor | None, sources: Tensor, index: Tensor | None, weights: Ten
         message = torch.index_select(sources.reshape(-1, channels), 0, rows.flatten(), out=out)
         best, place = _first_best(message.view(*index.shape, channels), want_index)  # of (b, n, k, C)
         return best if x is None else best - x, place
-    no_edge = weights[..., None] == 0
     if weights.dtype == torch.bool:
-        best, place = _first_best(torch.where(no_edge, -torch.inf, sources[:, None]), want_index)  # of (b, n, M, C)
+        message = torch.where(weights[..., None], sources[:, None], -torch.inf)  # (b, n, M, C)
+        best, place = _first_best(message, want_index)
         return best if x is None else best - x, place
+    if is_compiled() and sources.device.type == "cpu":
+        return _in_strands(x, sources, weights, want_index)
+    return _first_best(_messages(x, sources, weights), want_index)
+
+
+def _messages(x: Tensor | None, sources: Tensor, weights: Tensor) -> Tensor:
+    """Return a_ij (y_j − x_i), or a_ij y_j if x is None, and 0 where a_ij is 0: (b, n, M, C)."""
     message = sources[:, None] if x is None else sources[:, None] - x[:, :, None]
-    return _first_best((message * weights[..., None].to(message.dtype)).masked_fill(no_edge, 0), want_index)
+    return (message * weights[..., None].to(message.dtype)).masked_fill(weights[..., None] == 0, 0)
+
+
+def _in_strands(x: Tensor | None, sources: Tensor, weights: Tensor, want_index: bool) -> tuple[Tensor, Tensor | None]:
+    """Do `_dense` for weights in the program that torch.compile writes for a CPU.
+
+    In a plain loop over sources each maximum waits for the one before it. Here two strands, halves of the sources, go
+    side by side: two thirds of the time. More would be faster still, but from four on torch may write the messages out.
+    For an odd M they overlap in one source, which changes no maximum.
+    """
+    num_sources = sources.shape[1]
+    half = (num_sources + 1) // 2
+    first, second = (_messages(x, sources[:, half_of], weights[:, :, half_of])
+                     for half_of in (slice(0, half), slice(num_sources - half, num_sources)))  # (b, n, M/2, C) each
+    best = torch.maximum(first, second).amax(2)
+    if not want_index:
+        return best, None
+    rank = torch.arange(half, 0, -1, dtype=best.dtype, device=best.device)[:, None]  # (M/2, 1): of the second half
+    rank = torch.where(_wins(first, best), rank + (num_sources - half), _wins(second, best) * rank)
+    return best, (num_sources - rank.amax(2)).long()
+
+
+def _wins(message: Tensor, best: Tensor) -> Tensor:
+    """Return which of the messages (b, n, M, C) are the best of their target, (b, n, C). A NaN, which equals nothing,
+    not even itself, is."""
+    return (message == best[:, :, None]) | (message != message)
 
 
 def _weighted(x: Tensor | None, sources: Tensor, index: None, weights: Tensor,
@@ -147,20 +178,20 @@ def _weighted(x: Tensor | None, sources: Tensor, index: None, weights: Tensor,
 
 
 def _first_best(message: Tensor, want_index: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the maximum over the third dimension of (b, n, width, C), and the first place that has it, plus a multiple
-    of the width; (b, n, C) each. A NaN is the maximum."""
+    """Return the maximum over the third dimension of (b, n, width, C), and the first place that has it (int64): (b, n,
+    C) each. A NaN is the maximum."""
     if not want_index:
         return message.amax(2), None
     *targets, width, channels = message.shape
     if may_branch(message):
         # as max-pooling of one channels_last image of b·n rows: one pass, ten times as fast as `max` and `argmax`
         image = message.flatten(0, 1)[None].permute(0, 3, 1, 2)  # (1, C, b·n, width)
-        return tuple(t[0, :, :, 0].T.view(*targets, channels)
-                     for t in F.max_pool2d(image, (1, width), return_indices=True))
+        best, place = (t[0, :, :, 0].T for t in F.max_pool2d(image, (1, width), return_indices=True))  # (b·n, C)
+        place = place - width * torch.arange(len(place))[:, None]  # max-pooling counts through all rows
+        return best.view(*targets, channels), place.view(*targets, channels)
     best = message.amax(2)
     rank = torch.arange(width, 0, -1, dtype=message.dtype, device=message.device)[:, None]  # the first has the highest
-    wins = (message == best[:, :, None]) | (message != message)  # a NaN equals nothing, not even itself
-    return best, width - (wins * rank).amax(2)
+    return best, (width - (_wins(message, best) * rank).amax(2)).long()
 
 
 def _scratch(shape: tuple[int, ...], like: Tensor) -> Tensor | None:
@@ -199,5 +230,8 @@ def _sparse(x: Tensor | None, sources: Tensor, index: Tensor | None, weights: Te
         return best, None
     if len(column) == 0:
         return best, torch.zeros_like(best, dtype=torch.int64)
-    place = edge % index.shape[2] if index is not None else F.pad(source, (0, 1))[edge]  # E: a row without edges
+    if index is not None:
+        place = edge - begin[:-1, None]
+    else:
+        place = F.pad(source, (0, 1))[edge]  # E: a row without edges
     return best, place.view(best.shape)

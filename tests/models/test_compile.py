@@ -1,5 +1,6 @@
 """torch.compile: the same numbers as in eager mode, and no graph break."""
 
+import math
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import shutil
 import pytest
 import torch
 from torch import nn
+from torch._inductor.utils import run_and_get_code
 
 from helpers import FAMILIES, PYRAMID, TINY
 from vig_minimal import create_model, list_constructors
@@ -46,7 +48,7 @@ def test_a_compiled_model_evaluates_the_same(name):
 
 
 @pytest.mark.parametrize("name, fields, operation", [
-    ("vig_nano", {}, "search"), ("svig_nano", {}, "search"), ("lrgc_nano", {}, None), ("cvig_nano", {}, "lloyd"),
+    ("vig_nano", {}, "search"), ("vig_nano", {}, "smallest"), ("svig_nano", {}, "search"), ("lrgc_nano", {}, None), ("cvig_nano", {}, "lloyd"),
     ("vig_nano", {"graph": "hypergraph"}, "fuzzy_c_means")])
 def test_on_a_cpu_searches_without_weights_and_rounds_are_one_operation(name, fields, operation):
     programs, model = [], create_model(name, **SHALLOW | fields)
@@ -81,9 +83,31 @@ def test_every_constructor_is_compiled_whole(graph):
         torch.testing.assert_close(compiled, model(images), rtol=1e-8, atol=1e-8)
 
 
+@pytest.fixture
+def compiler():
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")):
+        pytest.skip("torch.compile on a CPU needs a C++ compiler, and there is none")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vig_nano", "lrgc_nano"])
-def test_a_model_compiled_to_machine_code_trains_the_same(name):
-    if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "g++"), "g++", "clang++")):
-        pytest.skip("torch.compile on a CPU needs a C++ compiler, and there is none")
+def test_a_model_compiled_to_machine_code_trains_the_same(name, compiler):
     assert_same_step(name, "inductor")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [False, True])
+def test_lrgc_compiled_to_machine_code_makes_no_messages(training, compiler):
+    model = create_model("lrgc_nano", dim=32, depth=1, num_classes=3).train(training)  # 64 nodes
+    images = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
+
+    def step():
+        with torch.set_grad_enabled(training):
+            logits = torch.compile(model)(images)
+            if training:
+                logits.sum().backward()
+
+    programs = run_and_get_code(step)[1]
+    shapes = [list(map(int, re.findall(r"\d+", sizes)))
+              for program in programs for sizes in re.findall(r"empty_strided_cpu\(\(([^)]*)\)", program)]
+    assert shapes and max(map(math.prod, shapes)) < 2 * 64 * 32 * 32, "messages, or half of them, are a tensor"

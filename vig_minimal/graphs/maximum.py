@@ -5,7 +5,7 @@
     a GPU                        the same expression, a block of targets at a time
     a CPU, also compiled         a sparse matrix product with maximum for sum, which writes no message
       the winners of an index    messages of a block of targets, in memory that is used again
-      edges with weights         the same; compiled, the one expression
+      edges with weights         the same; compiled, one expression in two strands
 
 Of several equal sources the first wins: the nearest of k-NN's, else the one with the lowest number. Nothing here has a
 gradient, and memory grows with B·N·C.
@@ -184,11 +184,9 @@ def _first_best(message: Tensor, want_index: bool) -> tuple[Tensor, Tensor | Non
         return message.amax(2), None
     *targets, width, channels = message.shape
     if may_branch(message):
-        # as max-pooling of one channels_last image of b·n rows: one pass, ten times as fast as `max` and `argmax`
-        image = message.flatten(0, 1)[None].permute(0, 3, 1, 2)  # (1, C, b·n, width)
-        best, place = (t[0, :, :, 0].T for t in F.max_pool2d(image, (1, width), return_indices=True))  # (b·n, C)
-        place = place - width * torch.arange(len(place))[:, None]  # max-pooling counts through all rows
-        return best.view(*targets, channels), place.view(*targets, channels)
+        # as max-pooling of b·n channels_last images of one row: one pass, ten times as fast as `max` and `argmax`
+        images = message.view(-1, 1, width, channels).permute(0, 3, 1, 2)  # (b·n, C, 1, width)
+        return tuple(t.view(*targets, channels) for t in F.max_pool2d(images, (1, width), return_indices=True))
     best = message.amax(2)
     rank = torch.arange(width, 0, -1, dtype=message.dtype, device=message.device)[:, None]  # the first has the highest
     return best, (width - (_wins(message, best) * rank).amax(2)).long()

@@ -194,6 +194,9 @@ def understand(words: list[str], monkeypatch) -> None:
         case ["python", "docs/compare/lrgc_variants.py", variant, *rest]:
             assert variant in script("docs/compare/lrgc_variants.py").VARIANTS
             check_training(["--model", "vig_nano", "--set", "graph=lrgc", *rest])
+        case ["python", "docs/compare/swap_graphs.py" as path, *rest]:
+            with pytest.raises(FileNotFoundError):  # the arguments are understood, and there is no such checkpoint
+                script(path).main(rest)
         case ["python", "-m", "vig_minimal"]:
             pass
         case ["python", "-m", "vig_minimal", command, *rest]:

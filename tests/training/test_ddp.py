@@ -203,7 +203,8 @@ def test_torchrun_starts_again_after_a_worker_died_and_ends_bit_identical(tmp_pa
             time.sleep(0.02)
         os.kill(children(launcher.pid)[0], signal.SIGKILL)
     assert launcher.wait(SECONDS) == 0, (broken / "log.txt").read_text()
-    assert (broken / "log.txt").read_text().count("going on after epoch") == 2
+    said = " ".join((broken / "log.txt").read_text().split())  # the folder's name decides where lines are broken
+    assert said.count("going on after epoch") == 2
     states = [checkpoint.load(folder / "out" / "last.pt") for folder in (straight, broken)]
     assert states[0]["step"] == 24 and same_tensors(*states)
 

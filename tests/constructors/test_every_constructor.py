@@ -242,3 +242,17 @@ def test_training_takes_it(name, tmp_path):
     """Settings are tried on a network without memory, before any data is fetched: no constructor may need values."""
     settings = settle(parse(["--set", f"graph={name}", "--output", str(tmp_path)]), start("cpu"))
     assert settings.build_model().config.graph == name
+
+
+@pytest.mark.parametrize("name", list_constructors())
+def test_nan_features_end_no_run(name):
+    # they pass on to the loss, where training reports them
+    for nan in (torch.ones(NODES, 1, dtype=torch.bool), torch.arange(NODES)[:, None] == 7):
+        for module in made(name):
+            module.float()
+            graph = module(features(2, NODES, DIM).float().masked_fill(nan, torch.nan), GRID)
+            if getattr(graph, "index", None) is not None:  # a HyperGraph has none
+                assert ((0 <= graph.index) & (graph.index < NODES)).all()
+            assert graph.adj().shape[-1] == graph.num_sources
+    model = create_model("vig_nano", **CONFIG, graph=name)
+    assert model(torch.full((2, 3, *CONFIG["img_size"]), torch.nan)).isnan().all()

@@ -18,12 +18,12 @@ def by_python(row: list[float], count: int) -> list[int]:
 
 @pytest.fixture(params=["numpy", "topk"])
 def way(request, monkeypatch) -> str:
-    """Both ways to find them, whatever the number of threads; numpy's in blocks of two rows and of many."""
+    """Both ways to find them, whatever the number of threads and the shape."""
     monkeypatch.setattr(distance, "FEW_THREADS", 10**6 if request.param == "numpy" else 0)
     return request.param
 
 
-@pytest.mark.parametrize("keys", [1, 40, 10**6])
+@pytest.mark.parametrize("keys", [1, 40, 10**6])  # blocks of one row, of two, and of all
 @pytest.mark.parametrize("count", [1, 5, 20])
 def test_the_smallest_come_first_each_with_its_place(way, count, keys, monkeypatch):
     monkeypatch.setattr(distance, "KEYS", keys)
@@ -46,6 +46,7 @@ def test_infinities_zeros_and_the_largest_and_smallest_numbers_are_in_order(way,
 def test_of_equal_distances_numpy_takes_the_lowest_place(monkeypatch):
     monkeypatch.setattr(distance, "FEW_THREADS", 10**6)
     rows = torch.randint(-2, 3, (50, 30)).float()
+    rows[rows == 0] *= torch.tensor([0.0, -1.0])[torch.randint(2, ((rows == 0).sum(),))]  # 0 and −0 are equal
     assert smallest(rows, 12).tolist() == [by_python(row, 12) for row in rows.tolist()]
 
 

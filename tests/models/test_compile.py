@@ -48,7 +48,8 @@ def test_a_compiled_model_evaluates_the_same(name):
 
 
 @pytest.mark.parametrize("name, fields, operation", [
-    ("vig_nano", {}, "search"), ("vig_nano", {}, "smallest"), ("svig_nano", {}, "search"), ("lrgc_nano", {}, None), ("cvig_nano", {}, "lloyd"),
+    ("vig_nano", {}, "search"), ("vig_nano", {}, "smallest"), ("svig_nano", {}, "search"), ("lrgc_nano", {}, None),
+    ("cvig_nano", {}, "lloyd"),
     ("vig_nano", {"graph": "hypergraph"}, "fuzzy_c_means")])
 def test_on_a_cpu_searches_without_weights_and_rounds_are_one_operation(name, fields, operation):
     programs, model = [], create_model(name, **SHALLOW | fields)

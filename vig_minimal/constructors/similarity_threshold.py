@@ -56,12 +56,12 @@ class SimilarityThreshold(nn.Module):
         nodes = unit(x)
         nodes = nodes - mean_node(nodes)
         s = -squared_distance(nodes, nodes)  # (B, N, N)
-        s = s - s.mean((1, 2), keepdim=True)
-        # unbiased, (B, 1, 1); a single node has no spread. `torch.std` takes ten times as long
-        std = (s.square().sum((1, 2), keepdim=True) / max(1, x.shape[1] ** 2 - 1)).sqrt()
+        centred = s - s.mean((1, 2), keepdim=True)
+        # unbiased, (B, 1, 1); a single node has no spread. `torch.std` takes over ten times as long
+        std = (centred.square().sum((1, 2), keepdim=True) / max(1, x.shape[1] ** 2 - 1)).sqrt()
         # SViG: z > Φ⁻¹(q), without a division by a spread that may be 0
         least = torch.where(std > (8 * torch.finfo(s.dtype).eps) ** 2, self.z * std, torch.inf)
-        return Graph(x.shape[1], weights=s > least)
+        return Graph(x.shape[1], weights=centred > least)
 
     def extra_repr(self) -> str:
         return f"quantile={self.quantile:g}"

@@ -43,7 +43,7 @@ class WindowKNN(nn.Module):
         grid = int(grid[0]), int(grid[1])  # compiled code is made for one grid
         k, window, shift = self.rule(grid) if self.rule else (self.k, self.window, self.shift)
         member, place, count = windows(grid, window, shift, k, x.device)
-        nodes = unit(x)
+        nodes = unit(x).nan_to_num_(0)  # NaN would tie with padding, which is no node; the loss becomes NaN all the same
         nodes = (nodes - mean_node(nodes))[:, member.clamp(min=0)].flatten(0, 1)  # (B·P, S, C), S nodes or fewer each
         distance = squared_distance(nodes, nodes).unflatten(0, (x.shape[0], -1))  # (B, P, S, S)
         distance.masked_fill_((member < 0)[:, None], torch.inf)

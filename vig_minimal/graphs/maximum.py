@@ -144,13 +144,13 @@ def _in_strands(x: Tensor | None, sources: Tensor, weights: Tensor, want_index: 
     """Do `_dense` for weights in the program that torch.compile writes for a CPU.
 
     In a plain loop over sources each maximum waits for the one before it. Here two strands, halves of the sources, go
-    side by side: two thirds of the time. More would be faster still, but from four on torch may write the messages out.
-    For an odd M they overlap in one source, which changes no maximum.
+    side by side, which takes two thirds of the time. With four, torch may write the messages out. For an odd M the
+    strands overlap in one source, which changes no maximum.
     """
     num_sources = sources.shape[1]
     half = (num_sources + 1) // 2
-    first, second = (_messages(x, sources[:, half_of], weights[:, :, half_of])
-                     for half_of in (slice(0, half), slice(num_sources - half, num_sources)))  # (b, n, M/2, C) each
+    first, second = (_messages(x, sources[:, strand], weights[:, :, strand])
+                     for strand in (slice(0, half), slice(num_sources - half, num_sources)))  # (b, n, M/2, C) each
     best = torch.maximum(first, second).amax(2)
     if not want_index:
         return best, None
@@ -160,8 +160,7 @@ def _in_strands(x: Tensor | None, sources: Tensor, weights: Tensor, want_index: 
 
 
 def _wins(message: Tensor, best: Tensor) -> Tensor:
-    """Return which of the messages (b, n, M, C) are the best of their target, (b, n, C). A NaN, which equals nothing,
-    not even itself, is."""
+    """Return where a message (b, n, M, C) is the maximum (b, n, C) of its target. A NaN is; it does not equal itself."""
     return (message == best[:, :, None]) | (message != message)
 
 
@@ -206,7 +205,8 @@ def _scratch(shape: tuple[int, ...], like: Tensor) -> Tensor | None:
 
 def _sparse(x: Tensor | None, sources: Tensor, index: Tensor | None, weights: Tensor | None,
             want_index: bool) -> tuple[Tensor, Tensor | None]:
-    """Do `_dense` for an index or bools on a CPU without making messages, and without subtracting x."""
+    """Do `_dense` for bools, or for an index without its winners, on a CPU: no messages are made, and x is not
+    subtracted."""
     batch, num_sources, channels = sources.shape
     offset = num_sources * torch.arange(batch)  # all images are one sparse matrix (b·n, b·M), a row for each target
     if index is not None:
@@ -228,8 +228,5 @@ def _sparse(x: Tensor | None, sources: Tensor, index: Tensor | None, weights: Te
         return best, None
     if len(column) == 0:
         return best, torch.zeros_like(best, dtype=torch.int64)
-    if index is not None:
-        place = edge - begin[:-1, None]
-    else:
-        place = F.pad(source, (0, 1))[edge]  # E: a row without edges
+    place = F.pad(source, (0, 1))[edge]  # E: a row without edges
     return best, place.view(best.shape)

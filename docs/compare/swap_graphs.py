@@ -75,7 +75,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     print(f"| trained with | {' | '.join(args.graphs)} |\n|---|" + "---:|" * len(args.graphs))
     for path in args.checkpoints:
-        model = load(path)
+        try:
+            model = load(path)
+        except ValueError as error:
+            parser.error(str(error))
         if not isinstance(model, ViG):
             parser.error(f"{path}: {model.name} has no single graph that another could replace; give a vig, svig or lrgc")
         data = open_data("imagefolder" if args.data_dir else "shapes", args.data_dir, model.config.img_size, None, 0)

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import statistics
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -74,7 +75,7 @@ def markdown(cells: Sequence[Cell], baseline: Variant) -> str:
     missing = [f"{cell.variant.name} (seed {cell.seed})" for cell in cells if not cell.result.exists()]
     lines = [f"| {line} |" for line in lines]
     table = "\n".join([lines[0], "|---|" + "---:|" * (len(heading) - 1), *lines[1:]])
-    return table + (f"\n\nMissing: {', '.join(missing)}.\n" if missing else "\n")
+    return table + ("\n\n" + textwrap.fill(f"Missing: {', '.join(missing)}.", 120) + "\n" if missing else "\n")
 
 
 def _text(value: float, how: str) -> str:

@@ -4,9 +4,9 @@
 
 prints a table: a row for each checkpoint, a column for each graph, top-1 of the validation images. Batch norm remembers
 what it saw in training, and so the old graph: with every graph its statistics are taken anew, from 2,000 training
-images, before the network is evaluated. The weights stay. A network's own graph is the one it had: what LRGC has learnt,
-the edges that were drawn for `random`. Given to another network, `random` is one draw, and LRGC untrained: all edges
-with one weight. Checkpoints are of vig_nano and other isotropic models, without partitions.
+images, before the network is evaluated. The weights stay. A network's own graph is the one it had: what LRGC has
+learnt, the edges that were drawn for `random`. Given to another network, `random` is one draw, and LRGC untrained: all
+edges with one weight. Checkpoints are of vig_nano and other isotropic models, without partitions.
 """
 
 import argparse
@@ -80,7 +80,8 @@ def main(argv: list[str] | None = None) -> None:
         except ValueError as error:
             parser.error(str(error))
         if not isinstance(model, ViG):
-            parser.error(f"{path}: {model.name} has no single graph that another could replace; give a vig, svig or lrgc")
+            parser.error(f"{path}: {model.name} has no single graph that another could replace; give a vig, svig or"
+                         " lrgc")
         data = open_data("imagefolder" if args.data_dir else "shapes", args.data_dir, model.config.img_size, None, 0)
         scores = []
         for name in args.graphs:

@@ -61,15 +61,15 @@ def diversity(features: Tensor) -> float:
 
 
 def masks_of(source: str, transform: Transform, grid: tuple[int, int], view: str) -> list[int] | None:
-    """For each patch of a synthetic scene the shape that covers most of it, counted from 1, 0 for the ground; None for
-    images whose masks are not known."""
+    """For each patch of a synthetic scene the shape that covers at least half of it, counted from 1, 0 for the ground;
+    None for images whose masks are not known."""
     if not source.startswith("shapes:"):
         return None
     masks = open_scene(source, transform.size, "boxes")[1]["masks"].float()  # (shapes, H, W)
     masks = centre_crop(masks, transform.size, transform.eval_crop)
     masks = masks[:1] if view == "single" else masks  # as in that view, the main shape alone is drawn
     share = F.adaptive_avg_pool2d(masks, grid).flatten(1)  # (shapes, N)
-    return torch.where(share.amax(0) > 0.5, share.argmax(0) + 1, 0).tolist()
+    return torch.where(share.amax(0) >= 0.5, share.argmax(0) + 1, 0).tolist()
 
 
 def steps_of(values: Sequence[Value]) -> list[dict]:

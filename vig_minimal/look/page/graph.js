@@ -47,30 +47,33 @@ class Graph {
     const r = Math.floor(row / side), c = Math.floor(column / side);
     return r < rows && c < columns ? r * columns + c : -1;
   }
-  /* The layer in numbers; before: the graph of the layer before; masks: the shape that each patch shows, if known. */
+  /* The layer in numbers; before: the graph of the layer before; masks: the shape that each patch shows, if known, and
+     0 for the ground. Edges from a node to itself count among the neighbours and as loops alone. */
   numbers(before, masks) {
     const rows = this.rows(), degrees = rows.map((row) => row.length), edges = degrees.reduce((a, b) => a + b, 0);
     const square = this.targets === this.sources && !this.ofLabels;
-    let own = 0, length = 0, same = 0, known = 0, shared = 0;
+    const alike = before && before.targets === this.targets && before.sources === this.sources;
+    const others = (row, i) => row.filter(({ j }) => !square || j !== i);
+    let count = 0, length = 0, same = 0, known = 0, shared = 0, earlier = 0;
     rows.forEach((row, i) => {
-      const others = before && new Set(before.rows()[i]?.map((edge) => edge.j));
-      for (const { j } of row) {
-        if (square && j === i) own++;
-        if (others?.has(j)) shared++;
+      const old = new Set(alike && others(before.rows()[i], i).map(({ j }) => j));
+      earlier += old.size;
+      for (const { j } of others(row, i)) {
+        count++;
+        if (old.has(j)) shared++;
         if (this.ofLabels) continue;
         const [r, c, side] = this.box(i, false), [sr, sc, wide] = this.box(j, true);
         length += Math.hypot(r + side / 2 - sr - wide / 2, c + side / 2 - sc - wide / 2);
-        if (masks && square && this.scale === 1 && i !== j) { known++; same += masks[i] === masks[j]; }
+        if (masks?.[i] && square && this.scale === 1) { known++; same += masks[i] === masks[j]; }
       }
     });
-    const alike = before && before.targets === this.targets && before.sources === this.sources;
-    const all = alike ? edges + before.rows().reduce((sum, row) => sum + row.length, 0) - shared : 0;
+    const either = alike ? count + earlier - shared : 0;
     return {
       mean: edges / this.targets, least: Math.min(...degrees), most: Math.max(...degrees), degrees,
       isolated: degrees.filter((d) => d === 0).length / this.targets,
-      loops: square ? own / this.targets : null,
-      length: edges && !this.ofLabels ? length / edges : null,
-      overlap: all ? shared / all : null,
+      loops: square ? (edges - count) / this.targets : null,
+      length: count && !this.ofLabels ? length / count : null,
+      overlap: either ? shared / either : null,
       diversity: this.data.diversity ?? null,
       homophily: known ? same / known : null,
     };

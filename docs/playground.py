@@ -35,7 +35,10 @@ def refreshed(page: str) -> str:
 
 
 if __name__ == "__main__":
-    page = built(sys.argv[1]) if len(sys.argv) > 1 else refreshed(PAGE.read_text(encoding="utf-8"))
+    try:
+        page = built(sys.argv[1]) if len(sys.argv) > 1 else refreshed(PAGE.read_text(encoding="utf-8"))
+    except ValueError as error:
+        sys.exit(f"playground.py: error: {error}")
     with replacing(PAGE, "w") as file:
         file.write(page)
     print(f"wrote {PAGE.relative_to(ROOT)}, {len(page.encode()) / 2**20:.1f} MB")

@@ -1,6 +1,7 @@
 """`python -m vig_minimal COMMAND …`: everything to ask, to look at and to measure. Training is train.py."""
 
 import importlib
+import os
 import sys
 
 # command -> module of vig_minimal.look with a `main(argv)`, and its line in the list
@@ -34,5 +35,9 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # as of `explain | head`: what is left to print goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as a shell reports a command that ended so

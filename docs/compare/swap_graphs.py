@@ -77,12 +77,13 @@ def main(argv: list[str] | None = None) -> None:
     for path in args.checkpoints:
         try:
             model = load(path)
+            if not isinstance(model, ViG):
+                raise ValueError(f"{path}: {model.name} has no single graph that another could replace; give a vig,"
+                                 " svig or lrgc")
+            data = open_data("imagefolder" if args.data_dir else "shapes", args.data_dir, model.config.img_size, None, 0)
+            next(validation(model, data, 1))  # that its classes are the model's
         except ValueError as error:
             parser.error(str(error))
-        if not isinstance(model, ViG):
-            parser.error(f"{path}: {model.name} has no single graph that another could replace; give a vig, svig or"
-                         " lrgc")
-        data = open_data("imagefolder" if args.data_dir else "shapes", args.data_dir, model.config.img_size, None, 0)
         scores = []
         for name in args.graphs:
             swapped = copy.deepcopy(model) if name == model.config.graph else with_graph(model, name)

@@ -166,6 +166,8 @@ def test_a_picture_without_any_figure_is_still_drawn():
     (["vig_nano", "--amp"], "--amp goes with --throughput or --paper"),
     (["--graphs", "--paper"], "each go alone"), (["--memory", "--profile"], "each go alone"),
     (["vig_nano", "--measure"], "--measure goes with --memory"),
+    (["vig_nano", "--batch", "1"], "--batch 1: in training, batch norm needs at least 2 images"),
+    (["vig_nano", "--batch", "1", "--profile"], "--batch 1: in training"),
 ])
 def test_bad_input_is_a_sentence(capsys, argv, message):
     with pytest.raises(SystemExit) as end:
@@ -255,6 +257,15 @@ def test_checkpoints_of_a_pyramid_and_of_two_classifiers():
     for name in ("pvig_nano", "cvig_nano", "gkgnet_nano"):
         model, images = create_model(name).train(), torch.randn(4, 3, 64, 64)
         assert 0 < memory.kept_with_checkpoints(model, images, True) < memory.kept(create_model(name), images, True)
+
+
+def test_compiling_without_a_compiler_is_a_sentence(monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "/no/compiler")
+    with pytest.raises(SystemExit) as end:
+        command.main(["vig_nano", "--compile"])
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1
+    assert "--compile: torch needs a C++ compiler, and /no/compiler is not there" in error
 
 
 def test_compiled_the_seconds_of_the_first_steps_are_told(capsys, monkeypatch):

@@ -105,10 +105,23 @@ def test_a_run_that_fails_is_said_and_the_others_go_on(tmp_path, monkeypatch, ca
     monkeypatch.setattr(command, "train", fails)
     monkeypatch.setattr(measures, "PROBE", 2)
     monkeypatch.setattr(measures, "ROUNDS", 1)
-    command.main(["--graphs", "none", "knn", "--output", str(tmp_path), *TINY])
+    with pytest.raises(SystemExit) as end:
+        command.main(["--graphs", "none", "knn", "--output", str(tmp_path), *TINY])
     out = capsys.readouterr().out
+    assert end.value.code == 1
     assert "train.py ended with code 1 (no memory)" in out and "Missing: none (seed 0)." in out
-    assert "| knn | 1 of 1 |" in out
+    assert "| knn | 1 of 1 |" in out and out.endswith("compare.md, compare.csv, compare.png\n")
+
+
+def test_where_every_run_fails_no_picture_is_spoken_of(tmp_path, monkeypatch, capsys):
+    def fails(study, cell):
+        raise ValueError("train.py ended with code 2 (no such image)")
+
+    monkeypatch.setattr(command, "train", fails)
+    with pytest.raises(SystemExit) as end:
+        command.main(["--graphs", "none", "--output", str(tmp_path), *TINY])
+    assert end.value.code == 1 and capsys.readouterr().out.endswith("compare.md, compare.csv\n")
+    assert not (tmp_path / "compare.png").exists()
 
 
 def test_a_cell_of_another_process_is_left_alone(tmp_path, monkeypatch, capsys):

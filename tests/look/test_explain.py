@@ -1,6 +1,8 @@
 """`python -m vig_minimal explain`: what it shows is what the model computes, and each step names its real place."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,8 +134,21 @@ def test_what_it_prints(capsys):
     assert out.splitlines()[-1].startswith("highest: ") and max(map(len, out.splitlines())) < 140
 
 
+def test_an_image_alone_is_shown_to_the_checkpoints_model(capsys):
+    explain.main(["shapes:3"])
+    assert capsys.readouterr().out.startswith("lrgc_nano, random weights, shapes:3: ")
+
+
+def test_who_reads_the_first_lines_alone_ends_it_quietly():
+    command = [sys.executable, "-m", "vig_minimal", "explain", "vig_nano"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait(60) == 141
+
+
 @pytest.mark.parametrize("argv, says", [
-    (["vit"], "unknown model 'vit'"), (["vig_nano", "nothing.jpg"], "nothing.jpg: no such image"),
+    (["vit"], "unknown model 'vit'"), (["photo.jpg"], "photo.jpg: no such image"),
+    (["vig_nano", "shapes:10000000000000"], "the number of a scene, 0 to 999999"), (["vig_nano", "nothing.jpg"], "nothing.jpg: no such image"),
     (["vig_nano", "shapes:x"], "the number of a scene"), (["--checkpoint", "none.pt"], "none.pt"),
     (["cnn2gnn_nano"], "has no anchors yet")])
 def test_bad_input_is_one_sentence(argv, says, capsys):

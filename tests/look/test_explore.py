@@ -142,6 +142,8 @@ def test_a_photo_is_cut_to_the_models_size(tmp_path):
     (["shapes:0", "--layers", "0,6"], "--layers 0,6: takes numbers of this model's layers, 0 to 5, with"),
     (["shapes:0", "--layers", "a"], "--layers a: takes numbers of this model's layers, 0 to 5, with commas"),
     (["shapes:0", "--label", "star"], "--label: in lrgc_nano's graphs no label is a node; choose one of GKGNet's"),
+    (["shapes:0", "--model", "cvig_nano", "--partitions", "--node", "1,1"], "leave --node out"),
+    (["shapes:0", "--threshold", "0.3"], "--threshold: chooses among a detector's objects, and lrgc_nano is no"),
     (["shapes:0", "--partitions"], "--partitions: this model's nodes have none"),
     (["shapes:0", "--checkpoint", "missing.pt"], "missing.pt: no such checkpoint"),
     (["shapes:0", "--checkpoint", "other.pt"], "other.pt: not a checkpoint of train.py, it has no 'name'"),

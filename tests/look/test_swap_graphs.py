@@ -127,3 +127,12 @@ def test_a_model_without_blocks_of_its_own_graph_is_refused(swap, tmp_path, caps
     with pytest.raises(SystemExit) as end:
         swap.main(["last.pt", "--graphs", "knn"])
     assert end.value.code == 2 and "last.pt: resnet_nano has no single graph" in capsys.readouterr().err
+
+
+def test_images_of_other_classes_or_none_at_all_are_a_sentence(swap, tmp_path, capsys):
+    image_folder(tmp_path, "xyz", "xyz", size=(16, 16))
+    save(trained("knn"), tmp_path / "last.pt")
+    for folder, says in ((tmp_path, "give the data it was trained on"), (tmp_path / "nowhere", "nowhere")):
+        with pytest.raises(SystemExit) as end:
+            swap.main([str(tmp_path / "last.pt"), "--graphs", "knn", "--data-dir", str(folder)])
+        assert end.value.code == 2 and says in capsys.readouterr().err.splitlines()[-1]

@@ -201,6 +201,12 @@ def test_a_compiled_model_trains_and_its_checkpoint_is_like_any_other(capsys):
     assert f"top1 {float(rows('out')[-1]['val_top1']):.3f}" in capsys.readouterr().out
 
 
+def test_compiling_without_a_compiler_is_refused(capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "/no/compiler")
+    assert "--compile: torch needs a C++ compiler, and /no/compiler is not there" in refused(capsys, *TINY, "--compile")
+    assert not os.path.exists("runs")
+
+
 def test_no_run_is_ever_overwritten(capsys):
     for _ in range(2):
         run("--epochs", 1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from ..data.augment import normalise
-from ..data.datasets import DATA_SETS, Data, open_data
+from ..data.datasets import DATA_SETS, WITH_BOXES, Data, open_data
 from ..data.loading import PreparedImages, checked, loader, validation_order
 from .chart import Series, draw_legend
 from .command import Parser, save_picture
@@ -30,7 +30,7 @@ def validation(model: nn.Module, data: Data, limit: int) -> Iterator[tuple[Tenso
 
     Raises ValueError if the data's classes are not the checkpoint's.
     """
-    if data.multi_label or data.classes != model.classes:
+    if data.multi_label or data.name in WITH_BOXES or data.classes != model.classes:
         raise ValueError(f"the checkpoint is for {len(model.classes)} classes ({', '.join(model.classes[:5])}…), and"
                          f" {data.name} has others or several an image; give the data it was trained on")
     order = torch.randperm(len(data.val), generator=torch.Generator().manual_seed(0))[:limit]

@@ -42,6 +42,8 @@ class Parser(argparse.ArgumentParser):
         """End the command with one sentence where a ValueError or OSError is raised inside."""
         try:
             yield
+        except BrokenPipeError:  # whoever reads what is printed has read enough: see __main__.py
+            raise
         except OSError as error:
             self.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         except ValueError as error:

@@ -277,10 +277,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser("explain", __doc__, "lrgc_nano shapes:7")
     parser.add_argument("model", metavar="NAME", nargs="?", help="a name of list_models() (default: the checkpoint's,"
                                                                  " else lrgc_nano)")
-    parser.add_argument("image", nargs="?", default="shapes:7", help="a file, or shapes:INDEX for a synthetic"
+    parser.add_argument("image", nargs="?", help="a file, or shapes:INDEX for a synthetic"
                                                                      " validation scene (default shapes:7)")
     parser.add_argument("--checkpoint", metavar="PATH", help="best.pt or last.pt of train.py (default: random weights)")
     args = parser.parse_args(argv)
+    if args.image is None and args.model and (args.model.startswith("shapes:") or Path(args.model).suffix):
+        args.model, args.image = None, args.model  # an image alone, of the checkpoint's model
+    args.image = args.image or "shapes:7"
     with parser.errors_in_one_sentence():
         model = open_model(args.model, args.checkpoint)
         image = open_image(args.image, model.transform, "multi" if model.multi_label else "single")

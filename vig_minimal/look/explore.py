@@ -27,6 +27,7 @@ from .panels import colours, draw_sources, patch_box, picture, sheet, tint
 from .predict import in_words, named, open_image, open_model, open_scene, probabilities
 
 PANEL = 256  # about the height and width of a panel, in pixels
+PICTURE = "graph.png"
 
 
 def shows(source: str, size: tuple[int, int], name: str) -> bool | None:
@@ -124,8 +125,8 @@ def main(argv: list[str] | None = None) -> None:
     add("--partitions", action="store_true", help="draw ClusterViG's partitions instead of a patch's sources")
     add("--label", metavar="NAME", help="draw the patches that this label reads from, by name or number (GKGNet)")
     add("--layers", metavar="L,L,…", help="the layers, or with --label the cross levels, counted from 0 (default: all)")
-    add("--threshold", type=float, default=0.5, metavar="P", help="lowest score of a detector's objects (default 0.5)")
-    parser.add_out("graph.png")
+    add("--threshold", type=float, metavar="P", help="lowest score of a detector's objects (default 0.5)")
+    parser.add_out(None, f"the picture to write (default {PICTURE})")
     pages.add_flags(add)
     args = parser.parse_args(argv)
     with parser.errors_in_one_sentence():
@@ -137,6 +138,9 @@ def main(argv: list[str] | None = None) -> None:
         model = open_model(args.model, args.checkpoint, args.graph, detectors=True)
         if isinstance(model, Detector):
             return explore_detector(args, model)
+        if args.threshold is not None:
+            raise ValueError(f"--threshold: chooses among a detector's objects, and {model.name} is no detector; leave"
+                             " it out")
         if not hasattr(model.config, "grid"):
             raise ValueError(f"{model.name} has no graph over patches: its nodes are images, anchors and proxies,"
                              " which python -m vig_minimal attention draws")
@@ -150,13 +154,14 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{about}: {table(layers)}")
         if args.checkpoint or model.multi_label:
             print(f"highest {'scores' if model.multi_label else 'probabilities'}: {best}")
-        save_picture(page, args.out)
+        save_picture(page, args.out or PICTURE)
 
 
 def explore_detector(args: argparse.Namespace, model: Detector) -> None:
     """Write the page of the objects that a detector finds or, with --node or --partitions, of its graphs."""
     image = open_image(args.image, model.transform, "boxes")
-    [found], graphs = detect(model, [image], args.threshold, return_graphs=True)
+    threshold = 0.5 if args.threshold is None else args.threshold
+    [found], graphs = detect(model, [image], threshold, return_graphs=True)
     pixels, scale = seen(model, image)
     layers = detector_layers(model, pixels, graphs)
     title = f"{model.name}, {args.checkpoint}, {args.image}"
@@ -164,14 +169,14 @@ def explore_detector(args: argparse.Namespace, model: Detector) -> None:
     if args.node or args.partitions or args.label is not None:
         page = draw(args, model, pixels, layers, torch.zeros(0), title)
     elif not found:
-        raise ValueError(f"{args.image}: no object has a score of {args.threshold:g}; give a lower --threshold, or a"
+        raise ValueError(f"{args.image}: no object has a score of {threshold:g}; give a lower --threshold, or a"
                          " patch with --node")
     else:
         title += "\nred frame: the patch under the object's centre; orange: its sources; blue: the object's box"
         chosen = choose_layers(args.layers, layers)
         page, said = explore_objects(image, found, chosen, pixels, scale, model.classes, title)
         print(said)
-    save_picture(page, args.out)
+    save_picture(page, args.out or PICTURE)
 
 
 def draw(args: argparse.Namespace, model: nn.Module, image: Tensor, layers: list[Layer], scores: Tensor,
@@ -193,6 +198,8 @@ def draw(args: argparse.Namespace, model: nn.Module, image: Tensor, layers: list
         return explore_groups(image, choose_layers(args.layers, cross, "cross levels"), whole, label, title)
     chosen = choose_layers(args.layers, [layer for layer in layers if not layer.of_labels])
     if args.partitions:
+        if args.node:
+            raise ValueError("--partitions: shows the partitions of all patches; leave --node out")
         return explore_partitions(image, chosen, title)
     node = choose_node(args.node, whole)
     title += f"\nred frame: patch {node[0]},{node[1]} of {whole[0]} by {whole[1]}"

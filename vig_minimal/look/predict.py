@@ -97,7 +97,7 @@ def open_model(name: str | None, checkpoint: str | None, graph: str | None = Non
     if checkpoint is not None:
         model = load(checkpoint)
         if name not in (None, model.name):
-            raise CheckpointError(f"{checkpoint}: a checkpoint of {model.name}, not of {name}; leave --model out")
+            raise CheckpointError(f"{checkpoint}: a checkpoint of {model.name}, not of {name}; leave that name out")
         if isinstance(model, Detector) and not detectors:
             raise CheckpointError(f"{checkpoint}: holds a detector; predict and explore (without --html) take it, this"
                                   " takes a classifier")
@@ -165,8 +165,8 @@ def named(model: nn.Module, row: Tensor, top: int | None, threshold: float) -> A
 def open_scene(source: str, size: tuple[int, int], view: str) -> tuple[Tensor, int | Tensor]:
     """Image and label or labels of the synthetic validation scene "shapes:INDEX". Raises ValueError."""
     index = source.removeprefix("shapes:")
-    if not index.isdecimal():
-        raise ValueError(f"{source}: after shapes: comes the number of a scene, 0 or more")
+    if not index.isdecimal() or len(index) > 6:
+        raise ValueError(f"{source}: after shapes: comes the number of a scene, 0 to 999999")
     return Shapes(size, int(index) + 1, "val", view)[int(index)]
 
 

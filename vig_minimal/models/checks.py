@@ -1,9 +1,12 @@
-"""Checks of config fields, a number in words, a name nearly right. Nothing here needs torch.
+"""Checks of config fields and of the machine, a number in words, a name nearly right. Nothing here needs torch.
 
-Each check raises a ValueError of one sentence: the field, its value, and what is allowed.
+Each check raises a ValueError of one sentence: what is wrong, and what is allowed.
 """
 
 import math
+import os
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -56,6 +59,14 @@ def check_groups(config: object, dims: Sequence[int]) -> None:
         raise ValueError(f"groups={config.groups}: all widths ({', '.join(map(str, dims))}) must be multiples of it")
     if grouped and config.conv == "edge" and config.groups > 1:
         raise ValueError("conv='edge': its MLP mixes all channels, which group_knn keeps apart; choose mr, sage or gin")
+
+
+def check_compiler(device: str) -> None:
+    """What torch.compile needs beside torch: for a CPU it writes C++. device: "cpu" or "cuda"."""
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as torch looks for it
+    if device == "cpu" and sys.platform != "win32" and not shutil.which(compiler):
+        raise ValueError(f"--compile: torch needs a C++ compiler, and {compiler} is not there; install one, name it in"
+                         " the environment variable CXX, or leave --compile out")
 
 
 def image_size(size: int | Sequence[int], patch: int = 1) -> tuple[int, int]:

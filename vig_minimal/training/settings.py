@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL, WITH_BOXES
-from ..models.checks import near, plural
+from ..models.checks import check_compiler, near, plural
 from ..models.cost import count_parameters
 from ..models.detection import create_detector, detector_size
 from ..models.pyramid import PyramidConfig
@@ -113,6 +113,8 @@ def settle(args: argparse.Namespace, processes: Processes) -> Settings:
         check_teacher(recipe.teacher)
     if args.sync_bn:
         check_sync_bn(processes)
+    if args.compile:
+        check_compiler(processes.device.type)
     workers = args.workers
     if workers is None:
         workers = min(8, max(1, (os.cpu_count() or 1) // processes.local_world))

@@ -29,6 +29,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ...models.checks import check_compiler
 from ...models.registry import CONFIGS, create_model, list_models
 from ..command import Parser
 from .floor import print_ratios
@@ -75,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--amp goes with --throughput or --paper; --memory has both")
     if args.measure and not args.memory:
         parser.error("--measure goes with --memory")
+    if args.batch == 1 and (args.measure or not (args.graphs or args.paper or args.throughput or args.memory)):
+        parser.error("--batch 1: in training, batch norm needs at least 2 images")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: this torch sees no GPU; use --device cpu")
     torch.set_num_threads(args.threads)
@@ -82,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{'evaluation' if args.throughput else f'batch {args.batch}'}, {'bfloat16' if args.amp else 'float32'},"
           f" {args.device}, {args.threads} threads, torch {torch.__version__}; {args.rounds} rounds\n")
     with parser.errors_in_one_sentence():
+        if args.compile:
+            check_compiler(args.device)
         if args.graphs:
             print_graphs(args)
         elif args.paper:

@@ -8,12 +8,13 @@ never run again, others go on. Several processes may work on one folder, each on
 writes compare.md (mean ± standard deviation over the seeds, and the difference to k-NN, or to the first variant, ± its
 standard error in pairs of the same seed), compare.csv (all that was measured of every cell) and compare.png. Times are
 the median of the seeds, and their ratios are to the same network without a graph; other work on the machine disturbs
-both.
+both. A run that fails is named at the end, the others go on, and the exit code is 1.
 """
 
 import argparse
 import contextlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,27 +64,28 @@ def estimate(cells: Sequence[Cell], settings: dict) -> str:
                               " training"])
 
 
-def write(study: Study, cells: Sequence[Cell], baseline: Variant) -> None:
-    """Write the tables and, once a cell is finished, the picture."""
+def write(study: Study, cells: Sequence[Cell], baseline: Variant) -> bool:
+    """Write the tables and, once a cell is finished, the picture. Return whether there is one."""
     for name, text in (("compare.md", markdown(cells, baseline)), ("compare.csv", as_csv(cells))):
         with replacing(study.folder / name, "w") as file:
             file.write(text)
-    if any(cell.result.exists() for cell in cells):
-        done, flags = sum(cell.result.exists() for cell in cells), " ".join(study.flags)
-        title = f"{done} of {len(cells)} runs of {study.model} {flags}"
+    if done := sum(cell.result.exists() for cell in cells):
+        title = f"{done} of {len(cells)} runs of {study.model}"  # compare.json has the flags
         with contextlib.redirect_stdout(None):
             save_picture(picture(cells, baseline, title), str(study.folder / "compare.png"))
+    return done > 0
 
 
-def work(study: Study, cells: Sequence[Cell], settings: dict, baseline: Variant) -> list[str]:
-    """Train and measure every cell that no other process works on. Return a sentence for each that is not finished."""
-    data, notes = data_of(next(iter(settings.values()))), []
+def work(study: Study, cells: Sequence[Cell], settings: dict, baseline: Variant) -> tuple[list[str], list[str]]:
+    """Train and measure every cell that no other process works on. Return a sentence for each of those that one does,
+    and for each that failed."""
+    data, elsewhere, failed = data_of(next(iter(settings.values()))), [], []
     for cell in (bar := tqdm([cell for cell in cells if not cell.result.exists()], "runs", disable=None)):
         bar.set_postfix_str(f"{cell.variant.name}, seed {cell.seed}")
         try:
             held = lock(cell.folder)
         except ValueError:
-            notes.append(f"{cell.variant.name}, seed {cell.seed}: another process works on it")
+            elsewhere.append(f"{cell.variant.name}, seed {cell.seed}: another process works on it")
             continue
         with held:
             if cell.result.exists():  # another process has just finished it
@@ -92,12 +94,12 @@ def work(study: Study, cells: Sequence[Cell], settings: dict, baseline: Variant)
                 train(study, cell)
                 result = measure(cell.folder / "run", settings[cell.variant], data)
             except ValueError as error:
-                notes.append(str(error))
+                failed.append(str(error))
                 continue
             with replacing(cell.result, "w") as file:
                 json.dump(result | {"threads": torch.get_num_threads()}, file, indent=2)
         write(study, cells, baseline)
-    return notes
+    return elsewhere, failed
 
 
 def parse(argv: Sequence[str] | None) -> tuple[Parser, argparse.Namespace]:
@@ -135,6 +137,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(estimate(cells, settings))
             return
         study.claim()
-        notes = work(study, cells, settings, baseline)
-        write(study, cells, baseline)
-        print("\n".join([*notes, markdown(cells, baseline), f"wrote {study.folder}/compare.md, compare.csv and .png"]))
+        elsewhere, failed = work(study, cells, settings, baseline)
+        drawn = write(study, cells, baseline)
+        print("\n".join([*elsewhere, *failed, markdown(cells, baseline),
+                         f"wrote {study.folder}/compare.md, compare.csv" + ", compare.png" * drawn]))
+        if failed:
+            sys.exit(1)

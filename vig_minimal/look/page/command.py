@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from errno import ENOENT
+from errno import EISDIR, ENOENT
 from pathlib import Path
 
 from tqdm import tqdm
@@ -39,6 +39,8 @@ def check(args: argparse.Namespace) -> None:
     for flag in ("node", "partitions", "label", "layers"):
         if getattr(args, flag):
             raise ValueError(f"--{flag} and --html: the page shows all of them; leave --{flag} out")
+    if args.out or args.threshold is not None:
+        raise ValueError(f"--{'out' if args.out else 'threshold'}: is for pictures; leave it out, or leave --html out")
     if args.run and (args.live or args.model or args.checkpoint or args.image):
         raise ValueError("--run: shows the images and models that the run kept; leave images, --model, --checkpoint and"
                          " --live out")
@@ -46,6 +48,8 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--html: name one image or several, as shapes:9 or photo.jpg")
     if not Path(args.html).resolve().parent.is_dir():
         raise ValueError(f"{args.html}: the page cannot be written ({os.strerror(ENOENT)})")
+    if Path(args.html).is_dir():
+        raise ValueError(f"{args.html}: the page cannot be written ({os.strerror(EISDIR)})")
 
 
 def write(args: argparse.Namespace) -> None:

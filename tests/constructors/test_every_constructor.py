@@ -256,3 +256,12 @@ def test_nan_features_end_no_run(name):
             assert graph.adj().shape[-1] == graph.num_sources
     model = create_model("vig_nano", **CONFIG, graph=name)
     assert model(torch.full((2, 3, *CONFIG["img_size"]), torch.nan)).isnan().all()
+
+
+@pytest.mark.parametrize("name", list_constructors())
+def test_statistics_describe_the_union(name):
+    for module in made(name):
+        graph = module(features(2, NODES, DIM), GRID)
+        statistics = graph.statistics()
+        assert 0 <= statistics["density"] <= 1 and 0 <= statistics["self_loops"] <= 1
+        assert statistics == graph.union().statistics()

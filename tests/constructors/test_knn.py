@@ -90,3 +90,12 @@ def test_stochastic_dilation_draws_every_rank_alike():
 def test_knn_without_enough_nodes_is_an_error_that_says_so():
     with pytest.raises(ValueError, match="12"):
         KNN(5, dilation=3)(features())
+
+
+@pytest.mark.parametrize("wrong, says", [
+    ({"k": 0}, "k=0: must be at least 1"), ({"k": 2.5}, "k=2.5"), ({"dilation": 0}, "dilation=0"),
+    ({"epsilon": 1.0}, "epsilon=1.0: a probability"), ({"epsilon": -0.1}, "epsilon=-0.1"), ({"groups": 0}, "groups=0")])
+def test_what_no_node_can_have_is_refused(wrong, says):
+    for constructor in (KNN, GroupKNN) if "groups" not in wrong else (GroupKNN,):
+        with pytest.raises(ValueError, match=says):
+            constructor(**{"k": 3} | wrong)

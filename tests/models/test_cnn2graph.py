@@ -76,7 +76,7 @@ def test_maximum(with_self):
     x, anchors, proxies = sets()
     z, weights = maximum(x, anchors, proxies, with_self)
     expected = torch.stack([oracle.isotropic_max(one, anchors, proxies, with_self) for one in x])
-    assert_same(z, expected, [anchors, proxies])
+    assert_same(z, expected, [x, anchors, proxies] if with_self else [anchors, proxies])
     assert (weights == 1).all()
 
 
@@ -227,7 +227,7 @@ def test_parameters_are_backbone_classifier_proxies_and_attention(name):
 def test_multiply_adds_grow_with_classes_alone():
     few, many = (tiny("cnn2transformer", num_classes=c).eval() for c in (3, 30))
     for model in (few, many):
-        model.stored.fill_(True)
+        model.has_anchors = True
     image = torch.randn(1, 3, 16, 16)
     # keys and values of 27 more anchors and proxies, scores and sums, classifier
     assert count_macs(many, image) - count_macs(few, image) == 27 * (4 * 256**2 + 4 * 256 + 256)
@@ -269,6 +269,16 @@ def test_what_cannot_be_built_is_one_sentence(fields, says):
     with pytest.raises(ValueError, match=says) as error:
         create_model("cnn2transformer_nano", **fields)
     assert "\n" not in str(error.value)
+
+
+def test_no_program_is_made_of_a_model_without_anchors():
+    model, images = create_model("cnn2gnn_nano", num_classes=3, img_size=16).eval(), torch.randn(2, 3, 16, 16)
+    with pytest.raises(ValueError, match="no anchors yet"):
+        torch.compile(model, backend="eager")(images)
+    with pytest.raises(Exception, match="no anchors yet"):  # torch wraps it
+        torch.export.export(model, (images,))
+    model.store_anchors(torch.randn(len(model.anchors), 3, 16, 16))
+    torch.testing.assert_close(torch.compile(model, backend="eager")(images), model(images))
 
 
 def test_weights_without_anchors_take_the_anchors_away():

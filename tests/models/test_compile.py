@@ -12,6 +12,7 @@ from torch._inductor.utils import run_and_get_code
 
 from helpers import FAMILIES, PYRAMID, TINY
 from vig_minimal import create_model, list_constructors
+from vig_minimal.graphs.draws import part_of_batch
 
 SHALLOW = {**TINY, "depth": 1}
 
@@ -45,6 +46,22 @@ def test_a_compiled_model_evaluates_the_same(name):
     with torch.no_grad():
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(images)
         torch.testing.assert_close(compiled, model(images), rtol=1e-8, atol=1e-8)
+
+
+def test_one_program_serves_all_parts_of_a_batch():
+    programs, model = [], create_model("vig_nano", **SHALLOW | {"depth": 2}, drop_path=0.5, dropout=0.5, epsilon=0.5)
+    compiled = torch.compile(model, backend=lambda program, inputs: programs.append(program) or program)
+    images = torch.randn(8, 3, 16, 16)
+    for network in (model, compiled):  # batch norm stays, so that an image does not depend on its part
+        network.train().apply(lambda part: part.eval() if isinstance(part, nn.BatchNorm2d) else None)
+    for first in (0, 2, 4, 6):
+        outputs = []
+        for network in (model, compiled):
+            torch.manual_seed(0)
+            with part_of_batch(first, 8):
+                outputs.append(network(images[first:first + 2]))
+        torch.testing.assert_close(*outputs)
+    assert len(programs) == 1
 
 
 @pytest.mark.parametrize("name, fields, operation", [

@@ -187,6 +187,23 @@ def test_edge_conv_of_a_graph_without_any_edge_is_zero():
     assert out.shape == (1, OUT, *GRID) and torch.all(out == 0)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("edges", [0, 1])
+def test_edge_conv_trains_on_no_edge_and_on_one(edges, weighted):
+    # processes wait for each other's gradient of every parameter, and batch norm needs two edges
+    conv, image = randomise(EdgeConv(DIM, OUT)).train(), nodes(1, DIM, *GRID)
+    weights = torch.zeros(1, NODES, NODES, dtype=torch.float64 if weighted else torch.bool)
+    weights[0, 2, :edges] = 1
+    weights = weights.requires_grad_(weighted)
+    out = conv(image, Graph(NODES, weights=weights))
+    assert torch.count_nonzero(out.flatten(2).any(1)) == edges  # targets with a message
+    inputs = [image, *conv.parameters(), *([weights] if weighted else [])]
+    gradients = torch.autograd.grad(out.square().sum(), inputs)  # an error if one is in no equation
+    assert all((gradient != 0).any() <= edges for gradient in gradients)
+    if weighted:
+        assert (gradients[-1][weights == 0] == 0).all()
+
+
 def test_batch_norm_of_edge_conv_counts_edges_and_of_graph_sage_nodes():
     image = nodes(BATCH, DIM, *GRID)
     x, adj = as_nodes(image).detach(), directed_edges(BATCH, NODES, NODES)

@@ -145,6 +145,8 @@ def test_an_unknown_field_is_an_error_that_names_near_ones(field, near):
 
 def test_an_unknown_graph_is_an_error_that_names_near_ones():
     assert {"knn", "threshold", "lrgc"} <= set(list_constructors())
+    with pytest.raises(ValueError, match="unknown graph"):
+        create_model("vig_nano", graph=["knn"])
     with pytest.raises(ValueError, match="'lrgcc'.*did you mean lrgc"):
         create_model("vig_nano", graph="lrgcc")
 

@@ -94,8 +94,11 @@ def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale():
 
 def test_clusters_follow_the_papers_two_grids():
     preset = CONFIGS["cvig_s"]
-    assert [clusters_for(preset, size) for size in ((224, 224), (448, 448), (800, 1333))] == [4, 6, 10]
-    assert small("cvig_nano").backbone.body.config.clusters == clusters_for(CONFIGS["cvig_nano"], (64, 128)) == 5
+    assert [clusters_for(preset, size, 16) for size in ((224, 224), (448, 448), (800, 1333))] == [4, 6, 10]
+    assert small("cvig_nano").backbone.body.config.clusters == clusters_for(CONFIGS["cvig_nano"], (64, 128), 8) == 5
+    assert clusters_for(preset, (224, 224), 8) == 6  # four times as many patches of half the side
+    smaller = create_detector("cvig_nano", 3, img_size=(64, 128), patch=4)
+    assert smaller.backbone.body.config.clusters == clusters_for(CONFIGS["cvig_nano"], (64, 128), 4) == 7
     assert small("cvig_nano", clusters=3).backbone.body.config.clusters == 3
 
 

@@ -6,7 +6,8 @@ from torch import nn
 
 from helpers import as_nodes, assert_same, dense_of, image_by_image, nodes, randomise
 from reference.vig import lrgc_ffn
-from vig_minimal.models.layers import FFN, DropPath, Stem, head, init_weights, to_image, to_nodes
+from vig_minimal.graphs.draws import part_of_batch
+from vig_minimal.models.layers import FFN, Dropout, DropPath, Stem, head, init_weights, to_image, to_nodes
 
 
 @pytest.mark.equation("lrgc", 1)
@@ -78,9 +79,30 @@ def test_drop_path_keeps_the_precision():
     assert DropPath(0.5).train()(x).dtype == torch.bfloat16
 
 
+def test_dropout_drops_single_numbers_and_keeps_the_mean():
+    p, x = 0.3, torch.rand(50, 100, 1, 2, dtype=torch.float64) + 1
+    out = Dropout(p).train()(x)
+    dropped = out == 0
+    torch.testing.assert_close(out[~dropped], x[~dropped] / (1 - p), rtol=1e-6, atol=0)
+    assert dropped.double().mean().item() == pytest.approx(p, abs=0.03)  # give or take 0.0046
+    assert (dropped[:, :, 0, 0] != dropped[:, :, 0, 1]).any()
+    assert torch.equal(Dropout(0.9).eval()(x), x) and torch.equal(Dropout(0.0).train()(x), x)
+    assert Dropout(0.5).train()(x.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("layer", [DropPath(0.5), Dropout(0.5)])
+def test_an_image_loses_the_same_however_its_batch_is_split(layer):
+    x, parts = torch.randn(8, 6, 1, 1), []
+    for first, count in ((0, 8), (0, 3), (3, 5)):
+        torch.manual_seed(0)  # as for every part of a step
+        with part_of_batch(first, 8):
+            parts.append(layer.train()(x[first:first + count]))
+    assert torch.equal(parts[0], torch.cat(parts[1:]))
+
+
 def test_head_is_two_linear_layers_over_1024_channels():
     layers = head(32, 7, dropout=0.2)
-    assert [type(layer) for layer in layers] == [nn.Conv2d, nn.BatchNorm2d, nn.GELU, nn.Dropout, nn.Conv2d]
+    assert [type(layer) for layer in layers] == [nn.Conv2d, nn.BatchNorm2d, nn.GELU, Dropout, nn.Conv2d]
     assert layers[3].p == 0.2
     assert layers.eval()(torch.randn(2, 32, 1, 1)).shape == (2, 7, 1, 1)
 

@@ -167,6 +167,8 @@ def test_tables_of_positions_are_neither_learnt_nor_saved():
     assert not any("relative" in key for key in model.state_dict())
     assert [stage.relative.shape for stage in model.stages] == [(64, 16), (16, 16)]
     assert not any(table.requires_grad for table in (stage.relative for stage in model.stages))
+    assert not any("relative" in name for name, _ in model.named_buffers())  # DDP would send them at every step
+    assert all(stage.relative.is_meta for stage in tiny().to("meta").stages)
 
 
 # ---- the model -----------------------------------------------------------------------------------------------------

@@ -44,12 +44,14 @@ class KNN(nn.Module):
     rule: gives k and d for a number of sources M, so that images may be of several sizes. Without one they stay.
 
     Nodes (B, N, C) -> Graph with index (B, N, k). sources: (B, M, C), the nodes themselves by default. relative:
-    (N, M), added to the squared distances (Pyramid ViG). Raises ValueError if k·d > M.
+    (N, M), added to the squared distances (Pyramid ViG). Raises ValueError if k·d > M, and for k, dilation or epsilon
+    out of range.
     """
 
     def __init__(self, k: int, dilation: int = 1, epsilon: float = 0.0,
                  rule: Callable[[int], tuple[int, int]] | None = None):
         super().__init__()
+        check_neighbours(k, dilation, epsilon)
         self.k, self.dilation, self.epsilon, self.rule = k, dilation, epsilon, rule
 
     @torch.no_grad()
@@ -62,6 +64,15 @@ class KNN(nn.Module):
 
     def extra_repr(self) -> str:
         return f"k={self.k}, dilation={self.dilation}, epsilon={self.epsilon}"
+
+
+def check_neighbours(k: int, dilation: int, epsilon: float) -> None:
+    """Raise ValueError unless a node can have k neighbours of that dilation, random ones with that probability."""
+    for name, value in (("k", k), ("dilation", dilation)):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name}={value!r}: must be at least 1, and a whole number")
+    if not 0 <= epsilon < 1:
+        raise ValueError(f"epsilon={epsilon!r}: a probability, at least 0 and less than 1")
 
 
 def nearest_sources(x: Tensor, sources: Tensor | None, relative: Tensor | None, k: int, dilation: int) -> Tensor:

@@ -100,7 +100,9 @@ class _Winners(torch.autograd.Function):
         grad_x = -grad_message if ctx.needs_input_grad[0] else None
         grad_sources = grad_weights = None
         if ctx.needs_input_grad[1]:
-            grad_sources = grad.new_zeros(ctx.sources_shape).scatter_add(1, winner, grad_message)  # (B, M, C)
+            wide = torch.promote_types(grad.dtype, torch.float32)  # half precision loses digits of long sums
+            grad_sources = torch.zeros(ctx.sources_shape, dtype=wide, device=grad.device)
+            grad_sources = grad_sources.scatter_add_(1, winner, grad_message.to(wide)).to(grad.dtype)  # (B, M, C)
         if ctx.needs_input_grad[2]:
             grad_weight = (grad * _relative(x, sources, winner)).to(weights.dtype).masked_fill(weight == 0, 0)
             grad_weights = torch.zeros_like(weights).scatter_add(2, winner, grad_weight)  # (B, N, M)

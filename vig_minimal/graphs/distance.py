@@ -1,6 +1,8 @@
 """Squared distances between nodes, and the smallest of them: in float32 or better, since half precision rounds away
 what tells neighbours apart.
 
+On a GPU this is so while torch.set_float32_matmul_precision stays at "highest", its default.
+
 Under bfloat16 autocast the distances are float32, but the features that layers hand over are rounded already.
 
 ‖x‖² − 2 x·y + ‖y‖² loses its digits where x and y are much longer than they are apart. A vector subtracted from all

@@ -12,14 +12,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_part: tuple[int, int] | None = None  # (first, total); global, since backward passes may run in other threads
+_part: tuple[Tensor, int] | None = None  # (first, total); global, since backward passes may run in other threads
 
 
 @contextlib.contextmanager
 def part_of_batch(first: int, total: int) -> Iterator[None]:
     """Say that the images computed inside are numbers first, first + 1, … of a global batch of `total`."""
     global _part
-    before, _part = _part, (first, total)
+    # a tensor, since torch.compile would make another program for every number
+    before, _part = _part, (torch.tensor(first), total)
     try:
         yield
     finally:
@@ -30,5 +31,7 @@ def draw(batch: int, *shape: int, device: torch.device) -> Tensor:
     """Return uniform random numbers in [0, 1) for each image: (batch, *shape).
 
     Inside `part_of_batch`, draw for the whole global batch and return the numbers of these images."""
-    first, total = _part or (0, batch)
-    return torch.rand(total, *shape, device=device)[first:first + batch]
+    if _part is None:
+        return torch.rand(batch, *shape, device=device)
+    first, total = _part
+    return torch.rand(total, *shape, device=device)[first + torch.arange(batch, device=device)]

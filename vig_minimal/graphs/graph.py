@@ -80,10 +80,11 @@ class Graph:
         exist), `isolated` (share of targets without a source). If M = N also `self_loops` (share of nodes that are
         their own source) and `reciprocity` (share of edges whose reverse is an edge too).
         """
-        edge, degree = self.union().adj() != 0, self.degree().float()
+        graph = self.union()
+        edge, degree = graph.adj() != 0, graph.degree().float()
         stats = {"mean_degree": degree.mean(), "min_degree": degree.min(), "max_degree": degree.max(),
-                 "density": degree.mean() / self.num_sources, "isolated": (degree == 0).float().mean()}
-        if self.num_sources == self.num_targets:
+                 "density": degree.mean() / graph.num_sources, "isolated": (degree == 0).float().mean()}
+        if graph.num_sources == graph.num_targets:
             stats["self_loops"] = edge.diagonal(dim1=-2, dim2=-1).float().mean()
             stats["reciprocity"] = (edge & edge.mT).sum() / edge.sum().clamp(min=1)
         return {name: float(value) for name, value in stats.items()}

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..graphs.distance import full_precision
-from ..graphs.graph import Graph, is_traced
+from ..graphs.graph import Graph
 from .checks import check_choices, check_whole, image_size
 from .layers import Backbone
 from .resnet import BACKBONES, ResNet
@@ -184,7 +184,9 @@ class CNN2Graph(Backbone):
         if config.aggregation == "none":
             return
         if config.num_classes == 0:
-            self.aggregate = self.proxies = self.anchors = self.stored = None
+            self.aggregate = self.proxies = None
+            self.register_buffer("anchors", None)
+            self.register_buffer("stored", None)
             return
         if self.aggregate is None:
             aggregation = AGGREGATIONS[config.aggregation]
@@ -194,11 +196,12 @@ class CNN2Graph(Backbone):
         nn.init.kaiming_normal_(self.proxies)  # He initialisation, section 4.1
         self.register_buffer("anchors", torch.zeros(config.num_classes * config.anchors_per_class, dim))
         self.register_buffer("stored", torch.zeros((), dtype=torch.bool))
-        self.has_anchors = False  # True once `stored` has been seen to be
+        self.has_anchors = False  # `stored` as Python knows it: to ask a GPU would be to wait for it
 
     def _load_from_state_dict(self, *about) -> None:
-        self.has_anchors = False
         super()._load_from_state_dict(*about)
+        if self.stored is not None and not self.stored.is_meta:
+            self.has_anchors = bool(self.stored)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Make classifier, proxies and anchors anew for other classes; attention stays as it was trained. Afterwards
@@ -222,6 +225,7 @@ class CNN2Graph(Backbone):
         self.eval()
         self.anchors.copy_(torch.cat([self.backbone(part) for part in images.split(128)]))
         self.stored.fill_(True)
+        self.has_anchors = True
         self.train(was_training)
 
     def forward(self, images: Tensor, return_graphs: bool = False):
@@ -241,11 +245,9 @@ class CNN2Graph(Backbone):
         """Logits of embeddings (B, F), and the graph if there is one."""
         if self.aggregate is None:
             return self.classifier(x), []
-        if not (self.has_anchors or is_traced()):
-            self.has_anchors = bool(self.stored)  # once, since a GPU's answer has to be waited for
-            if not self.has_anchors:
-                raise ValueError("this model has no anchors yet: call model.store_anchors with the images that stand"
-                                 " for the classes, or load a trained checkpoint")
+        if not self.has_anchors:
+            raise ValueError("this model has no anchors yet: call model.store_anchors with the images that stand for"
+                             " the classes, or load a trained checkpoint")
         z, alpha = self.aggregate(x, self.anchors, self.proxies)
         weights = alpha.detach().mean(1)[None]  # (1, B, A + P)
         return self.classifier(z), [Graph(weights.shape[2], weights=weights)]

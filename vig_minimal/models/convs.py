@@ -68,8 +68,12 @@ class EdgeConv(nn.Module):
         nodes = to_nodes(x)
         (batch, num_nodes, _), out_dim = nodes.shape, self.update[0].out_channels
         image, target, source, weight = graph.edges()  # (E,) each
-        if len(image) == 0:
-            return to_image(nodes.new_zeros(batch, num_nodes, out_dim), x.shape[2:])
+        if len(image) == 0:  # one without weight, since DDP waits for a gradient of every parameter
+            image = target = source = image.new_zeros(1)
+            weight = graph.union().adj()[:1, 0, 0]
+            weight = weight if weight.dtype == torch.bool else 0 * weight
+        if len(image) == 1:  # twice: batch norm needs two
+            image, target, source, weight = (t.expand(2) for t in (image, target, source, weight))
         x_i, x_j = nodes[image, target], (nodes if sources is None else sources)[image, source]  # (E, C)
         z_i = None if z is None else z[image, target]  # (E, C)
         # ClusterViG Table I: EdgeConv

@@ -97,7 +97,8 @@ def create_detector(name: str, num_classes: int = 80, **overrides) -> "Detector"
     if type(preset) is not PyramidConfig and not isinstance(preset, (ViGConfig, type(None))):
         raise ValueError(f"{name}: a detector needs the patches of a ViG, SViG, LRGC, ClusterViG or Pyramid ViG")
     if getattr(preset, "graph", None) == "cluster_knn":
-        of_body.setdefault("clusters", clusters_for(preset, DetectorConfig((), **chosen).img_size))
+        size, patch = DetectorConfig((), **chosen).img_size, of_body.get("patch", preset.patch)
+        of_body.setdefault("clusters", clusters_for(preset, size, patch))
     body = create_model(name, **(of_body | {"num_classes": 0}))
     config = DetectorConfig(tuple(asdict(body.config).items()), num_classes, **chosen)
     if isinstance(body, PyramidViG) and len(body.config.dim) != 4:
@@ -110,13 +111,13 @@ def detector_size(name: str) -> tuple[int, int]:
     return NANO["img_size"] if name.endswith("_nano") else DetectorConfig.img_size
 
 
-def clusters_for(preset: ViGConfig, img_size: tuple[int, int]) -> int:
-    """Return κ for images of that size: κ grows as the nodes to the power log₄ 1.5.
+def clusters_for(preset: ViGConfig, img_size: tuple[int, int], patch: int) -> int:
+    """Return κ for images of that size in patches of that side: κ grows as the nodes to the power log₄ 1.5.
 
     The paper has 4 at 196 nodes and 6 at 784, four times as many (section V-A): this is the curve through both. At
     800×1333 and patch 16 it gives 10.
     """
-    nodes = math.prod(math.ceil(side / preset.patch) for side in img_size)
+    nodes = math.prod(math.ceil(side / patch) for side in img_size)
     return max(1, round(preset.clusters * (nodes / preset.num_nodes) ** math.log(1.5, 4)))
 
 

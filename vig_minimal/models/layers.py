@@ -151,6 +151,24 @@ class DropPath(nn.Module):
         return f"p={self.p:g}"
 
 
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al., 2014): in training a number is 0 with probability p, else times 1/(1 − p). An image
+    loses the same ones however its batch is split, which nn.Dropout does not see to."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        keep = draw(*x.shape, device=x.device) >= self.p  # (B, ...), True is keep
+        return x * (keep / (1 - self.p)).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:g}"
+
+
 def drop_path_rates(rate: float, depth: int) -> list[float]:
     """Drop-path rate of each block: it grows linearly from 0 in the first to `rate` in the last."""
     return [rate * l / max(1, depth - 1) for l in range(depth)]
@@ -161,7 +179,7 @@ def head(dim: int, num_classes: int, dropout: float = 0.0) -> nn.Sequential:
     classes: a model then gives the pooled features."""
     if num_classes == 0:
         return nn.Sequential()
-    return nn.Sequential(*conv_bn(dim, 1024), nn.GELU(), nn.Dropout(dropout), nn.Conv2d(1024, num_classes, 1))
+    return nn.Sequential(*conv_bn(dim, 1024), nn.GELU(), Dropout(dropout), nn.Conv2d(1024, num_classes, 1))
 
 
 def no_weight_decay(model: nn.Module) -> set[str]:

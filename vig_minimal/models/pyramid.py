@@ -204,8 +204,8 @@ class Stage(nn.Module):
             self.blocks.append(Block(grapher, FFN(dim, rates[block])))
         self.dim, self.relative_elsewhere, self.placed = dim, {}, config.graph in OF_PLACES
         whole = self.num_sources(self.grid) * self.grid[0] * self.grid[1] <= KEPT and not self.placed
-        table = relative_positions(dim, self.grid, self.num_sources(self.grid)) if whole else None
-        self.register_buffer("relative", table, persistent=False)
+        # no buffer: DDP would send it to all processes at every step, and a moving average would average it
+        self.relative = relative_positions(dim, self.grid, self.num_sources(self.grid)) if whole else None
 
     def num_sources(self, grid: tuple[int, int]) -> int:
         """M on this grid."""
@@ -213,7 +213,7 @@ class Stage(nn.Module):
 
     @torch.compiler.assume_constant_result
     def relative_on(self, height: int, width: int) -> Tensor | RelativeRows:
-        """E (N, M) on this grid: the buffer at the size of the config, at others a table that is made once."""
+        """E (N, M) on this grid: `relative` at the size of the config, at others a table that is made once."""
         grid, device = (height, width), self.blocks[0].grapher.fc1[0].weight.device
         if grid == self.grid and self.relative is not None:
             return self.relative
@@ -227,11 +227,13 @@ class Stage(nn.Module):
         return made[grid]
 
     def _apply(self, fn, recurse: bool = True):
-        # model.bfloat16() and model.half() leave E in float32: its digits order the neighbours
-        relative, self.relative_elsewhere = self.relative, {}
         super()._apply(fn, recurse)
-        if relative is not None and self.relative.dtype in (torch.bfloat16, torch.float16):
-            self.relative = relative.to(self.relative.device)
+        self.relative_elsewhere = {}
+        if self.relative is not None:  # goes where the weights go
+            moved = fn(self.relative)
+            # model.bfloat16() and model.half() leave E in float32: its digits order the neighbours
+            is_half = moved.dtype in (torch.bfloat16, torch.float16)
+            self.relative = self.relative.to(moved.device) if is_half else moved
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Graph]]:

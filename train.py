@@ -118,13 +118,13 @@ def close_epoch(job: Job, trained: dict[str, float], scores: dict[str, float]) -
     if not run.processes.is_first:
         return
     row = log.row(trained, scores)
-    if run.epoch > 0 and scores[key] > run.best[key] and not run.bad_in_a_row:
+    if run.epoch > 0 and (scores[key] > run.best[key] or run.best["epoch"] == 0) and not run.bad_in_a_row:
         run.best = {"epoch": run.epoch, key: scores[key]}
         job.save("best.pt", with_training=False)
         log.best()
-    job.save("last.pt", with_training=True)
     if job.settings.flags.keep_every and run.epoch % job.settings.flags.keep_every == 0:
         job.save(f"epoch-{run.epoch:03d}.pt", with_training=False)
+    job.save("last.pt", with_training=True)  # the last to be written: from here the epoch is done
     log.epoch(row, scores, notes)
 
 

@@ -220,9 +220,9 @@ def test_scores_of_proxy_collapse():
     assert proxy_distance(model) == pytest.approx(2**0.5)
     model.proxies.data[5] = model.proxies.data[1]
     assert proxy_distance(model) == 0
-    scores = BipartiteScores()
+    scores = BipartiteScores(model)
     attention = torch.eye(6)[[1, 2, 5, 0]]  # strongest are proxies of classes 0, 1, 2, 0
-    scores.update((torch.eye(3)[[0, 1, 2, 1]], attention, model), torch.tensor([0, 1, 2, 1]))
+    scores.update((torch.eye(3)[[0, 1, 2, 1]], attention), torch.tensor([0, 1, 2, 1]))
     result = scores.compute(ONE)
     assert result["strongest"] == 75 and result["top1"] == 100 and result["proxy_distance"] == 0
 

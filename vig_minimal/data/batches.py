@@ -15,6 +15,11 @@ from .seeds import generator
 BROKEN_SHARE = 0.01  # of the training images may be broken
 
 
+def images_of_epoch(count: int, repeats: int) -> int:
+    """Return how many images an epoch of a data set of `count` has, before an incomplete last batch is left out."""
+    return count // 256 * 256 if repeats > 1 and count >= 256 else count
+
+
 class TrainingOrder:
     """The images of an epoch, as lists of keys (epoch, index, copy): this process's share of every part of a batch.
 
@@ -28,8 +33,7 @@ class TrainingOrder:
         self.count, self.recipe, self.seed = count, recipe, seed
         self.rank, self.world = share
         self.epoch = self.first_step = 0
-        drawn = count // 256 * 256 if recipe.repeats > 1 and count >= 256 else count
-        self.steps = drawn // recipe.batch_size
+        self.steps = images_of_epoch(count, recipe.repeats) // recipe.batch_size
 
     def share(self, part: int) -> slice:
         """Where this process's share of that part lies in the global batch: the shares of all follow one another."""

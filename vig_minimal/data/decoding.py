@@ -69,11 +69,12 @@ def _to_rgb(image: Image.Image, coding: str) -> tuple[Image.Image, list[str]]:
     """The image in 8-bit RGB, and what it was: nothing for RGB, grey and opaque palettes of 8 bits."""
     sixteen = re.search(r"(?<!BGR);16(?!S)|'RGB', 65535", coding) is not None  # BMP's BGR;16 has 16 bits for all three
     was = ["16 bit"] if sixteen else ["CMYK"] if image.mode == "CMYK" else []
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    numbers = image.mode.startswith(("I", "F"))
+    if not numbers and (image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info):
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB"), [*was, "partly transparent"]
-    if image.mode.startswith(("I", "F")):
+    if numbers:
         values, low, high = np.asarray(image), 0.0, 65535.0
         if ";32N" in coding:  # Pillow reads unsigned numbers as signed ones
             values = values.view(np.uint32)
@@ -84,7 +85,10 @@ def _to_rgb(image: Image.Image, coding: str) -> tuple[Image.Image, list[str]]:
                 raise DataError("no pixel is a number")
             was = [f"{low:g} to {high:g} as black to white"]
         share = (np.nan_to_num(values.astype(np.float64), nan=low) - low).clip(0, high - low) / (high - low or 1)
-        return Image.fromarray((share * 255 + 0.5).astype(np.uint8)).convert("RGB"), was
+        grey = (share * 255 + 0.5).astype(np.uint8)
+        if (value := image.info.get("transparency")) is not None:  # of a PNG: the grey that is to be seen through
+            grey, was = np.where(values == value, np.uint8(255), grey), [*was, "partly transparent"]
+        return Image.fromarray(grey).convert("RGB"), was
     return image.convert("RGB"), was
 
 

@@ -98,7 +98,8 @@ class ObjectValidation(ValidationBatches):
     """This process's share of all validation images: normalised [(3, H, W), …], and their targets."""
 
     def __iter__(self) -> Iterator[Objects]:
-        for images, targets, _ in checked(self.loader):
+        for images, targets, notes in checked(self.loader):
+            self.notes |= {note.name: note for note in notes}
             yield on_device(images, targets, self.recipe, self.device)
 
 

@@ -200,8 +200,9 @@ class CNN2Graph(Backbone):
 
     def _load_from_state_dict(self, *about) -> None:
         super()._load_from_state_dict(*about)
-        if self.stored is not None and not self.stored.is_meta:
-            self.has_anchors = bool(self.stored)
+        stored = getattr(self, "stored", None)  # a plain ResNet has no anchors
+        if stored is not None and not stored.is_meta:
+            self.has_anchors = bool(stored)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Make classifier, proxies and anchors anew for other classes; attention stays as it was trained. Afterwards
@@ -221,12 +222,13 @@ class CNN2Graph(Backbone):
     @torch.no_grad()
     def store_anchors(self, images: Tensor) -> None:
         """Keep the embeddings of these anchors (A, 3, H, W), class after class, for evaluation."""
-        was_training = self.training
-        self.eval()
+        modes = [(part, part.training) for part in self.backbone.modules()]  # frozen parts stay in evaluation
+        self.backbone.eval()
         self.anchors.copy_(torch.cat([self.backbone(part) for part in images.split(128)]))
         self.stored.fill_(True)
         self.has_anchors = True
-        self.train(was_training)
+        for part, mode in modes:
+            part.training = mode
 
     def forward(self, images: Tensor, return_graphs: bool = False):
         """Evaluation: logits (B, classes) of images (B, 3, H, W); with `return_graphs` also [Graph] with B targets and

@@ -76,7 +76,7 @@ def load_backbone(backbone: ResNet, name: str, weights: str | Path) -> None:
             raise CheckpointError(f"--backbone-weights torchvision: download failed ({error}); give a file") from None
     else:
         state = unwrapped(load(weights))
-    wanted, state = backbone.state_dict(), {key.removeprefix("backbone."): value for key, value in state.items()}
+    wanted, state = backbone.state_dict(), {str(key).removeprefix("backbone."): value for key, value in state.items()}
     state = {key: state[key] for key in wanted if isinstance(state.get(key), Tensor)}
     if problems := misfit(wanted, state):
         stem_alone = misfit(wanted, state | {"conv1.weight": wanted["conv1.weight"]}) == ""

@@ -35,7 +35,7 @@ def create_teacher(name: str, weights: str | Path | None, classes: int, mean: Se
             network.load_state_dict(state.get("model", state))
     except CheckpointError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:  # torch's own, of what are no tensors by name
         raise ValueError(f"{weights}: does not fit {name} with {classes} classes ({_first_line(error)})") from None
     except OSError as error:
         raise ValueError(f"--teacher {name}: its weights cannot be downloaded ({_first_line(error)}); give a file with"

@@ -35,7 +35,8 @@ from ..graphs.graph import GroupGraph
 from .recipes import Recipe
 
 __all__ = ["CheckpointError", "as_it_was", "check_data", "check_optimiser", "check_same", "check_types", "last_good",
-           "load", "load_latest", "load_run", "lock", "position", "recipe_changes", "save", "save_graphs", "set_aside"]
+           "load", "load_latest", "load_run", "lock", "on_disk", "position", "recipe_changes", "save", "save_graphs",
+           "set_aside"]
 
 # flags that a checkpoint keeps, so that --resume PATH alone goes on exactly: those that may change, and the others
 MAY_CHANGE = ("data", "data_dir", "limit", "bad_images", "teacher_weights", "save_every", "keep_every", "every",
@@ -185,6 +186,14 @@ def set_aside(folder: Path, step: int) -> None:
     state, path, _ = load_latest(folder)
     if state and path.name == "last.pt" and state["step"] >= step:
         path.replace(folder / "diverged.pt")
+
+
+def on_disk(folder: Path) -> tuple:
+    """Return when, and how large, the checkpoints of a run in this folder were written; None for one that is not there.
+    """
+    files = [folder / name for name in ("last.pt", "previous.pt")]
+    return tuple((about.st_mtime_ns, about.st_size) if (about := file.exists() and file.stat()) else None
+                 for file in files)
 
 
 def last_good(folder: Path, before: float = math.inf) -> str:

@@ -29,7 +29,8 @@ from .distributed import Processes
 class TopK:
     """Cross-entropy, and top-1 and top-5 accuracy in percent.
 
-    A label is in the top k if fewer than k classes have a higher score: with at most five classes top-5 is 100 %.
+    A label is in the top k if fewer than k classes come before it, by score and, of equal ones, by number: a network
+    that says the same of all classes is right for the first one alone. With at most five classes top-5 is 100 %.
     """
 
     def __init__(self):
@@ -39,7 +40,9 @@ class TopK:
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits (B, classes), labels (B,) int64."""
         logits = logits.float()
-        rank = (~(logits <= logits.gather(1, labels[:, None]))).sum(1)  # (B,), 0 is the highest; NaN is never right
+        own, number = logits.gather(1, labels[:, None]), torch.arange(logits.shape[1], device=logits.device)
+        before = ~(logits <= own) | (logits == own) & (number < labels[:, None])  # (B, classes); NaN is never right
+        rank = before.sum(1)  # (B,), 0 is the highest
         loss = F.cross_entropy(logits, labels, reduction="sum")
         batch = torch.stack([loss, (rank < 1).sum(), (rank < 5).sum()]).cpu().double()
         self.sums += torch.cat([torch.tensor([float(len(labels))]), batch])

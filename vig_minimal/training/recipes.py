@@ -126,7 +126,7 @@ def kept_recipe(values: dict) -> Recipe:
     own = asdict(Recipe())
     try:
         # recipes from before there were these two had neither
-        if own.keys() - values.keys() - {"layer_decay", "scale_jitter"} or any(
+        if not isinstance(values, dict) or own.keys() - values.keys() - {"layer_decay", "scale_jitter"} or any(
                 type(values[k]) is not type(own[k]) for k in values):
             raise TypeError
         return Recipe(**values)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..data.batches import images_of_epoch
 from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL, WITH_BOXES
 from ..models.checks import check_compiler, near, plural
 from ..models.cost import count_parameters
@@ -17,7 +18,7 @@ from ..models.detection import create_detector, detector_size
 from ..models.pyramid import PyramidConfig
 from ..models.registry import CONFIGS, create_model, recognise
 from ..models.teacher import check_teacher
-from .checkpoint import MAY_CHANGE, STAY, as_it_was, load_latest, load_run, recipe_changes
+from .checkpoint import MAY_CHANGE, STAY, as_it_was, load_latest, load_run, on_disk, recipe_changes
 from .distributed import Processes, check_sync_bn
 from .flags import FAMILIES
 from .recipes import PAPERS, Recipe, flags, get_recipe, kept_recipe, override
@@ -42,6 +43,7 @@ class Settings:
     state: dict | None       # what it holds
     damaged: str             # why previous.pt is used and not last.pt, or ""
     source: dict | None      # what --init-from holds, see `recognise`
+    found: tuple             # what was in the folder when it was read, see `on_disk`
     changes: list[str]       # what differs from the checkpoint's run
 
     def kept(self) -> dict:
@@ -71,13 +73,19 @@ class Settings:
 
 def settle(args: argparse.Namespace, processes: Processes) -> Settings:
     """Decide everything, before any data is read. Raises ValueError for what cannot work together."""
-    resumed, state, damaged = None, None, ""
+    resumed, state, damaged, found = None, None, "", None
+    source = recognise(args.init_from) if args.init_from and os.path.exists(args.init_from) else None
+    if source == {} and not args.model:
+        raise ValueError(f"{args.init_from}: no checkpoint of train.py, and no released weights of ViG, Pyramid ViG,"
+                         " SViG or GKGNet whose size is known by their shapes; name the model with --model")
     if args.resume == "auto":
-        name = args.output or "-".join([choose_names(args, data := choose_data(args, None), None)[0], data])
-        args.output = processes.from_first(output_folder, args, name)
+        args.output = processes.from_first(output_folder, args, args.output or run_name(args, source))
+        found = on_disk(Path(args.output))
         state, resumed, damaged = load_latest(Path(args.output))
+        check_source(args, source, state, resumed)
     elif args.resume:
         resumed = Path(args.resume)
+        found = on_disk(Path(args.output or resumed.parent))
         state = load_run(resumed)
     changes = as_it_was(args, state, resumed)
     for flag in ("init_from", "backbone_weights", "teacher_weights"):
@@ -86,25 +94,20 @@ def settle(args: argparse.Namespace, processes: Processes) -> Settings:
             raise ValueError(f"--{flag.replace('_', '-')} {path}: no such file")
     data = choose_data(args, state)
     args.task = args.task or ("detection" if data == "shapes-boxes" else "labels")
-    source = recognise(args.init_from) if args.init_from and not state else None
-    if source == {} and not args.model:
-        raise ValueError(f"{args.init_from}: no checkpoint of train.py, and no released weights of ViG, Pyramid ViG,"
-                         " SViG or GKGNet whose size is known by their shapes; name the model with --model")
+    source = None if state else source
     if args.freeze and source is None and not state:
         raise ValueError("--freeze: keeps the loaded weights; name them with --init-from FILE")
-    # another family, as GKGNet from Pyramid ViG, takes the weights alone
-    alike = source and family_of(args.model or source["name"]) == family_of(source["name"])
-    like = source | {"flags": {"recipe": "finetune"}} if alike else None
-    if alike and args.task == "detection":  # the classifier becomes the backbone; κ follows the new grid
-        body = {name: value for name, value in source["config"].items() if name != "clusters"}
-        like |= {"flags": {}, "config": {"body": tuple(body.items())}}
+    like = as_a_start(args, source)
     model, recipe_name = choose_names(args, data, state or like)
     folder = Path(processes.from_first(output_folder, args, f"{model}-{data}"))
+    found = on_disk(folder) if found is None else found
     given = {name: getattr(args, name) for name in flags() if getattr(args, name) is not None}
     # a command given again computes its rates again
-    again = state and not (args.recipe or args.scale_lr)
-    recipe = kept_recipe(state["recipe"]) if again else get_recipe(recipe_name)
-    recipe = override(as_trained(recipe, like) if like else recipe, given, args.scale_lr)
+    again = state and (args.recipe or args.scale_lr)
+    recipe = kept_recipe(state["recipe"]) if state and not again else get_recipe(recipe_name)
+    # a run that goes on keeps the crop, mean and std that it may have from --init-from
+    trained = like or (state if again and not args.eval_only else None)
+    recipe = override(as_trained(recipe, trained) if trained else recipe, given, args.scale_lr)
     if state and not args.eval_only:
         changes += recipe_changes(recipe, kept_recipe(state["recipe"]), resumed)
     fields = choose_fields(args, data, model, recipe, state or like)
@@ -119,12 +122,37 @@ def settle(args: argparse.Namespace, processes: Processes) -> Settings:
     if workers is None:
         workers = min(8, max(1, (os.cpu_count() or 1) // processes.local_world))
     settings = Settings(args, model, fields, data, recipe_name, recipe, folder, workers, resumed, state, damaged,
-                        source, changes)
+                        source, found, changes)
     with torch.device("meta"):  # what cannot work is found before any data is fetched or memory taken
         if (count := count_parameters(settings.build_model())) > MOST_PARAMETERS:
             raise ValueError(f"{model}: {count:,} parameters, and at most {MOST_PARAMETERS:,} are allowed; choose a"
                              " smaller dim or depth with --set")
     return settings
+
+
+def as_a_start(args: argparse.Namespace, source: dict | None) -> dict | None:
+    """Return what --init-from holds as if it were the checkpoint of a run to fine-tune, or None: a model of another
+    family, as GKGNet from Pyramid ViG, takes the weights alone."""
+    if not source or family_of(args.model or source["name"]) != family_of(source["name"]):
+        return None
+    if args.task == "detection":  # the classifier becomes the backbone; κ follows the new grid
+        body = {name: value for name, value in source["config"].items() if name != "clusters"}
+        return source | {"flags": {}, "config": {"body": tuple(body.items())}}
+    return source | {"flags": {"recipe": "finetune"}}
+
+
+def run_name(args: argparse.Namespace, source: dict | None) -> str:
+    """Return MODEL-DATA, after which a new run's folder is named."""
+    args, data = argparse.Namespace(**vars(args)), choose_data(args, None)
+    args.task = args.task or ("detection" if data == "shapes-boxes" else "labels")
+    return f"{choose_names(args, data, as_a_start(args, source))[0]}-{data}"
+
+
+def check_source(args: argparse.Namespace, source: dict | None, state: dict | None, resumed: Path | None) -> None:
+    """Raise ValueError if a run that goes on by itself cannot have begun from the weights of --init-from."""
+    if source and state and not args.model and family_of(source["name"]) != family_of(state["name"]):
+        raise ValueError(f"{resumed} is of {state['name']}, and --init-from {args.init_from} of {source['name']};"
+                         " choose another --output, or leave --init-from out to go on")
 
 
 def choose_data(args: argparse.Namespace, state: dict | None) -> str:
@@ -197,7 +225,8 @@ def family_of(model: str) -> str:
 
 def as_trained(recipe: Recipe, source: dict) -> Recipe:
     """Return the recipe with the crop, mean and std with which the weights of `source` were trained."""
-    kept = kept_recipe(source["recipe"]) if "recipe" in source else get_recipe(PAPERS[family_of(source["name"])])
+    kept = source.get("recipe")
+    kept = kept_recipe(kept) if kept else get_recipe(PAPERS.get(family_of(source["name"]), "vig"))
     return replace(recipe, eval_crop=kept.eval_crop, mean=tuple(kept.mean), std=tuple(kept.std))
 
 
@@ -276,6 +305,9 @@ def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
     size, parts = recipe.batch_size, processes.world * recipe.accumulation
     if size > images:
         raise ValueError(f"--batch-size {size}: larger than the data set of {plural(images, 'training image')}")
+    if size > (drawn := images_of_epoch(images, recipe.repeats)):
+        raise ValueError(f"--batch-size {size}: with --repeats {recipe.repeats} an epoch of this data has {drawn}"
+                         " images, a multiple of 256; choose a smaller batch, or --repeats 1")
     share, rest = divmod(size, parts)
     what = f"--batch-size {size}: the global batch, of which each of {plural(processes.world, 'process')}"
     what += f" and {recipe.accumulation} parts (--accumulation)" if recipe.accumulation > 1 else ""

@@ -5,6 +5,7 @@ import copy
 import functools
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -68,6 +69,8 @@ class Job:
         run, data, recipe = self.run, self.data, self.run.recipe
         if run.bad_in_a_row:
             return
+        if run.step > run.epoch * len(self.batches):  # in the middle of an epoch: as before an evaluation
+            run.task.begin_evaluation(run.evaluated)
         state = {"name": self.settings.model, "config": asdict(run.model.config), "classes": data.classes,
                  "mean": recipe.mean, "std": recipe.std, "recipe": asdict(recipe), "epoch": run.epoch, "step": run.step,
                  "steps": len(self.batches), "best": run.best, "multi_label": data.multi_label,
@@ -175,13 +178,19 @@ def calibrate(run: Run, images: Tensor, targets: Tensor) -> None:
     run.evaluated.load_state_dict(run.model.state_dict())
 
 
+def in_their_folder(names: Sequence[str]) -> list[str]:
+    """Return the names of images without the folder that all lie in, which may be another one when a run goes on."""
+    names = [os.path.abspath(name) if os.sep in name else name for name in names]
+    root = os.path.commonpath([min(names), max(names)]) if names else ""
+    return [name.removeprefix(root) for name in names]
+
+
 def fingerprint(data: Data) -> dict[str, list]:
     """Return the number of images of each split, and a hash of their names, wherever their folder lies, and labels."""
     splits = {}
     for split, source in (("training", data.train), ("validation", data.val)):
         names, targets = [image_name(source, index) for index in range(len(source))], targets_of(source)
-        root = os.path.commonpath([min(names), max(names)])
-        content = "\n".join(name.removeprefix(root) for name in names).encode(errors="surrogateescape")
+        content = "\n".join(in_their_folder(names)).encode(errors="surrogateescape")
         content += b"" if targets is None else targets.numpy().tobytes()
         splits[split] = [len(names), hashlib.blake2b(content, digest_size=16).hexdigest()]
     return splits
@@ -198,7 +207,7 @@ def restore(run: Run, settings: Settings, data: Data, steps: int) -> int:
         run.evaluated.load_state_dict(state["model"])
         if settings.flags.eval_only:
             return 0
-        if list(state.get("anchors", [])) != list(run.task.anchor_names):
+        if in_their_folder(state.get("anchors", [])) != in_their_folder(run.task.anchor_names):
             raise ValueError("its anchors are other images; go on with the same data and seed")
         if "training" not in state:
             raise ValueError("holds the weights to use only; go on from last.pt, or give --eval-only")
@@ -217,8 +226,11 @@ def restore(run: Run, settings: Settings, data: Data, steps: int) -> int:
 
 
 def take_folder(settings: Settings, resources: contextlib.ExitStack) -> None:
-    """Lock the output folder. Rename a damaged last.pt: the next save would overwrite the good previous.pt with it."""
+    """Lock the output folder. Rename a damaged last.pt: the next save would overwrite the good previous.pt with it.
+    Raises ValueError if another run has written there since this one read it: nothing of that may be lost."""
     resources.enter_context(checkpoint.lock(settings.folder))
+    if checkpoint.on_disk(settings.folder) != settings.found:
+        raise ValueError(f"{settings.folder}: another run wrote there while this one began; start it again")
     if settings.damaged and (settings.folder / "last.pt").exists():
         (settings.folder / "last.pt").replace(settings.folder / "damaged.pt")
 

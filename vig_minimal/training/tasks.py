@@ -154,13 +154,13 @@ class BipartiteScores(TopK):
     of images whose strongest attention goes to a proxy of their class; only for models with attention.
     """
 
-    def __init__(self):
+    def __init__(self, model: CNN2Graph):
         super().__init__()
-        self.strongest, self.model = torch.zeros(2, dtype=torch.float64), None  # images, those whose proxy is right
+        self.strongest, self.model = torch.zeros(2, dtype=torch.float64), model  # images, those whose proxy is right
 
-    def update(self, outputs: tuple[Tensor, Tensor, CNN2Graph], labels: Tensor) -> None:
+    def update(self, outputs: tuple[Tensor, Tensor], labels: Tensor) -> None:
         """Add a batch: outputs of `BipartiteTask.predict`, labels (B,)."""
-        logits, attention, self.model = outputs
+        logits, attention = outputs
         super().update(logits, labels)
         strongest = attention.argmax(1) // self.model.config.proxies_per_class  # (B,), classes
         self.strongest += torch.tensor([len(labels), (strongest == labels).sum()], dtype=torch.float64)
@@ -192,7 +192,6 @@ class BipartiteTask(Task):
              "val_strongest": "strongest proxy {:5.2f} %"}
     loss_names = ("images", "anchors", "proxies", "anchor_triplet", "proxy_triplet", "anchor_proxy_triplet",
                   "proxy_contrastive")
-    scores = BipartiteScores
 
     def __init__(self, anchors: Anchors | None, label_smoothing: float, contrastive: float, processes: Processes):
         self.anchors, self.processes = anchors, processes
@@ -206,13 +205,17 @@ class BipartiteTask(Task):
 
     def begin_evaluation(self, model: CNN2Graph) -> None:
         """Let the model compute and store its own embeddings of the anchors."""
+        self.evaluated = model
         if self.anchors is not None:
             model.store_anchors(self.anchors.as_they_are())
 
-    def predict(self, model: CNN2Graph, images: Tensor) -> tuple[Tensor, Tensor, CNN2Graph]:
-        """Return logits, the attention of images to proxies (B, P), and the model."""
+    def scores(self) -> BipartiteScores:
+        return BipartiteScores(self.evaluated)
+
+    def predict(self, model: CNN2Graph, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits, and the attention of images to proxies (B, P)."""
         logits, graphs = model.forward(images, return_graphs=True)  # not the compiled __call__, which returns no graphs
-        return logits, graphs[0].weights[0, :, len(model.anchors):], model
+        return logits, graphs[0].weights[0, :, len(model.anchors):]
 
     def losses(self, outputs: Output, targets: Tensor, images: Tensor) -> dict[str, Tensor]:
         """Return the losses by name. targets: labels (B,)."""

@@ -2,6 +2,7 @@
 
 import io
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -51,6 +52,20 @@ def write_odd(folder):
             "flat.tif": "7 to 7 as black to white",
             "cmyk.jpg": "CMYK", "deep.png": "16 bit", "palette.png": "partly transparent",
             "glass.png": "partly transparent", "turned.jpg": "rotated by EXIF"}
+
+
+def test_grey_of_16_bits_may_be_transparent(tmp_path):
+    grey = np.array([[0, 10_000, 30_000, 60_000]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "opaque.png")
+    content = (tmp_path / "opaque.png").read_bytes()
+    chunk = b"tRNS" + (30_000).to_bytes(2, "big")
+    chunk = (2).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    place = content.index(b"IDAT") - 4
+    (tmp_path / "clear.png").write_bytes(content[:place] + chunk + content[place:])
+    opaque, clear = (read_image(tmp_path / f"{name}.png") for name in ("opaque", "clear"))
+    assert np.asarray(opaque)[0, :, 0].tolist() == [0, 39, 117, 233] and opaque.info["was"] == "16 bit"
+    assert np.asarray(clear)[0, :, 0].tolist() == [0, 39, 255, 233]
+    assert clear.info["was"] == "16 bit, partly transparent"
 
 
 def test_odd_files_are_read_right(tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision.transforms.functional as TF
 from torchvision.ops import masks_to_boxes
 
 from helpers import coco_folder, thing
@@ -12,7 +13,7 @@ from vig_minimal.data.coco_voc import CocoObjects, coco
 from vig_minimal.data.data_recipe import DataRecipe
 from vig_minimal.data.datasets import Scenes, open_data
 from vig_minimal.data.decoding import DataError
-from vig_minimal.data.object_batches import ObjectImages, mirrored, scaled
+from vig_minimal.data.object_batches import ObjectImages, ObjectTraining, ObjectValidation, mirrored, scaled
 from vig_minimal.data.synthetic import Shapes
 
 MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini.tar"
@@ -150,6 +151,24 @@ def test_training_images_follow_seed_and_key_alone():
                                   for i, image in enumerate(flips.images))
     plain = ObjectImages(source, (32, 32), 1.0).__getitems__(keys)  # evaluation
     assert all(torch.equal(image, source[i][0]) for i, image in enumerate(plain.images))
+
+
+def test_converted_images_are_noted_in_training_and_validation():
+    class Converted(Scenes):
+        def __getitem__(self, index):
+            image, target = super().__getitem__(index)
+            image = TF.to_pil_image(image)
+            image.info["was"] = "CMYK"
+            return image, target
+
+    recipe, place = DataRecipe(batch_size=2), (torch.device("cpu"), 0)
+    images = ObjectImages(Converted(Shapes(32, 4, "val", "boxes")), (32, 32), 1.0)
+    training, validation = ObjectTraining(images, 10, recipe, 0, (0, 1), *place), ObjectValidation(
+        images, recipe, (0, 1), *place)
+    for batches in (training.epoch(0), validation):
+        assert len(list(batches)) == 2
+    assert training.notes.keys() == validation.notes.keys() == {f"image {i}" for i in range(4)}
+    assert {note.text for note in validation.notes.values()} == {"CMYK"}
 
 
 def test_objects_of_coco(tmp_path):

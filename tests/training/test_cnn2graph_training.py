@@ -1,6 +1,7 @@
 """Training CNN2GNN: named losses, anchors, resuming, evaluation without training images, several processes."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from vig_minimal.data.anchors import Anchors
 from vig_minimal.data.datasets import open_data
 from vig_minimal.data.decoding import DataError
 from vig_minimal.look import attention as relations
+from vig_minimal.look.predict import load
 from vig_minimal.models.cnn2graph import CNN2Graph
 from vig_minimal.training import checkpoint
 from vig_minimal.training.distributed import Processes, start
 from vig_minimal.training.engine import create_run
 from vig_minimal.training.recipes import get_recipe
+from vig_minimal.training.setup import in_their_folder
 from vig_minimal.training.tasks import BipartiteScores, BipartiteTask, proxy_distance
 
 ONE = Processes(0, 1, 0, 1, torch.device("cpu"))
@@ -94,6 +97,57 @@ def test_a_run_goes_on_to_the_same_weights_and_evaluates_without_its_anchors(cap
     assert f"top1 {float(rows('whole')[-1]['val_top1']):.3f}" in capsys.readouterr().out
     message = refused(capsys, "--resume", "whole/last.pt", "--data-dir", "data", "--batch-size", "4", "--epochs", "3")
     assert "its anchors are other images" in message
+
+
+def test_a_moved_folder_has_the_same_anchors(tmp_path):
+    image_folder(tmp_path / "data", count=6)
+    argv = ["--batch-size", "4", "--output", "out"]
+    run("--data-dir", "data", "--epochs", 1, *argv, model="cnn2mean_nano")
+    train.main(["--resume", "out/last.pt", "--epochs", "2", "--device", "cpu"])
+    os.rename("data", "moved")
+    train.main(["--resume", "out/last.pt", "--data-dir", "moved", "--epochs", "3", "--device", "cpu"])
+    assert checkpoint.load_run(Path("out/last.pt"))["epoch"] == 3
+    here = [os.path.abspath(f"moved/{name}.png") for name in ("a/1", "b/2")]
+    assert in_their_folder(["./a/1.png", "./b/2.png"]) == in_their_folder(here) == ["/a/1.png", "/b/2.png"]
+    assert in_their_folder(["image 3", "image 12"]) == ["image 3", "image 12"] and in_their_folder([]) == []
+
+
+@pytest.mark.parametrize("decay", ["0.99", "0"])
+def test_anchors_in_the_middle_of_an_epoch_are_those_of_the_saved_weights(monkeypatch, decay):
+    def save(path, state, **options):
+        checkpoint_save(path, state, **options)
+        if state["step"] == 7 and Path(path).name == "last.pt":  # the third of four steps
+            shutil.copy(path, "middle.pt")
+
+    checkpoint_save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", save)
+    run("--epochs", "2", "--output", "out", "--save-every", "1", "--ema-decay", decay, model="cnn2gnn_nano")
+    model = load("middle.pt")
+    with torch.no_grad():
+        torch.testing.assert_close(model.anchors, model.backbone(anchors(per_class=1).as_they_are()), rtol=1e-4, atol=1e-4)
+
+
+def test_storing_anchors_leaves_frozen_parts_in_evaluation():
+    model = create_model("cnn2gnn_nano", num_classes=2, img_size=16).train()
+    frozen = next(part for part in model.backbone.modules() if isinstance(part, torch.nn.BatchNorm2d)).eval()
+    model.store_anchors(torch.randn(len(model.anchors), 3, 16, 16))
+    assert model.training and model.backbone.training and not frozen.training
+
+
+def test_a_process_without_validation_images_has_scores_too():
+    model = create_model("cnn2gnn_nano", num_classes=3, img_size=16)
+    task = BipartiteTask(None, 0.0, 1.0, ONE)
+    task.begin_evaluation(model)
+
+    class Two:  # the other process has an image, which is right
+        def sum(self, values):
+            return values + 1
+
+        def gather(self, value):
+            return [value, torch.zeros(2, 1, dtype=torch.int64)]
+
+    scores = task.metric().compute(Two())
+    assert scores["top1"] == scores["strongest"] == 100 and scores["proxy_distance"] == proxy_distance(model)
 
 
 def anchors(seed=0, per_class=2, **changes):

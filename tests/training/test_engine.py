@@ -76,6 +76,21 @@ def test_top_k_streams():
     assert scores["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
 
 
+def test_of_equal_scores_the_first_class_counts():
+    # else a network that says the same of all classes would always be right, and half precision is full of ties
+    metric, labels = TopK(), torch.arange(10)
+    metric.update(torch.zeros(10, 10, dtype=torch.bfloat16), labels)
+    scores = metric.compute(ONE)
+    assert scores["top1"] == 10 and scores["top5"] == 50
+    assert metric.pairs.tolist() == [labels.tolist(), [0] * 10]
+    metric = TopK()
+    metric.update(logits := torch.randn(400, 10).round(), labels := torch.randint(10, (400,)))
+    assert metric.compute(ONE)["top1"] == pytest.approx(100 * (logits.argmax(1) == labels).double().mean().item())
+    metric = TopK()
+    metric.update(torch.full((10, 10), torch.nan), torch.arange(10))
+    assert metric.compute(ONE)["top5"] == 0
+
+
 def test_top_5_of_three_classes_is_everything():
     metric = TopK()
     metric.update(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))

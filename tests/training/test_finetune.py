@@ -90,7 +90,7 @@ def trained():
     """A model of cats and dogs."""
     image_folder(Path("pets"), count=4)
     run("--model", "vig_nano", *TINY, "--set", "conv=sage", "--data-dir", "pets", "--epochs", 1, "--output", "pets_run")
-    return torch.load("pets_run/best.pt" if os.path.exists("pets_run/best.pt") else "pets_run/last.pt")
+    return torch.load("pets_run/best.pt")
 
 
 def small(*argv):
@@ -111,6 +111,37 @@ def test_the_checkpoint_tells_all_and_the_last_layer_is_new(trained, capsys):
     assert (state["recipe"]["eval_crop"], state["mean"]) == (trained["recipe"]["eval_crop"], trained["mean"])
     run("--resume", "birds_run/last.pt", "--eval-only", "--device", "cpu")
     assert len(rows("birds_run")) == 2
+
+
+@pytest.mark.parametrize("more", [[], ["--scale-lr"], ["--recipe", "finetune"]])
+def test_a_command_given_again_goes_on(trained, capsys, more):
+    torch.save(torch.load("pets_run/last.pt") | {"recipe": trained["recipe"] | {"eval_crop": 0.8}}, "pets_run/crop.pt")
+    argv = ["--data-dir", "pets", "--init-from", "pets_run/crop.pt", *small("--resume", "auto", *more)]
+    run(*argv, "--epochs", 1)
+    run(*argv, "--epochs", 2)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "output runs/vig_nano-imagefolder" in said and "going on after epoch 1" in said
+    state = torch.load("runs/vig_nano-imagefolder/last.pt")
+    assert state["epoch"] == 2 and state["recipe"]["eval_crop"] == 0.8
+
+
+def test_a_run_of_another_model_is_not_gone_on_with(trained, capsys):
+    data = ["--data-dir", "pets", *small("--epochs", 1)]
+    run("--model", "lrgc_nano", *TINY, *data, "--output", "other")
+    capsys.readouterr()
+    said = refused(capsys, *map(str, data), "--init-from", "pets_run/last.pt", "--output", "other", "--resume", "auto")
+    assert "other/last.pt is of lrgc_nano, and --init-from pets_run/last.pt of vig_nano" in said
+    assert torch.load("other/last.pt")["name"] == "lrgc_nano"
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"name": "foo", "config": {}, "recipe": None}, "unknown model 'foo'"), ({"recipe": None}, ""),
+    ({"recipe": [1]}, "of another version")])
+def test_a_foreign_file_is_a_sentence_or_taken(trained, capsys, change, says):
+    torch.save(torch.load("pets_run/last.pt") | change, "foreign.pt")
+    capsys.readouterr()
+    argv = ["--data-dir", "pets", "--init-from", "foreign.pt", *small("--dry-run")]
+    assert says in refused(capsys, *map(str, argv)) if says else run(*argv) is None
 
 
 def test_another_size_resizes_the_positions(trained, capsys):

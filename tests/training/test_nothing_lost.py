@@ -8,6 +8,7 @@ import resource
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -200,6 +201,22 @@ def test_two_runs_never_write_into_one_folder(tmp_path):
     first.kill()
     finish(first)
     assert ended(tmp_path, *RANDOM, *OUT) == 0  # the lock went with its process
+
+
+def another_run_ends() -> None:
+    """Just before the folder is locked, another run writes there and ends."""
+    def then(*about):
+        Path("out").mkdir()
+        Path("out/last.pt").write_bytes(b"of a finished run")
+        return take_folder(*about)
+
+    take_folder, train.take_folder = train.take_folder, then
+
+
+def test_a_run_that_ends_while_another_begins_is_not_overwritten(tmp_path):
+    assert finish(start(tmp_path, *TINY, *RANDOM, *OUT, prepare=another_run_ends)) == 2
+    assert "out: another run wrote there while this one began; start it again" in said(tmp_path)
+    assert (tmp_path / "out" / "last.pt").read_bytes() == b"of a finished run"
 
 
 # ---- processes and data that go away -------------------------------------------------------------------------------

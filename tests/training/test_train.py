@@ -25,6 +25,7 @@ from vig_minimal.models.released import load_released
 from vig_minimal.training import checkpoint, flags, run_log, settings
 from vig_minimal.training.engine import AMP
 from vig_minimal.training.flags import parse
+from vig_minimal.training.metrics import TopK
 from vig_minimal.training.recipes import get_recipe
 from vig_minimal.training.tasks import SingleLabel
 
@@ -179,6 +180,30 @@ def test_a_teacher_of_the_same_classes_can_be_learnt_from(capsys):
     run(*argv, "--teacher-weights", "teacher.pt")
     assert "teacher squeezenet1_1" in capsys.readouterr().out
     assert "ImageNet's 1000 classes" in refused(capsys, *map(str, argv), "--recipe", "demo", "--limit", "32")
+    for number, foreign in enumerate(({"model": "resnet"}, {3: torch.zeros(1)})):
+        torch.save(foreign, f"{number}.pt")
+        assert f"{number}.pt: does not fit squeezenet1_1" in refused(
+            capsys, *map(str, argv), "--teacher-weights", f"{number}.pt", "--recipe", "demo", "--limit", "32")
+
+
+def test_a_run_that_is_never_right_has_its_files_all_the_same(capsys, monkeypatch):
+    nothing = {"loss": 1.0, "top1": 0.0, "top5": 0.0}
+    monkeypatch.setattr(TopK, "compute", lambda *_: nothing)
+    run("--epochs", 2, "--output", "out")
+    assert torch.load("out/best.pt")["epoch"] == 1
+    assert "best top-1 0.00 % at epoch 1 of 2" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_checkpoint_to_go_on_from_is_the_last_to_be_written(monkeypatch):
+    written, save = [], checkpoint.save
+
+    def noted(path, state, **options):
+        written.append(Path(path).name)
+        save(path, state, **options)
+
+    monkeypatch.setattr(checkpoint, "save", noted)
+    run("--epochs", 1, "--output", "out", "--keep-every", 1)
+    assert [name for name in written if name != "best.pt"] == ["epoch-000.pt", "last.pt", "epoch-001.pt", "last.pt"]
 
 
 def test_what_looks_wrong_is_said(tmp_path):
@@ -302,6 +327,7 @@ def test_set_takes_numbers_and_words():
     (["--batch-size", "-8"], "--batch-size -8: must be at least 1"),
     (["--batch-size", "1"], "at least 2 images"),
     (["--batch-size", "64", "--limit", "32"], "larger than the data set of 32 training images"),
+    (["--batch-size", "300", "--limit", "500", "--repeats", "3"], "with --repeats 3 an epoch of this data has 256 images"),
     (["--batch-size", "many"], "invalid int value: 'many'"),
     (["--epochs", "0"], "--epochs 0: must be at least 1 and at most 1,000,000"),
     (["--lr", "-1"], "--lr -1: must be more than 0 and at most 1,000"),

@@ -1,8 +1,10 @@
 """compare: which cells there are, what is measured of them, the tables, and what happens when it is cut off."""
 
 import csv
+import itertools
 import json
 import math
+import random
 import signal
 import subprocess
 import sys
@@ -183,6 +185,19 @@ def test_differences_are_paired_by_seed(tmp_path):
     assert "| svga | 3 of 3 | 64.00 ± 3.00 | +2.00 ± 0.58 | 2 |" in text
     assert "| none | 1 of 3 | 60.00 | −4.00 | 2 |" in text and "| knn | 3 of 3 | 62.00 ± 2.00 | – |" in text
     assert text.endswith("\n\nMissing: none (seed 0), none (seed 2).\n")
+
+
+def test_names_in_the_picture_hide_neither_one_another_nor_a_dot():
+    rng = random.Random(0)
+    places = {f"a name {i}": (rng.uniform(80, 300), rng.uniform(110, 350)) for i in range(15)}
+    dots = [(x - 5, y - 5, x + 5, y + 5) for x, y in places.values()]
+    boxes = table.boxes_of_names(608, places, dots)
+    assert boxes.keys() == places.keys()
+    for (name, box), (other, another) in itertools.combinations(boxes.items(), 2):
+        assert not table.overlap(box, another), (name, other)
+    assert not any(table.overlap(box, dot) for box in boxes.values() for dot in dots)
+    alone, = table.boxes_of_names(608, {"alone": (300, 200)}, [(295, 195, 305, 205)]).values()
+    assert alone[0] == 308 and (alone[1] + alone[3]) / 2 == 200  # to the right of its dot
 
 
 def test_an_empty_comparison_has_a_table_and_a_picture_needs_one_cell(tmp_path):

@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from ..chart import HEIGHT, INK, LEFT, TOP, WIDTH, Axis, Chart, Series, draw_page, ticks
+from ..chart import FAINT, HEIGHT, INK, LEFT, TOP, WIDTH, Axis, Chart, Series, draw_page, ticks
 from ..panels import FONT, LINE, colours
 from .cells import Cell, Variant
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 # key of a result -> heading of its column, and how it is printed
 COLUMNS = {"parameters": ("parameters", "{:,.0f}"), "gmacs": ("GMACs", "{:.3f}"),
@@ -111,17 +113,37 @@ def picture(cells: Sequence[Cell], baseline: Variant, title: str) -> Image.Image
         dots.append(Series(row.variant.name, [(at, row.mean)], colour))
     page = draw_page(title, [Chart(name, "time in evaluation / the same network without a graph", x, y,
                                    [*curves, *dots], [])])
-    draw, taken = ImageDraw.Draw(page), []
-    for dot in sorted(dots, key=lambda dot: dot.points[0]):
-        (at, score), = dot.points
-        left, top = LEFT + x.pixel(at, WIDTH) + 8, 44 + TOP + HEIGHT - y.pixel(score, HEIGHT) - LINE / 2
-        wide = FONT.getlength(dot.name)
-        left = left if left + wide < page.width else left - wide - 16
-        while any(abs(top - y0) < LINE - 3 and left < x1 and x0 < left + wide for y0, x0, x1 in taken):
-            top += 2  # below the name that is there
-        taken.append((top, left, left + wide))
-        draw.text((left, top), dot.name, INK, FONT)
+    places = {dot.name: (LEFT + x.pixel(at, WIDTH), 44 + TOP + HEIGHT - 1 - y.pixel(score, HEIGHT))
+              for dot in dots for at, score in dot.points}
+    bars = [by / (y.high - y.low) * HEIGHT for by in spread]
+    drawn = [(across - wide, down - high, across + wide, down + high)
+             for (across, down), bar in zip(places.values(), bars) for wide, high in ((5, 5), (2, bar))]
+    draw = ImageDraw.Draw(page)
+    for name, (left, top, right, bottom) in boxes_of_names(page.width, places, drawn).items():
+        (across, down), middle = places[name], (top + bottom) / 2
+        if abs(middle - down) > LINE:  # a line leads to its place
+            draw.line((across, down, left if left > across else right, middle), FAINT)
+        draw.text((left, top), name, INK, FONT)
     return page
+
+
+def boxes_of_names(width: int, places: dict[str, tuple[float, float]], drawn: Sequence[Box]) -> dict[str, Box]:
+    """Return where to write each name: beside its place, or as near as it goes without hiding another name or what is
+    drawn."""
+    boxes = {}
+    for name, (across, down) in sorted(places.items(), key=lambda item: item[1]):
+        wide = FONT.getlength(name)
+        free = [(left, top, left + wide, top + LINE) for away in range(0, HEIGHT, 2) for way in (1, -1)
+                for left in (across + 8, across - 8 - wide)
+                if LEFT - 8 < left < width - wide and 44 + TOP < (top := down + way * away - LINE / 2)]
+        boxes[name] = next((box for box in free if not any(overlap(box, other) for other in (*drawn, *boxes.values()))),
+                           free[0])
+    return boxes
+
+
+def overlap(a: Box, b: Box) -> bool:
+    """Return whether two boxes (left, top, right, bottom) have pixels in common."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _axis(values: Sequence[float]) -> Axis:

@@ -176,6 +176,19 @@ def test_commands_are_understood(piece, tmp_path, monkeypatch, capsys):
         pytest.fail(f"{piece.text}: exit code {end.code}: {capsys.readouterr().err}")
 
 
+def understood(main, argv, monkeypatch):
+    """The command parses these arguments; it is not run."""
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(parser, argv=None, namespace=None):
+        parse_args(parser, argv, namespace)
+        raise Understood
+
+    with monkeypatch.context() as patch, pytest.raises(Understood):
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        main(argv)
+
+
 def understand(words: list[str], monkeypatch) -> None:
     """Check a command as far as that goes without running it. Ends the process if it is refused."""
     match words:
@@ -200,17 +213,11 @@ def understand(words: list[str], monkeypatch) -> None:
                 script(path).main(rest)
         case ["python", "-m", "vig_minimal"]:
             pass
+        case ["python", "docs/compare/cifar_folder.py" as path, *rest]:
+            understood(script(path).main, rest, monkeypatch)
         case ["python", "-m", "vig_minimal", command, *rest]:
             module, _ = COMMANDS[command]
-            parse_args = argparse.ArgumentParser.parse_args
-
-            def parse_and_stop(parser, argv=None, namespace=None):
-                parse_args(parser, argv, namespace)
-                raise Understood
-
-            with monkeypatch.context() as patch, pytest.raises(Understood):
-                patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-                importlib.import_module(f"vig_minimal.look.{module}").main(rest)
+            understood(importlib.import_module(f"vig_minimal.look.{module}").main, rest, monkeypatch)
         case _:
             pytest.fail(f"a command that nobody knows: {' '.join(words)}")
 

@@ -18,7 +18,7 @@ def control(equation: str, says: str) -> tuple[Step, Step]:
     return BLIND, Step("edges", "edges", "Edges that know nothing of the image", equation, says)
 
 
-RANDOM = control("N(i) = i and k − 1 others, by lot",
+RANDOM = control("N(i) = i and k − 1 others, at random",
                  "A control: as many edges as k nearest has, and no reason for any. What a chosen graph brings, it "
                  "brings beyond this one.")
 GRID = control("N(i) = {j : |row_j − row_i| ≤ 1, |column_j − column_i| ≤ 1}",

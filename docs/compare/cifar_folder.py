@@ -1,7 +1,7 @@
 """Write CIFAR-10 as a folder of images: python docs/compare/cifar_folder.py CIFAR --train 1000 --val 500
 
-makes CIFAR/train/CLASS/ with 1,000 images of each class, and CIFAR/val/CLASS/ with 500 of the test set, as PNGs. Which
-ones is decided by chance, and is the same on every call. torchvision downloads the data set (170 MB) once.
+makes CIFAR/train/CLASS/ with 1,000 images of each class, and CIFAR/val/CLASS/ with 500 of the test set, as PNGs. They
+are chosen at random, the same ones on every call. torchvision downloads the data set (170 MB) once.
 """
 
 import argparse
@@ -34,12 +34,12 @@ def main(argv: list[str] | None = None) -> None:
     for split, count, most in (("train", args.train, 5000), ("val", args.val, 1000)):
         if not 1 <= count <= most:
             parser.error(f"--{split} {count}: from 1 to {most} images of each class")
-    for split, count in (("train", args.train), ("val", args.val)):
-        try:
-            data = CIFAR10(args.download_to, split == "train", download=True)
-        except OSError as error:
-            parser.error(f"CIFAR-10 cannot be downloaded to {args.download_to} ({error})")
-        write(data, args.folder / split, count)
+    try:
+        train, val = (CIFAR10(args.download_to, is_train, download=True) for is_train in (True, False))
+    except (OSError, RuntimeError) as error:
+        parser.error(f"CIFAR-10 cannot be downloaded to {args.download_to} ({error})")
+    write(train, args.folder / "train", args.train)
+    write(val, args.folder / "val", args.val)
     print(f"wrote {10 * args.train} training and {10 * args.val} validation images to {args.folder}")
 
 

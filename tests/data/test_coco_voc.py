@@ -27,6 +27,16 @@ def test_classes_are_the_categories_by_id_and_images_without_objects_are_all_neg
     assert image.size == (32, 24) and target.tolist() == [[1, 0, 1], [0, 0, 0]]
 
 
+def test_photos_of_2014_are_taken_where_there_are_no_others(tmp_path):
+    folder = coco_folder(tmp_path)
+    expected = [split.targets for split in coco(str(folder))]
+    for path in [*folder.glob("annotations/*2017.json"), *folder.glob("*2017")]:
+        path.rename(path.with_name(path.name.replace("2017", "2014")))
+    found = coco(str(folder))
+    assert all(torch.equal(split.targets, targets) for split, targets in zip(found, expected, strict=True))
+    assert found[0][2][0].size == (32, 24)
+
+
 def test_an_object_has_its_largest_size_and_a_crowd_counts(tmp_path):
     objects = [thing(10, 1, area=50.0), thing(10, 1, area=32.0**2), thing(10, 7, area=96.0**2, iscrowd=1),
                thing(11, 1, box=(0, 0, 30, 24))]  # 720 pixels, without an area

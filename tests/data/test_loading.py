@@ -11,7 +11,8 @@ from vig_minimal.data.batches import TrainingBatches, ValidationBatches
 from vig_minimal.data.datasets import open_data
 from vig_minimal.data.decoding import DataError
 from vig_minimal.data.loading import PreparedImages, StoredImages, store_if_it_fits
-from vig_minimal.training.recipes import Recipe
+from vig_minimal.look.predict import Transform
+from vig_minimal.training.recipes import Recipe, get_recipe
 
 CPU = torch.device("cpu")
 
@@ -25,6 +26,16 @@ def test_validation_images_are_centre_cropped_to_the_models_size():
     assert labels.tolist() == [1]
     wide = PreparedImages([(Image.fromarray(pixels), 1)], (8, 24), eval_crop=0.9).__getitems__([(0, 0, 0)])[0]
     assert wide.shape == (1, 3, 8, 24)
+
+
+def test_a_crop_of_0_is_the_whole_image():
+    pixels = np.zeros((20, 60, 3), np.uint8)
+    pixels[:, :15], pixels[:, 45:] = 200, 100  # what a centre crop would cut off
+    image, = PreparedImages([(Image.fromarray(pixels), 1)], (8, 8), eval_crop=0.0).__getitems__([(0, 0, 0)])[0]
+    assert image.shape == (3, 8, 8) and (image[:, :, 0] > 190).all() and (abs(image[:, :, 7].int() - 100) < 10).all()
+    assert get_recipe("gkgnet").eval_crop == 0
+    transform = Transform((8, 8), 0.0)
+    assert torch.equal(transform.crop(Image.fromarray(pixels)), image)
 
 
 def test_tensors_and_grey_images_become_rgb():

@@ -34,7 +34,9 @@ def test_the_folder_has_so_many_images_of_each_class_and_the_same_ones_again(fol
     data = open_data("imagefolder", str(tmp_path / "one"), (32, 32), None)
     assert data.classes == Few.classes and (len(data.train), len(data.val)) == (9, 6)
     files = {path.relative_to(tmp_path / "one"): path for path in (tmp_path / "one").rglob("*.png")}
-    assert files.keys() == {path.relative_to(tmp_path / "two") for path in (tmp_path / "two").rglob("*.png")}
+    again = {path.relative_to(tmp_path / "two"): path for path in (tmp_path / "two").rglob("*.png")}
+    assert {name: path.read_bytes() for name, path in files.items()} == {
+        name: path.read_bytes() for name, path in again.items()}
     for place, path in files.items():
         split, label, number = place.parts[0], Few.classes.index(place.parts[1]), int(place.stem)
         assert number % 3 == label and np.asarray(Image.open(path))[0, 0, 0] == 10 * number + (split == "train")
@@ -50,9 +52,10 @@ def test_bad_input_is_a_sentence(folders, tmp_path, monkeypatch, capsys, argv, s
     assert end.value.code == 2 and says in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "new").exists()
 
 
-def test_no_network_is_a_sentence(folders, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("error", [OSError, RuntimeError])
+def test_no_network_is_a_sentence(folders, tmp_path, monkeypatch, capsys, error):
     def fails(*_, **__):
-        raise OSError("no route to host")
+        raise error("no route to host")
 
     monkeypatch.setattr(folders, "CIFAR10", fails)
     with pytest.raises(SystemExit) as end:

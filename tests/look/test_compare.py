@@ -196,6 +196,8 @@ def test_names_in_the_picture_hide_neither_one_another_nor_a_dot():
     for (name, box), (other, another) in itertools.combinations(boxes.items(), 2):
         assert not table.overlap(box, another), (name, other)
     assert not any(table.overlap(box, dot) for box in boxes.values() for dot in dots)
+    long, = table.boxes_of_names(608, {"a name that fits on neither side of its dot" * 2: (300, 200)}, []).values()
+    assert long[0] == 308  # it is cut off
     alone, = table.boxes_of_names(608, {"alone": (300, 200)}, [(295, 195, 305, 205)]).values()
     assert alone[0] == 308 and (alone[1] + alone[3]) / 2 == 200  # to the right of its dot
 

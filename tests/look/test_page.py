@@ -175,6 +175,19 @@ def test_sources_shine_and_others_are_dark(page, graphs):
         assert np.abs(drawn - expected).max() < 12, node
 
 
+def test_a_photo_is_cropped_or_stretched_as_in_python(page):
+    wide = np.stack(np.broadcast_arrays(*np.ogrid[:30, :90], 0), 2).astype(np.uint8) * np.uint8(2)  # slopes
+    buffer = io.BytesIO()
+    Image.fromarray(wide).save(buffer, "PNG")
+    source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    page.run("globalThis.fitted = null; load(arguments[0]).then((image) => { fitted = [0, 1].map((share) => "
+             "[...pixelsOf(fit(image, share))]); })", source)
+    page.until("return fitted !== null")
+    for share, pixels in zip((0.0, 1.0), page.run("return fitted"), strict=True):
+        expected = Transform((32, 32), share).crop(Image.fromarray(wide)).permute(1, 2, 0).float()
+        assert (torch.tensor(pixels).view(32, 32, 3) - expected).abs().mean() < 2
+
+
 def test_the_table_is_the_graphs_statistics(page, graphs):
     show(page, "lrgc_nano")
     rows = page.run("return [...document.querySelectorAll('#numbers tr')].map((row) => ("
@@ -198,6 +211,13 @@ def test_the_table_is_the_graphs_statistics(page, graphs):
             if value is not None:
                 assert float(text.removesuffix(" %")) == pytest.approx(value, abs=0.06), (row, expected)
         before = edges
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_layer_has_a_row_in_the_table(name, page, graphs):
+    show(page, name)
+    assert page.run("return document.querySelectorAll('#numbers tr').length") == len(graphs[name])
+    assert page.errors() == []
 
 
 def test_partitions_groups_and_labels_are_named(page):

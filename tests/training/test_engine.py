@@ -159,7 +159,7 @@ def test_a_kept_recipe_comes_back_or_is_refused():
 
 @pytest.mark.parametrize("change", [
     {"epochs": 0}, {"batch_size": 0}, {"batch_size": -4}, {"lr": 0.0}, {"lr": float("nan")}, {"ema_decay": 1.0},
-    {"label_smoothing": -0.1}, {"warmup_epochs": 400.0}, {"crop": "middle"}, {"eval_crop": 0.0}, {"clip_grad": -1.0},
+    {"label_smoothing": -0.1}, {"warmup_epochs": 400.0}, {"crop": "middle"}, {"eval_crop": 0.05}, {"clip_grad": -1.0},
     {"weight_decay": -1.0}, {"optimiser": "adam"}, {"schedule": "linear"}, {"rand_augment": 11.0}, {"erasing": 1.5},
     {"mixup": float("nan")}, {"repeats": 0}, {"accumulation": 0}, {"decay_epochs": (50.0, 10.0)}])
 def test_a_recipe_that_cannot_work_is_refused(change):

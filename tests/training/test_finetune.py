@@ -134,6 +134,19 @@ def test_a_run_of_another_model_is_not_gone_on_with(trained, capsys):
     assert torch.load("other/last.pt")["name"] == "lrgc_nano"
 
 
+def test_a_run_that_goes_on_needs_the_file_no_more(trained, capsys):
+    argv = ["--data-dir", "pets", "--init-from", "pets_run/best.pt", *small("--output", "out", "--resume", "auto")]
+    run(*argv, "--epochs", 1)
+    Path("pets_run/best.pt").write_bytes(b"damaged")
+    run(*argv, "--epochs", 2)
+    os.remove("pets_run/best.pt")
+    run(*argv, "--epochs", 3)
+    assert torch.load("out/last.pt")["epoch"] == 3
+    capsys.readouterr()
+    without = [str(arg) for arg in argv if arg not in ("--output", "out")]
+    assert "--init-from pets_run/best.pt: no such file" in refused(capsys, *without)  # of which model?
+
+
 @pytest.mark.parametrize("change, says", [
     ({"name": "foo", "config": {}, "recipe": None}, "unknown model 'foo'"), ({"recipe": None}, ""),
     ({"recipe": [1]}, "of another version")])

@@ -219,7 +219,7 @@ def test_other_images_are_refused_within_an_epoch_and_said_before_one(capsys, tm
     ("--mixup", "1e15", "--mixup 1e+15: must be at least 0 and at most 100"), ("--cutmix", "nan", "--cutmix nan: must"),
     ("--repeats", 10 ** 21, "at most 1,000"), ("--epochs", 10 ** 400, "must be at least 1 and at most 1,000,000"),
     ("--set", "depth=1000000007", "--set depth=1000000007: at most 1,000"), ("--set", "dim=10**9", "dim"),
-    ("--set", "dim=1000000007", "--set dim=1000000007: at most 10,000"), ("--eval-crop", 1e-9, "at least 0.1"),
+    ("--set", "dim=1000000007", "--set dim=1000000007: at most 10,000"), ("--eval-crop", 1e-9, "0, or at least 0.1 and at most 1"),
     ("--set", "dim=(8, 100000)", "--set dim=(8, 100000): at most 10,000"), ("--device", "meta", "--device meta"),
     ("--set", "depth=" + "(" * 300, "depth"), ("--set", "threshold=1e400", "threshold=inf: must be a finite number"),
     ("--set", "k=9" + "9" * 5000, "k"), ("--lr", "1e30", "--lr 1e+30: must be more than 0 and at most 1,000"),

@@ -230,6 +230,10 @@ def test_compiling_without_a_compiler_is_refused(capsys, monkeypatch):
     monkeypatch.setenv("CXX", "/no/compiler")
     assert "--compile: torch needs a C++ compiler, and /no/compiler is not there" in refused(capsys, *TINY, "--compile")
     assert not os.path.exists("runs")
+    run("--epochs", 1, "--output", "out")
+    state = torch.load("out/last.pt")
+    torch.save(state | {"flags": state["flags"] | {"compile": True}}, "compiled.pt")
+    train.main(["--resume", "compiled.pt", "--eval-only", "--device", "cpu"])  # which compiles nothing
 
 
 def test_no_run_is_ever_overwritten(capsys):
@@ -327,7 +331,7 @@ def test_set_takes_numbers_and_words():
     (["--batch-size", "-8"], "--batch-size -8: must be at least 1"),
     (["--batch-size", "1"], "at least 2 images"),
     (["--batch-size", "64", "--limit", "32"], "larger than the data set of 32 training images"),
-    (["--batch-size", "300", "--limit", "500", "--repeats", "3"], "with --repeats 3 an epoch of this data has 256 images"),
+    (["--batch-size", "300", "--limit", "500", "--repeats", "3"], "--repeats 3 an epoch of this data has 256 images"),
     (["--batch-size", "many"], "invalid int value: 'many'"),
     (["--epochs", "0"], "--epochs 0: must be at least 1 and at most 1,000,000"),
     (["--lr", "-1"], "--lr -1: must be more than 0 and at most 1,000"),

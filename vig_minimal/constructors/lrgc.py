@@ -27,8 +27,8 @@ batch norm does not normalise yet, some blocks keep 2 of 64 neighbours. W_key st
 would get a gradient.
 
 Left open by the paper: the score is the plain dot product, without 1/√D. In Eq. 5 the maximum is over the neighbours of
-v_j, but the text under Figure 4 has the residuals of unselected edges multiplied by zero. So the maximum runs over all
-i, and an unselected edge carries 0. There is no released code.
+v_j, but section 3.3.2 has the residuals of unselected edges multiplied by zero. So the maximum runs over all i, and an
+unselected edge carries 0. There is no released code.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """COCO and VOC 2007 as multi-label data sets, and COCO with its boxes and masks: read their JSON and XML with the
 standard library, and check it.
 
-    coco       FOLDER/{train2017,val2017}/*.jpg and FOLDER/annotations/instances_{train,val}2017.json
+    coco       FOLDER/{train2017,val2017}/*.jpg and FOLDER/annotations/instances_{train,val}2017.json, or all of 2014
     voc2007    FOLDER/VOCdevkit/VOC2007/{JPEGImages,Annotations,ImageSets/Main}: trainval to train, test to validate
 
 Annotations are checked as a whole when they are opened; a DataError says in one sentence what is wrong.
@@ -137,11 +137,13 @@ def repeats(targets: Tensor, threshold: float) -> list[int]:
 
 
 def coco(folder: str, boxes: bool = False) -> tuple[Annotated | CocoObjects, Annotated | CocoObjects]:
-    """COCO's training and validation photos. Classes are the categories by id; a crowd region counts as its class.
-    boxes: with boxes and masks, for detection."""
-    train, val = ((CocoObjects if boxes else _coco_split)(Path(folder), split) for split in ("train2017", "val2017"))
+    """COCO's training and validation photos: of 2017 or, where only these are there, of 2014. Classes are the categories
+    by id; a crowd region counts as its class. boxes: with boxes and masks, for detection."""
+    listed = {year: Path(folder, "annotations", f"instances_train{year}.json").exists() for year in (2017, 2014)}
+    year = 2014 if listed[2014] and not listed[2017] else 2017
+    train, val = ((CocoObjects if boxes else _coco_split)(Path(folder), f"{split}{year}") for split in ("train", "val"))
     if train.classes != val.classes:
-        raise DataError(f"{folder}: train2017 and val2017 name different categories; take both from one data set")
+        raise DataError(f"{folder}: train{year} and val{year} name different categories; take both from one data set")
     return train, val
 
 

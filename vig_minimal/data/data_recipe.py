@@ -5,19 +5,21 @@ from dataclasses import dataclass, field, fields
 
 @dataclass(frozen=True)
 class Allowed:
-    """The values of a field: numbers from `least` to `most`, without least itself if `above` and most if `below`."""
+    """The values of a field: numbers from `least` to `most`, without least itself if `above` and most if `below`; 0 too
+    if `zero`."""
 
     least: float
     most: float
     above: bool = False
     below: bool = False
+    zero: bool = False
 
     def __contains__(self, value: float) -> bool:  # NaN is in no range
-        return (self.least < value if self.above else self.least <= value) and (
+        return (self.zero and value == 0) or (self.least < value if self.above else self.least <= value) and (
             value < self.most if self.below else value <= self.most)
 
     def __str__(self) -> str:
-        return (f"{'more than' if self.above else 'at least'} {self.least:,} and"
+        return (f"{'0, or ' * self.zero}{'more than' if self.above else 'at least'} {self.least:,} and"
                 f" {'less than' if self.below else 'at most'} {self.most:,}")
 
 
@@ -61,7 +63,8 @@ class DataRecipe:
     erasing: float = flag(0.0, "probability that a part of an image is erased, by noise; 0 for none", PROBABILITY)
     scale_jitter: float = flag(0.0, "s: training images with boxes are scaled by 1 − s to 1 + s, and cut or surrounded"
                                     " by grey; 0 for none", SHARE)
-    eval_crop: float = flag(0.9, "side of the evaluation crop as a share of the resized image", Allowed(0.1, 1))
+    eval_crop: float = flag(0.9, "side of the evaluation crop as a share of the resized image; 0: the whole image,"
+                                 " stretched to the model's size", Allowed(0.1, 1, zero=True))
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of RGB in [0, 1]: images are normalised by (x − mean) / std
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 

@@ -48,7 +48,10 @@ class Batch(NamedTuple):
 
 
 def centre_crop(image: Image.Image | Tensor, size: tuple[int, int], share: float) -> Image.Image | Tensor:
-    """Scale an image until `share` of it just covers `size` (height, width), and cut that out of its centre."""
+    """Scale an image until `share` of it just covers `size` (height, width), and cut that out of its centre. A share of
+    0 stretches the whole image to that size: nothing is cut off."""
+    if share == 0:
+        return TF.resize(image, size, BICUBIC)
     _, height, width = TF.get_dimensions(image)
     scale = max(size[0] / height, size[1] / width) / share
     # a thin image would become gigabytes: of its length, what lies far outside the crop goes first
@@ -66,7 +69,7 @@ class PreparedImages(Dataset):
 
     source: Sequence
     size: tuple[int, int]
-    eval_crop: float  # side of the centre crop as a share of the resized image
+    eval_crop: float  # side of the centre crop as a share of the resized image, see `centre_crop`
     recipe: DataRecipe | None = None  # for training: crop and augment as seed and key say
     seed: int = 0
     skip: bool = False  # replace an unreadable image by another one (--bad-images), also chosen by seed and key

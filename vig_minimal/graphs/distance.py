@@ -1,7 +1,7 @@
 """Squared distances between nodes, and the smallest of them: in float32 or better, since half precision rounds away
 what tells neighbours apart.
 
-On a GPU this is so while torch.set_float32_matmul_precision stays at "highest", its default.
+On a GPU this holds only while torch.set_float32_matmul_precision is left at "highest", its default.
 
 Under bfloat16 autocast the distances are float32, but the features that layers hand over are rounded already.
 

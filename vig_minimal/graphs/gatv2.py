@@ -1,4 +1,5 @@
-"""GATv2, attention over a graph (Brody, Alon, Yahav, 2022), dense: ClusterViG Eqs. 2 and 3; CNN2GNN Eq. 3.
+"""GATv2, attention over a graph (Brody, Alon, Yahav, 2022), dense: ClusterViG Eqs. 2 and 3. CNN2GNN's is in
+models/cnn2graph.py.
 
     z'_i = Σ_j α_ji LIN_L(z_j),   α_ji = softmax_j a·LeakyReLU(LIN_R(z_i) + LIN_L(z_j))
 
@@ -24,7 +25,7 @@ class GATv2(nn.Module):
     """Attention of every target over its sources: (B, N, C) to (B, N, out_dim). Without a mask, all M are its sources.
 
     self_loops: if False, nodes that are their own sources do not read from themselves.
-    Needs B·N·M·C' numbers of memory: meant for tens of nodes (centroids, anchors, proxies). Raises ValueError unless
+    Needs B·N·M·C' numbers of memory: meant for tens of nodes, as centroids. Raises ValueError unless
     `heads` divides out_dim.
     """
 

@@ -65,8 +65,8 @@ def check_compiler(device: str) -> None:
     """What torch.compile needs beside torch: for a CPU it writes C++. device: "cpu" or "cuda"."""
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as torch looks for it
     if device == "cpu" and sys.platform != "win32" and not shutil.which(compiler):
-        raise ValueError(f"--compile: torch needs a C++ compiler, and {compiler} is not there; install one, name it in"
-                         " the environment variable CXX, or leave --compile out")
+        raise ValueError(f"--compile: torch needs a C++ compiler, and {compiler} is not there; install one, or name"
+                         " it in the environment variable CXX")
 
 
 def image_size(size: int | Sequence[int], patch: int = 1) -> tuple[int, int]:

@@ -138,7 +138,7 @@ class ClusterViG(Backbone):
     def forward(self, images: Tensor, return_graphs: bool = False):
         """Logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the ClusterGraph of every block.
 
-        With config.distillation, as in cvig_ti, cvig_s and cvig_b, a training step gets a tuple instead: the logits of
+        With config.distillation, as in all but cvig_nano, a training step gets a tuple instead: the logits of
         both classifiers, the first to learn from the labels and the second from a teacher. Evaluation gives their mean.
         `create_model("cvig_ti", distillation=False)` has one classifier, and always gives one tensor.
         """

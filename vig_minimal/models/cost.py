@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Count the trainable numbers. Tables that are not learnt are buffers, and not counted."""
+    """Count the trainable numbers. Tables that are not learnt are not counted."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

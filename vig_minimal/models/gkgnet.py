@@ -106,7 +106,7 @@ class GKGNet(Backbone):
         self.of_patches = nn.Linear(config.dim[-1], config.num_classes)
 
     def _start_at_one_half(self) -> None:
-        """Start the classifiers so that every probability is near ½."""
+        """Start the classifiers so that every probability is near ½, as in the released code."""
         for classifier in filter(None, (self.of_labels, self.of_patches)):
             nn.init.normal_(classifier.weight, std=0.01)
             nn.init.zeros_(classifier.bias)

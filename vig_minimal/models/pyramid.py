@@ -16,7 +16,7 @@ fewest sources, 7·7 = 49, and the k·d nearest of them must exist.
 Differs from the paper, as the released code does: E comes from a fixed sine-cosine table, and the rest is as in
 `vig.py`. Where r > 1 a node is not among its own sources, so m may be negative.
 Differs from the released code: any image size, since tables and dilation follow the grid; the tables, bit for bit the
-released ones, are buffers that no checkpoint holds, made without an N × N table.
+released ones, are in no checkpoint, and are made without an N × N table.
 """
 
 from dataclasses import dataclass, replace
@@ -215,7 +215,7 @@ class Stage(nn.Module):
     def relative_on(self, height: int, width: int) -> Tensor | RelativeRows:
         """E (N, M) on this grid: `relative` at the size of the config, at others a table that is made once."""
         grid, device = (height, width), self.blocks[0].grapher.fc1[0].weight.device
-        if grid == self.grid and self.relative is not None:
+        if grid == self.grid and self.relative is not None and self.relative.device == device:
             return self.relative
         made, entries = self.relative_elsewhere, grid[0] * grid[1] * self.num_sources(grid)
         if entries > KEPT:

@@ -73,11 +73,10 @@ class Settings:
 
 def settle(args: argparse.Namespace, processes: Processes) -> Settings:
     """Decide everything, before any data is read. Raises ValueError for what cannot work together."""
-    resumed, state, damaged, found = None, None, "", None
-    source = recognise(args.init_from) if args.init_from and os.path.exists(args.init_from) else None
-    if source == {} and not args.model:
-        raise ValueError(f"{args.init_from}: no checkpoint of train.py, and no released weights of ViG, Pyramid ViG,"
-                         " SViG or GKGNet whose size is known by their shapes; name the model with --model")
+    resumed, state, damaged, found, compiles = None, None, "", None, args.compile
+    source, wrong = read_source(args)
+    if wrong and not (args.model or args.output):  # the folder would be that of another model
+        raise wrong
     if args.resume == "auto":
         args.output = processes.from_first(output_folder, args, args.output or run_name(args, source))
         found = on_disk(Path(args.output))
@@ -88,7 +87,11 @@ def settle(args: argparse.Namespace, processes: Processes) -> Settings:
         found = on_disk(Path(args.output or resumed.parent))
         state = load_run(resumed)
     changes = as_it_was(args, state, resumed)
-    for flag in ("init_from", "backbone_weights", "teacher_weights"):
+    if wrong and not state:
+        raise wrong
+    if args.eval_only and not compiles:
+        args.compile = False  # one pass is over before a compiler is done
+    for flag in ("backbone_weights", "teacher_weights"):
         path = getattr(args, flag)
         if path and not state and path != "torchvision" and not os.path.exists(path):
             raise ValueError(f"--{flag.replace('_', '-')} {path}: no such file")
@@ -141,6 +144,24 @@ def as_a_start(args: argparse.Namespace, source: dict | None) -> dict | None:
     return source | {"flags": {"recipe": "finetune"}}
 
 
+def read_source(args: argparse.Namespace) -> tuple[dict | None, ValueError | None]:
+    """Return what --init-from holds, see `recognise`, or None; and what is wrong with it, which a run that goes on need
+    not know."""
+    path = args.init_from
+    if not path:
+        return None, None
+    if not os.path.exists(path):
+        return None, ValueError(f"--init-from {path}: no such file")
+    try:
+        source = recognise(path)
+    except ValueError as error:
+        return None, error
+    if source == {} and not args.model:
+        return None, ValueError(f"{path}: no checkpoint of train.py, and no released weights of ViG, Pyramid ViG, SViG"
+                                " or GKGNet whose size is known by their shapes; name the model with --model")
+    return source, None
+
+
 def run_name(args: argparse.Namespace, source: dict | None) -> str:
     """Return MODEL-DATA, after which a new run's folder is named."""
     args, data = argparse.Namespace(**vars(args)), choose_data(args, None)
@@ -150,7 +171,7 @@ def run_name(args: argparse.Namespace, source: dict | None) -> str:
 
 def check_source(args: argparse.Namespace, source: dict | None, state: dict | None, resumed: Path | None) -> None:
     """Raise ValueError if a run that goes on by itself cannot have begun from the weights of --init-from."""
-    if source and state and not args.model and family_of(source["name"]) != family_of(state["name"]):
+    if source and state and not args.model and source["name"] != state["name"]:
         raise ValueError(f"{resumed} is of {state['name']}, and --init-from {args.init_from} of {source['name']};"
                          " choose another --output, or leave --init-from out to go on")
 

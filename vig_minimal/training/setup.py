@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..data.batches import TrainingBatches, ValidationBatches
 from ..data.data_recipe import DataRecipe
 from ..data.datasets import Data, fetch, image_name, open_data, oversampled, targets_of
+from ..data.decoding import DataError
 from ..data.loading import FileNote, PreparedImages, StoredImages, store_if_it_fits
 from ..data.object_batches import ObjectImages, ObjectTraining, ObjectValidation
 from ..data.seeds import mixed_seed
@@ -70,7 +71,8 @@ class Job:
         if run.bad_in_a_row:
             return
         if run.step > run.epoch * len(self.batches):  # in the middle of an epoch: as before an evaluation
-            run.task.begin_evaluation(run.evaluated)
+            with contextlib.suppress(DataError):  # the data may be what is lost; the weights must not be
+                run.task.begin_evaluation(run.evaluated)
         state = {"name": self.settings.model, "config": asdict(run.model.config), "classes": data.classes,
                  "mean": recipe.mean, "std": recipe.std, "recipe": asdict(recipe), "epoch": run.epoch, "step": run.step,
                  "steps": len(self.batches), "best": run.best, "multi_label": data.multi_label,
@@ -243,15 +245,16 @@ def describe(job: Job) -> dict[str, str]:
     if flags.model == family:
         name += f" (family {family}, size of the recipe {settings.recipe_name})"
     spare = copy.deepcopy(run.evaluated)  # measuring moves running statistics
-    run.task.begin_evaluation(spare)
-    run.task.begin_epoch(spare, 0)
+    task = copy.copy(run.task)  # it remembers the model
+    task.begin_evaluation(spare)
+    task.begin_epoch(spare, 0)
     share = recipe.batch_size // (processes.world * recipe.accumulation)
     noise = torch.rand(2, 3, *config.img_size, device=processes.device)
     parameters, macs = count_parameters(spare), count_macs(spare, noise)
     with run.autocast():
-        outputs = functools.partial(run.task.outputs, spare.train(), targets=run.task.blank(noise))
+        outputs = functools.partial(task.outputs, spare.train(), targets=task.blank(noise))
         kept = saved_bytes(spare, noise, outputs)
-        if run.task.anchor_names:  # they go through the backbone once a step, however many images there are
+        if task.anchor_names:  # they go through the backbone once a step, however many images there are
             more = saved_bytes(spare, noise.repeat(2, 1, 1, 1), outputs)
             kept = max(0.0, 2 * more - kept)
     copies = 4 if run.average is None else 5  # weights, gradients, AdamW's two moments, moving average

@@ -135,9 +135,11 @@ def boxes_of_names(width: int, places: dict[str, tuple[float, float]], drawn: Se
         wide = FONT.getlength(name)
         free = [(left, top, left + wide, top + LINE) for away in range(0, HEIGHT, 2) for way in (1, -1)
                 for left in (across + 8, across - 8 - wide)
-                if LEFT - 8 < left < width - wide and 44 + TOP < (top := down + way * away - LINE / 2)]
+                if LEFT - 8 < left < width - wide
+                and 44 + TOP < (top := down + way * away - LINE / 2) < 44 + TOP + HEIGHT - LINE]
+        beside = (across + 8, down - LINE / 2, across + 8 + wide, down + LINE / 2)  # where nothing else is left
         boxes[name] = next((box for box in free if not any(overlap(box, other) for other in (*drawn, *boxes.values()))),
-                           free[0])
+                           beside)
     return boxes
 
 

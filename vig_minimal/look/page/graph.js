@@ -53,27 +53,23 @@ class Graph {
     const rows = this.rows(), degrees = rows.map((row) => row.length), edges = degrees.reduce((a, b) => a + b, 0);
     const square = this.targets === this.sources && !this.ofLabels;
     const alike = before && before.targets === this.targets && before.sources === this.sources;
-    const others = (row, i) => row.filter(({ j }) => !square || j !== i);
+    const others = (row, i) => row.map(({ j }) => j).filter((j) => !square || j !== i);
     let count = 0, length = 0, same = 0, known = 0, shared = 0, earlier = 0;
     rows.forEach((row, i) => {
-      const old = new Set(alike && others(before.rows()[i], i).map(({ j }) => j));
-      earlier += old.size;
-      for (const { j } of others(row, i)) {
-        count++;
-        if (old.has(j)) shared++;
-        if (this.ofLabels) continue;
+      const old = new Set(alike ? others(before.rows()[i], i) : []), mine = others(row, i);
+      [count, earlier, shared] = [count + mine.length, earlier + old.size, shared + mine.filter((j) => old.has(j)).length];
+      for (const j of this.ofLabels ? [] : mine) {
         const [r, c, side] = this.box(i, false), [sr, sc, wide] = this.box(j, true);
         length += Math.hypot(r + side / 2 - sr - wide / 2, c + side / 2 - sc - wide / 2);
         if (masks?.[i] && square && this.scale === 1) { known++; same += masks[i] === masks[j]; }
       }
     });
-    const either = alike ? count + earlier - shared : 0;
     return {
       mean: edges / this.targets, least: Math.min(...degrees), most: Math.max(...degrees), degrees,
       isolated: degrees.filter((d) => d === 0).length / this.targets,
       loops: square ? (edges - count) / this.targets : null,
       length: count && !this.ofLabels ? length / count : null,
-      overlap: either ? shared / either : null,
+      overlap: alike && count + earlier ? shared / (count + earlier - shared) : null,
       diversity: this.data.diversity ?? null,
       homophily: known ? same / known : null,
     };

@@ -68,10 +68,11 @@ async function load(source) {
   const image = Object.assign(new Image(), { src: source });
   return image.decode().then(() => image, () => null);
 }
-/* Scale an image, or a part of its height, until a share of it just covers the model's size, and cut out the middle. */
+/* What the model sees of an image, or of a part of its height: as `centre_crop` in Python. */
 function fit(image, share = model().crop, top = 0, part = image.height) {
   const [height, width] = model().size, scale = Math.max(width / image.width, height / part) / share;
-  const canvas = element("canvas", { width, height }), w = width / scale, h = height / scale;
+  const canvas = element("canvas", { width, height });
+  const [w, h] = share ? [width / scale, height / scale] : [image.width, part];
   const context = Object.assign(canvas.getContext("2d", { willReadFrequently: true }), { fillStyle: "#fff" });
   context.fillRect(0, 0, width, height);  // what is transparent is white, as in Python
   context.drawImage(image, (image.width - w) / 2, top + (part - h) / 2, w, h, 0, 0, width, height);

@@ -250,7 +250,7 @@ def recompute_blocks(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def without_statistics(block: nn.Module) -> Iterator[None]:
+def _without_statistics(block: nn.Module) -> Iterator[None]:
     statistics = RunningStatistics(block)  # batch norm has seen this batch: undo the second update
     try:
         yield

@@ -275,7 +275,7 @@ def test_no_program_is_made_of_a_model_without_anchors():
     model, images = create_model("cnn2gnn_nano", num_classes=3, img_size=16).eval(), torch.randn(2, 3, 16, 16)
     with pytest.raises(ValueError, match="no anchors yet"):
         torch.compile(model, backend="eager")(images)
-    with pytest.raises(Exception, match="no anchors yet"):  # torch wraps it
+    with pytest.raises(Exception, match="no anchors yet|Observed exception"):  # torch wraps it; 2.6 drops the words
         torch.export.export(model, (images,))
     model.store_anchors(torch.randn(len(model.anchors), 3, 16, 16))
     torch.testing.assert_close(torch.compile(model, backend="eager")(images), model(images))

@@ -65,7 +65,8 @@ def test_one_program_serves_all_parts_of_a_batch():
 
 
 @pytest.mark.parametrize("name, fields, operation", [
-    ("vig_nano", {}, "search"), ("vig_nano", {}, "smallest"), ("svig_nano", {}, "search"), ("lrgc_nano", {}, None),
+    ("vig_nano", {}, "search"), ("vig_nano", {}, "smallest"), ("svig_nano", {}, "search"), ("svig_nano", {}, "above"),
+    ("lrgc_nano", {}, None),
     ("cvig_nano", {}, "lloyd"),
     ("vig_nano", {"graph": "hypergraph"}, "fuzzy_c_means")])
 def test_on_a_cpu_searches_without_weights_and_rounds_are_one_operation(name, fields, operation):

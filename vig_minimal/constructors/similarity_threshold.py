@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graphs.distance import mean_node, squared_distance, unit
-from ..graphs.graph import Graph
+from ..graphs.graph import Graph, above
 
 
 def quantiles(threshold: float, decrement: float, depth: int) -> list[float]:
@@ -61,7 +61,7 @@ class SimilarityThreshold(nn.Module):
         std = (centred.square().sum((1, 2), keepdim=True) / max(1, x.shape[1] ** 2 - 1)).sqrt()
         # SViG: z > Φ⁻¹(q), without a division by a spread that may be 0
         least = torch.where(std > (8 * torch.finfo(s.dtype).eps) ** 2, self.z * std, torch.inf)
-        return Graph(x.shape[1], weights=centred > least)
+        return Graph(x.shape[1], weights=above(centred, least))
 
     def extra_repr(self) -> str:
         return f"quantile={self.quantile:g}"

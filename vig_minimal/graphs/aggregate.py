@@ -69,7 +69,7 @@ def _maximum(x: Tensor | None, sources: Tensor, graph: Graph) -> Tensor:
         result = _Winners.apply(x, sources, graph.weights if weighted else None, winner, result)
     if graph.weights is None or weighted:
         return result
-    return result.masked_fill(graph.weights.to(torch.uint8).amax(-1, keepdim=True) == 0, 0)  # no edge: no gradient
+    return result.masked_fill(graph.weights.sum(-1, keepdim=True) == 0, 0)  # no edge: no gradient
 
 
 def subnodes(x: Tensor, graph: GroupGraph) -> Tensor:

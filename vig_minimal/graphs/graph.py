@@ -30,6 +30,23 @@ def may_branch(x: Tensor) -> bool:
     return x.device.type == "cpu" and not is_traced()
 
 
+def above(x: Tensor, least: Tensor) -> Tensor:
+    """Return x > least, bool. In a program that torch.compile makes for a CPU it is an operation of its own: what that
+    writes stores one bool after the other, which takes twenty times as long."""
+    return _above(x, least) if is_compiled() and x.device.type == "cpu" else x > least
+
+
+@torch.library.custom_op("vig_minimal::above", mutates_args=())
+def _above(x: Tensor, least: Tensor) -> Tensor:
+    return x > least
+
+
+@_above.register_fake
+def _(x, least):
+    """Return a tensor of the same shape and type, for the compiler."""
+    return torch.empty(torch.broadcast_shapes(x.shape, least.shape), dtype=torch.bool, device=x.device)
+
+
 @dataclass(frozen=True)
 class Graph:
     """A batch of graphs, given by neighbour indices or by a dense adjacency. Raises ValueError for both or none."""

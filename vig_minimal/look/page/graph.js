@@ -57,7 +57,7 @@ class Graph {
     let count = 0, length = 0, same = 0, known = 0, shared = 0, earlier = 0;
     rows.forEach((row, i) => {
       const old = new Set(alike ? others(before.rows()[i], i) : []), mine = others(row, i);
-      [count, earlier, shared] = [count + mine.length, earlier + old.size, shared + mine.filter((j) => old.has(j)).length];
+      count += mine.length, earlier += old.size, shared += mine.filter((j) => old.has(j)).length;
       for (const j of this.ofLabels ? [] : mine) {
         const [r, c, side] = this.box(i, false), [sr, sc, wide] = this.box(j, true);
         length += Math.hypot(r + side / 2 - sr - wide / 2, c + side / 2 - sc - wide / 2);

@@ -80,7 +80,8 @@ def main(argv: list[str] | None = None) -> None:
             if not isinstance(model, ViG):
                 raise ValueError(f"{path}: {model.name} has no single graph that another could replace; give a vig,"
                                  " svig or lrgc")
-            data = open_data("imagefolder" if args.data_dir else "shapes", args.data_dir, model.config.img_size, None, 0)
+            kind = "imagefolder" if args.data_dir else "shapes"
+            data = open_data(kind, args.data_dir, model.config.img_size, None, 0)
             next(validation(model, data, 1))  # that its classes are the model's
         except ValueError as error:
             parser.error(str(error))

@@ -148,7 +148,8 @@ def test_who_reads_the_first_lines_alone_ends_it_quietly():
 
 @pytest.mark.parametrize("argv, says", [
     (["vit"], "unknown model 'vit'"), (["photo.jpg"], "photo.jpg: no such image"),
-    (["vig_nano", "shapes:10000000000000"], "the number of a scene, 0 to 999999"), (["vig_nano", "nothing.jpg"], "nothing.jpg: no such image"),
+    (["vig_nano", "shapes:10000000000000"], "the number of a scene, 0 to 999999"),
+    (["vig_nano", "nothing.jpg"], "nothing.jpg: no such image"),
     (["vig_nano", "shapes:x"], "the number of a scene"), (["--checkpoint", "none.pt"], "none.pt"),
     (["cnn2gnn_nano"], "has no anchors yet")])
 def test_bad_input_is_one_sentence(argv, says, capsys):

@@ -124,7 +124,8 @@ def test_anchors_in_the_middle_of_an_epoch_are_those_of_the_saved_weights(monkey
     run("--epochs", "2", "--output", "out", "--save-every", "1", "--ema-decay", decay, model="cnn2gnn_nano")
     model = load("middle.pt")
     with torch.no_grad():
-        torch.testing.assert_close(model.anchors, model.backbone(anchors(per_class=1).as_they_are()), rtol=1e-4, atol=1e-4)
+        expected = model.backbone(anchors(per_class=1).as_they_are())
+    torch.testing.assert_close(model.anchors, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_storing_anchors_leaves_frozen_parts_in_evaluation():

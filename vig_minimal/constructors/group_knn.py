@@ -22,9 +22,7 @@ class GroupKNN(nn.Module):
     def __init__(self, k: int, groups: int = 2, dilation: int = 1, epsilon: float = 0.0,
                  rule: Callable[[int], tuple[int, int]] | None = None):
         super().__init__()
-        check_neighbours(k, dilation, epsilon)
-        if type(groups) is not int or groups < 1:
-            raise ValueError(f"groups={groups!r}: must be at least 1, and a whole number")
+        check_neighbours(epsilon, k=k, dilation=dilation, groups=groups)
         self.k, self.groups, self.dilation, self.epsilon, self.rule = k, groups, dilation, epsilon, rule
 
     @torch.no_grad()

@@ -51,7 +51,7 @@ class KNN(nn.Module):
     def __init__(self, k: int, dilation: int = 1, epsilon: float = 0.0,
                  rule: Callable[[int], tuple[int, int]] | None = None):
         super().__init__()
-        check_neighbours(k, dilation, epsilon)
+        check_neighbours(epsilon, k=k, dilation=dilation)
         self.k, self.dilation, self.epsilon, self.rule = k, dilation, epsilon, rule
 
     @torch.no_grad()
@@ -66,9 +66,9 @@ class KNN(nn.Module):
         return f"k={self.k}, dilation={self.dilation}, epsilon={self.epsilon}"
 
 
-def check_neighbours(k: int, dilation: int, epsilon: float) -> None:
-    """Raise ValueError unless a node can have k neighbours of that dilation, random ones with that probability."""
-    for name, value in (("k", k), ("dilation", dilation)):
+def check_neighbours(epsilon: float, **counts: int) -> None:
+    """Raise ValueError unless the counts (k, dilation, groups) are whole numbers from 1 on and ε is a probability."""
+    for name, value in counts.items():
         if type(value) is not int or value < 1:
             raise ValueError(f"{name}={value!r}: must be at least 1, and a whole number")
     if not 0 <= epsilon < 1:

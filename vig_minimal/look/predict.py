@@ -46,7 +46,8 @@ Answer = list[tuple[str, float]] | list[Found]  # names of classes and their pro
 class Transform:
     """What evaluation does to an image: `transform(image)` is float (3, *size), scaled, cropped and normalised.
 
-    eval_crop: the crop's side as a share of the scaled image, 0 for the whole; None for a detector, which takes images as they are.
+    eval_crop: the crop's side as a share of the scaled image, 0 for the whole; None for a detector, which takes images
+    as they are.
     """
 
     size: tuple[int, int]

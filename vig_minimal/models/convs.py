@@ -72,13 +72,13 @@ class EdgeConv(nn.Module):
             image = target = source = image.new_zeros(1)
             weight = graph.union().adj()[:1, 0, 0]
             weight = weight if weight.dtype == torch.bool else 0 * weight
+        norm, trains = self.update[1], self.update[1].training
+        norm.training = trains and len(image) > 1  # one edge has no spread: it is taken as in evaluation
         x_i, x_j = nodes[image, target], (nodes if sources is None else sources)[image, source]  # (E, C)
         z_i = None if z is None else z[image, target]  # (E, C)
         # ClusterViG Table I: EdgeConv
         # ClusterViG Table II: G-EdgeConv, where there is z'
         edges = interleave(x_i, x_j - x_i, z_i).T[None, :, :, None]  # (1, 2C or 3C, E, 1)
-        norm, trains = self.update[1], self.update[1].training
-        norm.training = trains and len(image) > 1  # one edge has no spread: it is taken as in evaluation
         message = self.update(edges)[0, :, :, 0].T  # (E, out_dim)
         norm.training = trains
         message = message * weight[:, None].to(message.dtype)

@@ -144,29 +144,23 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        keep = draw(x.shape[0], 1, 1, 1, device=x.device) >= self.p  # (B, 1, 1, 1), True is keep
+        keep = draw(*self.drawn(x), device=x.device) >= self.p  # (B, 1, 1, 1), True is keep; Dropout: (B, C, H, W)
         return x * (keep / (1 - self.p)).to(x.dtype)
+
+    def drawn(self, x: Tensor) -> tuple[int, ...]:
+        """The shape of what is drawn for x."""
+        return x.shape[0], 1, 1, 1
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}"
 
 
-class Dropout(nn.Module):
+class Dropout(DropPath):
     """Dropout (Srivastava et al., 2014): in training a number is 0 with probability p, else times 1/(1 − p). An image
     loses the same ones however its batch is split, which nn.Dropout does not see to."""
 
-    def __init__(self, p: float):
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x
-        keep = draw(*x.shape, device=x.device) >= self.p  # (B, ...), True is keep
-        return x * (keep / (1 - self.p)).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p:g}"
+    def drawn(self, x: Tensor) -> tuple[int, ...]:
+        return x.shape
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:

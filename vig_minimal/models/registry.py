@@ -104,7 +104,7 @@ def create_model(name: str, **overrides) -> nn.Module:
     open_fields = {name: None for name in ("k", "stem") if name in known}
     config = replace(preset, **open_fields | overrides)
     network, graph = NETWORKS[type(config)], getattr(config, "graph", None)
-    if hasattr(config, "graph") and graph not in list(CONSTRUCTORS):
+    if hasattr(config, "graph") and graph not in list(CONSTRUCTORS):  # whatever was given, also what has no hash
         raise ValueError(f"unknown graph {graph!r}{near(graph, list_constructors())}")
     for field, value in overrides.items():
         readers = [f"graph={reader!r}" for reader, (_, own_fields) in CONSTRUCTORS.items() if field in own_fields]

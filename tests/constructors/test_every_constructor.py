@@ -1,6 +1,7 @@
 """What holds of every constructor of list_constructors(), against a double loop. A new one is tested by being there:
 it needs an oracle in EXPECTED, and the least and largest number of a node's sources."""
 
+import re
 from typing import NamedTuple
 
 import pytest
@@ -196,6 +197,20 @@ def test_a_model_of_it_learns_and_its_graph_can_be_looked_at(name):
         assert not isinstance(layer.graph, GroupGraph) or name == "group_knn"
 
 
+@pytest.mark.parametrize("name", ["window_knn", "hypergraph", "random"])
+def test_a_printed_model_shows_what_every_block_takes(name):
+    """Their numbers follow from the grid by a rule."""
+    for block in create_model("vig_nano", **CONFIG, graph=name).blocks:
+        constructor = block.grapher.constructor
+        found = {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)\b", repr(constructor))}
+        if name == "window_knn":
+            assert (found["k"], found["window"], found["shift"]) == constructor.rule(GRID)
+        elif name == "hypergraph":
+            assert found["hyperedges"] == constructor(features(1, NODES, DIM), GRID).num_sources
+        else:
+            assert found["k"] == constructor(features(1, NODES, DIM), GRID).index.shape[2]
+
+
 @pytest.mark.parametrize("name", OF_PLACES)
 def test_graphs_of_places_in_a_pyramid_read_from_patches_that_are_not_pooled(name):
     model = create_model("pvig_nano", dim=(8, 16), depth=(1, 2), pool=(2, 1), img_size=(16, 24), patch=2, num_classes=3,
@@ -251,7 +266,7 @@ def test_nan_features_end_no_run(name):
         for module in made(name):
             module.float()
             graph = module(features(2, NODES, DIM).float().masked_fill(nan, torch.nan), GRID)
-            if getattr(graph, "index", None) is not None:  # a HyperGraph has none
+            if getattr(graph, "index", None) is not None:  # a HyperedgeGraph has none
                 assert ((0 <= graph.index) & (graph.index < NODES)).all()
             assert graph.adj().shape[-1] == graph.num_sources
     model = create_model("vig_nano", **CONFIG, graph=name)

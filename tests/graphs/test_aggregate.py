@@ -13,6 +13,7 @@ from reference.vig import max_relative as max_relative_by_loops
 from vig_minimal import Graph
 from vig_minimal.graphs import maximum
 from vig_minimal.graphs.aggregate import aggregate_max, aggregate_mean, aggregate_sum, max_relative
+from vig_minimal.graphs.graph import GroupGraph
 
 BATCH, TARGETS, SOURCES, DIM = 2, 5, 7, 3
 KINDS = ["edges", "weights", "index"]
@@ -371,6 +372,14 @@ def test_the_maximum_has_one_dtype_and_one_value_with_and_without_gradient(nodes
     trained = max_relative(x.requires_grad_(), graph)
     assert evaluated.dtype == trained.dtype == expected and torch.equal(evaluated, trained)
     assert aggregate_max(x, graph).dtype == aggregate_max(x.detach(), graph).dtype == expected
+
+
+@pytest.mark.parametrize("groups", [None, 2])
+def test_a_mean_in_float16_does_not_overflow_where_the_sum_would(groups):
+    index = torch.arange(4000).expand(1, 1, 4000)
+    graph = Graph(4000, index=index) if groups is None else GroupGraph(4000, index=index.expand(1, groups, 1, 4000))
+    mean = aggregate_mean(torch.full((1, 4000, 4), 20.0).half(), graph)
+    torch.testing.assert_close(mean, torch.full((1, 1, 4), 20.0).half(), rtol=2e-3, atol=0)
 
 
 def test_a_directed_graph_is_not_read_backwards():

@@ -33,6 +33,13 @@ def test_the_table_of_ratios(capsys, name):
     assert all(float(cell.replace(",", "")) > 0 for cell in row[1:])
 
 
+def test_a_field_of_the_config_can_be_set(capsys):
+    for graph in ("knn", "lrgc"):
+        text = run(capsys, "vig_nano", "--batch", 2, "--set", f"graph={graph}", "--set", "depth=2")
+        assert text.splitlines()[0].endswith(f", graph={graph}, depth=2")
+        assert int(rows(text)[1][1].replace(",", "")) == count_parameters(create_model("vig_nano", graph=graph, depth=2))
+
+
 def test_two_classifiers_are_both_trained(capsys):
     model = create_model("cvig_nano", dim=16, depth=1, img_size=16, patch=4, distillation=True).train()
     floor.forward_backward(model, torch.randn(4, 3, 16, 16))
@@ -165,6 +172,9 @@ def test_a_picture_without_any_figure_is_still_drawn():
     (["vig_nano", "--device", "gpu"], "invalid choice: 'gpu'"),
     (["vig_nano", "--amp"], "--amp goes with --throughput or --paper"),
     (["--graphs", "--paper"], "each go alone"), (["--memory", "--profile"], "each go alone"),
+    (["--graphs", "--set", "k=4"], "--set goes with models"), (["vig_nano", "--set", "k"], "--set k: it takes FIELD=V"),
+    (["vig_nano", "--set", "graph=sgva"], "unknown graph 'sgva'"),
+    (["vig_nano", "--set", "widht=4"], "vig_nano has no field 'widht'"),
     (["vig_nano", "--measure"], "--measure goes with --memory"),
     (["vig_nano", "--batch", "1"], "--batch 1: in training, batch norm needs at least 2 images"),
     (["vig_nano", "--batch", "1", "--profile"], "--batch 1: in training"),

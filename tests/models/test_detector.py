@@ -62,6 +62,17 @@ def test_an_image_is_detected_alike_alone_and_beside_a_larger_one(name, spread):
     assert torch.equal(together["labels"], alone["labels"])
 
 
+@pytest.mark.parametrize("name, patch", [("pvig_nano", 2), ("pvig_nano", 4), ("vig_nano", 8)])
+@torch.no_grad()
+def test_an_image_thinner_than_64_pixels_has_the_same_features_beside_a_larger_one(name, patch):
+    model = small(name, patch=patch).eval()
+    thin, square = torch.randn(3, 20, 200), torch.randn(3, 128, 128)
+    alone, together = (model.backbone(model.resize(images)[0]) for images in ([thin], [square, thin]))
+    for level in alone:
+        height, width = alone[level].shape[2:]
+        torch.testing.assert_close(together[level][1:, :, :height, :width], alone[level])
+
+
 def test_what_goes_through_the_backbone_is_padded_to_the_patch_only():
     assert padded((800, 1333), 16) == (800, 1344) and padded((801, 1333), 4) == (804, 1336)
     assert padded((10, 1333), 16) == (64, 1344)

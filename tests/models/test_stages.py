@@ -6,6 +6,7 @@ from torch import nn
 
 from helpers import TINY
 from vig_minimal import create_model, list_models
+from vig_minimal.models.layers import DropPath
 from vig_minimal.training.engine import create_optimiser
 from vig_minimal.training.recipes import RECIPES
 
@@ -81,8 +82,9 @@ def test_without_classes_a_model_gives_its_pooled_features(name):
     trained = made(name)
     trained.reset_classifier(0)
     assert trained.state_dict().keys() == model.state_dict().keys() and trained.config == model.config
-    for without in (trained, model):
+    for without in (trained, model.eval()):
         without.reset_classifier(7)
+        assert not any(part.training for part in without.modules() if isinstance(part, (nn.BatchNorm2d, DropPath)))
         assert without.state_dict().keys() == made(name).state_dict().keys() and without.config.num_classes == 7
 
 

@@ -37,8 +37,9 @@ __all__ = ["CONSTRUCTORS", "DAGC", "KNN", "LRGC", "LSGC", "MGC", "OF_PLACES", "S
 
 
 def rules(config) -> list[partial]:
-    """Return, for each block, how k and the dilation d follow from the number of nodes: as in a model that was built
-    for so many. A k that was not chosen, the default of the config's size, is the default there too."""
+    """Return a rule for each block: k and the dilation d for any number of nodes, as in a model built for that number.
+    A k that equals the default for the config's own size counts as not chosen: the default for the new size replaces
+    it."""
     k = None if config.k == default_k(config.num_nodes) else config.k
     return [partial(of_block, k, config.depth, l) for l in range(config.depth)]
 
@@ -71,34 +72,34 @@ def cluster_knn_per_block(config) -> list[ClusterKNN]:
 
 
 # graphs of places, which need neither pooled sources nor relative positions, so that pyramids take them too: from hops
-# (None is the authors' K) and from the rule by which the number of neighbours follows from that of nodes
+# (None is the authors' K), k neighbours, and the rule by which k follows from the number of nodes
 OF_PLACES = {
-    "svga": lambda hops, rule: SVGA(hops or 2),
-    "mgc": lambda hops, rule: MGC(hops),
-    "dagc": lambda hops, rule: DAGC(hops or 2),
-    "lsgc": lambda hops, rule: LSGC(hops or 2),
-    "grid": lambda hops, rule: Surroundings(),
-    "random": lambda hops, rule: Random(rule=rule),
-    "none": lambda hops, rule: Alone(),
+    "svga": lambda hops, k, rule: SVGA(hops or 2),
+    "mgc": lambda hops, k, rule: MGC(hops),
+    "dagc": lambda hops, k, rule: DAGC(hops or 2),
+    "lsgc": lambda hops, k, rule: LSGC(hops or 2),
+    "grid": lambda hops, k, rule: Surroundings(),
+    "random": lambda hops, k, rule: Random(k, rule),
+    "none": lambda hops, k, rule: Alone(),
 }
 
 
 def of_places(name: str, config) -> list[nn.Module]:
     """The same in every block; `random` has ViG's number of neighbours, and another draw for each block."""
-    return [OF_PLACES[name](config.hops, rule) for rule in rules(config)]
+    return [OF_PLACES[name](config.hops, rule(config.num_nodes)[0], rule) for rule in rules(config)]
 
 
 def window_knn_per_block(config) -> list[WindowKNN]:
     """ViG's k; windows of half the grid's shorter side (7 at 224 pixels), shifted by half in every second block."""
-    return [WindowKNN(rule=partial(window_rule, rule, config.window, l % 2 == 1))
-            for l, rule in enumerate(rules(config))]
+    of_blocks = [partial(window_rule, rule, config.window, l % 2 == 1) for l, rule in enumerate(rules(config))]
+    return [WindowKNN(*rule(config.grid), rule) for rule in of_blocks]
 
 
 def hypergraph_per_block(config) -> list[Hypergraph]:
     """From 25 to 50 hyperedges over the blocks, as released; from a quarter to half of the nodes where these are few.
     """
-    return [Hypergraph(rule=partial(hyperedges_of_block, config.hyperedges, config.depth, l))
-            for l in range(config.depth)]
+    of_blocks = [partial(hyperedges_of_block, config.hyperedges, config.depth, l) for l in range(config.depth)]
+    return [Hypergraph(rule(config.num_nodes), rule=rule) for rule in of_blocks]
 
 
 # field `graph` of a config -> (NAME_per_block, the config's fields that only some constructors read)

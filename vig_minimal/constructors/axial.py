@@ -13,7 +13,8 @@ Cost for each node: no distances; k gathered rows of C numbers, k being 1 + ⌊(
 or about 1 + 2 log_K H + 2 log_K W (LSGC). DAGC compares all nodes of a row or column: (H + W)·C for each node.
 
 Differs from the released code: there the maximum of MobileViG and LogViG takes x_i − x_j; here, as in ViG and in the
-other two, it takes x_j − x_i. Their maximum starts at 0, the message of the node itself, so here it is a source too.
+other two, it takes x_j − x_i. In all four the maximum starts at 0. That is the message of a node to itself, so here
+every node is one of its own sources.
 GreedyViG prints the Euclidean distance, and its code takes L1, as we do.
 """
 

@@ -25,7 +25,7 @@ class Surroundings(nn.Module):
     """What a 3 × 3 convolution sees. Nodes (B, N, C) and grid (H, W) -> Graph with index (B, N, 9).
 
     Places beyond the border are replaced by the node itself, which counts once: 4 sources in a corner, 6 at an edge
-    (less only where the grid has a side of 1 or 2)."""
+    (fewer where the grid has a side of 1)."""
 
     def forward(self, x: Tensor, grid: Grid) -> Graph:
         return steps_graph(x, grid, lambda grid: AROUND, wrap=False)

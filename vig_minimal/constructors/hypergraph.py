@@ -35,7 +35,7 @@ def hyperedges_of_block(first: int | None, depth: int, block: int, num_nodes: in
     return min(first + first * block // max(1, depth - 1), max(first, num_nodes))
 
 
-class HyperGraph(Graph):
+class HyperedgeGraph(Graph):
     """Both bipartite graphs by their one incidence matrix, weights (B, N, E): node i is in hyperedge e.
 
     `adj()` is that matrix, with M = E sources. `union()`, and so `degree()`, `edges()` and `statistics()`, describe who
@@ -60,10 +60,10 @@ class HyperGraph(Graph):
 class Hypergraph(nn.Module):
     """A node is in every hyperedge of which its membership is above `least`. Without gradient.
 
-    Nodes (B, N, C) -> HyperGraph with weights (B, N, E), bool. Features are not normalised. Degree: 1 to N nodes, by
-    1 to E hyperedges. Cost for each node: 2·E·C multiply-adds a round, and two means over E. rule: gives the number of
-    hyperedges for a number of nodes, so that images may be of several sizes. Raises ValueError for hyperedges < 1, or
-    more than there are nodes.
+    Nodes (B, N, C) -> HyperedgeGraph with weights (B, N, E), bool. Features are not normalised. Degree: 1 to N nodes,
+    by 1 to E hyperedges. Cost for each node: 2·E·C multiply-adds a round, and two means over E. rule: gives the number
+    of hyperedges for a number of nodes, so that images may be of several sizes. Raises ValueError for hyperedges < 1,
+    or more than there are nodes.
     """
 
     def __init__(self, hyperedges: int = 25, rounds: int = 20, least: float = 0.01,
@@ -74,7 +74,7 @@ class Hypergraph(nn.Module):
         self.hyperedges, self.rounds, self.least, self.rule = hyperedges, rounds, least, rule
 
     @torch.no_grad()
-    def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> HyperGraph:
+    def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> HyperedgeGraph:
         hyperedges = self.rule(int(x.shape[1])) if self.rule else self.hyperedges
         if hyperedges > x.shape[1]:
             raise ValueError(f"hyperedges={hyperedges}: more than the {x.shape[1]} nodes; choose fewer, a larger image"
@@ -86,7 +86,7 @@ class Hypergraph(nn.Module):
             x = full_precision(x)
             memberships = _uncompiled if is_compiled() else fuzzy_c_means
             member = memberships(x, pick(x, start), self.rounds) > self.least
-        return HyperGraph(hyperedges, weights=member)
+        return HyperedgeGraph(hyperedges, weights=member)
 
     def extra_repr(self) -> str:
         return f"hyperedges={self.hyperedges}, rounds={self.rounds}, least={self.least:g}"

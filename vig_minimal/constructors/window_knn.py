@@ -2,8 +2,8 @@
 
     symbol      variable        shape
     w, s        window, shift   side of a window, and by how much all windows lie lower and further right
-    window      ⌊(r − s)/w⌋ and ⌊(c − s)/w⌋ of the node in row r and column c; without wrapping: at the border are
-                smaller ones
+    window      ⌊(r − s)/w⌋ and ⌊(c − s)/w⌋ of the node in row r and column c; nothing wraps around, so windows at the
+                border are smaller
     allowed     inside.sum(-1)  (P,): nodes of each of the P windows
     k'          count           (P,): k in a whole window; max(⌊k · allowed/w²⌋, 3) in a smaller one, at most `allowed`
 
@@ -26,8 +26,8 @@ class WindowKNN(nn.Module):
     """The k nearest of L2-normalised nodes in the node's own window, nearest first, the node itself among them.
 
     Where the grid is smaller than a window, the window's side is the grid's. Without gradient.
-    Nodes (B, N, C) and grid (H, W) -> Graph with index (B, N, k); a smaller window's missing places repeat the node,
-    which counts once. Cost for each node: at most w² distances, then k gathered rows. rule: gives k, window and shift
+    Nodes (B, N, C) and grid (H, W) -> Graph with index (B, N, min(max(k, 3), w²)); places that are missing in a smaller
+    window repeat the node, which counts once. Cost for each node: at most w² distances, then k gathered rows. rule: gives k, window and shift
     for a grid, so that images may be of several sizes. Raises ValueError for k < 1, window < 1 or shift < 0.
     """
 

@@ -31,8 +31,8 @@ def may_branch(x: Tensor) -> bool:
 
 
 def above(x: Tensor, least: Tensor) -> Tensor:
-    """Return x > least, bool. In a program that torch.compile makes for a CPU it is an operation of its own: what that
-    writes stores one bool after the other, which takes twenty times as long."""
+    """Return x > least, bool. In a program that torch.compile makes for a CPU this stays a separate operation: the code
+    that torch.compile would write for it stores the bools one by one, which takes twenty times as long."""
     return _above(x, least) if is_compiled() and x.device.type == "cpu" else x > least
 
 
@@ -77,7 +77,7 @@ class Graph:
 
     def read(self, nodes: Tensor) -> tuple["Graph", Tensor | None]:
         """Return the graph and the sources that a convolution reads; None stands for the nodes (B, N, C) themselves.
-        HyperGraph: messages that come through hyperedges."""
+        HyperedgeGraph: messages that come through hyperedges."""
         return self, None
 
     def degree(self) -> Tensor:

@@ -166,7 +166,10 @@ def _wins(message: Tensor, best: Tensor) -> Tensor:
 
 def _weighted(x: Tensor | None, sources: Tensor, index: None, weights: Tensor,
               want_index: bool) -> tuple[Tensor, Tensor | None]:
-    """Do `_dense` for weights on a CPU in fewer passes, without subtracting x. All sources must be finite."""
+    """Do `_dense` for weights on a CPU in fewer passes, without subtracting x. All sources must be finite.
+
+    A message is rounded as a number of the size of x_i, not of its own size: with weights below 1e-5 sources may tie.
+    """
     weights = weights[..., None].to(sources.dtype)
     message = _scratch((*weights.shape[:3], sources.shape[2]), sources)  # (b, n, M, C)
     if x is None:

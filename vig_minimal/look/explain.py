@@ -81,11 +81,11 @@ DISTANCE = Step("scores", "distances", "Distances",
                 "How different the directions of two nodes' features are, for all pairs of nodes.")
 NEAREST = Step("edges", "k nearest", "Edges: k nearest",
                "N(i) = every d-th of the k·d sources with the least d_{ij}",
-               "Every node reads from k others, whether they matter or not; its own distance is 0, so it is one of "
-               "them. The choice carries no gradient: nothing teaches the graph.")
+               "Every node reads from its k nearest, whether they matter or not. Its own distance is 0, so it is one of "
+               "the k. The choice carries no gradient: nothing teaches the graph.")
 NEAR = Step("edges", "k nearest", "Edges: k nearest sources",
             "N(i) = every d-th of the k·d sources with the least ‖x̂_i − ŷ_j‖² + P_{ij}",
-            "In the first stages of a pyramid a source y is the mean of r × r nodes. P tells how far apart they are.")
+            "In the first stages of a pyramid a source y is the mean of r × r nodes. P depends on the places of both.")
 GROUPS = Step("edges", "k nearest", "Edges: k nearest in each group",
               "N_g(i) = every d-th of the k·d sources with the least ‖x̂_{ig} − ŷ_{jg}‖²",
               "Every group g of channels has neighbours of its own. Between patches of a pyramid, P_{ij} is added.")
@@ -102,13 +102,13 @@ PARTS = Step("edges", "partitions", "Partitions and edges",
              "Nodes are partitioned by their features; a node reads from its nearest in its own partition alone.")
 CENTROIDS = Step("global", "centroids", "Attention between centroids",
                  "z′_i = Σ_j α_{ji} LIN_L(z_j)   (ClusterViG Eqs. 2, 3)",
-                 "z, the mean of a partition, reads from all the others; every node then reads from its partition's "
-                 "z′.")
+                 "z, the mean of a partition, reads from the means of all partitions; every node then reads from its "
+                 "partition's z′.")
 RELATIVE = Step("aggregate", "max-relative", "Max-relative",
                 "m_i = max_j α_{ij} (x′_j − x′_i)",
-                "For each channel the source that is most above node i wins, and m holds by how much. In LRGC the "
-                "maximum runs over all j, and an edge that is not selected carries 0. In other graphs α is 1 and the "
-                "maximum runs over the edges alone; m is 0 where there is none.")
+                "For each channel, m_i is the largest weighted difference between a source and node i; the source that "
+                "gives it wins. In LRGC the maximum runs over all j, and an edge that is not selected counts as 0. In "
+                "other graphs α is 1 and the maximum runs over the edges alone; m_i is 0 for a node without edges.")
 UPDATE = Step("update", "update", "Update", "u_i = GELU([x′_i, m_i] W_{update})",
               "A linear layer of 4 heads mixes what a node is with what it has read. A head sees the same slice of "
               "both.")

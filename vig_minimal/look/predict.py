@@ -27,6 +27,7 @@ from ..data.synthetic import CLASSES, Shapes
 from ..files import CheckpointError, replacing
 from ..models.detection import Detector, create_detector
 from ..models.gkgnet import GKGNet
+from ..models.layers import evaluating
 from ..models.registry import create_model
 from ..models.released import load_released
 from ..training.checkpoint import check_types, load_run
@@ -144,10 +145,9 @@ def probabilities(model: nn.Module, crops: Tensor, return_graphs: bool = False) 
 
     return_graphs: also the graph of every layer.
     """
-    device, was_training = next(model.parameters()).device, model.training
-    images = normalise(crops.to(device), model.transform.mean, model.transform.std)
-    logits, graphs = model.eval()(images, return_graphs=True) if return_graphs else (model.eval()(images), [])
-    model.train(was_training)
+    images = normalise(crops.to(next(model.parameters()).device), model.transform.mean, model.transform.std)
+    with evaluating(model):
+        logits, graphs = model(images, return_graphs=True) if return_graphs else (model(images), [])
     logits = logits.cpu().double()
     result = logits.sigmoid() if model.multi_label else logits.softmax(1)
     return (result, graphs) if return_graphs else result

@@ -1,7 +1,7 @@
 """ClusterViG: globally aware Vision GNNs by image partitioning (Parikh, Fein-Ashley, Ye, Kannan, Prasanna, 2025).
 
 k-means partitions the nodes. A node reads from its nearest nodes in its own partition, and from the centroid of its
-partition, which has read from all other centroids. Eqs. 2 and 3, the global update, are `graphs.gatv2.GATv2`; Eqs. 1
+partition, which has read from all centroids. Eqs. 2 and 3, the global update, are `graphs.gatv2.GATv2`; Eqs. 1
 and 4, the local updates of Tables I and II, are in `convs.py`; Eq. 6 is `layers.FFN`.
 
     symbol    variable              shape

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ..graphs.distance import full_precision
 from ..graphs.graph import Graph
 from .checks import check_choices, check_whole, image_size
-from .layers import Backbone
+from .layers import Backbone, evaluating
 from .resnet import BACKBONES, ResNet
 
 
@@ -190,7 +190,7 @@ class CNN2Graph(Backbone):
             return
         if self.aggregate is None:
             aggregation = AGGREGATIONS[config.aggregation]
-            self.aggregate = (aggregation(config, dim) if self.attends
+            self.aggregate = (aggregation(config, dim).train(self.training) if self.attends
                               else partial(aggregation, aggregate_self=config.aggregate_self))
         self.proxies = nn.Parameter(torch.empty(config.num_classes * config.proxies_per_class, dim))
         nn.init.kaiming_normal_(self.proxies)  # He initialisation, section 4.1
@@ -222,13 +222,10 @@ class CNN2Graph(Backbone):
     @torch.no_grad()
     def store_anchors(self, images: Tensor) -> None:
         """Keep the embeddings of these anchors (A, 3, H, W), class after class, for evaluation."""
-        modes = [(part, part.training) for part in self.backbone.modules()]  # frozen parts stay in evaluation
-        self.backbone.eval()
-        self.anchors.copy_(torch.cat([self.backbone(part) for part in images.split(128)]))
+        with evaluating(self.backbone):
+            self.anchors.copy_(torch.cat([self.backbone(part) for part in images.split(128)]))
         self.stored.fill_(True)
         self.has_anchors = True
-        for part, mode in modes:
-            part.training = mode
 
     def forward(self, images: Tensor, return_graphs: bool = False):
         """Evaluation: logits (B, classes) of images (B, 3, H, W); with `return_graphs` also [Graph] with B targets and

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .layers import evaluating
+
 
 def count_parameters(model: nn.Module) -> int:
     """Count the trainable numbers. Tables that are not learnt are not counted."""
@@ -18,11 +20,8 @@ def count_macs(model: nn.Module, images: Tensor) -> float:
 
     images: (B, 3, H, W). Half the FLOPs that torch's `FlopCounterMode` counts, since a multiply-add is two.
     """
-    was_training = model.training
-    model.eval()
-    with FlopCounterMode(display=False) as counter:
+    with evaluating(model), FlopCounterMode(display=False) as counter:
         model(images[:1])
-    model.train(was_training)
     return counter.get_total_flops() / 2
 
 

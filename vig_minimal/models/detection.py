@@ -153,7 +153,7 @@ class SimplePyramid(nn.Module):
         return found | {"pool": found["3"][:, :, ::2, ::2]}
 
 
-class Backbone(nn.Module):
+class BodyAndNeck(nn.Module):
     """Body and neck: an ImageList of normalised images (B, 3, H, W) to features (B, channels, H/s, W/s) by level."""
 
     def __init__(self, body: ViG | PyramidViG, config: DetectorConfig):
@@ -200,7 +200,7 @@ class Detector(MaskRCNN):
     """
 
     def __init__(self, body: nn.Module, config: DetectorConfig):
-        backbone, pools = Backbone(body, config), {}
+        backbone, pools = BodyAndNeck(body, config), {}
         strides = backbone.strides
         for kind, size in (("box_roi_pool", 7), ("mask_roi_pool", 14)):
             pools[kind] = pool = MultiScaleRoIAlign(list(LEVELS), size, config.points)
@@ -208,7 +208,7 @@ class Detector(MaskRCNN):
             pool.scales = [1 / stride for stride in strides[:4]]
             pool.map_levels = initLevelMapper(*(int(math.log2(strides[i])) for i in (0, 3)))
         super().__init__(
-            backbone, min_size=config.img_size[0], max_size=config.img_size[1], size_divisible=strides[-1],
+            backbone, min_size=config.img_size[0], max_size=config.img_size[1], size_divisible=max(strides[-1], THINNEST),
             image_mean=(0.0,) * 3, image_std=(1.0,) * 3,
             rpn_anchor_generator=AnchorGenerator(tuple((config.anchor * stride,) for stride in strides),
                                                  ((0.5, 1.0, 2.0),) * len(strides)),

@@ -100,7 +100,7 @@ class GKGNet(Backbone):
                 rule = partial(neighbours_among, config.k, 0)
                 constructor = GroupKNN(rule(height * width)[0], config.groups, rule=rule)
                 rate = rates[sum(config.depth[:i])]  # that of the stage's first block, as in the released code
-                self.cross.append(CrossLevel(dim, constructor, config.conv, rate))
+                self.cross.append(CrossLevel(dim, constructor, config.conv, rate).train(self.training))
             self.widen = nn.ModuleList(nn.Linear(dim, wider) for dim, wider in zip(config.dim, config.dim[1:]))
         self.of_labels = nn.Linear(config.dim[-1], config.num_classes)
         self.of_patches = nn.Linear(config.dim[-1], config.num_classes)

@@ -182,10 +182,11 @@ def no_weight_decay(model: nn.Module) -> set[str]:
 
 
 class Backbone(nn.Module):
-    """What users of models elsewhere expect of every model beside `forward`, the same in all of them.
+    """What users of models elsewhere expect of every model beside `forward`.
 
-    A model has `config`, `num_features` (the channels of its last features), `forward_stages` and, if it is a `head`
-    that makes its logits, `position`. logits = model.forward_head(model.forward_features(images)).
+    A model has `config`, `num_features` (the channels of its last features) and `forward_stages`. model(images) gives
+    model.forward_head(model.forward_features(images)); GKGNet's head also takes the labels. A model with `head` and
+    `position` needs no `reset_classifier` of its own.
     """
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -197,7 +198,7 @@ class Backbone(nn.Module):
         and forward gives the pooled features."""
         self.config = replace(self.config, num_classes=num_classes)
         old, new = self.head, head(self.num_features, num_classes, self.config.dropout)
-        init_weights(new.to(self.position))
+        init_weights(new.to(self.position).train(self.training))
         self.head = nn.Sequential(*old[:-1], new[-1]) if len(old) and num_classes else new
 
     def no_weight_decay(self) -> set[str]:
@@ -212,6 +213,18 @@ def init_weights(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation for a while. Afterwards each part has its own mode again: frozen parts stay frozen."""
+    training = [part for part in model.modules() if part.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 class RunningStatistics:

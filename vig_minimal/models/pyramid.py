@@ -109,9 +109,13 @@ def position_table(dim: int, grid: tuple[int, int]) -> Tensor:
 def relative_positions(dim: int, grid: tuple[int, int], sources: int, targets: slice = slice(None)) -> Tensor:
     """E = −2 P·Pᵀ/C, rounded to float32, then with its second side resized bicubically from N to `sources`: (N, M).
 
-    Added to squared distances, so that of two equally similar patches the nearer one comes first. In this order, as in
-    the released code: another one differs in the last bit, enough to swap neighbours. Rows are resized one by one, so a
-    block of them at a time gives the same without an N × N table; `targets` asks for some rows alone.
+    Added to squared distances. Without pooling (M = N) the nearer of two equally similar patches thus comes first. With
+    pooling it does not: the released code resizes along the list of nodes, so that source m gets about the value of
+    node m·N/M of that list, which is not in the patch that m is the mean of. It stays so for the released weights.
+
+    In this order, as in the released code: another one differs in the last bit, enough to swap neighbours. Rows are
+    resized one by one, so a block of them at a time gives the same without an N × N table; `targets` asks for some rows
+    alone.
     """
     table = position_table(dim, grid)  # P: (N, C)
     of_columns, of_rows = table[:grid[1], :dim // 2], table[::grid[1], dim // 2:]  # (W, C/2), (H, C/2)
@@ -199,7 +203,7 @@ class Stage(nn.Module):
             elif config.graph == "group_knn":
                 constructor = GroupKNN(k, config.groups, dilation, config.epsilon, rule)
             else:
-                constructor = OF_PLACES[config.graph](config.hops, rule)
+                constructor = OF_PLACES[config.graph](config.hops, k, rule)
             grapher = Grapher(dim, constructor, config.conv, self.pool, rates[block])
             self.blocks.append(Block(grapher, FFN(dim, rates[block])))
         self.dim, self.relative_elsewhere, self.placed = dim, {}, config.graph in OF_PLACES

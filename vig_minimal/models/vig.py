@@ -67,7 +67,7 @@ class ViGConfig:
     groups: int = 2                     # graph="group_knn": groups G of channels, each with neighbours of its own
     hops: int | None = None             # graph="svga", "mgc", "dagc", "lsgc": K; None is the authors'
     window: int | None = None           # graph="window_knn": side w of a window; None is half of the shorter side
-    hyperedges: int | None = None       # graph="hypergraph": of the first block, twice as many in the last; None is 25
+    hyperedges: int | None = None       # graph="hypergraph": of the first block; None is 25 or, if less, a quarter of N
 
     def __post_init__(self):
         check_choices(self, patch=(2, 4, 8, 16), conv=CONVS)
@@ -110,8 +110,9 @@ class Grapher(nn.Module):
     """A graph convolution between two linear layers, with a residual.
 
     x'_i = x_i W_in;  x''_i = max_{j ∈ N(i)} a_ij (x'_j − x'_i);  y_i = GELU([x'_i, x''_i] W_update) W_out + x_i,
-    where N(i) and a_ij (1 in ViG, α in LRGC) are the graph that `constructor` makes of x', and W_update has 4 heads.
-    LRGC Eq. 5 writes i for the source and j for the target. (B, C, H, W) -> (B, C, H, W) and the Graph.
+    where N(i) and a_ij (1 in ViG, α in LRGC) are the graph that `constructor` makes of x', and W_update has 4 heads. In
+    LRGC the maximum runs over all j, and a j that is not in N(i) has a_ij = 0. LRGC Eq. 5 writes i for the source and j
+    for the target. (B, C, H, W) -> (B, C, H, W) and the Graph.
     """
 
     def __init__(self, dim: int, constructor: nn.Module, conv: str = "mr", drop_path: float = 0.0):

@@ -293,18 +293,7 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
             fields[name] = getattr(args, name)  # other models refuse it
     if args.drop_path and not hasattr(preset, "drop_path"):
         raise ValueError(f"--drop-path {args.drop_path:g}: {model} has no stochastic depth; leave it out")
-    for setting in args.set:
-        name, equals, value = setting.partition("=")
-        if not equals or name in ("num_classes", "img_size"):
-            raise ValueError(f"--set {setting}: it takes FIELD=VALUE; num_classes follows from the data, img_size from"
-                             " --img-size")
-        try:
-            fields[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            fields[name] = value
-        most, values = 1000 if name == "depth" else 10_000, fields[name]
-        if any(type(part) is int and part > most for part in (values if isinstance(values, tuple) else (values,))):
-            raise ValueError(f"--set {setting}: at most {most:,}")
+    fields |= dict(map(read_field, args.set))
     if args.img_size or "img_size" not in fields:
         own = detector_size(model) if args.task == "detection" else preset.img_size[:1]
         size = args.img_size or ([IMAGE_SIZES[data]] if data in IMAGE_SIZES else own)
@@ -319,6 +308,22 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
         raise ValueError(f"{height}×{width} pixels in patches of {patch}: more than {MOST_NODES:,} nodes; choose a"
                          " smaller --img-size or a larger patch")
     return fields
+
+
+def read_field(setting: str) -> tuple[str, object]:
+    """Return name and value of a `--set FIELD=VALUE`. A value is text unless it is a number, a bool or a tuple."""
+    name, equals, text = setting.partition("=")
+    if not equals or name in ("num_classes", "img_size"):
+        raise ValueError(f"--set {setting}: it takes FIELD=VALUE; num_classes follows from the data, img_size from"
+                         " --img-size")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = text
+    most = 1000 if name == "depth" else 10_000
+    if any(type(part) is int and part > most for part in (value if isinstance(value, tuple) else (value,))):
+        raise ValueError(f"--set {setting}: at most {most:,}")
+    return name, value
 
 
 def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:

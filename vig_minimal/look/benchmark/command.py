@@ -1,5 +1,6 @@
 """Measure what the graph costs, as a ratio to the same network without one: time, memory, parameters.
 
+    python -m vig_minimal benchmark vig_ti --set graph=svga    # another graph, or any other field of the config
     python -m vig_minimal benchmark lrgc_ti --compile      # through torch.compile
     python -m vig_minimal benchmark lrgc_ti --profile      # where its time goes, and what each part could take
     python -m vig_minimal benchmark lrgc_ti --memory --batch 64
@@ -31,6 +32,7 @@ import torch
 
 from ...models.checks import check_compiler
 from ...models.registry import CONFIGS, create_model, list_models
+from ...training.settings import read_field
 from ..command import Parser
 from .floor import print_ratios
 from .graph_cost import print_graphs
@@ -59,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--batch", type=int, default=8, metavar="N", help="images a batch (default 8)")
     add("--rounds", type=int, default=5, metavar="N", help="timed rounds (default 5)")
     add("--threads", type=int, default=2, metavar="N", help="CPU threads (default 2)")
+    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the models' configs: graph=svga, k=6")
     add("--img-size", type=int, metavar="PX", help="instead of each model's own")
     add("--device", default="cpu", choices=("cpu", "cuda"), help="cpu (default) or cuda")
     add("--compile", action="store_true", help="run the model, not the floor, through torch.compile")
@@ -78,12 +81,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--measure goes with --memory")
     if args.batch == 1 and (args.measure or not (args.graphs or args.paper or args.throughput or args.memory)):
         parser.error("--batch 1: in training, batch norm needs at least 2 images")
+    if args.set and (args.graphs or args.paper):
+        parser.error("--set goes with models, not with --graphs or --paper")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: this torch sees no GPU; use --device cpu")
     torch.set_num_threads(args.threads)
-    fields = {} if args.img_size is None else {"img_size": args.img_size}
+    with parser.errors_in_one_sentence():
+        fields = dict(map(read_field, args.set)) | ({} if args.img_size is None else {"img_size": args.img_size})
     print(f"{'evaluation' if args.throughput else f'batch {args.batch}'}, {'bfloat16' if args.amp else 'float32'},"
-          f" {args.device}, {args.threads} threads, torch {torch.__version__}; {args.rounds} rounds\n")
+          f" {args.device}, {args.threads} threads, torch {torch.__version__}; {args.rounds} rounds{''.join(f', {setting}' for setting in args.set)}\n")
     with parser.errors_in_one_sentence():
         if args.compile:
             check_compiler(args.device)

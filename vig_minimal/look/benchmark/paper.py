@@ -1,7 +1,7 @@
 """The published figures of the four papers' tables, and ours beside them: `python -m vig_minimal benchmark --paper`.
 
 Parameters and multiply-adds are counted, throughput is measured on this machine (theirs: an A100). Accuracies are
-listed without ours: nothing was trained on ImageNet or COCO here; docs/results.md has what was.
+listed without ours: nothing was trained on the whole of ImageNet or COCO here. docs/results.md has what was.
 """
 
 from collections.abc import Iterator, Sequence

@@ -32,7 +32,7 @@ SAVE_EVERY = 100  # steps
 
 
 class Variant(NamedTuple):
-    """What differs between the columns of a comparison: its name in tables, and fields of the config, as "k=9"."""
+    """What differs between the rows of a comparison: its name in tables, and fields of the config, as "k=9"."""
 
     name: str
     fields: tuple[str, ...]

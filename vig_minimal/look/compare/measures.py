@@ -5,7 +5,7 @@
     length       distance between the centres of target and source, in patches (in a pyramid, of the first stage)
     homophily    share of the edges into patches of an object that come from the same object; a patch is an object's
                  where half of its pixels are. Known for the synthetic scenes alone
-    overlap      shared edges of a block and the first block, as a share of the edges of both; later blocks, and only
+    overlap      edges in both a block and the first block, as a share of the edges in either; later blocks, and only
                  those with as many nodes
     diversity    ‖X − mean of all patches‖ / ‖X‖ of the last features: 0 if all patches are alike
 

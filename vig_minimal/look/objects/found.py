@@ -11,6 +11,7 @@ from torch import Tensor
 from ...data.augment import normalise
 from ...graphs.graph import Graph
 from ...models.detection import Detector
+from ...models.layers import evaluating
 from ..panels import FONT, LINE, PALETTE, picture, tint
 
 SIDE = 400  # about the shorter side of a drawn image in pixels, where the image is smaller
@@ -32,17 +33,17 @@ def detect(model: Detector, images: Sequence[Tensor], threshold: float = 0.5,
            return_graphs: bool = False) -> list[list[Found]] | tuple[list[list[Found]], list[Graph]]:
     """Return the objects of each uint8 image (3, H, W) with at least that score, the highest first. Images are computed
     one by one: a large one takes more than a GiB. return_graphs: also the first image's graph in every block."""
-    device, was_training, result = next(model.parameters()).device, model.training, []
+    device, result = next(model.parameters()).device, []
     inputs = [normalise(image[None].to(device), model.transform.mean, model.transform.std) for image in images]
-    model.eval()
-    graphs = model(inputs[0], return_graphs=True)[1] if return_graphs else []
-    for image in inputs:
-        [answer] = model(image)
-        chosen = (answer["scores"] >= threshold).cpu()
-        labels, scores, boxes, masks = (answer[name].cpu()[chosen] for name in ("labels", "scores", "boxes", "masks"))
-        result.append([Found(model.classes[label - 1], score, tuple(box), mask) for label, score, box, mask in
-                       zip(labels.tolist(), scores.tolist(), boxes.tolist(), masks[:, 0] >= 0.5)])
-    model.train(was_training)
+    with evaluating(model):
+        graphs = model(inputs[0], return_graphs=True)[1] if return_graphs else []
+        for image in inputs:
+            [answer] = model(image)
+            chosen = (answer["scores"] >= threshold).cpu()
+            labels, scores, boxes, masks = (answer[name].cpu()[chosen]
+                                            for name in ("labels", "scores", "boxes", "masks"))
+            result.append([Found(model.classes[label - 1], score, tuple(box), mask) for label, score, box, mask in
+                           zip(labels.tolist(), scores.tolist(), boxes.tolist(), masks[:, 0] >= 0.5)])
     return (result, graphs) if return_graphs else result
 
 

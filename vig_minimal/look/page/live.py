@@ -19,8 +19,8 @@ def control(equation: str, says: str) -> tuple[Step, Step]:
 
 
 RANDOM = control("N(i) = i and k − 1 others, at random",
-                 "A control: as many edges as k nearest has, and no reason for any. What a chosen graph brings, it "
-                 "brings beyond this one.")
+                 "A control: as many edges as k nearest has, but chosen without looking at the image. A graph that "
+                 "looks at it is worth what it gains over this one.")
 GRID = control("N(i) = {j : |row_j − row_i| ≤ 1, |column_j − column_i| ≤ 1}",
                "A control: the patches around, as a 3 × 3 convolution reads them.")
 FULL = control("N(i) = all nodes", "A control: every node reads from all, so nothing is chosen.")

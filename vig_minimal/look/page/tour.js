@@ -34,9 +34,9 @@ function why(layer, own, i, j, nodes, channels) {
   }
   if (own.constructor === "knn") {
     const rank = 1 + layer.score.subarray(i * nodes, (i + 1) * nodes).filter((other) => other > score).length;
-    const taken = own.dilation > 1 ? `every ${own.dilation}th of the ${own.k * own.dilation}` : `the ${own.k}`;
-    return `It ${does}: it is number ${rank} of its nearest (distance ${(-score).toFixed(3)}), and ${taken} nearest are`
-      + ` taken.${won}`;
+    const d = own.dilation, far = (-score).toFixed(3), every = { 2: "second", 3: "third" }[d] ?? `${d}th`;
+    const taken = d > 1 ? `every ${every} of the ${own.k * d} nearest is` : `the ${own.k} nearest are`;
+    return `It ${does}: it is number ${rank} of its nearest (distance ${far}), and ${taken} taken.${won}`;
   }
   if (own.constructor === "threshold")
     return `It ${does}: z = ${score.toFixed(3)} ${is} Φ⁻¹(q) = ${own.z.toFixed(3)}.${won}`;

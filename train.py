@@ -9,23 +9,29 @@ follows from the flags is decided in training/settings.py; data, model and task 
 It writes metrics.csv, config.json, last.pt (to go on from) and best.pt (to use) into the output folder. Where the
 recipe has a moving average of the weights (ema_decay), that is what is evaluated, and `model` in these files.
 
-Exit codes: 0 done; 1 training could not go on (what is saved stays); 2 bad input, nothing was begun; 130 and 143 ended
-by SIGINT (Ctrl-C) and SIGTERM after saving. `--resume auto` goes on.
+Exit codes: 0 done; 1 training could not go on, or its last steps were not finite (what is saved stays); 2 bad input,
+nothing was begun; 130 and 143 ended by SIGINT (Ctrl-C) and SIGTERM after saving. `--resume auto` goes on.
 """
 
 import contextlib
 import itertools
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 
+from vig_minimal.streams import prepare
 from vig_minimal.training.flags import parse
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # another process that is gone is a sentence, no stack of C++
 if __name__ == "__main__":  # torch takes seconds to import: --help and a wrong flag are answered before
+    prepare()
     parse(None)
+    hears_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if hears_ctrl_c:  # it ends the import of torch without a traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if os.environ.get("RANK", "0") == "0":
         print("loading torch …", flush=True)
 
@@ -38,7 +44,7 @@ from vig_minimal.data.decoding import DataError
 from vig_minimal.look import confusion
 from vig_minimal.models.layers import RunningStatistics
 from vig_minimal.training.distributed import start
-from vig_minimal.training.endings import Diverged, Stopped, fail, one_sentence
+from vig_minimal.training.endings import EXIT_FAILED, Diverged, Stopped, fail, one_sentence
 from vig_minimal.training.engine import Run, evaluate, learning_rate
 from vig_minimal.training.run_log import estimate
 from vig_minimal.training.settings import settle
@@ -73,9 +79,9 @@ def train(argv: list[str] | None, resources: contextlib.ExitStack) -> None:
             processes.first_alone(take_folder, settings, resources)
         first_lines = describe(job)
     run, log = job.run, job.log
-    log.begin(first_lines)
     with one_sentence(processes.watch, DataError, settings.folder if settings.writes else None), processes.listening():
         try:
+            log.begin(first_lines)
             if flags.eval_only:
                 log.evaluation(job.evaluate(), job.file_notes())
                 confusion.report(job)
@@ -108,6 +114,8 @@ def fit(job: Job) -> None:
         run.epoch, job.first_step = epoch + 1, 0
         close_epoch(job, trained, scores)
     log.end(images, seconds)
+    if run.bad_in_a_row:
+        sys.exit(EXIT_FAILED)
 
 
 def close_epoch(job: Job, trained: dict[str, float], scores: dict[str, float]) -> None:
@@ -223,4 +231,6 @@ def dry_run(job: Job) -> str:
 
 
 if __name__ == "__main__":
+    if hears_ctrl_c:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

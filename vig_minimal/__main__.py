@@ -1,8 +1,9 @@
 """`python -m vig_minimal COMMAND …`: everything to ask, to look at and to measure. Training is train.py."""
 
 import importlib
-import os
 import sys
+
+from .streams import prepare, unheard
 
 # command -> module of vig_minimal.look with a `main(argv)`, and its line in the list
 COMMANDS = {
@@ -33,11 +34,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    prepare()
     try:
         main()
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # as of `explain | head`: what is left to print goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        unheard()
         sys.exit(141)  # as a shell reports a command that ended so

@@ -26,13 +26,22 @@ class CheckpointError(ValueError):
     """A file of weights that cannot be used; the message is one sentence for the user."""
 
 
+class UnreadableError(CheckpointError):
+    """A file that the system does not let us read: its content may be whole."""
+
+
 @contextlib.contextmanager
 def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO]:
-    """Open a temporary file that replaces `path` on success: at any moment `path` is the whole old or new file."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
+    """Open a temporary file that replaces `path` on success: at any moment `path` is the whole old or new file, also if
+    several processes write it. A link stays, and its target is replaced. A device, as /dev/stdout, is written to."""
+    text = {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, mode, **text) as file:
+            yield file
+        return
+    path = Path(os.path.realpath(path))
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        text = {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
         with open(temporary, mode, **text) as file:
             yield file
             file.flush()
@@ -84,7 +93,7 @@ def load(path: str | Path) -> dict:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UnreadableError(f"{path}: cannot be read ({error.strerror})") from None
     if data[:2] == b"PK" and not (data[-22:-18] == END_OF_ZIP and data[-2:] == b"\0\0"):  # a comment, or no whole zip
         end, checksum = data[-22 - CHECKSUM_SIZE:-CHECKSUM_SIZE], data[-CHECKSUM_SIZE:]
         if end[:4] != END_OF_ZIP or end[-2:] != COMMENT_SIZE:

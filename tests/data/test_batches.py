@@ -62,3 +62,20 @@ def test_batches_are_the_same_however_many_processes_and_workers_make_them(tmp_p
         assert torch.equal(images, torch.cat([a, b])) and torch.equal(labels, torch.cat([a_labels, b_labels]))
     other_epoch = batches((0, 1), 0, 2)
     assert not torch.equal(alone[0][0], other_epoch[0][0])
+
+
+def test_what_is_erased_is_not_mixed(tmp_path, monkeypatch):
+    """Erasing comes last: a box of one image must not show, at half its strength, in its partner."""
+    data = open_data("imagefolder", str(image_folder(tmp_path / "data", count=4, size=(16, 16))), (16, 16), None)
+    recipe = Recipe(batch_size=8, mixup=0.8, erasing=1.0, crop="pad", flip=False)
+    marked = []
+
+    def erase(image, box, generator):
+        top, left, height, width = box
+        image[:, top:top + height, left:left + width] = 1000.0
+        marked.append(height * width)
+
+    monkeypatch.setattr("vig_minimal.data.batches.erase", erase)
+    images = PreparedImages(data.train, (16, 16), 1.0, recipe, 0)
+    (mixed, _), = TrainingBatches(images, 2, recipe, 0, (0, 1), CPU, 0).epoch(0)
+    assert len(marked) == 8 and (mixed == 1000).sum() == 3 * sum(marked) and (mixed[mixed != 1000] < 10).all()

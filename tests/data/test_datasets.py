@@ -119,6 +119,16 @@ def test_a_run_that_goes_on_and_its_evaluation_see_the_same_split(capsys, tmp_pa
     assert plain.splitlines()[-1] == other.splitlines()[-1]
 
 
+def test_what_is_hidden_is_no_image(tmp_path):
+    """Notebooks copy images into .ipynb_checkpoints/, and macOS puts a ._0.png beside 0.png."""
+    root = photos(tmp_path / "photos", [("cat", 5), ("dog", 5)])
+    (root / "cat" / ".ipynb_checkpoints").mkdir()
+    Image.new("RGB", (8, 8)).save(root / "cat" / ".ipynb_checkpoints" / "0-checkpoint.png")
+    (root / "dog" / "._0.png").write_text("no image")
+    data = open_data("imagefolder", str(root), (16, 16), None)
+    assert len(data.train) + len(data.val) == 10
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match="nowhere: no such folder; an image folder holds train/CLASS"):
         open_data("imagefolder", str(tmp_path / "nowhere"), (16, 16), None)

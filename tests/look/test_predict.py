@@ -1,6 +1,7 @@
 """What a trained model says of images: in Python, as a command, and the same numbers as in evaluation."""
 
 import csv
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -155,6 +156,17 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(change, says, tmp_path):
 
 
 # ---- the command
+
+
+def test_links_to_folders_are_followed_each_image_once_and_nothing_hidden(tmp_path):
+    image_folder(tmp_path / "data", count=1)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "data" / "val")
+    (tmp_path / "photos" / "again").symlink_to(tmp_path / "data" / "val" / "cat")
+    (tmp_path / "photos" / "around").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos" / ".hidden.png").write_bytes(b"")
+    found = [os.path.realpath(path) for path in command.find_images([str(tmp_path / "photos")])]
+    assert sorted(found) == [str(tmp_path / "data" / "val" / name / "0.png") for name in ("cat", "dog")]
 
 
 def test_files_folders_and_scenes(tmp_path, capsys):

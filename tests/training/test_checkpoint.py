@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +34,22 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         checkpoint.save(path, STATE)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_a_file_that_the_system_does_not_let_us_read_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    """Else the run would go on from the one before it, and lose what this one holds."""
+    for name in ("last.pt", "previous.pt"):
+        checkpoint.save(tmp_path / name, STATE | {"recipe": {}})
+    read = Path.read_bytes
+
+    def refused(path):
+        if path.name == "last.pt":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(CheckpointError, match=r"last.pt: cannot be read \(Permission denied\)"):
+        checkpoint.load_latest(tmp_path)
 
 
 @pytest.mark.parametrize("value", [argparse.Namespace(lr=1), torch.nn.Linear(1, 1), print])

@@ -200,6 +200,7 @@ def test_classes_need_as_many_images_as_anchors(capsys, tmp_path):
     (["--model", "cnn2gnn_nano", "--multi-label"], "its anchors stand for one class each"),
     (["--model", "cnn2gnn_nano", "--data", "shapes-multi"], "shows several or none"),
     (["--model", "vig_nano", "--backbone-weights", "torchvision"], "vig_nano has no ResNet"),
+    (["--task", "detection", "--backbone-weights", "torchvision"], "start a detector's backbone with --init-from"),
     (["--model", "cnn2gnn_nano", "--backbone-weights", "torchvision"], "there are none of the nano backbone"),
     (["--model", "cnn2gnn_nano", "--backbone-weights", "gone.pth"], "gone.pth"),
     (["--model", "cnn2gnn_nano", "--drop-path", "0.1"], "has no stochastic depth"),

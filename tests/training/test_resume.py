@@ -139,7 +139,9 @@ def test_a_run_that_diverged_goes_on_from_before_it_went_wrong_with_another_rate
 def test_nothing_is_written_while_steps_are_bad(capsys, monkeypatch):
     monkeypatch.setattr(SingleLabel, "losses", lambda self, outputs, targets, images: {
         "cross_entropy": outputs.sum() * torch.nan})
-    run(*VIG, "--epochs", 3, "--output", "out", "--save-every", 1)  # six bad steps
+    with pytest.raises(SystemExit) as end:
+        run(*VIG, "--epochs", 3, "--output", "out", "--save-every", 1)  # six bad steps
+    assert end.value.code == 1
     assert torch.load("out/last.pt")["step"] == 0 and not Path("out/best.pt").exists()
     assert "6 steps at the end not finite" in capsys.readouterr().out
 

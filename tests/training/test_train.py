@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -124,11 +125,67 @@ def test_an_evaluation_may_have_another_graph_but_no_other_weights(capsys):
     again = ["--resume", "out/last.pt", "--limit", "32", "--device", "cpu", "--eval-only", "--set"]
     train.main([*again, "graph=full"])
     assert "changed graph knn → full" in capsys.readouterr().out
-    for argv, message in (([*again, "dim=48"], "size mismatch"),
+    for argv, message in (([*again, "dim=48"], "its weights do not fit this model; of another shape: position"),
+                          ([*again, "graph=lrgc"], "choose a value of graph that changes no weight"),
                           ([*again[:-2], "--set", "graph=full"], "trained with graph=knn")):
         with pytest.raises(SystemExit) as end:
             train.main(argv)
         assert end.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("trained, other", [("knn", "random"), ("random", "knn")])
+def test_an_evaluation_may_take_a_random_graph_or_leave_one(capsys, trained, other):
+    run("--epochs", 1, "--output", "out", "--set", f"graph={trained}", model="vig_nano")
+    train.main(["--resume", "out/last.pt", "--limit", "32", "--device", "cpu", "--eval-only", "--set", f"graph={other}"])
+    assert f"changed graph {trained} → {other}" in capsys.readouterr().out
+    assert Path("out/confusion-changed.csv").exists() and not Path("out/confusion.csv").exists()
+
+
+def test_an_evaluation_reads_no_training_image(capsys, tmp_path):
+    """Broken ones do not matter to it, nor that they are fewer than a batch."""
+    data = image_folder(tmp_path / "data", count=8)
+    argv = ["--data-dir", str(data), "--batch-size", "8", "--device", "cpu", "--workers", "0"]
+    train.main(["--model", "vig_nano", *TINY[:-6], *argv, "--epochs", "1", "--output", "out"])
+    for path in sorted(data.glob("train/*/*"))[:-2]:
+        path.unlink()
+    for path in data.glob("train/*/*"):
+        path.write_text("no image")
+    for path in data.glob("train"):
+        (path / "cat").mkdir(exist_ok=True)
+        (path / "cat" / "0.png").write_text("no image")
+    capsys.readouterr()
+    train.main(["--resume", "out/last.pt", "--eval-only", *argv])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 classes, 16 validation images (in memory)" in said and "top1" in said and "training image" not in said
+
+
+def test_a_column_that_comes_later_stands_below_its_own_name(tmp_path):
+    """COCO's figures of small objects are there only where an image shows one."""
+    for row in ({"epoch": 0, "a": 1.5}, {"epoch": 1, "small": 2.5, "a": 3.5}, {"epoch": 2, "a": 4.5}):
+        run_log.append_row(tmp_path / "metrics.csv", row)
+    assert rows(tmp_path) == [{"epoch": "0", "a": "1.5", "small": ""}, {"epoch": "1", "a": "3.5", "small": "2.5"},
+                              {"epoch": "2", "a": "4.5", "small": ""}]
+    assert run_log.keep_rows(tmp_path / "metrics.csv", 2) and len(rows(tmp_path)) == 3
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_prints(capsys, monkeypatch):
+    def gone(*_):
+        raise BrokenPipeError
+
+    unheard = []
+    monkeypatch.setattr(run_log.tqdm, "write", gone)
+    monkeypatch.setattr(run_log, "unheard", lambda: unheard.append(1))
+    run("--epochs", 1, "--output", "out")
+    assert unheard and [row["epoch"] for row in rows("out")] == ["0", "1"]
+
+
+def test_ctrl_c_while_torch_loads_leaves_no_traceback():
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--dry-run"], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline().startswith("loading torch")
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 130) and "Traceback" not in error
 
 
 def test_bfloat16_and_no_average(capsys):
@@ -177,8 +234,9 @@ def test_event_files_are_written_where_the_package_is_there(monkeypatch, tmp_pat
 def test_a_teacher_of_the_same_classes_can_be_learnt_from(capsys):
     torch.save(models.squeezenet1_1(num_classes=10).state_dict(), "teacher.pt")
     argv = ["--teacher", "squeezenet1_1", "--epochs", 1, "--img-size", 32, "--set", "patch=8"]
-    run(*argv, "--teacher-weights", "teacher.pt")
+    run(*argv, "--teacher-weights", "teacher.pt", "--output", "out")
     assert "teacher squeezenet1_1" in capsys.readouterr().out
+    assert checkpoint.load("out/last.pt")["flags"]["teacher_weights"] == os.path.abspath("teacher.pt")
     assert "ImageNet's 1000 classes" in refused(capsys, *map(str, argv), "--recipe", "demo", "--limit", "32")
     for number, foreign in enumerate(({"model": "resnet"}, {3: torch.zeros(1)})):
         torch.save(foreign, f"{number}.pt")
@@ -316,6 +374,9 @@ def test_set_takes_numbers_and_words():
 @pytest.mark.parametrize(("argv", "message"), [
     (["--model", "lrgc_nan"], "unknown model 'lrgc_nan'; did you mean lrgc_nano"),
     (["--model", "vit"], "unknown model 'vit'"),
+    (["--recipe", "gkgnet"], "--recipe gkgnet: made for models of size s, which lrgc does not have; give a full name, one"
+                             " of lrgc_nano, lrgc_ti"),
+    (["--model", "vig", "--recipe", "cnn2graph"], "made for models of size resnet18, which vig does not have"),
     (["--data", "mnist"], "unknown data set 'mnist'. There are: shapes, imagefolder, cifar10"),
     (["--recipe", "best"], "unknown recipe 'best'. There are: demo"),
     (["--set", "depht=3"], "no field 'depht'; did you mean depth"),

@@ -87,16 +87,17 @@ class TrainingBatches:
         draws = draw_flip_and_shift(recipe.batch_size, size, recipe.flip, recipe.crop == "pad", source)
         images = flip_and_shift(images, *(drawn[share].to(self.device) for drawn in draws))
         images = normalise(images, recipe.mean, recipe.std)
-        if recipe.erasing > 0:
+        targets = labels
+        if recipe.mixes:
+            targets = F.one_hot(labels, self.classes).float()  # (b, classes)
+            kind, how = draw_mix(*size, recipe.mixup, recipe.cutmix, 0.5, source)
+            images, targets = (mixup if kind == "mixup" else cutmix)(images, targets, how)
+        if recipe.erasing > 0:  # last, as in the released code, whose loader erases what its collation has mixed
             for image, place in zip(images, range(share.start, share.stop)):
                 noise = generator("erase", self.seed, epoch, step, place)
                 if box := erasing_box(*size, noise, recipe.erasing):
                     erase(image, box, noise)
-        if not recipe.mixes:
-            return images, labels
-        targets = F.one_hot(labels, self.classes).float()  # (b, classes)
-        kind, how = draw_mix(*size, recipe.mixup, recipe.cutmix, 0.5, source)
-        return (mixup if kind == "mixup" else cutmix)(images, targets, how)
+        return images, targets
 
     def _take_notes(self, notes: list[FileNote]) -> None:
         self.notes |= {note.name: note for note in notes}

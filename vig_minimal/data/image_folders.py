@@ -67,12 +67,13 @@ def _listed(root: Path) -> tuple[ImageFiles, list[str]]:
 
     for place, folders, names in os.walk(root, followlinks=True, onerror=failed):
         inside = os.path.relpath(place, root).split(os.sep)[0]  # the class
-        folders.sort()
+        # what is hidden are copies and notes of other programs, as .ipynb_checkpoints/ and ._0.jpg
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         if inside == ".":
-            classes = [name for name in folders if not name.startswith(".")]
-            folders[:] = list(classes)
+            classes = list(folders)
         else:
-            found += [(inside, place, name) for name in names if name.lower().endswith(IMG_EXTENSIONS)]
+            found += [(inside, place, name) for name in names
+                      if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")]
         for name in [name for name in folders if os.path.islink(os.path.join(place, name))]:
             target = os.path.realpath(os.path.join(place, name))
             around = (target, top), (top, target), (os.path.realpath(place), target)  # inside, and what is around it

@@ -184,13 +184,27 @@ def find_images(sources: Sequence[str]) -> list[str]:
     for source in sources:
         inside = [source]
         if os.path.isdir(source):
-            inside = sorted(str(path) for path in Path(source).rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+            inside = sorted(images_inside(source))
             if not inside:
                 raise ValueError(f"{source}: no image in this folder (they end in {', '.join(IMG_EXTENSIONS)})")
         elif not source.startswith("shapes:") and not os.path.exists(source):
             raise ValueError(f"{source}: no such image or folder (a synthetic scene is shapes:INDEX)")
         found += inside
     return list(dict.fromkeys(found))
+
+
+def images_inside(folder: str) -> Iterator[str]:
+    """The images of a folder and of all inside it, each once, links followed. What is hidden is left out."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in [os.path.join(place, name) for name in names if not name.startswith(".")]:
+            if path.lower().endswith(IMG_EXTENSIONS) and (real := os.path.realpath(path)) not in seen:
+                seen.add(real)
+                yield path
+        if os.path.realpath(place) in seen:  # a link that leads back
+            folders.clear()
+        seen.add(os.path.realpath(place))
 
 
 @dataclass(eq=False)

@@ -11,6 +11,8 @@ from ..data.synthetic import CLASSES, VIEWS, Shapes
 from .command import Parser, save_picture
 from .panels import picture, sheet
 
+LARGEST = 1024  # side of a scene in pixels
+
 
 def linear_baseline(size: int = 64, train: int = 10_000, val: int = 2_000, epochs: int = 20) -> float:
     """The best top-1, in percent, that softmax regression on raw pixels reaches in any epoch on validation scenes."""
@@ -62,6 +64,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.out and not args.linear:
         parser.error("nothing to do: give --out FILE, --linear or both")
+    if args.size > LARGEST:
+        parser.error(f"--size {args.size}: a side of at most {LARGEST} pixels")
     with parser.errors_in_one_sentence():
         if args.out:
             save_picture(contact_sheet(args.view, args.size, args.seed), args.out)

@@ -30,7 +30,7 @@ try:
 except ImportError:  # not on Windows: there, nothing is locked
     fcntl = None
 
-from ..files import CheckpointError, load, save
+from ..files import CheckpointError, UnreadableError, load, save
 from ..graphs.graph import GroupGraph
 from .recipes import Recipe
 
@@ -88,14 +88,16 @@ def check_optimiser(optimiser: torch.optim.Optimizer, kept: dict, path: str | Pa
 
 def load_latest(folder: str | Path, before: float = math.inf) -> tuple[dict | None, Path | None, str]:
     """Load last.pt or, if it is damaged or not from before that step, previous.pt. Returns the checkpoint, its path,
-    and what was wrong with last.pt or ""; (None, None, "") if there is none. Raises CheckpointError if all are damaged.
-    """
+    and what was wrong with last.pt or ""; (None, None, "") if there is none. Raises CheckpointError if all are damaged,
+    or if the system does not let us read one."""
     wrong = []
     for path in filter(Path.exists, (Path(folder, "last.pt"), Path(folder, "previous.pt"))):
         try:
             state = load_run(path)
             if state.get("step", 0) < before:
                 return state, path, "; ".join(wrong)
+        except UnreadableError:
+            raise
         except CheckpointError as error:
             wrong.append(str(error))
     if wrong:
@@ -148,7 +150,8 @@ def as_it_was(args: argparse.Namespace, state: dict | None, path: Path | None) -
         given, was = getattr(args, name), kept.get(name, DEFAULTS.get(name))
         if given is None:
             setattr(args, name, was)
-        elif name in kept and given != was and not (name == "data_dir" and os.path.abspath(given) == was):
+        elif name in kept and given != was and not (
+                name in ("data_dir", "teacher_weights") and os.path.abspath(given) == was):
             flag, was = "--" + name.replace("_", "-"), "none" if was in (None, "") or was is False else was
             if name in STAY and not args.eval_only:
                 raise ValueError(f"{flag} {given}: the run of {path} has {was}, and cannot change it; leave it out")

@@ -18,6 +18,7 @@ from ..data.datasets import Data, label_counts
 from ..data.loading import FileNote
 from ..files import replacing
 from ..models.checks import plural
+from ..streams import unheard
 from .checkpoint import save_graphs
 from .endings import fill
 from .engine import Run
@@ -48,11 +49,15 @@ class RunLog:
 
     def say(self, *lines: str, indent: str = "  ") -> None:
         """Print lines, above any progress bar; what does not fit into one goes on below, indented."""
-        if self.is_first:
+        if not self.is_first:
+            return
+        try:
             for line in lines:
                 # names of files need not be UTF-8
                 tqdm.write(fill(line, indent).encode(errors="backslashreplace").decode())
             sys.stdout.flush()
+        except BrokenPipeError:  # as of `train.py | head`: the run goes on, and its files hold all of this
+            unheard()
 
     def bar(self, text: str, total: int) -> tqdm:
         """Return a progress bar that counts images; hidden where nobody watches a terminal."""
@@ -74,9 +79,11 @@ class RunLog:
         folder, run, settings = self.settings.folder, self.run, self.settings
         self.probe = next(iter(val_batches))[0]  # the images whose graphs are counted
         if settings.flags.tensorboard:
-            with contextlib.suppress(ImportError):
+            try:
                 from torch.utils.tensorboard import SummaryWriter
                 self.events = SummaryWriter(str(folder))
+            except ImportError:
+                self.say("--tensorboard: no event files are written, since the package tensorboard is not installed")
         data = {"name": self.data.name, "classes": self.data.classes, "train": len(self.data.train),
                 "val": len(self.data.val), "remarks": list(self.data.remarks)}
         config = {"command": sys.argv, "model": settings.model, "config": asdict(run.model.config),
@@ -128,7 +135,8 @@ class RunLog:
     def stopped(self) -> None:
         """Say where a signal ended the run."""
         run = self.run
-        self.say(f"ended by a signal after step {run.step - run.epoch * self.steps} of epoch {run.epoch + 1};"
+        bad = f", the last {plural(run.bad_in_a_row, 'step')} not finite and not saved" if run.bad_in_a_row else ""
+        self.say(f"ended by a signal after step {run.step - run.epoch * self.steps} of epoch {run.epoch + 1}{bad};"
                  f" --resume auto goes on from {self.settings.folder / 'last.pt'}")
 
     def end(self, images: int, seconds: float) -> None:
@@ -262,12 +270,20 @@ def duration(seconds: float) -> str:
 
 
 def append_row(path: Path, row: dict) -> None:
-    """Append a row to metrics.csv; the first one comes below a header."""
+    """Append a row to metrics.csv. What the row has first gets a new column, and what it lacks stays empty: COCO's
+    figures of small objects are there only if an image shows one, and a run may go on with other data."""
+    header, rows = [], []
+    if path.exists():
+        with open(path, newline="") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+    names = [*header, *(name for name in row if name not in header)]
+    if names != header:
+        empty = [""] * (len(names) - len(header))
+        with replacing(path, "w") as file:
+            csv.writer(file).writerows([names, *([*was, *empty] for was in rows)])
     with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
+        csv.DictWriter(file, names).writerow(
+            {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
 
 
 def keep_rows(path: Path, last_epoch: int) -> bool:

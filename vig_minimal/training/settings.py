@@ -48,9 +48,10 @@ class Settings:
 
     def kept(self) -> dict:
         """What a checkpoint keeps of the flags, whether given or guessed."""
-        folder = self.flags.data_dir and os.path.abspath(self.flags.data_dir)
-        return {name: getattr(self.flags, name) for name in (*MAY_CHANGE, *STAY)} | {
-            "data": self.data, "data_dir": folder, "recipe": self.recipe_name}
+        paths = {name: path and os.path.abspath(path) for name in ("data_dir", "teacher_weights")
+                 for path in [getattr(self.flags, name)]}
+        return {name: getattr(self.flags, name) for name in (*MAY_CHANGE, *STAY)} | paths | {
+            "data": self.data, "recipe": self.recipe_name}
 
     @property
     def split_seed(self) -> int:
@@ -229,6 +230,8 @@ def check_detection(data: str, recipe: Recipe, args: argparse.Namespace) -> None
         (data not in WITH_BOXES, f"--task detection: {data} has no boxes and masks; {' and '.join(WITH_BOXES)} have"),
         (args.every, "--every: keeps graphs of classifiers alone; leave it out"),
         (args.multi_label, "--multi-label and --task detection: choose one of them"),
+        (args.backbone_weights, "--backbone-weights: goes with CNN2GNN's ResNet alone; start a detector's backbone with"
+                                " --init-from"),
         (recipe.mixes or recipe.erasing or recipe.rand_augment or recipe.color_jitter or recipe.oversample,
          "--task detection: of all augmentation it has --flip and --scale-jitter; choose a recipe without the others,"
          " as detection"),
@@ -268,8 +271,13 @@ def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tup
         paper, demo = "detection", "demo_detection"
     recipe = args.recipe or (state or {}).get("flags", {}).get("recipe") or (
         demo if data.startswith("shapes") or model.endswith("_nano") else paper)
+    if model not in FAMILIES:
+        return model, recipe
     size = get_recipe(recipe).size.removeprefix("resnet" if family == "resnet" else "")  # resnet_18, cnn2gnn_resnet18
-    return (f"{model}_{size}" if model in FAMILIES else model), recipe
+    if f"{model}_{size}" not in CONFIGS:
+        raise ValueError(f"--recipe {recipe}: made for models of size {size}, which {model} does not have; give a full"
+                         f" name, one of {', '.join(name for name in CONFIGS if family_of(name) == model)}")
+    return f"{model}_{size}", recipe
 
 
 def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recipe, state: dict | None) -> dict:
@@ -326,9 +334,11 @@ def read_field(setting: str) -> tuple[str, object]:
     return name, value
 
 
-def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
-    """Raise ValueError if the batch is larger than the data, or cannot be split over processes and parts."""
+def check_batch(recipe: Recipe, images: int | None, processes: Processes) -> None:
+    """Raise ValueError if the batch is larger than the data, or cannot be split over processes and parts. images: those
+    to train on; None in an evaluation."""
     size, parts = recipe.batch_size, processes.world * recipe.accumulation
+    images = size if images is None else images
     if size > images:
         raise ValueError(f"--batch-size {size}: larger than the data set of {plural(images, 'training image')}")
     if size > (drawn := images_of_epoch(images, recipe.repeats)):

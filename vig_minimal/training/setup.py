@@ -21,7 +21,7 @@ from ..data.seeds import mixed_seed
 from ..files import CheckpointError
 from ..models.checks import plural
 from ..models.cost import count_macs, count_parameters, saved_bytes
-from ..models.released import init_from
+from ..models.released import init_from, misfit
 from ..models.resnet import load_backbone
 from ..models.teacher import create_teacher
 from . import checkpoint
@@ -41,7 +41,7 @@ class Job:
 
     settings: Settings
     data: Data
-    images: dict[str, PreparedImages | StoredImages]  # of training and validation
+    images: dict[str, PreparedImages | StoredImages]  # of training and validation, or of validation alone
     batches: TrainingBatches
     val_batches: ValidationBatches
     run: Run
@@ -66,7 +66,7 @@ class Job:
 
     def save(self, name: str, with_training: bool) -> None:
         """Write a checkpoint: the weights to use and, with_training, what is needed to go on. While steps are not
-        finite, nothing is written: the weights may be what is wrong."""
+        finite (`run.bad_in_a_row`), nothing is written: the weights may be what is wrong."""
         run, data, recipe = self.run, self.data, self.run.recipe
         if run.bad_in_a_row:
             return
@@ -101,7 +101,7 @@ def build(settings: Settings, processes: Processes) -> Job:
     processes.first_alone(fetch, settings.data, flags.data_dir)
     data = open_data(settings.data, flags.data_dir, size, flags.limit, settings.split_seed, boxes=detects)
     data = oversampled(data, recipe.oversample) if recipe.oversample > 0 and not flags.eval_only else data
-    check_batch(recipe, len(data.train), processes)
+    check_batch(recipe, None if flags.eval_only else len(data.train), processes)
     skip, evaluated = flags.bad_images == "skip", data.train if flags.eval_split == "train" else data.val
     images = {"training": PreparedImages(data.train, size, recipe.eval_crop, recipe, flags.seed, skip),
               "validation": PreparedImages(evaluated, size, recipe.eval_crop)}
@@ -109,11 +109,14 @@ def build(settings: Settings, processes: Processes) -> Job:
     if detects:
         images = {split: ObjectImages(**vars(part)) for split, part in images.items()}
     else:
-        images = {split: store_if_it_fits(part, settings.workers, processes.local_world, processes.device)
+        images = {split: part if flags.eval_only and split == "training" else
+                  store_if_it_fits(part, settings.workers, processes.local_world, processes.device)
                   for split, part in images.items()}
     place = processes.share, processes.device, settings.workers
     batches = training(images["training"], len(data.classes), recipe, flags.seed, *place)
     val_batches = validation(images["validation"], recipe, *place)
+    if flags.eval_only:
+        del images["training"]  # none is read
 
     # model and task
     torch.manual_seed(mixed_seed("model", flags.seed))
@@ -206,9 +209,10 @@ def restore(run: Run, settings: Settings, data: Data, steps: int) -> int:
     config = asdict(run.model.config)
     settings.changes.extend(checkpoint.check_same(state, path, settings.model, config, data.classes, free))
     try:
-        run.evaluated.load_state_dict(state["model"])
         if settings.flags.eval_only:
+            take_weights(run.evaluated, state["model"], free)
             return 0
+        run.evaluated.load_state_dict(state["model"])
         if in_their_folder(state.get("anchors", [])) != in_their_folder(run.task.anchor_names):
             raise ValueError("its anchors are other images; go on with the same data and seed")
         if "training" not in state:
@@ -227,10 +231,28 @@ def restore(run: Run, settings: Settings, data: Data, steps: int) -> int:
     return first_step
 
 
+def take_weights(model: nn.Module, weights: dict[str, Tensor], changed: Sequence[str]) -> None:
+    """Load weights for an evaluation. A graph that was drawn at random stays as this model drew it, if it has one, and
+    the checkpoint's another graph. Raises ValueError for weights that do not fit. changed: fields of --set."""
+    wanted = model.state_dict()
+    drawn = {key: value for key, value in wanted.items() if key.endswith("_extra_state")}
+    weights = drawn | {key: value for key, value in weights.items() if key in wanted or not key.endswith("_extra_state")}
+    if problems := misfit(wanted, weights):
+        advice = f"; choose a value of {' and '.join(changed)} that changes no weight" if changed else ""
+        raise ValueError(f"its weights do not fit this model; {problems}{advice}")
+    model.load_state_dict(weights)
+
+
 def take_folder(settings: Settings, resources: contextlib.ExitStack) -> None:
     """Lock the output folder. Rename a damaged last.pt: the next save would overwrite the good previous.pt with it.
     Raises ValueError if another run has written there since this one read it: nothing of that may be lost."""
-    resources.enter_context(checkpoint.lock(settings.folder))
+    try:
+        resources.enter_context(checkpoint.lock(settings.folder))
+    except OSError as error:
+        raise ValueError(f"{settings.folder}: cannot be written ({error.strerror}); name another folder with --output"
+                         ) from None
+    for left in settings.folder.glob("*.pt.*.tmp"):  # of a run that was killed while it wrote
+        left.unlink(missing_ok=True)
     if checkpoint.on_disk(settings.folder) != settings.found:
         raise ValueError(f"{settings.folder}: another run wrote there while this one began; start it again")
     if settings.damaged and (settings.folder / "last.pt").exists():
@@ -275,11 +297,12 @@ def describe(job: Job) -> dict[str, str]:
     if job.new_parts is not None:
         start["start"] = (f"from {flags.init_from}: {settings.source.get('said', 'weights')}; new:"
                           f" {', '.join(job.new_parts) or 'nothing'}{'; all else is frozen' if flags.freeze else ''}")
-    return {
+    steps = "" if flags.eval_only else f" of {plural(len(job.batches), 'step')}"
+    lines = {
         "model": f"{name}: {parameters:,} parameters, {macs / 1e9:.3f} GMACs an image",
         "grid": f"{config.img_size[0]}×{config.img_size[1]} pixels{grid}",
         "data": "; ".join([f"{data.name}: {plural(len(data.classes), 'class')}, {', '.join(counts)}", *data.remarks]),
-        "recipe": f"{settings.recipe_name}: {plural(recipe.epochs, 'epoch')} of {plural(len(job.batches), 'step')}, "
+        "recipe": f"{settings.recipe_name}: {plural(recipe.epochs, 'epoch')}{steps}, "
                   + ", ".join(f"{field} {_short(value)}" for field, value in used(recipe, config, data).items()),
         "batch": f"{plural(recipe.batch_size, 'image')} a step (global) = {share} a process ×"
                  f" {plural(processes.world, 'process')} × {plural(recipe.accumulation, 'part')} (accumulation),"
@@ -289,6 +312,7 @@ def describe(job: Job) -> dict[str, str]:
         "device": f"{processes.device}{threads}, {AMP_NAMES[run.amp]}, torch {torch.__version__}",
         "output": output,
     } | start
+    return {name: text for name, text in lines.items() if not (flags.eval_only and name in ("batch", "memory"))}
 
 
 def used(recipe: Recipe, config: object, data: Data) -> dict[str, object]:

@@ -35,7 +35,7 @@ class Signals:
         """Ask the run to end, and say why unless that is known."""
         if not self.received:
             self.received, self._since = number, time.monotonic()
-            print(f"\n{what}: this step is finished and saved, then the run ends", file=sys.stderr, flush=True)
+            print(f"\n{what}: this step is finished, then the run saves and ends", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def listening(self, name: str = "") -> Iterator[None]:

@@ -110,11 +110,12 @@ def variants_of(graphs: Sequence[str], convs: Sequence[str], fields: Sequence[st
     return variants
 
 
-def data_of(settings: Settings) -> Data:
-    """Return the images that the cells are trained and evaluated on. Raises ValueError if they are not there."""
+def data_of(settings: Settings, seed: int = 0) -> Data:
+    """Return the images that the cells of that seed are trained and evaluated on: it splits a folder without train/ and
+    val/. Raises ValueError if they are not there."""
     flags = settings.flags
     fetch(settings.data, flags.data_dir)
-    return open_data(settings.data, flags.data_dir, settings.fields["img_size"], flags.limit)
+    return open_data(settings.data, flags.data_dir, settings.fields["img_size"], flags.limit, seed)
 
 
 def train(study: Study, cell: Cell) -> None:

@@ -79,7 +79,8 @@ def write(study: Study, cells: Sequence[Cell], baseline: Variant) -> bool:
 def work(study: Study, cells: Sequence[Cell], settings: dict, baseline: Variant) -> tuple[list[str], list[str]]:
     """Train and measure every cell that no other process works on. Return a sentence for each of those that one does,
     and for each that failed."""
-    data, elsewhere, failed = data_of(next(iter(settings.values()))), [], []
+    elsewhere, failed = [], []
+    data_of(next(iter(settings.values())))  # raises before anything is trained
     for cell in (bar := tqdm([cell for cell in cells if not cell.result.exists()], "runs", disable=None)):
         bar.set_postfix_str(f"{cell.variant.name}, seed {cell.seed}")
         try:
@@ -92,7 +93,8 @@ def work(study: Study, cells: Sequence[Cell], settings: dict, baseline: Variant)
                 continue
             try:
                 train(study, cell)
-                result = measure(cell.folder / "run", settings[cell.variant], data)
+                own = settings[cell.variant]
+                result = measure(cell.folder / "run", own, data_of(own, cell.seed))
             except ValueError as error:
                 failed.append(str(error))
                 continue

@@ -32,8 +32,9 @@ if __name__ == "__main__":  # torch takes seconds to import: --help and a wrong 
     hears_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if hears_ctrl_c:  # it ends the import of torch without a traceback
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if os.environ.get("RANK", "0") == "0":
-        print("loading torch …", flush=True)
+    with contextlib.suppress(OSError):  # of a full disk; the first lines will say so
+        if os.environ.get("RANK", "0") == "0":
+            print("loading torch …", flush=True)
 
 import torch
 from torch import Tensor, nn

@@ -43,7 +43,9 @@ from tqdm import tqdm
 from vig_minimal.data.batches import TrainingBatches
 from vig_minimal.data.decoding import DataError
 from vig_minimal.look import confusion
+from vig_minimal.models.checks import plural
 from vig_minimal.models.layers import RunningStatistics
+from vig_minimal.training.checkpoint import last_good
 from vig_minimal.training.distributed import start
 from vig_minimal.training.endings import EXIT_FAILED, Diverged, Stopped, fail, one_sentence
 from vig_minimal.training.engine import Run, evaluate, learning_rate
@@ -116,7 +118,8 @@ def fit(job: Job) -> None:
         close_epoch(job, trained, scores)
     log.end(images, seconds)
     if run.bad_in_a_row:
-        sys.exit(EXIT_FAILED)
+        fail(f"{plural(run.bad_in_a_row, 'step')} at the end not finite, and no checkpoint was written since;"
+             f" {last_good(job.settings.folder)}", EXIT_FAILED, said=not run.processes.is_first)
 
 
 def close_epoch(job: Job, trained: dict[str, float], scores: dict[str, float]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vig_minimal import streams
-from vig_minimal.files import replacing
+from vig_minimal.files import load, replacing, save
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,11 +37,27 @@ def test_a_pipe_is_written_to_and_stays(tmp_path):
     assert os.listdir(tmp_path) == ["pipe"] and (tmp_path / "pipe").is_fifo()
 
 
-def test_two_processes_may_write_the_same_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", [">", ">>"])
+def test_standard_output_that_is_a_file_keeps_what_it_has(tmp_path, how):
+    command = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom vig_minimal.files import replacing\n"
+               "with replacing('/dev/stdout', 'w') as file: file.write('middle')")
+    subprocess.run(f"(echo first; \"$PYTHON\" -c \"$COMMAND\"; echo last) {how} log.txt", shell=True, check=True,
+                   cwd=tmp_path, env=os.environ | {"PYTHON": sys.executable, "COMMAND": command})
+    assert (tmp_path / "log.txt").read_text() == "first\nmiddlelast\n" and os.listdir(tmp_path) == ["log.txt"]
+
+
+def test_the_checkpoint_before_a_link_stays(tmp_path):
+    (tmp_path / "big").mkdir()
+    save(tmp_path / "big" / "last.pt", {"step": 1})
+    (tmp_path / "last.pt").symlink_to(Path("big", "last.pt"))
+    save(tmp_path / "last.pt", {"step": 2}, keep="previous.pt")
+    assert load(tmp_path / "last.pt")["step"] == 2 and load(tmp_path / "previous.pt")["step"] == 1
+
+
+def test_two_processes_may_write_the_same_file(tmp_path):
     path = tmp_path / "a.txt"
     with replacing(path, "w") as first:
         first.write("first")
-        monkeypatch.setattr(os, "getpid", lambda: 0)  # another process
         write(path, "second")
         assert path.read_text() == "second"
     assert path.read_text() == "first" and os.listdir(tmp_path) == ["a.txt"]
@@ -54,8 +70,9 @@ def test_a_terminal_that_lacks_a_character_gets_a_code_for_it():
     assert done.returncode == 0 and done.stderr == "" and r"COMMAND \u2026" in done.stdout
 
 
-def test_a_closed_stream_is_no_error(monkeypatch):
+def test_a_closed_stream_takes_any_text(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     streams.prepare()
     with sys.stdout:
-        print("nobody reads this")
+        print("nobody reads this → \udcff")
+        assert sys.stdout.encoding == "utf-8"

@@ -19,7 +19,8 @@ PLAIN = (bool, int, float, str, type(None), Tensor)
 CHECKSUM_SIZE = 32  # bytes
 COMMENT_SIZE = CHECKSUM_SIZE.to_bytes(2, "little")
 END_OF_ZIP = b"PK\5\6"  # begins the last 22 bytes of a zip archive, the comment aside
-UNREADABLE = "cut short, damaged or not a checkpoint of torch"
+STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
+DAMAGED = "cut short, damaged or not a checkpoint of torch"
 
 
 class CheckpointError(ValueError):
@@ -31,16 +32,18 @@ class UnreadableError(CheckpointError):
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO]:
+def replacing(path: str | Path, mode: str = "wb", follow: bool = True) -> Iterator[IO]:
     """Open a temporary file that replaces `path` on success: at any moment `path` is the whole old or new file, also if
-    several processes write it. A link stays, and its target is replaced. A device, as /dev/stdout, is written to."""
+    several processes write it. What is no file, as a pipe or /dev/stdout, is written to. follow: of a link, replace the
+    target."""
     text = {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
-    if os.path.exists(path) and not os.path.isfile(path):
-        with open(path, mode, **text) as file:
+    stream = STREAMS.get(str(path))  # may be a file that a shell has open
+    if stream or os.path.exists(path) and not os.path.isfile(path):
+        with open(os.dup(stream) if stream else path, mode, **text) as file:
             yield file
         return
-    path = Path(os.path.realpath(path))
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    path = Path(os.path.realpath(path) if follow else path)
+    temporary = path.with_name(f"{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         with open(temporary, mode, **text) as file:
             yield file
@@ -61,7 +64,7 @@ def save(path: str | Path, state: dict, keep: str | None = None) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data, path = buffer.getvalue(), Path(path)
-    with replacing(path) as file:
+    with replacing(path, follow=not keep) as file:  # a link becomes `keep`: what it leads to stays
         # torch writes a zip archive, whose last two bytes are the length of a comment: 0. The checksum is that comment.
         file.write(data[:-2] + COMMENT_SIZE + _checksum(data))
         if keep and path.exists():
@@ -97,7 +100,7 @@ def load(path: str | Path) -> dict:
     if data[:2] == b"PK" and not (data[-22:-18] == END_OF_ZIP and data[-2:] == b"\0\0"):  # a comment, or no whole zip
         end, checksum = data[-22 - CHECKSUM_SIZE:-CHECKSUM_SIZE], data[-CHECKSUM_SIZE:]
         if end[:4] != END_OF_ZIP or end[-2:] != COMMENT_SIZE:
-            raise CheckpointError(f"{path}: {UNREADABLE}")
+            raise CheckpointError(f"{path}: {DAMAGED}")
         data = data[:-2 - CHECKSUM_SIZE] + b"\0\0"
         if _checksum(data) != checksum:
             raise CheckpointError(f"{path}: damaged, its checksum does not match its content")
@@ -107,7 +110,7 @@ def load(path: str | Path) -> dict:
         if code := re.search(r"GLOBAL (\S+)|unsupported (?:class|function) (\S+)", str(error), re.IGNORECASE):
             raise CheckpointError(f"{path}: refused, since loading it would run code ({code[1] or code[2]}); a"
                                   " checkpoint must hold tensors and plain data only") from None
-        raise CheckpointError(f"{path}: {UNREADABLE}") from None
+        raise CheckpointError(f"{path}: {DAMAGED}") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a dict of weights")
     return state

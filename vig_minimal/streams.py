@@ -1,4 +1,4 @@
-"""Standard output and error, made ready before a command prints: any text goes through, and a closed one is no error."""
+"""Standard output and error, made ready before a command prints: any text goes through, a closed one is no error."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ def prepare() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 

@@ -37,7 +37,8 @@ def test_a_field_of_the_config_can_be_set(capsys):
     for graph in ("knn", "lrgc"):
         text = run(capsys, "vig_nano", "--batch", 2, "--set", f"graph={graph}", "--set", "depth=2")
         assert text.splitlines()[0].endswith(f", graph={graph}, depth=2")
-        assert int(rows(text)[1][1].replace(",", "")) == count_parameters(create_model("vig_nano", graph=graph, depth=2))
+        model = create_model("vig_nano", graph=graph, depth=2)
+        assert int(rows(text)[1][1].replace(",", "")) == count_parameters(model)
 
 
 def test_two_classifiers_are_both_trained(capsys):

@@ -54,15 +54,6 @@ def test_moving_average_follows_its_formula_buffers_too():
     assert average.module.num_batches_tracked == model.num_batches_tracked
 
 
-def test_the_moving_average_reads_no_number_of_the_weights_device():
-    """Python would wait for a GPU; a tensor on `meta` has no number to read."""
-    model = nn.Linear(2, 2, device="meta")
-    average = moving_average(model, 0.9)
-    for _ in range(3):
-        average.update_parameters(model)
-    assert average.n_averaged == 3 and average.n_averaged.device.type == "cpu"
-
-
 def test_label_smoothing_is_its_formula():
     logits, labels = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])
     log_p = logits.log_softmax(1)

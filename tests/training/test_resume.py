@@ -143,7 +143,7 @@ def test_nothing_is_written_while_steps_are_bad(capsys, monkeypatch):
         run(*VIG, "--epochs", 3, "--output", "out", "--save-every", 1)  # six bad steps
     assert end.value.code == 1
     assert torch.load("out/last.pt")["step"] == 0 and not Path("out/best.pt").exists()
-    assert "6 steps at the end not finite" in capsys.readouterr().out
+    assert "6 steps at the end not finite" in capsys.readouterr().err
 
 
 # ---- the checkpoint alone ------------------------------------------------------------------------------------------

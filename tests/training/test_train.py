@@ -136,7 +136,8 @@ def test_an_evaluation_may_have_another_graph_but_no_other_weights(capsys):
 @pytest.mark.parametrize("trained, other", [("knn", "random"), ("random", "knn")])
 def test_an_evaluation_may_take_a_random_graph_or_leave_one(capsys, trained, other):
     run("--epochs", 1, "--output", "out", "--set", f"graph={trained}", model="vig_nano")
-    train.main(["--resume", "out/last.pt", "--limit", "32", "--device", "cpu", "--eval-only", "--set", f"graph={other}"])
+    train.main(["--resume", "out/last.pt", "--limit", "32", "--device", "cpu", "--eval-only", "--set",
+                f"graph={other}"])
     assert f"changed graph {trained} → {other}" in capsys.readouterr().out
     assert Path("out/confusion-changed.csv").exists() and not Path("out/confusion.csv").exists()
 
@@ -181,7 +182,8 @@ def test_a_run_goes_on_when_nobody_reads_what_it_prints(capsys, monkeypatch):
 
 def test_ctrl_c_while_torch_loads_leaves_no_traceback():
     process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--dry-run"], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+                               stderr=subprocess.PIPE, text=True,  # whatever becomes of Ctrl-C where the tests run
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     assert process.stdout.readline().startswith("loading torch")
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
@@ -374,8 +376,8 @@ def test_set_takes_numbers_and_words():
 @pytest.mark.parametrize(("argv", "message"), [
     (["--model", "lrgc_nan"], "unknown model 'lrgc_nan'; did you mean lrgc_nano"),
     (["--model", "vit"], "unknown model 'vit'"),
-    (["--recipe", "gkgnet"], "--recipe gkgnet: made for models of size s, which lrgc does not have; give a full name, one"
-                             " of lrgc_nano, lrgc_ti"),
+    (["--recipe", "gkgnet"], "--recipe gkgnet: made for models of size s, which lrgc does not have; give a full name,"
+                             " one of lrgc_nano, lrgc_ti"),
     (["--model", "vig", "--recipe", "cnn2graph"], "made for models of size resnet18, which vig does not have"),
     (["--data", "mnist"], "unknown data set 'mnist'. There are: shapes, imagefolder, cifar10"),
     (["--recipe", "best"], "unknown recipe 'best'. There are: demo"),

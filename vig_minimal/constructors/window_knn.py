@@ -27,8 +27,9 @@ class WindowKNN(nn.Module):
 
     Where the grid is smaller than a window, the window's side is the grid's. Without gradient.
     Nodes (B, N, C) and grid (H, W) -> Graph with index (B, N, min(max(k, 3), w²)); places that are missing in a smaller
-    window repeat the node, which counts once. Cost for each node: at most w² distances, then k gathered rows. rule: gives k, window and shift
-    for a grid, so that images may be of several sizes. Raises ValueError for k < 1, window < 1 or shift < 0.
+    window repeat the node, which counts once. Cost for each node: at most w² distances, then k gathered rows. rule:
+    gives k, window and shift for a grid, so that images may be of several sizes. Raises ValueError for k < 1, window
+    < 1 or shift < 0.
     """
 
     def __init__(self, k: int = 9, window: int = 7, shift: int = 0,

@@ -4,7 +4,8 @@ They take targets x (B, N, C), sources y (B, M, C), or both; return m (B, N, C).
 message. A target without edges gets 0, with zero gradient. In a GroupGraph each group of channels has its own edges.
 
 In a weighted graph a maximum runs over all sources, and a source without an edge (weight 0) counts as 0: the maximum is
-at least 0 if one source has no edge (LRGC, text under Figure 4). Without weights it runs over the edges alone. From a maximum, a weight of 0 gets no gradient.
+at least 0 if one source has no edge (LRGC, text under Figure 4). Without weights it runs over the edges alone. From a
+maximum, a weight of 0 gets no gradient.
 
 Written plainly, max_j a_ij (y_j − x_i) is a (B, N, M, C) tensor that autograd keeps: 3.5 GiB per layer for LRGC-Ti at
 batch 128. Here memory grows with B·N·C. A search without gradient finds the maximum and its source j* of each target

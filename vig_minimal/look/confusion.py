@@ -72,7 +72,9 @@ def report(job: Job) -> None:
     matrix = confusion(job.run.task.last.pairs, len(classes))
     job.log.say(*in_words(matrix, classes))
     split = "" if settings.flags.eval_split == "val" else "-train"
-    if settings.flags.set or any(change.split()[0] in ("--data", "--data-dir", "--limit") for change in job.changes):
+    part = "validation" if settings.flags.eval_split == "val" else "training"
+    was = settings.state.get("data", {}).get(part)
+    if settings.flags.set or was not in (None, job.seen[part]):
         split += "-changed"  # the matrix of the run's own model and data stays
     paths = [settings.folder / f"confusion{split}.{kind}" for kind in ("csv", "png")]
     percent = 100 * matrix / matrix.sum(1, keepdim=True).clamp(min=1)

@@ -81,8 +81,8 @@ DISTANCE = Step("scores", "distances", "Distances",
                 "How different the directions of two nodes' features are, for all pairs of nodes.")
 NEAREST = Step("edges", "k nearest", "Edges: k nearest",
                "N(i) = every d-th of the k·d sources with the least d_{ij}",
-               "Every node reads from its k nearest, whether they matter or not. Its own distance is 0, so it is one of "
-               "the k. The choice carries no gradient: nothing teaches the graph.")
+               "Every node reads from its k nearest, whether they matter or not. Its own distance is 0, so it is one "
+               "of the k. The choice carries no gradient: nothing teaches the graph.")
 NEAR = Step("edges", "k nearest", "Edges: k nearest sources",
             "N(i) = every d-th of the k·d sources with the least ‖x̂_i − ŷ_j‖² + P_{ij}",
             "In the first stages of a pyramid a source y is the mean of r × r nodes. P depends on the places of both.")

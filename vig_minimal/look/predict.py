@@ -197,8 +197,8 @@ def images_inside(folder: str) -> Iterator[str]:
     """The images of a folder and of all inside it, each once, links followed. What is hidden is left out."""
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in [os.path.join(place, name) for name in names if not name.startswith(".")]:
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in [os.path.join(place, name) for name in sorted(names) if not name.startswith(".")]:
             if path.lower().endswith(IMG_EXTENSIONS) and (real := os.path.realpath(path)) not in seen:
                 seen.add(real)
                 yield path

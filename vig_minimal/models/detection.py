@@ -208,7 +208,8 @@ class Detector(MaskRCNN):
             pool.scales = [1 / stride for stride in strides[:4]]
             pool.map_levels = initLevelMapper(*(int(math.log2(strides[i])) for i in (0, 3)))
         super().__init__(
-            backbone, min_size=config.img_size[0], max_size=config.img_size[1], size_divisible=max(strides[-1], THINNEST),
+            backbone, min_size=config.img_size[0], max_size=config.img_size[1],
+            size_divisible=max(strides[-1], THINNEST),
             image_mean=(0.0,) * 3, image_std=(1.0,) * 3,
             rpn_anchor_generator=AnchorGenerator(tuple((config.anchor * stride,) for stride in strides),
                                                  ((0.5, 1.0, 2.0),) * len(strides)),

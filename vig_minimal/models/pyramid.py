@@ -111,7 +111,7 @@ def relative_positions(dim: int, grid: tuple[int, int], sources: int, targets: s
 
     Added to squared distances. Without pooling (M = N) the nearer of two equally similar patches thus comes first. With
     pooling it does not: the released code resizes along the list of nodes, so that source m gets about the value of
-    node m·N/M of that list, which is not in the patch that m is the mean of. It stays so for the released weights.
+    node m·N/M of that list, which is seldom one of those that m is the mean of. It stays so for the released weights.
 
     In this order, as in the released code: another one differs in the last bit, enough to swap neighbours. Rows are
     resized one by one, so a block of them at a time gives the same without an N × N table; `targets` asks for some rows

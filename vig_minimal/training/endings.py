@@ -43,7 +43,8 @@ def fill(text: str, indent: str = "  ") -> str:
 def complain(sentence: object) -> None:
     """Print an error: one line, broken only where a person reads it."""
     text = f"train.py: error: {sentence}"
-    print(fill(text) if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # whoever read it may have gone
+        print(fill(text) if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
 
 
 def fail(error: object, code: int = EXIT_REFUSED, said: bool = False) -> NoReturn:

@@ -199,8 +199,7 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     """
 
     def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
-        t = int(result.n_averaged)  # on the CPU; `updates` is its copy on the GPU, for which Python would wait
+        t = int(updates)
         get_ema_multi_avg_fn(min(decay, (1 + t) / (10 + t)))(averaged, current, updates)
 
-    result = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    return result
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)

@@ -142,8 +142,6 @@ class RunLog:
     def end(self, images: int, seconds: float) -> None:
         """Say the best epoch and what it took. images, seconds: of training alone."""
         speed = f", {images / seconds:.0f} images/s in training" if images else ""
-        if bad := self.run.bad_in_a_row:
-            self.say(f"warning: {plural(bad, 'step')} at the end not finite, and no checkpoint was written since")
         self.say(*self._per_class(), f"{self.best_score()}; this took {duration(time.perf_counter() - self.start)}"
                                      f"{speed}; everything is in {self.settings.folder}")
 

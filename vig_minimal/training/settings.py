@@ -321,9 +321,10 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
 def read_field(setting: str) -> tuple[str, object]:
     """Return name and value of a `--set FIELD=VALUE`. A value is text unless it is a number, a bool or a tuple."""
     name, equals, text = setting.partition("=")
-    if not equals or name in ("num_classes", "img_size"):
-        raise ValueError(f"--set {setting}: it takes FIELD=VALUE; num_classes follows from the data, img_size from"
-                         " --img-size")
+    if not equals:
+        raise ValueError(f"--set {setting}: it takes FIELD=VALUE")
+    if name in ("num_classes", "img_size"):
+        raise ValueError(f"--set {setting}: num_classes follows from the data, img_size from --img-size")
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -232,11 +232,12 @@ def restore(run: Run, settings: Settings, data: Data, steps: int) -> int:
 
 
 def take_weights(model: nn.Module, weights: dict[str, Tensor], changed: Sequence[str]) -> None:
-    """Load weights for an evaluation. A graph that was drawn at random stays as this model drew it, if it has one, and
-    the checkpoint's another graph. Raises ValueError for weights that do not fit. changed: fields of --set."""
+    """Load weights for an evaluation. A random graph is the checkpoint's; if that was trained with another graph, it is
+    the one that this model drew. Raises ValueError for weights that do not fit. changed: fields of --set."""
     wanted = model.state_dict()
     drawn = {key: value for key, value in wanted.items() if key.endswith("_extra_state")}
-    weights = drawn | {key: value for key, value in weights.items() if key in wanted or not key.endswith("_extra_state")}
+    weights = drawn | {key: value for key, value in weights.items()
+                       if key in wanted or not key.endswith("_extra_state")}
     if problems := misfit(wanted, weights):
         advice = f"; choose a value of {' and '.join(changed)} that changes no weight" if changed else ""
         raise ValueError(f"its weights do not fit this model; {problems}{advice}")
@@ -251,10 +252,10 @@ def take_folder(settings: Settings, resources: contextlib.ExitStack) -> None:
     except OSError as error:
         raise ValueError(f"{settings.folder}: cannot be written ({error.strerror}); name another folder with --output"
                          ) from None
-    for left in settings.folder.glob("*.pt.*.tmp"):  # of a run that was killed while it wrote
-        left.unlink(missing_ok=True)
     if checkpoint.on_disk(settings.folder) != settings.found:
         raise ValueError(f"{settings.folder}: another run wrote there while this one began; start it again")
+    for left in settings.folder.glob("*.????????.tmp"):  # of a run that was killed while it wrote
+        left.unlink(missing_ok=True)
     if settings.damaged and (settings.folder / "last.pt").exists():
         (settings.folder / "last.pt").replace(settings.folder / "damaged.pt")
 
@@ -272,10 +273,11 @@ def describe(job: Job) -> dict[str, str]:
     task.begin_epoch(spare, 0)
     share = recipe.batch_size // (processes.world * recipe.accumulation)
     noise = torch.rand(2, 3, *config.img_size, device=processes.device)
-    parameters, macs = count_parameters(spare), count_macs(spare, noise)
+    parameters, macs, kept = count_parameters(spare), count_macs(spare, noise), 0.0
     with run.autocast():
         outputs = functools.partial(task.outputs, spare.train(), targets=task.blank(noise))
-        kept = saved_bytes(spare, noise, outputs)
+        if not flags.eval_only:
+            kept = saved_bytes(spare, noise, outputs)
         if task.anchor_names:  # they go through the backbone once a step, however many images there are
             more = saved_bytes(spare, noise.repeat(2, 1, 1, 1), outputs)
             kept = max(0.0, 2 * more - kept)

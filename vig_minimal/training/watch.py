@@ -35,7 +35,8 @@ class Signals:
         """Ask the run to end, and say why unless that is known."""
         if not self.received:
             self.received, self._since = number, time.monotonic()
-            print(f"\n{what}: this step is finished, then the run saves and ends", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # of `2>&1 | tee`, which the same Ctrl-C has ended
+                print(f"\n{what}: this step is finished, then the run saves and ends", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def listening(self, name: str = "") -> Iterator[None]:

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--batch", type=int, default=8, metavar="N", help="images a batch (default 8)")
     add("--rounds", type=int, default=5, metavar="N", help="timed rounds (default 5)")
     add("--threads", type=int, default=2, metavar="N", help="CPU threads (default 2)")
-    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the models' configs: graph=svga, k=6")
+    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the models' configs: graph=svga")
     add("--img-size", type=int, metavar="PX", help="instead of each model's own")
     add("--device", default="cpu", choices=("cpu", "cuda"), help="cpu (default) or cuda")
     add("--compile", action="store_true", help="run the model, not the floor, through torch.compile")
@@ -89,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with parser.errors_in_one_sentence():
         fields = dict(map(read_field, args.set)) | ({} if args.img_size is None else {"img_size": args.img_size})
     print(f"{'evaluation' if args.throughput else f'batch {args.batch}'}, {'bfloat16' if args.amp else 'float32'},"
-          f" {args.device}, {args.threads} threads, torch {torch.__version__}; {args.rounds} rounds{''.join(f', {setting}' for setting in args.set)}\n")
+          f" {args.device}, {args.threads} threads, torch {torch.__version__};"
+          f" {', '.join([f'{args.rounds} rounds', *args.set])}\n")
     with parser.errors_in_one_sentence():
         if args.compile:
             check_compiler(args.device)

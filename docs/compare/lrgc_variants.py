@@ -8,7 +8,7 @@ script too. The variants:
     fast_tau    τ has ten times the learning rate
     slow_tau    τ has a tenth of it
     scaled      α / tanh(σ(0) − σ(−1)): the complete graph at the start carries messages of full size
-    selected    the maximum of Eq. 5 runs over selected edges alone; a node without any gets 0 (six times as slow)
+    selected    the maximum of Eq. 5 runs over selected edges alone; a node without any gets 0 (a third of the speed)
 """
 
 import sys

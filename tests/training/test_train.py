@@ -133,8 +133,8 @@ def test_an_evaluation_may_have_another_graph_but_no_other_weights(capsys):
         assert end.value.code == 2 and message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("trained, other", [("knn", "random"), ("random", "knn")])
-def test_an_evaluation_may_take_a_random_graph_or_leave_one(capsys, trained, other):
+@pytest.mark.parametrize("trained, other", [("knn", "random"), ("random", "knn"), ("lrgc", "full")])
+def test_an_evaluation_may_take_another_graph_than_one_with_weights_or_draws(capsys, trained, other):
     run("--epochs", 1, "--output", "out", "--set", f"graph={trained}", model="vig_nano")
     train.main(["--resume", "out/last.pt", "--limit", "32", "--device", "cpu", "--eval-only", "--set",
                 f"graph={other}"])

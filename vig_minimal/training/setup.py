@@ -232,12 +232,12 @@ def restore(run: Run, settings: Settings, data: Data, steps: int) -> int:
 
 
 def take_weights(model: nn.Module, weights: dict[str, Tensor], changed: Sequence[str]) -> None:
-    """Load weights for an evaluation. A random graph is the checkpoint's; if that was trained with another graph, it is
-    the one that this model drew. Raises ValueError for weights that do not fit. changed: fields of --set."""
+    """Load weights for an evaluation, maybe with another graph: weights of the checkpoint's constructors, which the
+    model's do not have, are left out, and a random graph is then the one that this model drew. Raises ValueError for
+    weights that do not fit. changed: fields of --set."""
     wanted = model.state_dict()
     drawn = {key: value for key, value in wanted.items() if key.endswith("_extra_state")}
-    weights = drawn | {key: value for key, value in weights.items()
-                       if key in wanted or not key.endswith("_extra_state")}
+    weights = drawn | {key: value for key, value in weights.items() if key in wanted or ".constructor." not in key}
     if problems := misfit(wanted, weights):
         advice = f"; choose a value of {' and '.join(changed)} that changes no weight" if changed else ""
         raise ValueError(f"its weights do not fit this model; {problems}{advice}")

@@ -7,6 +7,7 @@ own, which are read if MASTER_ADDR and MASTER_PORT are set too.
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -112,6 +113,8 @@ class Processes:
         code = getattr(error[1], "code", 1) if error and error[1] else 0
         self.watch.end(failed=code in (1, 2))
         if dist.is_initialized():
+            # torch 2.6 waits for gloo's threads without letting Python go, which they need to drop their last tensors
+            time.sleep(0.1)
             dist.destroy_process_group()
 
     def parallel(self, model: nn.Module) -> nn.Module:

@@ -48,8 +48,8 @@ class Settings:
 
     def kept(self) -> dict:
         """What a checkpoint keeps of the flags, whether given or guessed."""
-        paths = {name: path and os.path.abspath(path) for name in ("data_dir", "teacher_weights")
-                 for path in [getattr(self.flags, name)]}
+        paths = {name: os.path.abspath(path) for name in ("data_dir", "teacher_weights")
+                 if (path := getattr(self.flags, name))}
         return {name: getattr(self.flags, name) for name in (*MAY_CHANGE, *STAY)} | paths | {
             "data": self.data, "recipe": self.recipe_name}
 

@@ -19,6 +19,7 @@ from torch import nn
 import train
 from helpers import directed_edges
 from vig_minimal import Graph
+from vig_minimal.data.datasets import open_data
 from vig_minimal.look.compare import cells, command, measures, table
 from vig_minimal.look.compare.cells import Study, Variant, variants_of
 from vig_minimal.look.predict import load
@@ -63,6 +64,19 @@ def test_the_first_seed_of_all_variants_comes_first(tmp_path):
     assert made[0].folder == tmp_path / "graph=knn,k=4" / "seed-3"
     said = " ".join(study.arguments(made[0].variant, 3))
     assert said == "--model vig_nano --set graph=knn --set k=4 --seed 3 --epochs 2"
+
+
+def test_a_cell_is_measured_on_the_images_that_its_seed_keeps_for_validation(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{i}.png")
+    study = Study("vig_nano", ("--data-dir", str(tmp_path), "--img-size", "16", "--batch-size", "8"), tmp_path)
+    settings = study.settle(Variant("knn", ("graph=knn",)))
+    of_run = [open_data("imagefolder", str(tmp_path), (16, 16), None, seed).val for seed in (0, 1)]
+    measured = [cells.data_of(settings, seed).val for seed in (0, 1)]
+    assert [data.paths for data in measured] == [data.paths for data in of_run]
+    assert measured[0].paths != measured[1].paths
 
 
 def test_a_comparison_is_trained_measured_and_never_run_again(tmp_path, monkeypatch, capsys):

@@ -15,7 +15,8 @@ def test_contact_sheet(view, tmp_path, capsys):
     assert "wrote" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [[], ["--out", "sheet.png", "--size", "8"], ["--out", "nowhere/sheet.png"]])
+@pytest.mark.parametrize("argv", [[], ["--out", "sheet.png", "--size", "8"], ["--out", "nowhere/sheet.png"],
+                                  ["--out", "sheet.png", "--size", "100000000"]])
 def test_a_wrong_command_ends_with_code_2(argv, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit:

@@ -6,7 +6,9 @@ from torch import nn
 
 from helpers import as_nodes, assert_same, dense_of, image_by_image, nodes, randomise
 from reference.vig import lrgc_ffn
+from vig_minimal import create_model
 from vig_minimal.graphs.draws import part_of_batch
+from vig_minimal.models.cost import count_macs
 from vig_minimal.models.layers import FFN, Dropout, DropPath, Stem, head, init_weights, to_image, to_nodes
 
 
@@ -116,3 +118,13 @@ def test_convolutions_start_kaiming_normal_without_bias():
     assert model[0].weight.abs().max() > 3 * std  # a uniform distribution would end at 1.7 std
     assert torch.all(model[0].bias == 0)
     assert torch.equal(model[2].weight, linear_before)
+
+
+def test_frozen_parts_stay_frozen_when_a_model_is_measured():
+    model = create_model("vig_nano", dim=16, depth=2, img_size=16, patch=4).train()
+    model.stem.eval()
+    before = [part.training for part in model.modules()]
+    seen = []
+    model.head.register_forward_pre_hook(lambda *_: seen.append(any(part.training for part in model.modules())))
+    count_macs(model, torch.randn(1, 3, 16, 16))
+    assert seen == [False] and [part.training for part in model.modules()] == before and not model.stem.training

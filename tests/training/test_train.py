@@ -143,6 +143,40 @@ def test_an_evaluation_may_take_another_graph_than_one_with_weights_or_draws(cap
     assert Path("out/confusion-changed.csv").exists() and not Path("out/confusion.csv").exists()
 
 
+def test_an_evaluation_on_other_images_leaves_the_runs_confusion_matrix(capsys, tmp_path):
+    one, other = (image_folder(tmp_path / name, count=count) for name, count in (("one", 8), ("other", 4)))
+    argv = ["--batch-size", "8", "--device", "cpu", "--workers", "0"]
+    train.main(["--model", "vig_nano", *TINY[:-6], *argv, "--data-dir", str(one), "--epochs", "1", "--output", "out"])
+    again = ["--resume", "out/last.pt", "--eval-only", *argv]
+    train.main(again)
+    before = Path("out/confusion.csv").read_bytes()
+    train.main([*again, "--data-dir", str(other)])
+    assert Path("out/confusion.csv").read_bytes() == before and Path("out/confusion-changed.csv").exists()
+
+
+def test_what_a_killed_run_was_writing_is_removed_and_nothing_else(capsys):
+    Path("out").mkdir()
+    for name in ("last.pt.0a1b2c3d.tmp", "notes.tmp"):
+        Path("out", name).write_text("half")
+    run("--epochs", 1, "--output", "out")
+    assert not Path("out/last.pt.0a1b2c3d.tmp").exists() and Path("out/notes.tmp").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(capsys, monkeypatch):
+    def refuses(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(checkpoint, "lock", refuses)
+    said = refused(capsys, "--model", "lrgc_nano", *TINY, "--output", "out")
+    assert "out: cannot be written (Permission denied); name another folder with --output" in said
+
+
+def test_without_its_package_tensorboard_is_said_to_be_missing(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    run("--epochs", 1, "--output", "out", "--tensorboard")
+    assert "no event files are written" in " ".join(capsys.readouterr().out.split())
+
+
 def test_an_evaluation_reads_no_training_image(capsys, tmp_path):
     """Broken ones do not matter to it, nor that they are fewer than a batch."""
     data = image_folder(tmp_path / "data", count=8)

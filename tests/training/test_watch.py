@@ -156,6 +156,17 @@ def hangs_in_a_step():
     train.update = at_call(3, train.update, hang)
 
 
+def test_a_signal_is_taken_also_where_nobody_reads_stderr(monkeypatch):
+    """`2>&1 | tee`: Ctrl-C ends tee first."""
+    def gone(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", gone)
+    signals = watch.Signals()
+    signals.take(signal.SIGTERM, "SIGTERM")
+    assert signals.received == signal.SIGTERM
+
+
 def dies_in_a_step():
     train.update = at_call(3, train.update, lambda: os.kill(os.getpid(), signal.SIGKILL))
 

@@ -278,7 +278,7 @@ def describe(job: Job) -> dict[str, str]:
         outputs = functools.partial(task.outputs, spare.train(), targets=task.blank(noise))
         if not flags.eval_only:
             kept = saved_bytes(spare, noise, outputs)
-        if task.anchor_names:  # they go through the backbone once a step, however many images there are
+        if not flags.eval_only and task.anchor_names:  # they go through the backbone once a step, however many images there are
             more = saved_bytes(spare, noise.repeat(2, 1, 1, 1), outputs)
             kept = max(0.0, 2 * more - kept)
     copies = 4 if run.average is None else 5  # weights, gradients, AdamW's two moments, moving average

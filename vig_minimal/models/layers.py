@@ -77,7 +77,7 @@ def embed(model: nn.Module, images: Tensor) -> Tensor:
                          f" {config.img_size[1]}), or another height and width that are multiples of"
                          f" patch={config.patch}; resize or pad them")
     if size != config.img_size and not is_traced():
-        config.at(size)  # raises ValueError, as for too few patches
+        replace(config, img_size=size)  # raises ValueError, as for too few patches
     x = model.stem(images.contiguous(memory_format=torch.channels_last))
     position = model.position
     return x + (position if x.shape[2:] == position.shape[2:] else resize_position(position, x.shape[2:]))

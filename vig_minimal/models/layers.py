@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..graphs.distance import full_precision
 from ..graphs.draws import draw
-from ..graphs.graph import Graph, is_traced
+from ..graphs.graph import Graph
 
 
 def to_nodes(image: Tensor) -> Tensor:

@@ -126,9 +126,8 @@ class Grapher(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Graph]:
         # LRGC Eq. 5, ViG's Grapher
         h = self.fc1(x)  # x' = x W_in: (B, C, H, W)
-        nodes = to_nodes(h)  # (B, N, C)
-        graph = self.constructor(nodes, h.shape[2:])
-        update = self.conv(h, *graph.read(nodes))  # GELU([x', x''] W_update): (B, 2C, H, W)
+        graph = self.constructor(to_nodes(h), h.shape[2:])
+        update = self.conv(h, graph)  # GELU([x', x''] W_update): (B, 2C, H, W)
         return self.drop_path(self.fc2(update)) + x, graph
 
 

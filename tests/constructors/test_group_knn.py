@@ -10,6 +10,7 @@ from helpers import directed_groups, image_by_image, nodes
 from reference.gkgnet import group_knn
 from vig_minimal import create_model
 from vig_minimal.constructors import KNN, GroupKNN
+from vig_minimal.constructors.schedules import at
 from vig_minimal.graphs.aggregate import max_relative
 from vig_minimal.graphs.distance import squared_distance
 from vig_minimal.graphs.draws import part_of_batch
@@ -134,8 +135,10 @@ def test_group_k_nn_in_the_isotropic_skeleton():
         ours, theirs = (create_model("vig_nano", **tiny | deep, graph=graph) for graph in ("group_knn", "knn"))
         for block, plain_block in zip(ours.blocks, theirs.blocks, strict=True):
             made, knn = block.grapher.constructor, plain_block.grapher.constructor
-            assert (made.k, made.dilation, made.epsilon) == (knn.k, knn.dilation, knn.epsilon) and made.groups == 2
-        assert ours.blocks[-1].grapher.constructor.dilation == 3
+            for nodes in (64, 256):
+                assert (at(made.k, nodes), at(made.dilation, nodes)) == (at(knn.k, nodes), at(knn.dilation, nodes))
+            assert made.epsilon == knn.epsilon and made.groups == 2
+        assert at(ours.blocks[-1].grapher.constructor.dilation, 64) == 3
     for fields, says in (({"groups": 3}, "groups=3"), ({"conv": "edge"}, "mixes all channels"),
                          ({"groups": 0}, "groups=0")):
         with pytest.raises(ValueError, match=says):

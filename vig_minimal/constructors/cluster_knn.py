@@ -13,6 +13,7 @@ from ..graphs.distance import fill_diagonal, mean_node, squared_distance, unit
 from ..graphs.graph import Graph
 from ..graphs.kmeans import fixed_start, kmeans, pick
 from ..graphs.plain import fast_form
+from .schedules import at
 
 
 class ClusterKNN(nn.Module):
@@ -20,24 +21,23 @@ class ClusterKNN(nn.Module):
 
     A partition of fewer than k nodes uses them all. k-means starts from random nodes in training, the same for all
     images of the batch; from fixed ones in evaluation, so that an image gets the same graph in every call.
-    rule: gives k (and a dilation, of no use here) for a number of nodes, as in `KNN`.
+    k is a number or, as in `KNN`, a rule of the number of nodes.
 
     Nodes (B, N, C) -> Graph with index (B, N, min(k, N)). Raises ValueError for k < 1, clusters < 1 or clusters > N.
     """
 
-    def __init__(self, k: int, clusters: int, iters: int = 20, rule: Callable[[int], tuple[int, int]] | None = None):
+    def __init__(self, k: int | Callable[[int], int], clusters: int, iters: int = 20):
         super().__init__()
-        if k < 1 or clusters < 1:
+        if not callable(k) and k < 1 or clusters < 1:
             raise ValueError(f"k={k}, clusters={clusters}: both must be at least 1")
-        self.k, self.clusters, self.iters, self.rule = k, clusters, iters, rule
+        self.k, self.clusters, self.iters = k, clusters, iters
 
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Graph:
         return self.inside(x, self.partition(x))
 
     def inside(self, x: Tensor, labels: Tensor) -> Graph:
         """Return the graph of nodes (B, N, C) whose partitions are known: labels (B, N)."""
-        k = self.rule(x.shape[1])[0] if self.rule else self.k
-        return cluster_graph(x, labels, self.clusters, k)
+        return cluster_graph(x, labels, self.clusters, at(self.k, x.shape[1]))
 
     @torch.no_grad()
     def partition(self, x: Tensor) -> Tensor:

@@ -30,12 +30,7 @@ from ..graphs.distance import full_precision, mean_node, squared_distance
 from ..graphs.graph import Graph
 from ..graphs.kmeans import fixed_start, pick
 from ..graphs.plain import fast_form
-
-
-def hyperedges_of_block(first: int | None, depth: int, block: int, num_nodes: int) -> int:
-    """Return E of a block: it grows linearly to twice the first block's, by default 25 or, if less, a quarter of N."""
-    first = max(1, min(25, num_nodes // 4)) if first is None else first
-    return min(first + first * block // max(1, depth - 1), max(first, num_nodes))
+from .schedules import at
 
 
 @dataclass(frozen=True)
@@ -56,18 +51,17 @@ class HyperedgeGraph(Graph):
 class Hypergraph(nn.Module):
     """A node is in every hyperedge of which its membership is above `least`, without gradient.
 
-    Nodes (B, N, C) -> HyperedgeGraph with `member` (B, N, E) and messages (B, N, C). Features are not normalised. Degree: 1 to N nodes,
-    by 1 to E hyperedges. Cost for each node: 2·E·C multiply-adds a round, and two means over E. rule: gives the number
-    of hyperedges for a number of nodes, so that images may be of several sizes. Raises ValueError for hyperedges < 1,
-    or more than there are nodes.
+    Nodes (B, N, C) -> HyperedgeGraph with `member` (B, N, E) and messages (B, N, C). Features are not normalised.
+    Degree: 1 to N nodes, by 1 to E hyperedges. Cost for each node: 2·E·C multiply-adds a round, and two means over E.
+    hyperedges: a number or, so that images may be of several sizes, a rule of the number of nodes. Raises ValueError
+    for hyperedges < 1, or more than there are nodes.
     """
 
-    def __init__(self, hyperedges: int = 25, rounds: int = 20, least: float = 0.01,
-                 rule: Callable[[int], int] | None = None):
+    def __init__(self, hyperedges: int | Callable[[int], int] = 25, rounds: int = 20, least: float = 0.01):
         super().__init__()
-        if hyperedges < 1:
+        if not callable(hyperedges) and hyperedges < 1:
             raise ValueError(f"hyperedges={hyperedges}: must be at least 1")
-        self.hyperedges, self.rounds, self.least, self.rule = hyperedges, rounds, least, rule
+        self.hyperedges, self.rounds, self.least = hyperedges, rounds, least
 
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> HyperedgeGraph:
         member, num_nodes = self.members(x), x.shape[1]  # (B, N, E)
@@ -81,7 +75,7 @@ class Hypergraph(nn.Module):
     @torch.no_grad()
     def members(self, x: Tensor) -> Tensor:
         """Return which node is in which hyperedge: (B, N, C) to (B, N, E), bool."""
-        hyperedges = self.rule(int(x.shape[1])) if self.rule else self.hyperedges
+        hyperedges = at(self.hyperedges, int(x.shape[1]))
         if hyperedges > x.shape[1]:
             raise ValueError(f"hyperedges={hyperedges}: more than the {x.shape[1]} nodes; choose fewer, a larger image"
                              " or a smaller patch")

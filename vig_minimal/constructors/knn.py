@@ -9,28 +9,7 @@ from ..graphs.distance import fill_diagonal, mean_node, smallest, squared_distan
 from ..graphs.draws import draw
 from ..graphs.graph import Graph
 from ..graphs.plain import fast_form
-
-
-def default_k(num_nodes: int) -> int:
-    """Return k of the first block: the papers' 9, or half of the nodes where these are fewer than 18: k doubles."""
-    return max(1, min(9, num_nodes // 2))
-
-
-def neighbours_and_dilation(k: int | None, depth: int, num_nodes: int) -> list[tuple[int, int]]:
-    """Return k and dilation d of each block l: k grows linearly to 2k, d by one every four blocks, up to N // 2k.
-
-    k=None stands for `default_k`."""
-    k = default_k(num_nodes) if k is None else k
-    # ViG: k_l = int(linspace(k, 2k, depth))
-    neighbours = [min(k + k * l // max(1, depth - 1), num_nodes) for l in range(depth)]
-    # ViG: d_l = min(l // 4 + 1, N // 2k)
-    limit = max(1, num_nodes // max(neighbours))
-    return [(k_l, min(l // 4 + 1, limit)) for l, k_l in enumerate(neighbours)]
-
-
-def of_block(k: int | None, depth: int, block: int, num_nodes: int) -> tuple[int, int]:
-    """Return k and d of one block of ViG, as a `rule` of KNN: partial(of_block, k, depth, block)."""
-    return neighbours_and_dilation(k, depth, num_nodes)[block]
+from .schedules import at
 
 
 class KNN(nn.Module):
@@ -40,24 +19,24 @@ class KNN(nn.Module):
     in all the released code: k = 9 means eight others).
     epsilon: in training, the probability that an image's nodes take a random k of the k·d nearest instead (stochastic
     dilation, DeepGCNs).
-    rule: gives k and d for a number of sources M, so that images may be of several sizes. Without one they stay.
+    k and dilation are numbers or, so that images may be of several sizes, rules: functions of the number of sources M,
+    as those of `schedules.py`.
 
     Nodes (B, N, C) -> Graph with index (B, N, k). sources: (B, M, C), the nodes themselves by default. relative:
     (N, M), added to the squared distances (Pyramid ViG). Raises ValueError if k·d > M, and for k, dilation or epsilon
     out of range.
     """
 
-    def __init__(self, k: int, dilation: int = 1, epsilon: float = 0.0,
-                 rule: Callable[[int], tuple[int, int]] | None = None):
+    def __init__(self, k: int | Callable[[int], int], dilation: int | Callable[[int], int] = 1, epsilon: float = 0.0):
         super().__init__()
         check_neighbours(epsilon, k=k, dilation=dilation)
-        self.k, self.dilation, self.epsilon, self.rule = k, dilation, epsilon, rule
+        self.k, self.dilation, self.epsilon = k, dilation, epsilon
 
     @torch.no_grad()
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None, sources: Tensor | None = None,
                 relative: Tensor | None = None) -> Graph:
         num_sources = (x if sources is None else sources).shape[1]
-        k, dilation = self.rule(num_sources) if self.rule else (self.k, self.dilation)
+        k, dilation = at(self.k, num_sources), at(self.dilation, num_sources)
         nearest = nearest_sources(x, sources, relative, k, dilation)  # (B, N, k·d)
         return Graph(num_sources, index=dilated(self, nearest, k, dilation), sources=sources)
 
@@ -65,10 +44,11 @@ class KNN(nn.Module):
         return f"k={self.k}, dilation={self.dilation}, epsilon={self.epsilon}"
 
 
-def check_neighbours(epsilon: float, **counts: int) -> None:
-    """Raise ValueError unless the counts (k, dilation, groups) are whole numbers from 1 on and ε is a probability."""
+def check_neighbours(epsilon: float, **counts: int | Callable[[int], int]) -> None:
+    """Raise ValueError unless the counts (k, dilation, groups) are whole numbers from 1 on, or rules, and ε is a
+    probability."""
     for name, value in counts.items():
-        if type(value) is not int or value < 1:
+        if not callable(value) and (type(value) is not int or value < 1):
             raise ValueError(f"{name}={value!r}: must be at least 1, and a whole number")
     if not 0 <= epsilon < 1:
         raise ValueError(f"epsilon={epsilon!r}: a probability, at least 0 and less than 1")

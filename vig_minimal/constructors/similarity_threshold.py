@@ -7,7 +7,7 @@ aggregate is the maximum over the edges, 0 for a node without one.
     s         s = −‖x̂_i − x̂_j‖²              (B, N, N), x̂ the L2-normalised nodes
     z         (s − mean(s)) / std(s)         (B, N, N), mean and std over the N² entries of an image
     q_0, δ    threshold, decrement           0.89 and 0.03 in svig_ti
-    q_l       quantile = q_0 − l·δ           one number for each block l = 0, 1, ...
+    q_l       quantile = q_0 − l·δ           one number for each block l = 0, 1, ...: `schedules.quantiles`
     Φ         NormalDist().cdf               distribution function of the standard normal distribution
     edge      z_ij > Φ⁻¹(q_l)                (B, N, N) bool, from source j to target i
 
@@ -26,16 +26,6 @@ from torch import Tensor, nn
 from ..graphs.distance import mean_node, squared_distance, unit
 from ..graphs.graph import Graph
 from ..graphs.plain import fast_form
-
-
-def quantiles(threshold: float, decrement: float, depth: int) -> list[float]:
-    """Return q_l of each block. It falls: deeper blocks have more edges. Raises ValueError unless 0 < q_l < 1."""
-    # SViG: q_l = q_0 − l·δ
-    q = [threshold - l * decrement for l in range(depth)]
-    if not all(0 < q_l < 1 for q_l in q):
-        raise ValueError(f"threshold={threshold:g}, decrement={decrement:g}: the quantile would go from"
-                         f" {q[0]:g} to {q[-1]:g} over {depth} blocks; keep it between 0 and 1")
-    return q
 
 
 class SimilarityThreshold(nn.Module):

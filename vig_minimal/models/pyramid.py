@@ -19,14 +19,14 @@ Differs from the released code: any image size, since tables and dilation follow
 released ones, are in no checkpoint.
 """
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..constructors import KNN, OF_PLACES, GroupKNN
+from ..constructors.schedules import Rule, pyramid_dilation, pyramid_neighbours
 from ..graphs.graph import Graph
 from ..graphs.plain import fast_form
 from .checks import check_choices, check_groups, check_numbers, check_whole, image_size
@@ -56,8 +56,7 @@ class PyramidConfig:
     def __post_init__(self):
         check_choices(self, patch=(2, 4, 8), conv=CONVS)
         object.__setattr__(self, "img_size", image_size(self.img_size, self.patch))
-        object.__setattr__(self, "k", 9 if self.k is None else self.k)
-        check_whole(self, "groups", "k", *["hops"] * (self.hops is not None))
+        check_whole(self, "groups", *[name for name in ("k", "hops") if getattr(self, name) is not None])
         check_whole(self, "num_classes", least=0)
         check_numbers(self, rates=("epsilon", "drop_path", "dropout"))
         for name in ("dim", "depth", "pool"):
@@ -77,10 +76,6 @@ class PyramidConfig:
             raise ValueError(f"graph={self.graph!r}: a pyramid takes knn and group_knn, which can read from pooled"
                              f" patches, or {', '.join(OF_PLACES)}, which need not")
         check_groups(self, self.dim)
-
-    def at(self, img_size: tuple[int, int]) -> "PyramidConfig":
-        """The config of the same model built for images of another size."""
-        return replace(self, img_size=img_size)
 
     @property
     def grids(self) -> list[tuple[int, int]]:
@@ -117,13 +112,6 @@ def relative_positions(dim: int, grid: tuple[int, int], sources: int) -> Tensor:
     # Pyramid ViG: E = −2 P·Pᵀ/C
     whole = (-2 * (table @ table.T) / dim).float()  # (N, N)
     return F.interpolate(whole[None, None], (len(table), sources), mode="bicubic")[0, 0]  # (N, M)
-
-
-def neighbours_among(k: int, block: int, num_sources: int) -> tuple[int, int]:
-    """Return k and dilation d of a block, counted over all stages, with so many sources: a `rule` of KNN."""
-    k = min(k, num_sources)
-    # Pyramid ViG: d_l = min(l // 4 + 1, 49 // 9), and no more than there are sources for
-    return k, max(1, min(block // 4 + 1, 49 // 9, num_sources // k))
 
 
 class Grapher(nn.Module):
@@ -168,14 +156,14 @@ class Stage(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(config.dim[stage - 1], dim, 3, 2, padding=1), nn.BatchNorm2d(dim))
         self.blocks = nn.ModuleList()
         for block in range(first, first + config.depth[stage]):
-            rule = partial(neighbours_among, config.k, block)
-            k, dilation = rule(self.num_sources(self.grid))
+            k = Rule(self.num_sources(self.grid), pyramid_neighbours, config.k)
+            dilation = Rule(self.num_sources(self.grid), pyramid_dilation, config.k, block)
             if config.graph == "knn":
-                constructor = KNN(k, dilation, config.epsilon, rule)
+                constructor = KNN(k, dilation, config.epsilon)
             elif config.graph == "group_knn":
-                constructor = GroupKNN(k, config.groups, dilation, config.epsilon, rule)
+                constructor = GroupKNN(k, config.groups, dilation, config.epsilon)
             else:
-                constructor = OF_PLACES[config.graph](config.hops, k, rule)
+                constructor = OF_PLACES[config.graph](config.hops, k)
             grapher = Grapher(dim, constructor, config.conv, self.pool, rates[block])
             self.blocks.append(Block(grapher, FFN(dim, rates[block])))
         self.dim, self.placed = dim, config.graph in OF_PLACES

@@ -38,7 +38,7 @@ class GroupKNN(nn.Module):
         k, dilation = at(self.k, num_sources), at(self.dilation, num_sources)
         nearest = nearest_sources(*slices, relative, k, dilation)  # `relative` is the same for all groups
         nearest = nearest.unflatten(0, (-1, self.groups))  # (B, G, N, k·d)
-        return GroupGraph(num_sources, index=dilated(self, nearest, k, dilation))
+        return GroupGraph(num_sources, index=dilated(self, nearest, k, dilation), sources=sources)
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, C) to (B·G, N, C/G)."""

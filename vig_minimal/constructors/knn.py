@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 from ..graphs.distance import fill_diagonal, mean_node, smallest, squared_distance, unit
 from ..graphs.draws import draw
-from ..graphs.graph import Graph, is_traced
+from ..graphs.graph import Graph
+from ..graphs.plain import fast_form
 from .schedules import at
-
-DISTANCES = 2**25  # pairs of nodes and sources compared at a time: 128 MiB
 
 
 class KNN(nn.Module):
@@ -39,7 +38,7 @@ class KNN(nn.Module):
         num_sources = (x if sources is None else sources).shape[1]
         k, dilation = at(self.k, num_sources), at(self.dilation, num_sources)
         nearest = nearest_sources(x, sources, relative, k, dilation)  # (B, N, k·d)
-        return Graph(num_sources, index=dilated(self, nearest, k, dilation))
+        return Graph(num_sources, index=dilated(self, nearest, k, dilation), sources=sources)
 
     def extra_repr(self) -> str:
         return f"k={self.k}, dilation={self.dilation}, epsilon={self.epsilon}"
@@ -58,27 +57,22 @@ def check_neighbours(epsilon: float, **counts: int | Callable[[int], int]) -> No
 def nearest_sources(x: Tensor, sources: Tensor | None, relative: Tensor | None, k: int, dilation: int) -> Tensor:
     """Return the k·d sources of each node with the least ‖x̂_i − ŷ_j‖² + relative_ij, nearest first: (B, N, k·d).
 
-    Where `sources` is None the nodes are the sources. Each then comes first among its own, whatever rounding says; with
-    `relative` its distance to itself is exactly 0.
-    """
-    own, sources = sources is None, x if sources is None else sources
-    num_sources, reach = sources.shape[1], k * dilation
-    if reach > num_sources:
-        raise ValueError(f"k·dilation = {k}·{dilation}: more neighbours than the {num_sources} nodes")
-    # targets at a time: large images have more pairs than memory. A compiled program serves a batch of any size.
-    rows = max(1, DISTANCES // (num_sources if is_traced() else x.shape[0] * num_sources))
-    sources = unit(sources)
-    mean = mean_node(sources)
-    x, sources = (sources if own else unit(x)) - mean, sources - mean
-    nearest = []
-    for start in range(0, x.shape[1], rows):
-        distance = squared_distance(x[:, start:start + rows], sources)  # (B, rows, M)
-        if own:
-            distance = fill_diagonal(distance, -torch.inf if relative is None else 0.0, start)
-        if relative is not None:
-            distance += relative[start:start + rows]
-        nearest.append(smallest(distance, reach))
-    return torch.cat(nearest, 1) if len(nearest) > 1 else nearest[0]
+    Where `sources` is None the nodes are the sources."""
+    y = unit(x if sources is None else sources)  # (B, M, C)
+    if k * dilation > y.shape[1]:
+        raise ValueError(f"k·dilation = {k}·{dilation}: more neighbours than the {y.shape[1]} nodes")
+    y = y - (mean := mean_node(y))
+    return nearest(y if sources is None else unit(x) - mean, y, relative, k * dilation)
+
+
+@fast_form("nearest")
+def nearest(x: Tensor, y: Tensor, relative: Tensor | None, count: int) -> Tensor:
+    """Return the `count` sources y (B, M, C) nearest to each x (B, N, C), nearest first: (B, N, count). If y is x each
+    node is its own nearest, whatever rounding says; with `relative` its distance to itself is exactly 0."""
+    distance = squared_distance(x, y)  # (B, N, M)
+    if relative is not None:
+        return smallest(distance + relative, count)
+    return smallest(fill_diagonal(distance, -torch.inf) if y is x else distance, count)
 
 
 def dilated(constructor: nn.Module, nearest: Tensor, k: int, dilation: int) -> Tensor:

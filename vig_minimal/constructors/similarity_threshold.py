@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from ..graphs.distance import mean_node, squared_distance, unit
-from ..graphs.graph import Graph, above
+from ..graphs.graph import Graph
+from ..graphs.plain import fast_form
 
 
 class SimilarityThreshold(nn.Module):
@@ -43,15 +44,24 @@ class SimilarityThreshold(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Graph:
+        # SViG: z > Φ⁻¹(q)
+        return Graph(x.shape[1], weights=above(self.scores(x), self.z))
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return z: nodes (B, N, C) to (B, N, N), in float32 or float64; −∞ for an image whose nodes are all alike."""
         nodes = unit(x)
         nodes = nodes - mean_node(nodes)
         s = -squared_distance(nodes, nodes)  # (B, N, N)
         centred = s - s.mean((1, 2), keepdim=True)
         # unbiased, (B, 1, 1); a single node has no spread. `torch.std` takes over ten times as long
         std = (centred.square().sum((1, 2), keepdim=True) / max(1, x.shape[1] ** 2 - 1)).sqrt()
-        # SViG: z > Φ⁻¹(q), without a division by a spread that may be 0
-        least = torch.where(std > (8 * torch.finfo(s.dtype).eps) ** 2, self.z * std, torch.inf)
-        return Graph(x.shape[1], weights=above(centred, least))
+        return torch.where(std > (8 * torch.finfo(s.dtype).eps) ** 2, centred / std, -torch.inf)
 
     def extra_repr(self) -> str:
         return f"quantile={self.quantile:g}"
+
+
+@fast_form("above")
+def above(z: Tensor, least: float) -> Tensor:
+    """Return where z is above `least`, bool."""
+    return z > least

@@ -65,10 +65,10 @@ class CrossLevel(nn.Module):
         self.ffn = FFN(dim, drop_path)
 
     def forward(self, labels: Tensor, x: Tensor) -> tuple[Tensor, Graph]:
-        d, patches = self.fc1(labels), to_nodes(x)  # (B, C, L, 1), (B, N, C)
-        graph = self.constructor(to_nodes(d), d.shape[2:], sources=patches)  # L targets, N sources
+        d = self.fc1(labels)  # (B, C, L, 1)
+        graph = self.constructor(to_nodes(d), d.shape[2:], sources=to_nodes(x))  # L targets, N sources
         # GKGNet Eq. 1: D'_ig = max_j (Ŝ_jg − D_ig), printed the other way round; inside the convolution
-        update = self.conv(d, graph, patches)  # (B, 2C, L, 1)
+        update = self.conv(d, graph)  # (B, 2C, L, 1)
         # GKGNet Eq. 2: a residual around the Grapher, then FFN with its own
         return self.ffn(self.drop_path(self.fc2(update)) + labels), graph
 

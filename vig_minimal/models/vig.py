@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..graphs.graph import Graph, is_traced
+from ..graphs.graph import Graph
 from .checks import check_choices, check_groups, check_numbers, check_whole, image_size
 from .convs import CONVS
 from .layers import (
@@ -119,9 +119,8 @@ class Grapher(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Graph]:
         # LRGC Eq. 5, ViG's Grapher
         h = self.fc1(x)  # x' = x W_in: (B, C, H, W)
-        nodes = to_nodes(h)  # (B, N, C)
-        graph = self.constructor(nodes, h.shape[2:])
-        update = self.conv(h, *graph.read(nodes))  # GELU([x', x''] W_update): (B, 2C, H, W)
+        graph = self.constructor(to_nodes(h), h.shape[2:])
+        update = self.conv(h, graph)  # GELU([x', x''] W_update): (B, 2C, H, W)
         return self.drop_path(self.fc2(update)) + x, graph
 
 
@@ -147,24 +146,9 @@ class Backbone(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Stem and position embedding: images (B, 3, H, W) to patches (B, C, H/patch, W/patch), channels_last."""
         if images.shape[1:] != (3, *self.config.img_size):
-            return self.embed_other_size(images)
-        return self.stem(images.contiguous(memory_format=torch.channels_last)) + self.position
-
-    def embed_other_size(self, images: Tensor) -> Tensor:
-        """`embed` of images of another size than that of the config, at which the model is trained.
-
-        They get the embedding that a model built for their size would load. It is resized anew every time, so that it
-        follows the weights and has their gradient. Raises ValueError where such a model could not be built.
-        """
-        config, size = self.config, tuple(images.shape[2:])
-        if images.ndim != 4 or images.shape[1] != 3 or any(side % config.patch or not side for side in size):
-            raise ValueError(f"images of shape {tuple(images.shape)}: this model takes (B, 3, {config.img_size[0]},"
-                             f" {config.img_size[1]}), or another height and width that are multiples of"
-                             f" patch={config.patch}; resize or pad them")
-        if not is_traced():
-            replace(config, img_size=size)  # raises ValueError, as for too few patches
-        x = self.stem(images.contiguous(memory_format=torch.channels_last))
-        return x + resize_position(self.position, x.shape[2:])
+            check_images(self.config, images)
+        x, position = self.stem(images.contiguous(memory_format=torch.channels_last)), self.position
+        return x + (position if x.shape[2:] == position.shape[2:] else resize_position(position, x.shape[2:]))
 
     def forward_head(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes) of the last features (B, C, H, W); the pooled features (B, C) for num_classes=0."""
@@ -216,6 +200,22 @@ class Backbone(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """The names of the parameters that an optimiser must not decay, as train.py's does not."""
         return no_weight_decay(self)
+
+
+def check_images(config: object, images: Tensor) -> None:
+    """Raise ValueError for images of a size for which no such model could be built.
+
+    Those of another size than the config's, at which the model is trained, get the position embedding that a model
+    built for their size would load. It is resized anew every time, so that it follows the weights and has their
+    gradient.
+    """
+    size = tuple(images.shape[2:])
+    if images.ndim != 4 or images.shape[1] != 3 or any(side % config.patch or not side for side in size):
+        raise ValueError(f"images of shape {tuple(images.shape)}: this model takes (B, 3, {config.img_size[0]},"
+                         f" {config.img_size[1]}), or another height and width that are multiples of"
+                         f" patch={config.patch}; resize or pad them")
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        replace(config, img_size=size)  # raises ValueError, as for too few patches
 
 
 class ViG(Backbone):

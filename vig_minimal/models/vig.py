@@ -117,7 +117,7 @@ class Grapher(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Graph]:
-        # LRGC Eq. 5, ViG's Grapher
+        # LRGC Eq. 5: Grapher, ViG's Grapher
         h = self.fc1(x)  # x' = x W_in: (B, C, H, W)
         graph = self.constructor(to_nodes(h), h.shape[2:])
         update = self.conv(h, graph)  # GELU([x', x''] W_update): (B, 2C, H, W)

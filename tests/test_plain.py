@@ -127,7 +127,8 @@ def test_every_aggregation_over_directed_graphs_gives_the_same(kind, aggregate, 
 
 def test_of_equal_sources_the_first_takes_the_whole_gradient_in_both_forms():
     y = torch.ones(1, 4, 3, dtype=torch.float64, requires_grad=True)
-    for graph in (Graph(4, weights=torch.ones(1, 2, 4, dtype=torch.bool)), Graph(4, weights=torch.ones(1, 2, 4).double()),
+    every = torch.ones(1, 2, 4, dtype=torch.bool)
+    for graph in (Graph(4, weights=every), Graph(4, weights=every.double()),
                   Graph(4, index=torch.tensor([[[2, 0, 1], [2, 3, 0]]]))):
         first = 0 if graph.index is None else 2
         for on in (True, False):

@@ -60,7 +60,7 @@ class MRConv(nn.Module):
 
 
 class EdgeNorm(nn.BatchNorm2d):
-    """Batch norm over edges. Fewer than two have no spread: they are normalised as in evaluation, and leave no trace."""
+    """Batch norm over edges. Fewer than two have no spread: they are normalised as in evaluation and leave no trace."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or x[:, 0].numel() > 1:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vig_minimal.files import CheckpointError
-from vig_minimal.training import checkpoint
+from vig_minimal.training import checkpoint, resume
 
 STATE = {"name": "vig_nano", "config": {"dim": 96, "img_size": (64, 64)}, "classes": ["a", "b"],
          "model": {"w": torch.ones(3)}}
@@ -145,17 +145,17 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     ({"classes": ["a", "c"]}, "where it has 'c', the data has 'b'"),
 ])
 def test_a_checkpoint_of_something_else_is_refused(change, message):
-    checkpoint.check_same(STATE, "x.pt", "vig_nano", STATE["config"], STATE["classes"])
+    resume.check_same(STATE, "x.pt", "vig_nano", STATE["config"], STATE["classes"])
     with pytest.raises(CheckpointError, match=message):
-        checkpoint.check_same(STATE | change, "x.pt", "vig_nano", STATE["config"], STATE["classes"])
+        resume.check_same(STATE | change, "x.pt", "vig_nano", STATE["config"], STATE["classes"])
 
 
 def test_fields_that_an_evaluation_sets_may_differ():
     config = STATE["config"] | {"dim": 97}
-    said = checkpoint.check_same(STATE, "x.pt", "vig_nano", config, STATE["classes"], ["dim", "k"])
+    said = resume.check_same(STATE, "x.pt", "vig_nano", config, STATE["classes"], ["dim", "k"])
     assert said == [f"dim {STATE['config']['dim']} → 97"]
     with pytest.raises(CheckpointError, match="this run has dim=97"):
-        checkpoint.check_same(STATE, "x.pt", "vig_nano", config, STATE["classes"], ["k"])
+        resume.check_same(STATE, "x.pt", "vig_nano", config, STATE["classes"], ["k"])
 
 
 def test_released_weights_are_no_checkpoint_to_go_on_from(tmp_path):

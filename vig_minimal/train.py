@@ -28,6 +28,7 @@ from tqdm import tqdm  # noqa: E402
 from .data.batches import TrainingBatches  # noqa: E402
 from .data.decoding import DataError  # noqa: E402
 from .data.loading import FileNote  # noqa: E402
+from .graphs.plain import plain  # noqa: E402
 from .look import confusion  # noqa: E402
 from .streams import prepare  # noqa: E402
 from .training.build import build  # noqa: E402
@@ -58,9 +59,7 @@ def train(given: dict, resources: contextlib.ExitStack) -> dict | None:
     except ValueError as error:  # of this machine, maybe of this process alone
         fail(error)
     resources.push(processes.leave)
-    if given.get("plain"):
-        from .graphs.plain import plain
-        resources.enter_context(plain())
+    resources.enter_context(plain(given.get("plain", False)))
     with one_sentence(ValueError, is_first=processes.is_first, alike=True):
         config, start, changes = begin(given, processes, resources)
         run = build(config, start, changes, processes)

@@ -32,6 +32,7 @@ except ImportError:  # not on Windows: there, nothing is locked
 
 from ..files import CheckpointError, UnreadableError, load, save
 from ..graphs.graph import GroupGraph
+from ..models.registry import as_now
 
 __all__ = ["CheckpointError", "check_training", "check_types", "last_good", "load", "load_latest", "load_run", "lock",
            "save", "save_graphs"]
@@ -52,7 +53,7 @@ def load_run(path: str | Path) -> dict:
     check_types({"flags": {}, "data": {}, "given": {}} | state, path, {"flags": dict, "data": dict, "given": dict})
     for part in (state["config"], state["recipe"], state.get("flags", {})):
         check_types(part, path, dict.fromkeys(part, (bool, int, float, str, tuple, type(None))))
-    return state
+    return state | {"config": as_now(state["name"], state["config"])}
 
 
 def check_types(values: dict, path: str | Path, types: dict) -> None:

@@ -200,6 +200,7 @@ def parse(argv: list[str] | None) -> dict:
     evaluates = given.get("eval_only")
     for wrong, sentence in [
         (evaluates and given.get("resume", "auto") == "auto", "--eval-only: name the checkpoint with --resume PATH"),
+        (given.get("plain") and given.get("compile"), "--plain and --compile: choose one of them"),
         (evaluates and given.get("dry_run"), "--dry-run and --eval-only: choose one of them"),
         (given.get("eval_split") == "train" and not evaluates, "--eval-split: goes with --eval-only alone"),
         (len(size := given.get("img_size", ())) > 2, f"--img-size {size}: one side, or height and width"),

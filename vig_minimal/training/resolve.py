@@ -117,8 +117,6 @@ def choose_fields(config: RunConfig, start: "Start | None") -> dict:
             preset, "drop_path"):
         raise ValueError(f"--drop-path {recipe.drop_path:g}: {model} has no stochastic depth; leave it out")
     fields = dict(start.config) if start and start.name == model else {}
-    if start and not start.goes_on and config.img_size and "k" in fields:
-        fields["k"] = replace(preset, **fields).at((config.img_size[0], config.img_size[-1])).k
     fields |= {"drop_path": recipe.drop_path} if hasattr(preset, "drop_path") else {}
     fields |= {name: value for name in ("anchors_per_class", "proxies_per_class")
                if (value := getattr(config, name)) is not None}  # other models refuse it

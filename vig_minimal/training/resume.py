@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..files import CheckpointError
-from ..models.registry import recognise
+from ..models.registry import as_now, recognise
 from ..models.released import misfit
 from . import checkpoint
 from .config import STAYS, RunConfig, family_of, flag_fields
@@ -207,7 +207,8 @@ def restore(run: Run, start: Start) -> list[str]:
     differs. Raises CheckpointError for what does not fit."""
     state, path, evaluates = start.state, start.path, run.config.eval_only
     free = start.asked if evaluates else ()
-    changes = check_same(state, path, run.config.model, asdict(run.model.config), run.data.classes, free)
+    config = as_now(run.config.model, asdict(run.model.config))
+    changes = check_same(state, path, run.config.model, config, run.data.classes, free)
     try:
         if evaluates:
             take_weights(run.evaluated, state["model"], free)

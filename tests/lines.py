@@ -1,6 +1,6 @@
 """How many lines of the package a reader goes through to follow a model or a run: those of the functions that run.
 
-`python tests/lines.py --model lrgc --epochs 1 --limit 64 --batch-size 16 --workers 0` prints them for a run of training.
+`python tests/lines.py --model lrgc --epochs 1 --limit 64 --batch-size 16 --workers 0` prints them of a training.
 """
 
 import inspect

@@ -195,7 +195,7 @@ def understood(main, argv, monkeypatch):
 def understand(words: list[str], monkeypatch) -> None:
     """Check a command as far as that goes without running it. Ends the process if it is refused."""
     match words:
-        case ["srun", *rest]:
+        case ["srun", "--kill-on-bad-exit", *rest]:
             understand(rest, monkeypatch)
         case ["export", *_] | ["pytest"]:
             pass

@@ -1,7 +1,7 @@
 """Safe files: written whole or not at all, read without running code.
 
-A file of weights is a dict of tensors and plain data, loaded with `weights_only=True`. torch writes it as a zip archive,
-whose parts carry checksums (CRC-32); `load` compares them, which torch does not.
+A file of weights is a dict of tensors and plain data, loaded with `weights_only=True`. torch writes it as a zip
+archive, whose parts carry checksums (CRC-32); `load` compares them, which torch does not.
 """
 
 import contextlib

@@ -3,8 +3,8 @@
 
 Read it from top to bottom: main → train → fit (epochs) → train_one_epoch (steps), which calls backward and update. What
 is fixed about a run is decided in training/resolve.py, how a run goes on in training/resume.py, and data, model and
-task are made in training/build.py. It writes metrics.csv, config.json, last.pt (to go on from) and best.pt (to use) into
-the output folder. Where the recipe has a moving average of the weights (ema_decay), that is what is evaluated, and
+task are made in training/build.py. It writes metrics.csv, config.json, last.pt (to go on from) and best.pt (to use)
+into the output folder. Where the recipe has a moving average of the weights (ema_decay), that is what is evaluated, and
 `model` in these files.
 
 Exit codes: 0 done; 1 training could not go on (what is saved stays); 2 bad input, nothing was begun; 130 and 143 ended
@@ -30,14 +30,21 @@ from .data.decoding import DataError  # noqa: E402
 from .data.loading import FileNote  # noqa: E402
 from .graphs.plain import plain  # noqa: E402
 from .look import confusion  # noqa: E402
+from .models.checks import plural  # noqa: E402
 from .streams import prepare  # noqa: E402
 from .training.build import build  # noqa: E402
 from .training.distributed import start as join  # noqa: E402
 from .training.endings import Diverged, Stopped, fail, one_sentence  # noqa: E402
 from .training.engine import Run, evaluate, learning_rate  # noqa: E402
 from .training.config import parse  # noqa: E402
+from .training.recipes import Recipe  # noqa: E402
 from .training.resume import begin  # noqa: E402
-from .training.run_log import RunLog, describe, estimate, first_loss  # noqa: E402
+from .training.run_log import RunLog, describe, duration, first_loss  # noqa: E402
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
 
 DRY_STEPS, DRY_BATCHES = 2, 4  # of training and of evaluation in a dry run
 
@@ -231,6 +238,20 @@ def dry_run(run: Run, log: RunLog) -> str:
     evaluate(run, itertools.islice(run.val_batches, some))
     seconds = (time.perf_counter() - begun) * len(run.val_batches) / max(1, some)
     return estimate(times[-1] - times[-2], steps, seconds, run.recipe, run.processes.device)
+
+
+def estimate(step_seconds: float, steps: int, evaluation_seconds: float, recipe: Recipe, device: torch.device) -> str:
+    """Estimate the time of a whole run, evaluations included, and its memory. steps: of an epoch."""
+    training, evaluation = recipe.epochs * steps * step_seconds, (recipe.epochs + 1) * evaluation_seconds
+    peak, what = 0, "memory"
+    if device.type == "cuda":
+        peak, what = torch.cuda.max_memory_allocated(device), "GPU memory"
+    elif resource:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return (f"dry run: a step takes {step_seconds:.3g} s ({recipe.batch_size / step_seconds:.0f} images/s), an"
+            f" evaluation about {duration(evaluation_seconds)}; {plural(recipe.epochs, 'epoch')} of"
+            f" {plural(steps, 'step')} would take about {duration(training + evaluation)}, with"
+            f" {peak / 2**20:,.0f} MiB of {what} a process")
 
 
 if __name__ == "__main__":

@@ -86,8 +86,9 @@ def one_of_two(rank, port, folder):
     processes = distributed.start("cpu")
     torch.save(train_three_steps(processes), f"{folder}/{rank}.pt")
     model = create_model("vig_nano", dim=16, depth=1, img_size=16, patch=4, num_classes=CLASSES)
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(rank))
+    calibrate(model, SingleLabel(0.1), images, processes)
     run = create_run(model, SingleLabel(0.1), RunConfig(recipe=Recipe()), processes)
-    calibrate(run, torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(rank)), torch.zeros(4))
     torch.save(run.evaluated.state_dict(), f"{folder}/start{rank}.pt")
     answer = processes.from_first(lambda: f"from {processes.rank}")
     try:

@@ -46,7 +46,7 @@ def test_no_step_changes_by_the_statistics_at_the_start(average, monkeypatch):
     for output in ("with", "without"):
         train.main(["--model", "lrgc_nano", *TINY, *SMALL, *average, "--output", output])
         states.append(torch.load(f"{output}/last.pt", weights_only=True)["training"])
-        monkeypatch.setattr(build, "calibrate", lambda run, images, targets: None)
+        monkeypatch.setattr(build, "calibrate", lambda *_: None)
     given, plain = (state["model"] for state in states)
     statistics = {name for name in given if "running" in name}
     assert all(not torch.equal(given.pop(name), plain.pop(name)) for name in statistics)

@@ -217,7 +217,7 @@ def another_run_ends() -> None:
 @pytest.mark.parametrize("argv", [OUT, OUT[:2]], ids=["auto", "new"])
 def test_a_run_that_ends_while_another_begins_is_not_overwritten(tmp_path, argv):
     assert finish(start(tmp_path, *TINY, *RANDOM, *argv, prepare=another_run_ends)) == 2
-    reason = "out/last.pt: cut short, damaged" if argv == OUT else "out holds a run already"
+    reason = "out/last.pt: cut short, damaged" if argv == OUT else "another run wrote there while this one began"
     assert reason in said(tmp_path)  # it is read, and checked, once the folder is locked
     assert (tmp_path / "out" / "last.pt").read_bytes() == b"of a finished run"
 

@@ -1,4 +1,4 @@
-"""One step and what surrounds it: what is not finite, parts, recomputed blocks, half precision, distillation, batches."""
+"""One step and what surrounds it: what is not finite, parts, recomputed blocks, half precision, teachers, batches."""
 
 import copy
 import math

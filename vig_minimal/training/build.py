@@ -5,6 +5,7 @@ import os
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from ..data.batches import TrainingBatches, ValidationBatches, images_of_epoch
 from ..data.datasets import Data, fetch, image_name, open_data, oversampled, targets_of
@@ -20,7 +21,7 @@ from .distributed import Processes, check_sync_bn
 from .engine import Run, create_run
 from .recipes import Recipe
 from .resume import Start, in_their_folder, restore
-from .tasks import choose_task
+from .tasks import Task, choose_task
 
 
 def build(config: RunConfig, start: Start | None, changes: list[str], processes: Processes) -> Run:
@@ -30,19 +31,20 @@ def build(config: RunConfig, start: Start | None, changes: list[str], processes:
     torch.autograd.set_detect_anomaly(config.detect_anomaly)
     processes.from_first(fetch, config.data, config.data_dir)
     data, batches, val_batches = processes.together(open_batches, config, start, processes)
+    begun = start.state.get("step") if goes_on else None
+    if len(set(processes.gather((begun, len(data.train), len(data.val))))) > 1:
+        raise ValueError("the processes read different checkpoints or data; --output and --data-dir must be folders"
+                         " that all machines share, or alike on all of them")
     model, teacher, new_parts = processes.after_first(create_networks, config, start, processes, data)
     task = processes.together(choose_task, model.config, data, config.recipe, teacher, processes, config.seed,
                               not config.eval_only)
+    if start is None and config.task != "detection":
+        calibrate(model, task, next(batches.epoch(0))[0], processes)
     run = create_run(model, task, config, processes)
     run.data, run.batches, run.val_batches, run.seen = data, batches, val_batches, fingerprint(data)
     changes = changes + processes.together(lambda: restore(run, start) if goes_on else [])
-    if len(set(processes.gather((run.step, len(data.train), len(data.val))))) > 1:
-        raise ValueError("the processes read different checkpoints or data; --output and --data-dir must be folders"
-                         " that all machines share, or alike on all of them")
     if goes_on and start.damaged and config.writes:  # else the next save would write it over the good previous.pt
         processes.from_first(lambda: (config.output / "last.pt").replace(config.output / "damaged.pt") and None)
-    if not goes_on:
-        calibrate(run, *next(batches.epoch(0)))
     if changes:
         run.remarks["changed"] = "; ".join(changes)
     if new_parts is not None:
@@ -124,28 +126,16 @@ def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
         raise ValueError(f"{what} gets {share} images; mixup and CutMix pair them, and need an even number")
 
 
-@torch.no_grad()
-def calibrate(run: Run, images: Tensor, targets: Tensor) -> None:
-    """Start the running statistics of batch norm at those of the first batch, which makes them the same in all
-    processes. Norms of loaded weights keep theirs.
-
-    From means 0 and variances 1, the logits of an untrained network in evaluation are in the millions, and they stay
-    wrong for the first tens of steps. No step changes by this: in training, batch norm reads its own batch.
+def calibrate(model: nn.Module, task: Task, images: Tensor, processes: Processes) -> None:
+    """Start batch norm's running statistics at those of the first batch, alike in all processes. From means 0 and
+    variances 1 an untrained network's first evaluation has a loss near 1000. No step reads them: docs/differences.md.
     """
-    norms = [part for part in run.model.train().modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = None  # take the batch's statistics as they are
-        norm.train(not norm.running_mean.any())
-    run.task.begin_epoch(run.model, 0)
-    with run.part(0, len(images)), run.autocast():
-        run.task.outputs(run.model.forward, images, targets)  # not the compiled __call__
-    for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
-        if norm.training:
+    task.begin_epoch(model, 0)
+    update_bn([images], model)
+    for norm in model.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
             norm.num_batches_tracked.zero_()  # it counts steps
-    run.processes.share_buffers(run.model)
-    run.evaluated.load_state_dict(run.model.state_dict())
+    processes.share_buffers(model)
 
 
 def fingerprint(data: Data) -> dict[str, list]:

@@ -64,8 +64,8 @@ def check_types(values: dict, path: str | Path, types: dict) -> None:
 
 
 def check_training(state: dict, path: str | Path, key: str, optimiser: torch.optim.Optimizer) -> None:
-    """Raise CheckpointError unless this is a checkpoint from which a run with this optimiser can go on. key: name of the
-    score that decides which epoch is best."""
+    """Raise CheckpointError unless a run with this optimiser can go on from this checkpoint. key: name of the score that
+    decides which epoch is best."""
     check_types(state, path, POSITION)
     check_types(state["best"], path, {"epoch": int, key: (int, float)})
     check_types(state["training"], path, TRAINING)

@@ -47,8 +47,8 @@ def option(default, group: str, text: str, kept: str = CALL, allowed: Allowed | 
 class RunConfig:
     """What a run is. In `parse` and before `resolve`, a field that was not given has its default here."""
 
-    model: str = option(None, "model", f"a family ({', '.join(FAMILIES)}) or a full name, as lrgc_ti (default: lrgc; of a"
-                                       " detector cvig)", GIVEN, metavar="NAME", type=str.lower)
+    model: str = option(None, "model", f"a family ({', '.join(FAMILIES)}) or a full name, as lrgc_ti (default: lrgc; of"
+                                       " a detector cvig)", GIVEN, metavar="NAME", type=str.lower)
     fields: dict = option(None, "model", "field of the model's config: k=6, conv=gin", GIVEN, flag="--set",
                           action="append", metavar="FIELD=VALUE")
     img_size: tuple[int, int] = option(None, "model", "side, or height and width (default: the data's)", GIVEN,
@@ -56,8 +56,8 @@ class RunConfig:
     init_from: str = option(None, "model", "start from these weights, of train.py or of the papers' authors: they tell"
                                            " the model and its size, and the recipe is finetune; with --model gkgnet,"
                                            " Pyramid ViG's", STAYS, metavar="FILE")
-    freeze: bool = option(False, "model", "train the head alone; stem and blocks stay as loaded, batch norm's statistics"
-                                          " too", STAYS)
+    freeze: bool = option(False, "model", "train the head alone; stem and blocks stay as loaded, batch norm's"
+                                          " statistics too", STAYS)
     task: str = option(None, "model", "tell what an image shows, or detect objects: their classes, boxes and masks, by"
                                       " Mask R-CNN (default: labels; detection on shapes-boxes)", STAYS,
                        choices=("labels", "detection"))
@@ -80,8 +80,8 @@ class RunConfig:
                                              " (skip), or end the run (error)", CHANGES, type=str.lower,
                              choices=("skip", "error"))
 
-    recipe_name: str = option(None, "recipe", f"one of {', '.join(RECIPES)} (default: demo on shapes and for nano models,"
-                                              " else the paper's); each of the following replaces one of its values",
+    recipe_name: str = option(None, "recipe", f"one of {', '.join(RECIPES)} (default: demo on shapes and for nano"
+                                              " models, else the paper's); each of the following replaces one of its values",
                               GIVEN, flag="--recipe", metavar="NAME", type=str.lower)
     recipe: Recipe = Recipe()
     given: dict = field(default_factory=dict)  # what a checkpoint keeps of what was given
@@ -109,8 +109,8 @@ class RunConfig:
     compile: bool = option(False, "run", "torch.compile the model: a slow start, then faster", STAYS)
     plain: bool = option(False, "run", "compute everything in its plain form, as it is defined: slower, to be stepped"
                                        " through")
-    grad_checkpoint: bool = option(False, "run", "compute blocks again for the backward pass: less memory, about a third"
-                                                 " more time", CHANGES)
+    grad_checkpoint: bool = option(False, "run", "compute blocks again for the backward pass: less memory, about a"
+                                                 " third more time", CHANGES)
     sync_bn: bool = option(False, "run", "batch norm over the batches of all GPUs together", STAYS)
     detect_anomaly: bool = option(False, "run", "name the operation whose gradient is not a number; slow")
 
@@ -120,8 +120,8 @@ class RunConfig:
                              COUNT, type=int, metavar="N")
     keep_every: int = option(None, "output", "keep the weights of epochs 0, N, 2N, ... as epoch-NNN.pt", CHANGES, COUNT,
                              type=int, metavar="N")
-    every: int = option(None, "output", "keep the graphs of four validation images at epochs 0, N, 2N, ... for python -m"
-                                        " vig_minimal explore --run DIR", CHANGES, COUNT, type=int, metavar="N")
+    every: int = option(None, "output", "keep the graphs of four validation images at epochs 0, N, 2N, ... for python"
+                                        " -m vig_minimal explore --run DIR", CHANGES, COUNT, type=int, metavar="N")
     tensorboard: bool = option(False, "output", "write event files too, if the package tensorboard is there", CHANGES)
 
     @classmethod

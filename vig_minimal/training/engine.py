@@ -171,6 +171,16 @@ def evaluate(run: Run, batches: Iterable[tuple[Tensor, Tensor]], bar=None) -> di
     return metric.compute(run.processes)
 
 
+@torch.no_grad()
+def mean_neighbours(model: nn.Module, images: Tensor) -> list[float]:
+    """Return the mean number of neighbours per node in every layer's graph of these images (LRGC Figure 5)."""
+    model.eval()
+    if not hasattr(model.config, "graph") and model.config.aggregation == "none":
+        return []
+    _, graphs = model.forward(images, return_graphs=True)  # not the compiled __call__, which returns no graphs
+    return [float(graph.degree().float().mean()) for graph in graphs]
+
+
 def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
     """Return the rate of a step, counted from 0: linear warm-up, then cosine and cool-down, or ×0.1 at decay epochs.
 

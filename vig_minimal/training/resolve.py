@@ -31,7 +31,7 @@ MOST_PARAMETERS, MOST_NODES = 2**31, 2**17
 def resolve(given: dict, start: "Start | None" = None) -> RunConfig:
     """Decide everything about a run. given: fields of `RunConfig` and `Recipe`. Raises ValueError for what cannot work
     together."""
-    config = RunConfig.of(given)
+    config = resolve_names(given, start)
     goes_on = start is not None and start.goes_on
     for flag in ("backbone_weights", "teacher_weights"):
         path = getattr(config, flag)
@@ -39,11 +39,8 @@ def resolve(given: dict, start: "Start | None" = None) -> RunConfig:
             raise ValueError(f"--{flag.replace('_', '-')} {path}: no such file")
     if config.freeze and start is None:
         raise ValueError("--freeze: keeps the loaded weights; name them with --init-from FILE")
-    config = replace(config, data=choose_data(config, start))
-    config = replace(config, task=config.task or ("detection" if config.data == "shapes-boxes" else "labels"))
     start = start and start.of(config)
-    model, recipe = choose_names(config, start)
-    config = replace(config, model=model, recipe_name=recipe, recipe=choose_recipe(given, recipe, config, start))
+    config = replace(config, recipe=choose_recipe(given, config, start))
     config = replace(config, fields=choose_fields(config, start))
     config = replace(config, img_size=config.fields["img_size"])
     check_task(config)
@@ -52,9 +49,18 @@ def resolve(given: dict, start: "Start | None" = None) -> RunConfig:
     with torch.device("meta"):  # what cannot work is found before any data is fetched or memory taken
         count = count_parameters(config.build_model())
     if count > MOST_PARAMETERS:
-        raise ValueError(f"{model}: {count:,} parameters, and at most {MOST_PARAMETERS:,} are allowed; choose a smaller"
-                         " dim or depth with --set")
+        raise ValueError(f"{config.model}: {count:,} parameters, and at most {MOST_PARAMETERS:,} are allowed; choose a"
+                         " smaller dim or depth with --set")
     return config
+
+
+def resolve_names(given: dict, start: "Start | None" = None) -> RunConfig:
+    """Decide data, task, model and the name of the recipe: the first part of `resolve`."""
+    config = RunConfig.of(given)
+    config = replace(config, data=choose_data(config, start))
+    config = replace(config, task=config.task or ("detection" if config.data == "shapes-boxes" else "labels"))
+    model, recipe = choose_names(config, start and start.of(config))
+    return replace(config, model=model, recipe_name=recipe)
 
 
 def choose_data(config: RunConfig, start: "Start | None") -> str:
@@ -96,10 +102,10 @@ def choose_names(config: RunConfig, start: "Start | None") -> tuple[str, str]:
     return f"{model}_{size}", recipe
 
 
-def choose_recipe(given: dict, name: str, config: RunConfig, start: "Start | None") -> Recipe:
-    """Return the recipe of that name with the crop, mean and std of the weights that the run starts from, and with the
-    values that were given."""
-    recipe = get_recipe(name)
+def choose_recipe(given: dict, config: RunConfig, start: "Start | None") -> Recipe:
+    """Return the recipe with the crop, mean and std of the weights that the run starts from, and with the values that
+    were given."""
+    recipe = get_recipe(config.recipe_name)
     if start:
         kept = start.recipe
         recipe = replace(recipe, eval_crop=kept.eval_crop, mean=tuple(kept.mean), std=tuple(kept.std))

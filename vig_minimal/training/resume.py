@@ -1,8 +1,8 @@
 """How a run begins: with random weights, with those of --init-from, or where a checkpoint left it (--resume).
 
-A checkpoint keeps what was given to its run and what that came to. To go on is to resolve once more: what was given then
-and what is given now, from the checkpoint. Then `compare` goes through all fields: one that differs and may not change
-is refused, the others are said. --eval-only begins in the same way, and may change what it likes.
+A checkpoint keeps what was given to its run and what that came to. To go on is to resolve once more: what was given
+then and what is given now, from the checkpoint. Then `compare` goes through all fields: one that differs and may not
+change is refused, the others are said. --eval-only begins in the same way, and may change what it likes.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from .config import STAYS, RunConfig, family_of, flag_fields
 from .distributed import Processes
 from .engine import Run
 from .recipes import PAPERS, Recipe, flags, get_recipe, kept_recipe
-from .resolve import resolve
+from .resolve import resolve, resolve_names
 
 # fields of the recipe with which a run can go on; the batch only from an epoch's end
 RECIPE_MAY_CHANGE = ("epochs", "batch_size", "accumulation", "lr", "schedule", "warmup_lr", "min_lr", "warmup_epochs",
@@ -77,9 +77,6 @@ def settle(given: dict, folder: Path) -> tuple[RunConfig, Start | None, list[str
 
 def output_folder(given: dict) -> str:
     """Choose where this run writes, never over another run: without --output, the next free number is taken."""
-    def holds_run(folder: Path) -> bool:
-        return any((folder / file).exists() for file in ("last.pt", "previous.pt", "best.pt", "metrics.csv"))
-
     auto = given.get("resume") == "auto"
     resumed = Path(given["resume"]).parent if "resume" in given and not auto else None
     if "output" in given or resumed:
@@ -87,11 +84,15 @@ def output_folder(given: dict) -> str:
         if holds_run(folder) and not auto and folder != resumed and not given.get("dry_run"):
             raise ValueError(f"{folder} holds a run already: go on with it by --resume auto, or choose another folder")
         return str(folder)
-    config = resolve(given, from_weights(given))
+    config = resolve_names(given, from_weights(given))
     number, folder = 1, Path("runs", name := f"{config.model}-{config.data}")
     while holds_run(folder):
         number, latest, folder = number + 1, folder, Path("runs", f"{name}-{number + 1}")
     return str(latest if auto and number > 1 else folder)
+
+
+def holds_run(folder: Path) -> bool:
+    return any((folder / file).exists() for file in ("last.pt", "previous.pt", "best.pt", "metrics.csv"))
 
 
 def take_folder(folder: Path, given: dict, resources: contextlib.ExitStack) -> None:
@@ -101,7 +102,7 @@ def take_folder(folder: Path, given: dict, resources: contextlib.ExitStack) -> N
     except OSError as error:
         raise ValueError(f"{folder}: cannot be written ({error.strerror}); name another folder with --output"
                          ) from None
-    if output_folder(given) != str(folder):
+    if holds_run(folder) and "resume" not in given:
         raise ValueError(f"{folder}: another run wrote there while this one began; start it again")
     for left in folder.glob("*.????????.tmp"):
         left.unlink(missing_ok=True)
@@ -207,8 +208,8 @@ def restore(run: Run, start: Start) -> list[str]:
     differs. Raises CheckpointError for what does not fit."""
     state, path, evaluates = start.state, start.path, run.config.eval_only
     free = start.asked if evaluates else ()
-    changes = check_same(state, path, run.config.model, as_now(run.config.model, asdict(run.model.config)),
-                         run.data.classes, free)
+    config = as_now(run.config.model, asdict(run.model.config))
+    changes = check_same(state, path, run.config.model, config, run.data.classes, free)
     try:
         if evaluates:
             take_weights(run.evaluated, state["model"], free)

@@ -11,10 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data.data_recipe import DataRecipe
 from ..data.datasets import Data, label_counts
 from ..data.loading import FileNote, StoredImages
 from ..atomic_files import replacing
@@ -23,22 +21,13 @@ from ..models.cost import count_macs, count_parameters, saved_bytes_per_image
 from ..streams import unheard
 from .checkpoint import save_graphs
 from .endings import fill
-from .engine import Run
-from .recipes import Recipe
+from .engine import Run, mean_neighbours
+from .recipes import used
 from .resume import Start
-
-try:
-    import resource
-except ImportError:  # not on Windows
-    resource = None
 
 KEPT = 4  # images whose graphs --every keeps
 FEW = 10  # names that are printed; the rest are in the output folder
 AMP_NAMES = {None: "float32", "bf16": "bfloat16", "fp16": "float16 with a scaled loss"}
-# values that switch a field of the recipe off
-OFF = {"oversample": 0, "color_jitter": 0, "rand_augment": 0, "mixup": 0, "cutmix": 0, "erasing": 0, "clip_grad": 0,
-       "scale_jitter": 0, "weight_decay": 0, "label_smoothing": 0, "ema_decay": 0, "drop_path": 0, "contrastive": 0,
-       "asymmetric": 0, "cooldown_epochs": 0, "repeats": 1, "layer_decay": 1, "teacher": "none"}
 
 
 class RunLog:
@@ -93,11 +82,12 @@ class RunLog:
         with replacing(self.folder / "config.json", "w") as file:
             json.dump(about, file, indent=2)
         self.rows = list(run.history)
-        write_table(self.folder / "metrics.csv", self.rows)
+        if self.rows:
+            write_table(self.folder / "metrics.csv", self.rows)
 
     def row(self, trained: dict[str, float], scores: dict[str, float]) -> dict:
-        """Add the row of the epoch that is done to the run's history, write metrics.csv, and return the row. A checkpoint
-        keeps no times: that of a run that was cut off is that of one that was not."""
+        """Add the row of the epoch that is done to the run's history, write metrics.csv, and return the row. The history
+        keeps no times: the checkpoint of a run that was cut off is that of one that was not."""
         run, config = self.run, self.run.config
         row = metrics_row(run, trained, scores, mean_neighbours(run.evaluated, self.probe))
         run.history.append({name: value for name, value in row.items() if name != "images_per_s"})
@@ -127,8 +117,7 @@ class RunLog:
             new = [note for note in {note.name: note for note in of_split}.values() if note.name not in self.told]
             self.told.update(note.name for note in new)
             self.say(*file_notes(new, split, self.folder / "bad_images.tsv"))
-        if warning := suspicious(scores, self.run.epoch):
-            self.say(warning)
+        self.say(*suspicious(scores, self.run.epoch))
 
     def evaluation(self, scores: dict[str, float], notes: dict[str, list[FileNote]]) -> None:
         """Say the scores of --eval-only, and which files were converted."""
@@ -179,16 +168,6 @@ def write_table(path: Path, rows: Sequence[dict]) -> None:
                         for row in rows)
 
 
-@torch.no_grad()
-def mean_neighbours(model: nn.Module, images: Tensor) -> list[float]:
-    """Return the mean number of neighbours per node in every layer's graph of these images (LRGC Figure 5)."""
-    model.eval()
-    if not hasattr(model.config, "graph") and model.config.aggregation == "none":
-        return []
-    _, graphs = model.forward(images, return_graphs=True)  # not the compiled __call__, which returns no graphs
-    return [float(graph.degree().float().mean()) for graph in graphs]
-
-
 def line(row: dict, epochs: int, scores: dict[str, str]) -> str:
     """Return the line of an epoch. scores: columns of the task's metric, with the format of each."""
     parts = [f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"]
@@ -232,12 +211,11 @@ def warnings(data: Data) -> list[str]:
     return lines
 
 
-def suspicious(scores: dict[str, float], epoch: int) -> str | None:
+def suspicious(scores: dict[str, float], epoch: int) -> list[str]:
     """Warn if top-1 is exactly 0 or 100 % after training."""
-    if epoch > 0 and scores.get("top1") in (0.0, 100.0):
-        return (f"warning: top-1 is exactly {scores['top1']:.0f} %: check that the validation images are sorted into"
-                " classes as the training images are")
-    return None
+    exact = epoch > 0 and scores.get("top1") in (0.0, 100.0)
+    return [f"warning: top-1 is exactly {scores['top1']:.0f} %: check that the validation images are sorted into"
+            " classes as the training images are"] if exact else []
 
 
 def file_notes(notes: list[FileNote], split: str, path: Path | None = None) -> list[str]:
@@ -253,20 +231,6 @@ def file_notes(notes: list[FileNote], split: str, path: Path | None = None) -> l
             more = f", and {len(some) - FEW} more" + f" in {path}" * bool(path) if len(some) > FEW else ""
             lines.append(f"{plural(len(some), f'{split} image')} {what}: {', '.join(some[:FEW])}{more}")
     return lines
-
-
-def estimate(step_seconds: float, steps: int, evaluation_seconds: float, recipe: Recipe, device: torch.device) -> str:
-    """Estimate the time of a whole run, evaluations included, and its memory. steps: of an epoch."""
-    training, evaluation = recipe.epochs * steps * step_seconds, (recipe.epochs + 1) * evaluation_seconds
-    peak, what = 0, "memory"
-    if device.type == "cuda":
-        peak, what = torch.cuda.max_memory_allocated(device), "GPU memory"
-    elif resource:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return (f"dry run: a step takes {step_seconds:.3g} s ({recipe.batch_size / step_seconds:.0f} images/s), an"
-            f" evaluation about {duration(evaluation_seconds)}; {plural(recipe.epochs, 'epoch')} of"
-            f" {plural(steps, 'step')} would take about {duration(training + evaluation)}, with"
-            f" {peak / 2**20:,.0f} MiB of {what} a process")
 
 
 def duration(seconds: float) -> str:
@@ -298,7 +262,7 @@ def describe(run: Run, start: Start | None, given_model: str | None) -> dict[str
         "grid": f"{model.img_size[0]}×{model.img_size[1]} pixels{grid}",
         "data": "; ".join([f"{data.name}: {plural(len(data.classes), 'class')}, {', '.join(counts)}", *data.remarks]),
         "recipe": f"{config.recipe_name}: {plural(recipe.epochs, 'epoch')}{steps}, "
-                  + ", ".join(f"{field} {_short(value)}" for field, value in used(recipe, model, data).items()),
+                  + ", ".join(f"{field} {value}" for field, value in used(recipe, model, data.multi_label).items()),
     }
     if not config.eval_only:
         share = recipe.batch_size // (processes.world * recipe.accumulation)
@@ -333,24 +297,3 @@ def costs(run: Run) -> tuple[int, float, float]:
             kept = saved_bytes_per_image(network, noise,
                                          lambda images: task.outputs(network, images, task.blank(images)))
     return count_parameters(network), macs, kept
-
-
-def used(recipe: Recipe, config: object, data: Data) -> dict[str, object]:
-    """Return the fields of the recipe that this model's training uses: those that are switched on, and said nowhere
-    else in the first lines. Fields of data and augmentation come last."""
-    other = {"epochs", "batch_size", "accumulation", "lr", "size"}
-    other |= {"min_lr", "cooldown_epochs"} if recipe.schedule == "step" else {"decay_epochs"}
-    other |= set() if recipe.warmup_epochs else {"warmup_epochs", "warmup_lr"}
-    other |= set() if data.multi_label else {"asymmetric"}
-    other |= set() if getattr(config, "aggregation", "none") != "none" else {"contrastive"}
-    other |= {"crop", "eval_crop", "label_smoothing"} if hasattr(config, "body") else set()
-    own = dict(getattr(config, "body", vars(config)))  # of a detector, its backbone
-    values = asdict(recipe) | {"drop_path": own.get("drop_path", 0)}
-    shown = [name for name, value in values.items() if name not in other and value != OFF.get(name)]
-    return {name: values[name] for name in sorted(shown, key=DataRecipe.__dataclass_fields__.__contains__)}
-
-
-def _short(value: object) -> str:
-    if isinstance(value, tuple):
-        return " ".join(f"{part:g}" for part in value) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -145,7 +145,7 @@ AREA = "whose area or iscrowd is no number from 0 on, as annotations[0]: "
 BROKEN = "odd{}: this image is broken ({})"
 NO_FILE = BROKEN.format(".jpg", "a pipe or a device, not a file")
 ENCODING = "a text in another encoding than UTF-8"
-LINKS = "links are not followed, which lead to images of this folder or to others seen before: "
+LINKS = "links are not followed, which lead to images of this folder or out of a linked one: "
 
 # name of the data set: (what is done to it, "refused", "listed", "said" or "read"; parts of what is said)
 CASES = {
@@ -180,7 +180,8 @@ CASES = {
         (link("train/cat/loop", ".."), "said", "train/cat/loop to .."),
         (link("train/cat/loop", "../.."), "said", "train/cat/loop to ../.."),
         (link("train/cat/loop", "/"), "said", "train/cat/loop to /"),
-        (link("train/cat/loop", "loop"), "read"),
+        (link("train/cat/loop", "loop"), "said", "train: 1 files are left out, which are no images by their endings: 1"
+         " without an ending"),
         (link("train/cat/more", "../dog"), "said", "1 " + LINKS, "train/cat/more to ../dog"),
         (link("train/fox", "dog"), "refused",
          "train: no images (.jpg, ", "of the classes fox; 1 " + LINKS, "train/fox to dog"),

@@ -1,4 +1,4 @@
-"""What replaces a broken image: in training another one, chosen by seed and key; in evaluation nothing, and the run ends.
+"""What replaces a broken image: in training another one, chosen by seed and key; in evaluation none, and the run ends.
 
 Every broken or converted file is noted by its name. Where too many training images are broken, the run ends too.
 """

@@ -11,8 +11,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .rgb import NoPixels, upright_rgb
-from .without_metadata import without_metadata
+from .formats.rgb import NoPixels, upright_rgb
+from .formats.without_metadata import without_metadata
 
 Picture = str | Path | Image.Image | Tensor
 
@@ -30,10 +30,10 @@ class DataError(ValueError):
 def read_image(path: str | Path) -> Image.Image:
     """Read an image file as RGB. `image.info["was"]` names what was converted; ordinary files have no such entry.
 
-    Converts CMYK, scales numbers of other depths to 8 bits (see `rgb`), lays transparent pixels on white, and turns the
-    image as EXIF says. Metadata that cannot be read are left out. Raises DataError, without the path, for files that
-    are no image, cut short or larger than Pillow's MAX_IMAGE_PIXELS (decompression bombs), for pipes and devices, and
-    for links to nothing; OSError for files that are missing or that the system cannot read.
+    Converts CMYK, scales numbers of other depths to 8 bits (see `formats.rgb`), lays transparent pixels on white, and
+    turns the image as EXIF says. Metadata that cannot be read are left out. Raises DataError, without the path, for
+    files that are no image, cut short or larger than Pillow's MAX_IMAGE_PIXELS (decompression bombs), for pipes and
+    devices, and for links to nothing; OSError for files that are missing or that the system cannot read.
     """
     try:
         kind = os.stat(path).st_mode
@@ -53,7 +53,8 @@ def read_image(path: str | Path) -> Image.Image:
                 if isinstance(error, (*BOMBS, MemoryError)) or getattr(error, "errno", None) is not None:
                     raise
                 with contextlib.suppress(Exception):
-                    return _opened(io.BytesIO(without_metadata(Path(path).read_bytes())), "unreadable metadata left out")
+                    pixels = io.BytesIO(without_metadata(Path(path).read_bytes()))
+                    return _opened(pixels, "unreadable metadata left out")
                 raise
     except BOMBS as error:
         raise DataError(f"as large as a decompression bomb: {str(error).split(',')[0]}") from None

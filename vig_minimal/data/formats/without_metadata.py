@@ -1,11 +1,10 @@
-"""A PNG's or JPEG's pixels without its metadata, for files whose pixels are whole and whose comments or profiles are not."""
+"""A PNG's or JPEG's pixels without its metadata, for files whose comments or profiles cannot be read."""
 
 import zlib
 
 PNG_START, JPEG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 START_OF_SCAN, COMMENT = 0xDA, 0xFE
-APPLICATIONS = range(0xE0, 0xF0)  # segments of programs; pixels need JFIF's and Adobe's, and EXIF's says how to turn them
-NEEDED = 0xE0, 0xE1, 0xEE
+APPLICATIONS, NEEDED = range(0xE0, 0xF0), (0xE0, 0xE1, 0xEE)  # segments of programs; of these JFIF, EXIF and Adobe
 
 
 def without_metadata(data: bytes) -> bytes:

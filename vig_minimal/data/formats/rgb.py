@@ -1,8 +1,8 @@
 """Any image that Pillow opens, as upright 8-bit RGB: numbers of any depth, transparency, orientation.
 
-Brightness follows what the file's header states: numbers of b bits go from 0 (black) to 2^b − 1 (white), signed ones from
-−2^(b−1), and a TIFF may say that 0 is white. Only where nothing is stated, for whole numbers of 32 bits and for floating
-ones, are the smallest black and the largest white.
+Brightness follows what the file's header states: numbers of b bits go from 0 (black) to 2^b − 1 (white), signed ones
+from −2^(b−1), and a TIFF may say that 0 is white. Only where nothing is stated, for whole numbers of 32 bits and for
+floating ones, are the smallest black and the largest white.
 """
 
 import numpy as np

@@ -251,7 +251,8 @@ def as_trained(recipe: Recipe, source: dict) -> Recipe:
     """Return the recipe with the crop, mean and std with which the weights of `source` were trained."""
     kept = source.get("recipe")
     kept = kept_recipe(kept) if kept else get_recipe(PAPERS.get(family_of(source["name"]), "vig"))
-    return replace(recipe, eval_crop=kept.eval_crop, mean=tuple(kept.mean), std=tuple(kept.std))
+    crop = source.get("eval_crop") or kept.eval_crop
+    return replace(recipe, eval_crop=crop, mean=tuple(kept.mean), std=tuple(kept.std))
 
 
 def choose_names(args: argparse.Namespace, data: str, state: dict | None) -> tuple[str, str]:

@@ -56,7 +56,7 @@ def _number(module: str) -> Callable:
     return scalar
 
 
-# a number of numpy beside the weights, as mmcv's best score, is data and no code; its module's name depends on numpy's age
+# a number of numpy beside the weights, as mmcv's best score, is data and no code; its module is called by numpy's age
 NUMPY_NUMBERS = [_number("numpy.core.multiarray"), _number("numpy._core.multiarray"), np.dtype,
                  *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}]
 
@@ -161,11 +161,12 @@ def what_it_is(data: bytes) -> str:
         except zipfile.BadZipFile:
             return ""
         if any(name.endswith("constants.pkl") for name in names):
-            return "a TorchScript program and not weights alone; torch.save the state_dict() of what torch.jit.load gives"
+            return "a TorchScript program and no weights alone; torch.save the state_dict() of what torch.jit.load gives"
         if names and all(name.endswith(".npy") for name in names):
             return "arrays of numpy (npz); load them, and torch.save a dict of tensors"
         if not any(name.endswith("data.pkl") for name in names):
-            return f"a zip archive of other files, as {names[0] if names else 'none'}; unpack it, and name the one of weights"
+            some = names[0] if names else "none"
+            return f"a zip archive of other files, as {some}; unpack it, and name the one of weights"
         return ""
     return next((kind for start, kind in KINDS.items() if data.lstrip()[:32].startswith(start)), "")
 

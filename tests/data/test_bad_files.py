@@ -301,8 +301,9 @@ CASES = {
         (annotation("<html/>"), "refused",
          "1 annotations that are not VOC's, as 000005.xml, which holds <html> and not <annotation>"),
         (annotation(xml(("dog", 0, 1, 1, 4, 4)).replace("annotation>", "Annotation>")), "read"),
-        *((annotation((f'<?xml version="1.0" encoding="{code}"?><annotation><folder>\u5927</folder>' + xml(("dog", 0, 1, 1,
-          4, 4)).removeprefix("<annotation>")).encode(code)), "read") for code in ("gbk", "GB2312", "big5", "shift_jis")),
+        *((annotation((f'<?xml version="1.0" encoding="{code}"?>' + xml(("dog", 0, 1, 1, 4, 4)).replace(
+            "<size>", "<folder>\u5927</folder><size>")).encode(code)), "read")
+          for code in ("gbk", "GB2312", "big5", "shift_jis")),
         (annotation(xml().replace("<size>", "<folder>\u5927</folder><size>").encode("gbk")), "refused",
          "no XML, or cut short, as 000005.xml (not well-formed (invalid token)"),
         *((annotation(text), "refused", "1 annotations that are no XML, or cut short, as 000005.xml") for text in (

@@ -167,6 +167,24 @@ def test_scaling_is_that_of_the_drawn_objects(factor, place, boxes, kept):
     assert ((image > 100) == (again > 100)).float().mean() > 0.99  # edges are blurred
 
 
+def test_what_is_known_of_an_object_goes_with_it():
+    image, target = rectangles((2, 4, 10, 20), (24, 2, 32, 6), (3, 3, 6, 6))
+    target["iscrowd"] = torch.tensor([0, 0, 1])
+    _, moved = scaled(image, target, 2, (0, 0), fill=0)  # the second is outside
+    assert moved["labels"].tolist() == [1, 3] and moved["iscrowd"].tolist() == [0, 1] and len(moved["boxes"]) == 2
+    assert all(len(moved[name]) == 2 for name in ("masks", "area"))
+
+
+def test_images_are_made_smaller_as_often_as_larger():
+    """Scaled by 1 − s to 1 + s: a full object then covers (1 − s)² to all of its image."""
+    images = ObjectImages([rectangles((0, 0, 40, 40), size=(40, 40))] * 400, (40, 40), 1.0,
+                          DataRecipe(scale_jitter=0.5), seed=1)
+    covered = torch.stack([target["area"] for target in images.__getitems__([(0, i, 0) for i in range(400)]).labels])
+    sides = (covered.flatten() / 1600).sqrt()  # min(1, factor)
+    assert 160 < (sides < 1).sum() < 240 and 0.5 <= sides.min() < 0.53 and sides.max() == 1
+    assert 70 < (sides < 0.75).sum() < 130  # uniform
+
+
 @pytest.mark.parametrize("factor", [0.6, 0.83, 1.27, 1.9])
 def test_boxes_of_scaled_scenes_hold_their_masks(factor):
     for index, (image, target) in enumerate(Scenes(Shapes((48, 60), 12, "train", "boxes"))):

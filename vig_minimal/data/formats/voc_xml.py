@@ -60,7 +60,7 @@ def _object(thing: ElementTree.Element, size: dict, name: str, problems: dict) -
 
 
 def _names(listed: Path, annotations: Path) -> list[str]:
-    """The names in a list, one a line, which may hold spaces; a word behind the name, as ±1 for a class, is left out."""
+    """The names in a list, one a line, which may hold spaces; a word behind the name, as ±1 of a class, is left out."""
     try:
         lines = listed.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:

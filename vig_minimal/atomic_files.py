@@ -6,19 +6,34 @@ archive, whose parts carry checksums (CRC-32); `load` compares them, which torch
 
 import contextlib
 import io
+import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import torch
 from torch import Tensor
 
 PLAIN = (bool, int, float, str, type(None), Tensor)
 STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
 DAMAGED = "cut short, damaged or not a checkpoint of torch"
+UNPACKED = ("the folder of an unpacked checkpoint; in the folder around it, zip it without compression (zip -0 -r"
+            " weights.pth NAME), and name that file")
+# first bytes of files that are taken for checkpoints: what they are, and what to do
+KINDS = {
+    b"version https://git-lfs": "a pointer of Git LFS and not the file itself; fetch it with git lfs pull",
+    b"<": "a web page; the server sent it in the place of the file, so download it by hand",
+    b"\x1f\x8b": "compressed by gzip; unpack it, and name the file inside",
+    b"7z\xbc\xaf": "a 7z archive; unpack it, and name the file inside",
+    b"Rar!": "a rar archive; unpack it, and name the file inside",
+    b"\x93NUMPY": "an array of numpy and not named weights; load it, and torch.save a dict of tensors",
+    b"\x89HDF": "a file of HDF5, as Keras writes it; save its weights from there as a dict of tensors",
+    b"{": "a text of JSON; name the file of weights that goes with it",
+}
 
 
 class CheckpointError(ValueError):
@@ -27,6 +42,20 @@ class CheckpointError(ValueError):
 
 class UnreadableError(CheckpointError):
     """A file that the system does not let us read: its content may be whole."""
+
+
+def _number(module: str) -> Callable:
+    """What numpy's `scalar` in that module gives for a kind of numbers and its bytes, as a number of Python."""
+    def scalar(kind: np.dtype, data: bytes) -> bool | int | float:
+        return np.frombuffer(data, kind)[0].item()
+
+    scalar.__module__, scalar.__qualname__ = module, "scalar"  # the name in a file
+    return scalar
+
+
+# a number of numpy beside the weights, as mmcv's best score, is data and no code; its module is called by numpy's age
+NUMPY_NUMBERS = [_number("numpy.core.multiarray"), _number("numpy._core.multiarray"), np.dtype,
+                 *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}]
 
 
 @contextlib.contextmanager
@@ -82,6 +111,8 @@ def load(path: str | Path) -> dict:
 
     Raises CheckpointError if the file is missing, damaged or no checkpoint, or if loading it would run code."""
     try:
+        if Path(path, "data.pkl").exists():
+            raise CheckpointError(f"{path}: {UNPACKED}")
         if Path(path).exists() and not Path(path).is_file():  # a device may have no end
             raise CheckpointError(f"{path}: cannot be read (a folder or a device)")
         data = Path(path).read_bytes()
@@ -89,17 +120,60 @@ def load(path: str | Path) -> dict:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read ({error.strerror})") from None
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
+        return read_safetensors(data, path)
     try:
         if data[:2] == b"PK" and (part := zipfile.ZipFile(io.BytesIO(data)).testzip()):
             raise CheckpointError(f"{path}: damaged, the checksum of {part} does not match its content")
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # torch raises many kinds of errors for damaged files
         if code := re.search(r"GLOBAL (\S+)|unsupported (?:class|function) (\S+)", str(error), re.IGNORECASE):
             raise CheckpointError(f"{path}: refused, since loading it would run code ({code[1] or code[2]}); a"
                                   " checkpoint must hold tensors and plain data only") from None
-        raise CheckpointError(f"{path}: {DAMAGED}") from None
+        raise CheckpointError(f"{path}: {what_it_is(data) or DAMAGED}") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a dict of weights")
+    return state
+
+
+def what_it_is(data: bytes) -> str:
+    """Name a file that torch does not load by its first bytes, and say what to do; '' for an unknown one."""
+    if data[257:262] == b"ustar":
+        return "a tar archive; unpack it, and name the file inside"
+    if data[:4] == b"PK\3\4":
+        try:
+            names = zipfile.ZipFile(io.BytesIO(data)).namelist()
+        except zipfile.BadZipFile:
+            return ""
+        if any(name.endswith("constants.pkl") for name in names):
+            return "a TorchScript program and no weights alone; torch.save the state_dict() of what torch.jit.load gives"
+        if names and all(name.endswith(".npy") for name in names):
+            return "arrays of numpy (npz); load them, and torch.save a dict of tensors"
+        if not any(name.endswith("data.pkl") for name in names):
+            some = names[0] if names else "none"
+            return f"a zip archive of other files, as {some}; unpack it, and name the one of weights"
+        return ""
+    return next((kind for start, kind in KINDS.items() if data.lstrip()[:32].startswith(start)), "")
+
+
+def read_safetensors(data: bytes, path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file: 8 bytes for the length of a JSON header, the header, and the numbers."""
+    kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+             "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+             "BOOL": torch.bool}
+    first = 8 + int.from_bytes(data[:8], "little")
+    try:
+        header, state = json.loads(data[8:first]), {}
+        header.pop("__metadata__", None)
+        for name, about in header.items():
+            begin, end = (first + place for place in about["data_offsets"])
+            numbers = torch.frombuffer(bytearray(data[begin:end]), dtype=torch.uint8) if end > begin else torch.empty(
+                0, dtype=torch.uint8)
+            state[name] = numbers.view(kinds[about["dtype"]]).reshape(about["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+        raise CheckpointError(f"{path}: a safetensors file that is cut short, damaged or of other numbers than torch's"
+                              ) from None
     return state

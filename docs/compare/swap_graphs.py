@@ -25,7 +25,7 @@ from vig_minimal import list_constructors, load
 from vig_minimal.constructors import CONSTRUCTORS
 from vig_minimal.data.augment import normalise
 from vig_minimal.data.datasets import Data, open_data
-from vig_minimal.data.loading import PreparedImages, checked, loader, validation_order
+from vig_minimal.data.loading import PreparedImages, loader, validation_order
 from vig_minimal.look.attention import validation
 from vig_minimal.models.vig import ViG
 
@@ -52,7 +52,7 @@ def renew_statistics(model: nn.Module, data: Data) -> None:
             part.train()
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:IMAGES]
     images = PreparedImages(Subset(data.train, order.tolist()), model.transform.size, model.transform.eval_crop)
-    for batch in checked(loader(images, validation_order(len(order), BATCH), workers=0)):
+    for batch in loader(images, validation_order(len(order), BATCH), workers=0):
         if len(batch.images) > 1:  # batch norm needs two
             model(normalise(batch.images, model.transform.mean, model.transform.std))
     model.eval()

@@ -145,7 +145,7 @@ AREA = "whose area or iscrowd is no number from 0 on, as annotations[0]: "
 BROKEN = "odd{}: this image is broken ({})"
 NO_FILE = BROKEN.format(".jpg", "a pipe or a device, not a file")
 ENCODING = "a text in another encoding than UTF-8"
-LINKS = "links are not followed, which lead to images of this folder or to others seen before: "
+LINKS = "links are not followed, which lead to images of this folder or out of a linked one: "
 
 # name of the data set: (what is done to it, "refused", "listed", "said" or "read"; parts of what is said)
 CASES = {
@@ -180,7 +180,8 @@ CASES = {
         (link("train/cat/loop", ".."), "said", "train/cat/loop to .."),
         (link("train/cat/loop", "../.."), "said", "train/cat/loop to ../.."),
         (link("train/cat/loop", "/"), "said", "train/cat/loop to /"),
-        (link("train/cat/loop", "loop"), "read"),
+        (link("train/cat/loop", "loop"), "said", "train: 1 files are left out, which are no images by their endings: 1"
+         " without an ending"),
         (link("train/cat/more", "../dog"), "said", "1 " + LINKS, "train/cat/more to ../dog"),
         (link("train/fox", "dog"), "refused",
          "train: no images (.jpg, ", "of the classes fox; 1 " + LINKS, "train/fox to dog"),
@@ -214,7 +215,11 @@ CASES = {
         # objects
         (objects(thing(99, 1), thing(98, 1)), "refused", JSON, "2 objects of an image that the file does not list, as"
          " annotations[0]: image_id 99"),
-        (objects(thing(10, 1), thing("10", 1)), "refused", "not list, as annotations[1]: image_id '10'"),
+        (objects(thing(10, 1), thing("10", 1), thing(10.0, "1")), "read"),
+        (objects(thing(10, 1), thing("ten", 1)), "refused", "not list, as annotations[1]: image_id 'ten'"),
+        (objects(thing(10, 1), thing("010", 1)), "refused", "not list, as annotations[1]: image_id '010'"),
+        (entries("images", id="10"), "refused", JSON, "two images have the same id"),
+        (entries("categories", supercategory=None), "read"),
         (objects(thing(10, 3)), "refused", "1 objects of a category that the file does not list, as annotations[0]:"
          " category_id 3"),
         (objects(thing(10, 3), thing(99, 1), thing(98, 1)), "refused",
@@ -224,7 +229,8 @@ CASES = {
             ([1, 2, 5], "[1, 2, 5]"), ([1, 2, float("nan"), 3], "[1, 2, nan, 3]"),
             ([1, 2, 10**400, 3], reprlib.repr([1, 2, 10**400, 3])),
             (["1", "2", "5", "8"], "['1', '2', '5', '8']"), ("all", "'all'"), ([1, 2, True, 3], "[1, 2, True, 3]"),
-            ([1, 2, [3], 4], "[1, 2, [3], 4]"), ({"x": 1}, "{'x': 1}"), (None, "None")]),
+            ([1, 2, [3], 4], "[1, 2, [3], 4]"), ({"x": 1}, "{'x': 1}")]),
+        *((objects(thing(10, 1) | {"bbox": box}), "read") for box in (None, [])),
         *((objects(thing(10, 1, **{name: value})), "refused", JSON, AREA + said) for name, value, said in [
             ("area", "50", "'50' and 0"), ("area", -1, "-1 and 0"), ("area", float("inf"), "inf and 0"),
             ("area", None, "None and 0"), ("iscrowd", "0", "None and '0'"), ("iscrowd", [0], "None and [0]")]),
@@ -237,11 +243,12 @@ CASES = {
         (entries("images", file_name=None), "refused",
          JSON, "images[0] has no id or no file_name: {'height': 24, 'id'"),
         (entries("images", file_name=5), "refused", "images[0] has no id or no file_name: {'file_name': 5,"),
-        (entries("images", width=""), "refused", "3 objects with a box", "[1, 2, 10, 8] in 0.jpg of ×24"),
-        (entries("images", width="32"), "refused", "in 0.jpg of 32×24"),
+        *((entries("images", width=width), "refused", JSON, "3 images whose width or height is no whole number of"
+           f" pixels, as images[0]: {width!r} and 24") for width in ("", "wide", "32 px", 31.5, 0, -32, [32], True)),
+        *((entries("images", width=width), "read") for width in ("32", 32.0)),
         (entries("images", width=None, height=None), "read"),
         (entries("categories", name=None), "refused", JSON, "categories[0] has no id or no name: {'id': 7}"),
-        (entries("annotations", bbox=None), "refused", "annotations[0]: None in 0.jpg"),
+        (entries("annotations", bbox=None), "read"),
         (entries("annotations", iscrowd=None), "read"),
         (more("images", {"id": 10, "file_name": "1.jpg"}), "refused", JSON, "two images have the same id"),
         (more("categories", {"id": 1, "name": "cat"}), "refused", JSON, "two categories have the same id"),
@@ -290,10 +297,17 @@ CASES = {
         (annotation("<annotation><object/><size><width>3</width><height>3</height></size></annotation>"), "refused",
          "as '' in 000005.xml"),
         *((annotation(text), "refused", "1 annotations without a size, as 000005.xml") for text in (
-            "<annotation/>", "<html/>", xml(size=("", 24)), xml(size=("wide", 24)))),
+            "<annotation/>", "<Annotation/>", xml(size=("", 24)), xml(size=("wide", 24)))),
+        (annotation("<html/>"), "refused",
+         "1 annotations that are not VOC's, as 000005.xml, which holds <html> and not <annotation>"),
+        (annotation(xml(("dog", 0, 1, 1, 4, 4)).replace("annotation>", "Annotation>")), "read"),
+        *((annotation((f'<?xml version="1.0" encoding="{code}"?>' + xml(("dog", 0, 1, 1, 4, 4)).replace(
+            "<size>", "<folder>\u5927</folder><size>")).encode(code)), "read")
+          for code in ("gbk", "GB2312", "big5", "shift_jis")),
+        (annotation(xml().replace("<size>", "<folder>\u5927</folder><size>").encode("gbk")), "refused",
+         "no XML, or cut short, as 000005.xml (not well-formed (invalid token)"),
         *((annotation(text), "refused", "1 annotations that are no XML, or cut short, as 000005.xml") for text in (
             "", "<annotation>", "text", b"\xff\xd8\xff", b"<annotation>\xe9</annotation>", "<a>" * DEEP,
-            '<?xml version="1.0" encoding="gbk"?><annotation/>',
             '<?xml version="1.0" encoding="nothing"?><annotation/>')),
         (annotation("<a>" * DEEP + "</a>" * DEEP), "refused", "as 000005.xml"),
         (annotation(b"\xef\xbb\xbf" + xml().encode()), "read"),

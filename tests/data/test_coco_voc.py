@@ -10,7 +10,7 @@ from torchvision import datasets
 
 from vig_minimal import train
 from commands import own_folder, refused, rows  # noqa: F401
-from helpers import coco_folder, thing, voc_folder
+from helpers import coco_folder, thing, voc_folder, xml
 from vig_minimal.data.coco_voc import VOC_CLASSES, coco, repeats, voc2007
 from vig_minimal.data.datasets import fetch, image_name, label_counts, open_data, oversampled
 from vig_minimal.data.decoding import DataError
@@ -35,6 +35,23 @@ def test_photos_of_2014_are_taken_where_there_are_no_others(tmp_path):
     found = coco(str(folder))
     assert all(torch.equal(split.targets, targets) for split, targets in zip(found, expected, strict=True))
     assert found[0][2][0].size == (32, 24)
+
+
+@pytest.mark.parametrize(("years", "taken"), [(("2014", "2017"), 2017), (("2014",), 2014)])
+def test_the_later_year_is_taken(tmp_path, years, taken):
+    for year in years:
+        folder = coco_folder(tmp_path / year)
+        for path in [*folder.glob("annotations/*"), *folder.glob("*2017")]:
+            to = tmp_path / "all" / path.relative_to(folder).with_name(path.name.replace("2017", year))
+            to.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(to)
+    assert f"train{taken}/0.jpg" in image_name(open_data("coco", str(tmp_path / "all"), (8, 8), None).train, 0)
+
+
+def test_sizes_without_boxes(tmp_path):
+    objects = [thing(10, 1, area=96.0**2) | {"bbox": None}, thing(11, 1) | {"bbox": []}]
+    source, _ = coco(str(coco_folder(tmp_path, objects)))
+    assert source.targets.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0]] and source.sizes[:, 0].tolist() == [2, 0, 0]
 
 
 def test_an_object_has_its_largest_size_and_a_crowd_counts(tmp_path):
@@ -84,6 +101,13 @@ def test_oversampling_against_its_formula():
     assert repeats(targets, 0.0) == list(range(400))
 
 
+def test_rounding_makes_no_copy_more():
+    """√(t / f) = 3 exactly, in numbers of the computer 3.0000000000000004."""
+    targets = torch.zeros(100, 1, dtype=torch.int8)
+    targets[:3] = 1
+    assert repeats(targets, 0.27).count(0) == 3 and repeats(targets, 0.28).count(0) == 4
+
+
 # ---- VOC 2007 ------------------------------------------------------------------------------------------------------
 
 
@@ -114,6 +138,36 @@ def test_missing_parts_of_voc_are_named(tmp_path, monkeypatch):
     (root / "ImageSets" / "Main" / "trainval.txt").write_text("\n")
     with pytest.raises(DataError, match="names no image"):
         voc2007(str(tmp_path))
+
+
+def test_names_with_spaces_and_lists_with_signs(tmp_path):
+    root = voc_folder(tmp_path) / "VOCdevkit" / "VOC2007"
+    for folder, ending in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+        (root / folder / f"000005.{ending}").rename(root / folder / f"my dog.{ending}")
+    (root / "ImageSets" / "Main" / "trainval.txt").write_text("my dog\n000007  1\n")
+    source, _ = voc2007(str(tmp_path))
+    assert [Path(path).name for path in source.paths] == ["my dog.jpg", "000007.jpg"] and source[0][0].size == (32, 24)
+    assert source.targets[0, VOC_CLASSES.index("dog")] == 1 and source.targets[1, VOC_CLASSES.index("person")] == 1
+
+
+@pytest.mark.parametrize(("box", "size"), [((1, 1, 31, 33), 0), ((1, 1, 32, 32), 1), ((3, 2, 34, 33), 1),
+                                           ((1, 1, 95, 97), 1), ((1, 1, 96, 96), 2)])
+def test_a_box_of_voc_includes_its_last_pixel(tmp_path, box, size):
+    """GKGNet's sizes count pixels: 31 × 33 is below 32², 32 × 32 is not."""
+    source, _ = voc2007(str(voc_folder(tmp_path, xml(("dog", 0, *box), size=(200, 200)))))
+    assert source.sizes[0, VOC_CLASSES.index("dog")] == size
+
+
+@pytest.mark.parametrize(("box", "fits"), [
+    ((1, 1, 32, 24), True), ((0, 0, 33, 25), True), ((-1, 1, 32, 24), False), ((1, -1, 32, 24), False),
+    ((1, 1, 34, 24), False), ((1, 1, 32, 26), False), ((9, 9, 8, 9), True), ((9, 9, 7, 9), False)])
+def test_a_box_of_voc_lies_in_its_image_give_or_take_a_pixel(tmp_path, box, fits):
+    folder = str(voc_folder(tmp_path, xml(("dog", 0, *box))))
+    if fits:
+        assert voc2007(folder)[0].targets[0, VOC_CLASSES.index("dog")] == 1
+    else:
+        with pytest.raises(DataError, match="malformed or outside its image"):
+            voc2007(folder)
 
 
 # ---- real photos ---------------------------------------------------------------------------------------------------

@@ -34,7 +34,8 @@ def photos(root, counts=(("cat", 20), ("dog", 7), ("fox", 2))):
     for name, count in counts:
         (root / name / "more").mkdir(parents=True)
         for i in range(count):
-            Image.new("RGB", (8, 8), (i, 0, 0)).save(root / name / ("more" if i % 3 else "") / f"{i}.png")
+            image = Image.new("RGB", (8, 8), (i, sum(name.encode()) % 256, 0))
+            image.save(root / name / ("more" if i % 3 else "") / f"{i}.png")
     return root
 
 

@@ -68,7 +68,8 @@ def test_a_broken_image_is_named(tmp_path, workers):
     broken.write_bytes(broken.read_bytes()[:300])
     source = open_data("imagefolder", str(folder), (16, 16), None).train
     images = PreparedImages(source, (16, 16), 0.9, Recipe(crop="resized"))
-    assert isinstance(images.__getitems__([(0, i, 0) for i in range(6)]), DataError)
+    with pytest.raises(DataError, match=r"dog/1\.jpg: this image is broken"):
+        images.__getitems__([(0, i, 0) for i in range(6)])
     with pytest.raises(DataError, match=r"dog/1\.jpg: this image is broken \(.+\); repair"):
         list(TrainingBatches(images, 2, Recipe(batch_size=6), 0, (0, 1), CPU, workers).epoch(0))
 
@@ -78,4 +79,6 @@ def test_a_broken_image_of_a_limited_set_is_named_too(tmp_path):
     source = open_data("imagefolder", str(folder), (16, 16), 1).train
     path = source.dataset.paths[source.indices[0]]
     open(path, "w").close()
-    assert str(PreparedImages(source, (16, 16), 1.0).__getitems__([(0, 0, 0)])).startswith(path)
+    with pytest.raises(DataError) as error:
+        PreparedImages(source, (16, 16), 1.0).__getitems__([(0, 0, 0)])
+    assert str(error.value).startswith(path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reference import detection as reference
-from vig_minimal.data.masks import area, array_of, edges_of, edges_of_array, run_lengths
+from vig_minimal.data.masks import area, array_of, edges_of, edges_of_array, run_lengths, run_lengths_of_text
 
 
 def test_arrays_and_run_lengths_are_the_same_masks():
@@ -20,6 +20,19 @@ def test_arrays_and_run_lengths_are_the_same_masks():
         assert np.array_equal(reference.decode(coded["counts"], *mask.shape), mask)
         assert np.array_equal(edges_of(coded, *mask.shape), edges)
         assert np.array_equal(array_of(edges, *mask.shape), mask)
+
+
+def test_run_lengths_as_text():
+    assert run_lengths_of_text("Ph0") == [768] and run_lengths_of_text(b"52") == [5, 2]
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        counts = [int(count) for count in rng.integers(0, 4 ** rng.integers(1, 10), rng.integers(1, 12))]
+        assert run_lengths_of_text(reference.text_of(counts)) == counts
+    mask = rng.random((24, 31)) < 0.3
+    edges = edges_of_array(mask)
+    coded = {"size": [24, 31], "counts": reference.text_of(run_lengths(edges, 24, 31)["counts"].tolist())}
+    assert np.array_equal(edges_of(coded, 24, 31), edges)
+    assert np.array_equal(edges_of(coded | {"counts": coded["counts"].encode()}, 24, 31), edges)
 
 
 def star(draw, x, y, radius):

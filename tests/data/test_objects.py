@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision.transforms.functional as TF
+from PIL import Image
 from torchvision.ops import masks_to_boxes
 
 from helpers import coco_folder, thing
@@ -59,8 +60,8 @@ def test_images_rank_by_id_and_not_by_place(tmp_path):
 
 
 @pytest.mark.parametrize("mask, says", [
-    (None, "None in 0.jpg (a mask is a list of polygons"),
-    ([], "polygons of at least three points"),
+    ("mask", "'mask' in 0.jpg (a mask is a list of polygons"),
+    ([[]], "polygons of at least three points"),
     ([[1, 2, 3, 4]], "polygons of at least three points"),
     ([[1, 2, 3, 4, 5, "6"]], "polygons of at least three points"),
     ([[1, 2, 3, 4, 5, float("nan")]], "polygons of at least three points"),
@@ -71,7 +72,10 @@ def test_images_rank_by_id_and_not_by_place(tmp_path):
     ({"size": [24, 32], "counts": ["768"]}, "run lengths of size"),
     ({"size": [24, 32], "counts": 768}, "run lengths of size"),
     ({"size": 24, "counts": [768]}, "run lengths of size"),
-    ({"size": [24, 32], "counts": "Pi0"}, "compressed to text"),
+    ({"size": [24, 32], "counts": "56"}, "that cover 11 pixels: this image has 24×32 = 768"),
+    ({"size": [24, 32], "counts": "Ph"}, "a text that is cut short"),
+    ({"size": [24, 32], "counts": "Ph 0"}, "a text that is no run lengths"),
+    ({"size": [24, 32], "counts": "Ph\u732b0"}, "run lengths"),
 ])
 def test_a_broken_mask_is_named_in_one_sentence(tmp_path, mask, says):
     folder = coco_folder(tmp_path, [shown(10, 1), shown(10, 1, mask)])
@@ -87,10 +91,48 @@ def test_an_image_of_another_size_than_annotated_is_named(tmp_path):
         return content | {"images": [image | sides for image in content["images"]]}
 
     source = CocoObjects(coco_folder(tmp_path / "a", [shown(10, 1)], change=lambda c: spoil(c, width=40)), "train2017")
-    with pytest.raises(DataError, match=r"32×24 pixels, and its annotations are for 40×24"):
+    with pytest.raises(DataError, match=r"annotations are for 40×24 pixels, and it has 32×24$"):
         source[0]
     with pytest.raises(DataError, match="3 images without a height and a width"):
         CocoObjects(coco_folder(tmp_path / "b", [], change=lambda c: spoil(c, width=None)), "train2017")
+
+
+def test_an_object_without_a_mask_or_a_box_is_named_as_that(tmp_path):
+    for place, (fields, says) in enumerate([({"segmentation": []}, "1 objects without a mask (segmentation), which"),
+                                            ({"segmentation": None}, "1 objects without a mask (segmentation), which"),
+                                            ({"bbox": None}, "1 objects without a box, as annotations[1]: bbox None"),
+                                            ({"bbox": []}, "1 objects without a box, as annotations[1]: bbox []")]):
+        folder = coco_folder(tmp_path / str(place), [shown(10, 1), shown(10, 1) | fields])
+        with pytest.raises(DataError) as error:
+            coco(str(folder), boxes=True)
+        assert says in str(error.value) and "in 0.jpg" in str(error.value)
+        assert coco(str(folder))[0].targets[0].tolist() == [1, 0, 0]  # labels are there
+
+
+def test_annotations_of_a_photo_as_it_is_stored_are_told_from_others(tmp_path):
+    """Many programs draw boxes on the stored pixels, which EXIF then turns."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    source = CocoObjects(coco_folder(tmp_path, [shown(10, 1)]), "train2017")
+    Image.new("RGB", (32, 24)).save(source.paths[0], exif=exif)
+    with pytest.raises(DataError, match=r"for 32×24 pixels, and it has 24×32 as EXIF turns it; remove that orient"):
+        source[0]
+    Image.new("RGB", (24, 32)).save(source.paths[0])
+    with pytest.raises(DataError, match=r"for 32×24 pixels, and it has 24×32$"):
+        source[0]
+    Image.new("RGB", (24, 32)).save(source.paths[0], exif=exif)
+    assert source[0][0].size == (32, 24)
+
+
+def test_sizes_and_ids_as_text_are_numbers(tmp_path):
+    def spoil(content):
+        for image in content["images"]:
+            image |= {"id": str(image["id"]), "width": "32", "height": 24.0}
+        return content
+
+    source = CocoObjects(coco_folder(tmp_path, [shown(10.0, "90")], change=spoil), "train2017")
+    image, target = source[0]
+    assert source.shapes == [(24, 32)] * 3 and target["labels"].tolist() == [3] and target["masks"].sum() == 80
 
 
 def rectangles(*boxes, size=(24, 32), value=200):
@@ -123,6 +165,24 @@ def test_scaling_is_that_of_the_drawn_objects(factor, place, boxes, kept):
     assert target["labels"].tolist() == kept and int(target["image_id"]) == 5
     assert all(torch.equal(target[name], drawn[name]) for name in ("boxes", "masks", "area"))
     assert ((image > 100) == (again > 100)).float().mean() > 0.99  # edges are blurred
+
+
+def test_what_is_known_of_an_object_goes_with_it():
+    image, target = rectangles((2, 4, 10, 20), (24, 2, 32, 6), (3, 3, 6, 6))
+    target["iscrowd"] = torch.tensor([0, 0, 1])
+    _, moved = scaled(image, target, 2, (0, 0), fill=0)  # the second is outside
+    assert moved["labels"].tolist() == [1, 3] and moved["iscrowd"].tolist() == [0, 1] and len(moved["boxes"]) == 2
+    assert all(len(moved[name]) == 2 for name in ("masks", "area"))
+
+
+def test_images_are_made_smaller_as_often_as_larger():
+    """Scaled by 1 − s to 1 + s: a full object then covers (1 − s)² to all of its image."""
+    images = ObjectImages([rectangles((0, 0, 40, 40), size=(40, 40))] * 400, (40, 40), 1.0,
+                          DataRecipe(scale_jitter=0.5), seed=1)
+    covered = torch.stack([target["area"] for target in images.__getitems__([(0, i, 0) for i in range(400)]).labels])
+    sides = (covered.flatten() / 1600).sqrt()  # min(1, factor)
+    assert 160 < (sides < 1).sum() < 240 and 0.5 <= sides.min() < 0.53 and sides.max() == 1
+    assert 70 < (sides < 0.75).sum() < 130  # uniform
 
 
 @pytest.mark.parametrize("factor", [0.6, 0.83, 1.27, 1.9])

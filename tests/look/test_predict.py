@@ -165,7 +165,7 @@ def test_links_to_folders_are_followed_each_image_once_and_nothing_hidden(tmp_pa
     (tmp_path / "photos" / "again").symlink_to(tmp_path / "data" / "val" / "cat")
     (tmp_path / "photos" / "around").symlink_to(tmp_path / "photos")
     (tmp_path / "photos" / ".hidden.png").write_bytes(b"")
-    found = [os.path.realpath(path) for path in command.find_images([str(tmp_path / "photos")])]
+    found = [os.path.realpath(path) for path in command.find_images([str(tmp_path / "photos")], [])]
     assert sorted(found) == [str(tmp_path / "data" / "val" / name / "0.png") for name in ("cat", "dog")]
 
 

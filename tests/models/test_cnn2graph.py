@@ -10,7 +10,8 @@ from helpers import assert_same, nodes, on_meta
 from reference import cnn2graph as oracle
 from vig_minimal import create_model, list_models
 from vig_minimal.atomic_files import CheckpointError
-from vig_minimal.models.cnn2graph import CNN2GNN, CNN2GraphConfig, CNN2Transformer, draw_anchors, maximum, mean
+from vig_minimal.data.anchors import draw_anchors
+from vig_minimal.models.cnn2graph import CNN2GNN, CNN2GraphConfig, CNN2Transformer, maximum, mean
 from vig_minimal.models.cost import count_macs, count_parameters
 from vig_minimal.models.registry import CONFIGS
 from vig_minimal.models.resnet import ResNet, load_backbone

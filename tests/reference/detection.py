@@ -30,6 +30,21 @@ def iou_of_masks(first, second, crowd: bool) -> float:
     return common / whole if whole else 0.0
 
 
+def text_of(counts):
+    """COCO's text of run lengths: from the fourth on the difference to the last but one, in groups of five bits, the
+    lowest first, as characters from "0" on; 32 says that more follow, which stop once the rest is the sign alone."""
+    text = ""
+    for place, count in enumerate(counts):
+        number = count - counts[place - 2] if place > 2 else count
+        while True:
+            five, number = number % 32, number // 32  # rounds down: a negative number ends as −1
+            ends = number == (-1 if five >= 16 else 0)
+            text += chr(48 + five + (0 if ends else 32))
+            if ends:
+                break
+    return text
+
+
 def decode(counts, height: int, width: int):
     """Rows of 0 and 1 from run lengths, which go down column after column and begin with 0."""
     rows = [[0] * width for _ in range(height)]

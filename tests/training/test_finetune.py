@@ -16,6 +16,7 @@ from vig_minimal.models import registry
 from vig_minimal.models.registry import recognise
 from vig_minimal.training.engine import create_optimiser, rate_scales
 from vig_minimal.training.recipes import get_recipe
+from vig_minimal.training.settings import as_trained
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 TINY = ["--img-size", "16", "--set", "patch=4", "--set", "dim=16", "--set", "depth=2", "--batch-size", "4", "--device",
@@ -37,6 +38,8 @@ def test_bare_weights_tell_the_model_by_their_shapes(name, patch, size, monkeypa
     monkeypatch.setattr(registry, "load", lambda path: {"state_dict": state})
     found = recognise("x.pth")
     assert (found["name"], found["config"]) == (name, {"patch": patch, "img_size": (size, size)})
+    trained = as_trained(get_recipe("finetune"), found)  # the crop is that of the released configuration
+    assert trained.eval_crop == {"pvig_b": 0.95, "gkgnet_s": 0.0}.get(name, 0.9)
     assert found["said"].startswith(f"{name}, by the shapes") and ("svig" in found["said"]) == (
         name in ("vig_ti", "vig_nano"))
 

@@ -1,4 +1,4 @@
-"""CNN2GNN's anchors: training images that stand for their classes, chosen once by the seed (Eq. 1).
+"""How CNN2GNN's anchors are drawn (Eq. 1): training images that stand for their classes, once by the seed.
 
 In training, an anchor is augmented once per epoch: alike in all steps and processes of that epoch. A trained model
 stores the embeddings of the anchors as they are, and needs their images no more.
@@ -9,13 +9,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..models.cnn2graph import draw_anchors
 from .augment import draw_flip_and_shift, flip_and_shift, normalise
 from .data_recipe import DataRecipe
 from .datasets import image_name, label_counts, targets_of
 from .decoding import DataError
-from .loading import PreparedImages, checked
+from .loading import PreparedImages
 from .seeds import generator
+
+
+def draw_anchors(labels: Tensor, classes: int, per_class: int, generator: torch.Generator) -> Tensor:
+    """Indices of `per_class` random images of every class, class after class. Raises ValueError for too few images."""
+    # CNN2GNN Eq. 1: ℓ^i ∈_U X^i
+    chosen = []
+    for label in range(classes):
+        images = (labels == label).nonzero().flatten()
+        if len(images) < per_class:
+            raise ValueError(f"class {label} has {len(images)} images, and {per_class} of them are to be anchors")
+        chosen.append(images[torch.randperm(len(images), generator=generator)[:per_class]])
+    return torch.cat(chosen)
 
 
 class Anchors:
@@ -51,5 +62,4 @@ class Anchors:
         return normalise(self._read(self.plain, 0), self.recipe.mean, self.recipe.std)
 
     def _read(self, images: PreparedImages, epoch: int) -> Tensor:
-        batch = images.__getitems__([(epoch, index, 0) for index in self.indices])
-        return next(checked([batch])).images.to(self.device)
+        return images.__getitems__([(epoch, index, 0) for index in self.indices]).images.to(self.device)

@@ -7,12 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .augment import cutmix, draw_flip_and_shift, draw_mix, erase, erasing_box, flip_and_shift, mixup, normalise
+from .broken_images import FileNote, Key, check_broken
 from .data_recipe import DataRecipe
-from .decoding import DataError
-from .loading import FileNote, Key, PreparedImages, StoredImages, checked, loader, validation_order
+from .loading import PreparedImages, StoredImages, loader, validation_order
 from .seeds import generator
-
-BROKEN_SHARE = 0.01  # of the training images may be broken
 
 
 def images_of_epoch(count: int, repeats: int) -> int:
@@ -64,7 +62,7 @@ class TrainingBatches:
         self.recipe, self.classes, self.seed, self.device = recipe, classes, seed, device
         self.order = TrainingOrder(len(images), recipe, seed, share)
         self.loader = loader(images, self.order, workers, device)
-        self.notes, self._broken = {}, set()  # notes, and the names of all broken images so far
+        self.notes, self._broken = {}, {}  # notes, and why each image so far is broken
         self._take_notes(getattr(images, "notes", []))
 
     def __len__(self) -> int:
@@ -74,7 +72,7 @@ class TrainingBatches:
         """The batches of that epoch from that step on, `accumulation` parts a step. Raises DataError, naming files, if
         an image is unreadable and not replaced, or if too many are broken."""
         self.order.epoch, self.order.first_step = epoch, first_step
-        for i, (images, labels, notes) in enumerate(checked(self.loader)):
+        for i, (images, labels, notes) in enumerate(self.loader):
             self._take_notes(notes)
             step, part = divmod(i, self.recipe.accumulation)
             images = images.to(self.device, non_blocking=True)
@@ -101,11 +99,8 @@ class TrainingBatches:
 
     def _take_notes(self, notes: list[FileNote]) -> None:
         self.notes |= {note.name: note for note in notes}
-        self._broken |= {note.name for note in notes if note.broken}
-        if len(self._broken) > BROKEN_SHARE * self.order.count:
-            names = ", ".join(sorted(self._broken)[:5])
-            raise DataError(f"more than {BROKEN_SHARE:.0%} of the {self.order.count:,} training images are broken,"
-                            f" among them {names}; repair or remove them")
+        self._broken |= {note.name: note.text for note in notes if note.broken}
+        check_broken(self._broken, self.order.count)
 
 
 class ValidationBatches:
@@ -123,7 +118,7 @@ class ValidationBatches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels, notes in checked(self.loader):
+        for images, labels, notes in self.loader:
             self.notes |= {note.name: note for note in notes}
             images = images.to(self.device, non_blocking=True)
             yield normalise(images, self.recipe.mean, self.recipe.std), labels.to(self.device, non_blocking=True)

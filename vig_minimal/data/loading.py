@@ -7,7 +7,9 @@ and looks the same every epoch: read once, one uint8 tensor.
 import functools
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import signal
+import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,25 +20,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .augment import BICUBIC, color_jitter, rand_augment, random_resized_box
+from .broken_images import FileNote, Key, read_or_replace
 from .data_recipe import DataRecipe
-from .datasets import image_name
-from .decoding import DataError
 from .seeds import generator
-from .worker_signals import obey_only
 
 MEMORY_LIMIT = 2 * 2**30  # bytes of decoded images that the processes of one machine keep together
 LONGEST = 16  # an image is resized to at most so many times the model's height and width
-REPLACEMENTS = 100  # images tried in the place of an unreadable one
-
-Key = tuple[int, int, int]  # epoch, index in the source, copy
-
-
-class FileNote(NamedTuple):
-    """A remark on one file: what it was converted from, or why it is broken."""
-
-    name: str
-    text: str
-    broken: bool
 
 
 class Batch(NamedTuple):
@@ -72,22 +61,19 @@ class PreparedImages(Dataset):
     eval_crop: float  # side of the centre crop as a share of the resized image, see `centre_crop`
     recipe: DataRecipe | None = None  # for training: crop and augment as seed and key say
     seed: int = 0
-    skip: bool = False  # replace an unreadable image by another one (--bad-images), also chosen by seed and key
+    skip: bool = False  # replace a broken image by another one (--bad-images), see `broken_images`
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitems__(self, keys: list[Key]) -> Batch | DataError:
-        """The batch of these keys, or the error if an image is unreadable and must not be replaced."""
-        notes = []
-        try:
-            images, labels = zip(*(self._prepare(key, notes) for key in keys))
-        except DataError as error:
-            return error  # raised in a worker, it would come wrapped in the worker's traceback
+    def __getitems__(self, keys: list[Key]) -> Batch:
+        """The batch of these keys. Raises DataError for an image that is broken and must not be replaced."""
+        notes: list[FileNote] = []
+        images, labels = zip(*(self._prepare(key, notes) for key in keys))
         return Batch(torch.stack(images), torch.stack(labels), notes)
 
     def _prepare(self, key: Key, notes: list[FileNote]) -> tuple[Tensor, Tensor]:
-        image, label = self._read(key, notes)
+        image, label = read_or_replace(self.source, key, self.seed, self.skip, notes)
         recipe = self.recipe
         if recipe and recipe.crop == "resized":
             _, height, width = TF.get_dimensions(image)
@@ -104,29 +90,6 @@ class PreparedImages(Dataset):
                 image = rand_augment(image, source, recipe.rand_augment)
         image = image if isinstance(image, Tensor) else TF.pil_to_tensor(image)
         return image.expand(3, -1, -1), torch.as_tensor(label)
-
-    def _read(self, key: Key, notes: list[FileNote]) -> tuple[Image.Image | Tensor, int | Tensor]:
-        """The image and label of that key, or of the first readable replacement."""
-        index = key[1]
-        for trial in range(REPLACEMENTS):
-            name = image_name(self.source, index)
-            try:
-                image, label = self.source[index]
-            except DataError as error:
-                if not self.skip:
-                    raise DataError(f"{name}: this image is broken ({error}); repair or remove it") from None
-                notes.append(FileNote(name, str(error), broken=True))
-            except FileNotFoundError:
-                raise DataError(f"{name}: this file has disappeared since the run began") from None
-            except (OSError, MemoryError) as error:
-                reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
-                raise DataError(f"{name}: cannot be read ({reason})") from None
-            else:
-                if was := getattr(image, "info", {}).get("was"):
-                    notes.append(FileNote(name, was, broken=False))
-                return image, label
-            index = int(torch.randint(len(self.source), (), generator=generator("instead", self.seed, *key, trial)))
-        raise DataError(f"{name}: this image is broken, and so are {REPLACEMENTS} others tried in its place")
 
 
 class StoredImages(Dataset):
@@ -152,7 +115,7 @@ def store_if_it_fits(images: PreparedImages, workers: int, copies: int,
     if changes or count * 3 * height * width * copies > MEMORY_LIMIT:
         return images
     workers = workers if count > 1000 else 0  # starting a worker costs more than reading a few images
-    pixels, labels, notes = zip(*checked(loader(images, validation_order(count, 128), workers)))
+    pixels, labels, notes = zip(*loader(images, validation_order(count, 128), workers))
     return StoredImages(torch.cat(pixels).to(device), torch.cat(labels).to(device), sum(notes, []))
 
 
@@ -170,16 +133,23 @@ def loader(images: PreparedImages | StoredImages, order: Iterable[list[Key]], wo
     workers = workers if reads else 0
     return DataLoader(images, batch_sampler=order, num_workers=workers, collate_fn=_unchanged,
                       pin_memory=reads and device.type == "cuda", persistent_workers=workers > 0,
-                      worker_init_fn=functools.partial(obey_only, os.getpid()))
+                      worker_init_fn=functools.partial(_obey_only, os.getpid()))
 
 
-def checked(batches: Iterable[Batch | DataError]) -> Iterator[Batch]:
-    """Pass batches on. Raises DataError, naming the file, in the place of one that failed."""
-    for batch in batches:
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
+def _obey_only(trainer: int, _worker: int) -> None:
+    """A terminal sends Ctrl-C, and a cluster SIGTERM, to every process of a run. The training process then finishes
+    its step and saves a checkpoint, and needs its workers until it ends them. trainer: its id."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux tells who sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with, args=(trainer,), daemon=True).start()
 
 
-def _unchanged(batch: Batch | DataError) -> Batch | DataError:  # a lambda could not be sent to a worker
+def _end_with(trainer: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
+        pass
+    os._exit(0)
+
+
+def _unchanged(batch: Batch) -> Batch:  # a lambda could not be sent to a worker
     return batch

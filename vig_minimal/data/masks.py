@@ -17,7 +17,8 @@ def edges_of(segmentation: dict | Sequence[Sequence[float]], height: int, width:
     """Return the edges of an annotation's `segmentation`, or of a detection's: (2n,) int64.
 
     Polygons [[x, y, x, y, …], …], of which the union counts, or run lengths {"size": [height, width], "counts": […]},
-    which begin with pixels outside. Raises ValueError for anything else and for another size.
+    which begin with pixels outside; as a list or in COCO's text. Raises ValueError for anything else and for another
+    size.
     """
     if not isinstance(segmentation, dict):
         check_polygons(segmentation)
@@ -25,7 +26,7 @@ def edges_of(segmentation: dict | Sequence[Sequence[float]], height: int, width:
                        for polygon in segmentation])
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if isinstance(counts, (str, bytes)):
-        raise ValueError("a mask's counts are compressed to text; give them as a list of run lengths")
+        counts = run_lengths_of_text(counts)
     whole = isinstance(counts, np.ndarray) or isinstance(counts, list) and all(
         type(count) is int and 0 <= count <= height * width for count in counts)
     ends = np.cumsum(counts if whole else [], dtype=np.int64)
@@ -34,6 +35,27 @@ def edges_of(segmentation: dict | Sequence[Sequence[float]], height: int, width:
         raise ValueError(f"run lengths of size {size} that cover {ends[-1] if len(ends) else 0} pixels: this image has"
                          f" {height}×{width} = {height * width}")
     return ends[:len(ends) // 2 * 2]
+
+
+def run_lengths_of_text(text: str | bytes) -> list[int]:
+    """Return the run lengths that COCO's tools write as text.
+
+    A character less 48 is six bits: five of the number, the lowest first, and 32 where the number goes on. The highest
+    of all says whether it is negative. From the fourth run on, each is what it differs by from the last but one.
+    """
+    counts, number, shift = [], 0, 0
+    for bits in (text.encode(errors="replace") if isinstance(text, str) else text):
+        bits -= 48
+        if not 0 <= bits < 64 or shift > 50:
+            raise ValueError("a mask's counts are a text that is no run lengths")
+        number, shift = number | (bits & 31) << shift, shift + 5
+        if not bits & 32:
+            number -= (bits & 16) << shift - 4
+            counts.append(number + (counts[-2] if len(counts) > 2 else 0))
+            number, shift = 0, 0
+    if shift:
+        raise ValueError("a mask's counts are a text that is cut short")
+    return counts
 
 
 def check_polygons(polygons: Sequence[Sequence[float]]) -> None:

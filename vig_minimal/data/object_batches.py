@@ -18,9 +18,9 @@ from torchvision.ops import masks_to_boxes
 
 from .augment import normalise
 from .batches import TrainingBatches, ValidationBatches
+from .broken_images import FileNote, Key, read_or_replace
 from .data_recipe import DataRecipe
-from .decoding import DataError
-from .loading import Batch, FileNote, Key, PreparedImages, checked
+from .loading import Batch, PreparedImages
 from .seeds import generator
 
 Target = dict[str, Tensor]
@@ -31,16 +31,13 @@ Objects = tuple[list[Tensor], list[Target]]
 class ObjectImages(PreparedImages):
     """A source's images as uint8 tensors (3, H, W) of their own sizes, with their targets."""
 
-    def __getitems__(self, keys: list[Key]) -> Batch | DataError:
+    def __getitems__(self, keys: list[Key]) -> Batch:
         notes: list[FileNote] = []
-        try:
-            images, targets = zip(*(self._prepare(key, notes) for key in keys))
-        except DataError as error:
-            return error
+        images, targets = zip(*(self._prepare(key, notes) for key in keys))
         return Batch(list(images), list(targets), notes)
 
     def _prepare(self, key: Key, notes: list[FileNote]) -> tuple[Tensor, Target]:
-        image, target = self._read(key, notes)
+        image, target = read_or_replace(self.source, key, self.seed, self.skip, notes)
         image, recipe = image if isinstance(image, Tensor) else TF.pil_to_tensor(image), self.recipe
         image = image.expand(3, -1, -1)
         if recipe is None:
@@ -89,7 +86,7 @@ class ObjectTraining(TrainingBatches):
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Objects]:
         self.order.epoch, self.order.first_step = epoch, first_step
-        for images, targets, notes in checked(self.loader):
+        for images, targets, notes in self.loader:
             self._take_notes(notes)
             yield on_device(images, targets, self.recipe, self.device)
 
@@ -98,7 +95,7 @@ class ObjectValidation(ValidationBatches):
     """This process's share of all validation images: normalised [(3, H, W), …], and their targets."""
 
     def __iter__(self) -> Iterator[Objects]:
-        for images, targets, notes in checked(self.loader):
+        for images, targets, notes in self.loader:
             self.notes |= {note.name: note for note in notes}
             yield on_device(images, targets, self.recipe, self.device)
 

@@ -17,7 +17,7 @@ from torch.utils.data import Subset
 
 from ..data.augment import normalise
 from ..data.datasets import DATA_SETS, WITH_BOXES, Data, open_data
-from ..data.loading import PreparedImages, checked, loader, validation_order
+from ..data.loading import PreparedImages, loader, validation_order
 from .chart import Series, draw_legend
 from .command import Parser, save_picture
 from .confusion import NAMES, SIDE, draw_matrix
@@ -35,7 +35,7 @@ def validation(model: nn.Module, data: Data, limit: int) -> Iterator[tuple[Tenso
                          f" {data.name} has others or several an image; give the data it was trained on")
     order = torch.randperm(len(data.val), generator=torch.Generator().manual_seed(0))[:limit]
     images = PreparedImages(Subset(data.val, order.tolist()), model.transform.size, model.transform.eval_crop)
-    for batch in checked(loader(images, validation_order(len(order), 128), workers=0)):
+    for batch in loader(images, validation_order(len(order), 128), workers=0):
         yield normalise(batch.images, model.transform.mean, model.transform.std), batch.labels
 
 

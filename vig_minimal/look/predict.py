@@ -17,10 +17,10 @@ import torch
 import torchvision.transforms.functional as TF
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from ..atomic_files import CheckpointError, replacing
+from ..data import image_folders
 from ..data.augment import normalise
 from ..data.decoding import Picture, as_rgb
 from ..data.loading import centre_crop
@@ -178,33 +178,25 @@ def open_image(source: str, transform: Transform, view: str = "single") -> Tenso
     return transform.crop(open_scene(source, transform.size, view)[0] if is_scene else source)
 
 
-def find_images(sources: Sequence[str]) -> list[str]:
-    """Files and scenes as they are given, and in the place of a folder its images, each once. Raises ValueError."""
+def find_images(sources: Sequence[str], remarks: list[str]) -> list[str]:
+    """Files and scenes as they are given, and in the place of a folder its images, each once. remarks: gets what is
+    left out. Raises ValueError."""
     found = []
     for source in sources:
         inside = [source]
         if os.path.isdir(source):
-            inside = sorted(images_inside(source))
+            images, said = image_folders.find_images(source)
+            inside = sorted(path for _, path in images)
+            remarks += said
             if not inside:
-                raise ValueError(f"{source}: no image in this folder (they end in {', '.join(IMG_EXTENSIONS)})")
+                raise ValueError("; ".join([f"{source}: no image in this folder", *said]))
         elif not source.startswith("shapes:") and not os.path.exists(source):
             raise ValueError(f"{source}: no such image or folder (a synthetic scene is shapes:INDEX)")
         found += inside
-    return list(dict.fromkeys(found))
-
-
-def images_inside(folder: str) -> Iterator[str]:
-    """The images of a folder and of all inside it, each once, links followed. What is hidden is left out."""
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for path in [os.path.join(place, name) for name in sorted(names) if not name.startswith(".")]:
-            if path.lower().endswith(IMG_EXTENSIONS) and (real := os.path.realpath(path)) not in seen:
-                seen.add(real)
-                yield path
-        if os.path.realpath(place) in seen:  # a link that leads back
-            folders.clear()
-        seen.add(os.path.realpath(place))
+    once = {}
+    for source in found:
+        once.setdefault(source if source.startswith("shapes:") else os.path.realpath(source), source)
+    return list(once.values())
 
 
 @dataclass(eq=False)
@@ -273,7 +265,8 @@ def main(argv: list[str] | None = None) -> None:
         if wrong:
             parser.error(sentence)
     with parser.errors_in_one_sentence(), contextlib.ExitStack() as files:
-        sources, unread, count, drawn = find_images(args.images), [], 0, {}
+        remarks, unread, count, drawn = [], [], 0, {}
+        sources = find_images(args.images, remarks)
         model = load(args.checkpoint).to(start(args.device).device)
         detects = isinstance(model, Detector)
         if args.out and not detects:
@@ -298,6 +291,8 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError("; ".join(unread[:3]) + f"; and {len(unread) - 3} more" * (len(unread) > 3))
         if drawn:
             save_picture(sheet(list(drawn.values()), [os.path.basename(name) for name in drawn], 4), args.out)
+    if remarks:
+        print(*remarks, sep="\n", file=sys.stderr)
     if unread:
         print(f"skipped {len(unread)} of {len(sources)} images:", *unread, sep="\n  ", file=sys.stderr)
     if args.csv:

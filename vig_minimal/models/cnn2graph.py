@@ -61,18 +61,6 @@ class CNN2GraphConfig:
             raise ValueError(f"heads={self.heads}: must divide the embedding's {dim} numbers")
 
 
-def draw_anchors(labels: Tensor, classes: int, per_class: int, generator: torch.Generator) -> Tensor:
-    """Indices of `per_class` random images of every class, class after class. Raises ValueError for too few images."""
-    # CNN2GNN Eq. 1: ℓ^i ∈_U X^i
-    chosen = []
-    for label in range(classes):
-        images = (labels == label).nonzero().flatten()
-        if len(images) < per_class:
-            raise ValueError(f"class {label} has {len(images)} images, and {per_class} of them are to be anchors")
-        chosen.append(images[torch.randperm(len(images), generator=generator)[:per_class]])
-    return torch.cat(chosen)
-
-
 # ---- four aggregations: x (B, F), anchors (A, F), proxies (P, F) -> z (B, F), weights of the edges (B, H, A + P)
 
 

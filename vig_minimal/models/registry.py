@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..atomic_files import CheckpointError, load
 from ..constructors import CONSTRUCTORS
@@ -76,6 +76,9 @@ CONFIGS = {                                                                     
 }
 
 
+EVAL_CROPS = {"pvig_b": 0.95}  # of the released models: side of the crop, where it is not the recipe's (0.9)
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """Return the names that `create_model` takes, or those that match a pattern like "lrgc_*" (none: an empty list)."""
     return [name for name in CONFIGS if fnmatch(name, pattern)]
@@ -140,9 +143,10 @@ def recognise(path: str | Path) -> dict:
     """Return `name`, `config` (fields without num_classes) and `said` (how they were found) of the model whose weights
     a file holds; of a checkpoint of train.py also what else that keeps.
 
-    A released file holds weights alone. The widths of its blocks tell model and size, the convolutions of the stem the
-    patch, the position embedding the image. ViG-Ti and SViG-Ti cannot be told apart. {} for
-    any other file; raises CheckpointError for one that cannot be read.
+    A released file holds weights alone, under any prefix. The widths of its blocks tell model and size, the
+    convolutions of the stem the patch, the position embedding the image; `eval_crop` is that of its released
+    configuration where it is not the recipe's, else None. ViG-Ti and SViG-Ti cannot be told apart. {} for any other
+    file; raises CheckpointError for one that cannot be read.
     """
     state = load(path)
     if isinstance(state.get("name"), str) and isinstance(state.get("config"), dict):
@@ -152,8 +156,11 @@ def recognise(path: str | Path) -> dict:
         config = as_now(state["name"], state["config"])
         config = {name: value for name, value in config.items() if name != "num_classes"}
         return state | {"config": config, "said": f"{state['name']}, as the checkpoint says"}
-    shapes = {str(key).removeprefix("module."): tuple(value.shape) for key, value in unwrapped(state).items()
-              if isinstance(value, Tensor)}
+    try:
+        weights, choice = unwrapped(state, str(path))
+    except CheckpointError:
+        return {}
+    shapes = {key: tuple(value.shape) for key, value in weights.items()}
     blocks = {tuple(map(int, re.findall(r"\d+", key)[:-2])): shape[0] for key, shape in shapes.items()
               if re.search(r"(^|\.)(backbone|blocks)\.\d+\.(0|grapher)\.fc1\.0\.weight$", key)}
     widths = [blocks[place] for place in sorted(blocks)]
@@ -166,6 +173,8 @@ def recognise(path: str | Path) -> dict:
             sizes = [(preset.dim, preset.depth)] if kind is ViGConfig else zip(preset.dim, preset.depth, strict=True)
             if widths == [dim for dim, depth in sizes for _ in range(depth)]:
                 alike = f" (s{name} has the same shapes: for it give --model s{name})" if f"s{name}" in CONFIGS else ""
+                said = [f"{name}, by the shapes of its weights{alike}", choice, "it names no classes: a last layer for"
+                        " as many as the data have is kept, and may mean others"]
                 return {"name": name, "config": {"patch": patch, "img_size": tuple(patch * n for n in position[2:])},
-                        "said": f"{name}, by the shapes of its weights{alike}"}
+                        "eval_crop": EVAL_CROPS.get(name), "said": "; ".join(filter(None, said))}
     return {}

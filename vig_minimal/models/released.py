@@ -1,7 +1,8 @@
 """Weights from elsewhere: those that the papers' authors released, and those of another model to start from."""
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -27,19 +28,26 @@ RENAMES = (
     (r"\.graph_conv\.gconv\.nn\.", ".conv.update."),
     (r"^prediction\.", "head."),
 )
-WRAPPERS = ("state_dict_ema", "state_dict", "model")
+# what programs keep beside weights: tables that follow from the grid, counters of thop and of averages
+NO_WEIGHTS = {"relative_pos", "total_ops", "total_params", "n_averaged"}
+DEEPEST = 5  # dicts inside one another, of which the innermost holds the weights
+AVERAGES = ("ema", "average", "swa")  # in the names of such dicts
 BODY = ("stem", "position", "blocks", "stages", "backbone")  # of a model: what does not depend on the classes
 
 
-def load_released(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Tensor]) -> None:
+def load_released(model: nn.Module, path_or_state_dict: str | Path | Mapping) -> str:
     """Load the authors' released ViG, Pyramid ViG, SViG or GKGNet weights, or a checkpoint of train.py, into `model`.
 
-    Takes a file (read without running code) or a state dict, bare or under one of WRAPPERS, with or without a `module.`
-    prefix. Position embeddings of another grid are resized bicubically. Tables of relative positions are left out,
-    since they follow from the grid. Raises CheckpointError, which names keys and shapes, for what does not fit, as
-    released weights in a model with another convolution than conv="mr"; the model is then as it was.
+    Takes a file (of torch, read without running code, or of safetensors) or a dict. The weights may lie in dicts inside
+    it, under any prefix: what fits the model best is taken, of an average and raw weights the average. Returns a
+    sentence on that choice, '' where there was none. Position embeddings of another grid are resized bicubically.
+    Tables of relative positions are left out, since they follow from the grid. Raises CheckpointError, which names keys
+    and shapes, for what does not fit, as released weights in a model with another convolution than conv="mr"; the model
+    is then as it was.
     """
-    _fit(model, *_read_weights(model, path_or_state_dict))
+    weights, source, said = _read_weights(model, path_or_state_dict)
+    _fit(model, weights, source)
+    return said
 
 
 def init_from(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Tensor]) -> list[str]:
@@ -52,7 +60,7 @@ def init_from(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Te
     """
     if hasattr(model, "body"):
         return [*init_from(model.body, path_or_state_dict), "neck", "rpn", "roi_heads"]
-    weights, source = _read_weights(model, path_or_state_dict)
+    weights, source, _ = _read_weights(model, path_or_state_dict)
     wanted = model.state_dict()
     taken = {key: value for key, value in weights.items()
              if key.split(".")[0] in BODY or (key in wanted and value.shape == wanted[key].shape)}
@@ -61,9 +69,43 @@ def init_from(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Te
     return list(dict.fromkeys(key.split(".")[0] for key in rest if not key.endswith("num_batches_tracked")))
 
 
-def unwrapped(state: Mapping) -> Mapping:
-    """The weights of a checkpoint, which may be inside one of WRAPPERS: the first that is there."""
-    return next((state[wrapper] for wrapper in WRAPPERS if isinstance(state.get(wrapper), Mapping)), state)
+def unwrapped(state: Mapping, source: str, score: Callable[[dict[str, Tensor]], int] = len) -> tuple[dict, str]:
+    """The weights in a checkpoint, which may lie in dicts inside it, and a sentence on the choice if there was one.
+
+    Those with the highest `score` are taken (default: the most tensors), of equal ones an average; of a checkpoint of
+    train.py those to use. Raises CheckpointError, listing the keys there are, if there are none.
+    """
+    if {"name", "config", "classes", "model"} <= state.keys():
+        state = state["model"]
+    found = [(score(weights), any(word in name.lower() for word in AVERAGES), name or "the dict itself", weights)
+             for name, weights in _dicts_of_weights(state) if weights]
+    if not found:
+        keys = ", ".join(map(str, list(state)[:8])) + " and more" * (len(state) > 8) or "none"
+        raise CheckpointError(f"{source}: holds no weights; its keys are {keys}")
+    points, average, name, weights = max(found, key=lambda entry: (entry[0], entry[0] > 0 and entry[1], len(entry[3])))
+    others = [other for equal, is_average, other, _ in found if equal == points > 0 and not is_average]
+    return weights, f"taken from {name}, an average, and not from {others[0]}" if average and others else ""
+
+
+def _dicts_of_weights(state: Mapping, place: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the name and the tensors of a dict and of all dicts in it."""
+    yield place, {key.replace("_orig_mod.", ""): value for key, value in state.items() if isinstance(key, str)
+                  and isinstance(value, Tensor) and key.rpartition(".")[2] not in NO_WEIGHTS}
+    for key, value in state.items() if depth < DEEPEST else ():
+        if isinstance(value, Mapping):
+            yield from _dicts_of_weights(value, f"{place}.{key}".removeprefix("."), depth + 1)
+
+
+def without_prefix(weights: Mapping[str, Tensor], known: Callable[[str], bool]) -> dict[str, Tensor]:
+    """The weights without the prefix, as `module.` or `model.backbone.`, that makes the most names known; a name that
+    lacks it stays."""
+    hits = Counter({"": 0})
+    for key in weights:
+        parts = key.split(".")
+        hits.update(prefix for prefix, name in ((".".join([*parts[:i], ""]), ".".join(parts[i:]))
+                                                for i in range(len(parts))) if known(name))
+    prefix = max(hits, key=lambda prefix: (hits[prefix], -len(prefix)))
+    return {key.removeprefix(prefix): value for key, value in weights.items()}
 
 
 def misfit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
@@ -78,26 +120,26 @@ def misfit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
                      for what, keys in problems if keys)
 
 
-def _read_weights(model: nn.Module, path_or_state_dict) -> tuple[dict[str, Tensor], str]:
-    """The weights of a file or state dict under our names, and the name of their source for messages."""
+def _read_weights(model: nn.Module, path_or_state_dict) -> tuple[dict[str, Tensor], str, str]:
+    """The weights of a file or dict under our names, the name of their source for messages, and what was chosen."""
     is_file = isinstance(path_or_state_dict, (str, Path))
-    state = unwrapped(load(path_or_state_dict) if is_file else path_or_state_dict)
-    source = str(path_or_state_dict) if is_file else "the state dict"
-    places = []
+    state = load(path_or_state_dict) if is_file else path_or_state_dict
+    source, wanted, places = str(path_or_state_dict) if is_file else "the state dict", set(model.state_dict()), []
     for i, stage in enumerate(getattr(model, "stages", ())):  # released pyramids number all of these in one row
         places += [f"stages.{i}.downsample", *(f"stages.{i}.blocks.{j}" for j in range(len(stage.blocks)))]
     places = dict(enumerate(places[1:]))  # the first stage has no downsampling
-    weights = {_our_name(str(key), places): value for key, value in state.items()
-               if isinstance(value, Tensor) and not str(key).endswith(".relative_pos")}
-    if any(".gconv." in key for key in state) and model.config.conv != "mr":
+
+    def ours(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        weights = without_prefix(weights, lambda key: _our_name(key, places) in wanted)
+        return {_our_name(key, places): value for key, value in weights.items()}
+
+    weights, said = unwrapped(state, source, score=lambda weights: len(wanted.intersection(ours(weights))))
+    if any(".gconv." in key for key in weights) and model.config.conv != "mr":
         raise CheckpointError(f"{source}: released weights are of conv='mr', this model has conv={model.config.conv!r}")
-    if not weights:
-        raise CheckpointError(f"{source}: holds no weights, neither bare nor under {', '.join(WRAPPERS)}")
-    return weights, source
+    return ours(weights), source, said
 
 
 def _our_name(key: str, places: Mapping[int, str]) -> str:
-    key = key.removeprefix("module.")
     for pattern, name in RENAMES:
         key = re.sub(pattern, name, key)
     return re.sub(r"^place (\d+)", lambda place: places.get(int(place[1]), f"blocks.{place[1]}"), key)

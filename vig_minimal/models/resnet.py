@@ -12,7 +12,7 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
 from ..atomic_files import CheckpointError, load
-from .released import misfit, unwrapped
+from .released import misfit, unwrapped, without_prefix
 
 # name: widths and blocks of the stages. Nano is ours.
 BACKBONES = {"nano": ((32, 64, 128, 256), (1, 1, 1, 1)), "resnet18": ((64, 128, 256, 512), (2, 2, 2, 2)),
@@ -75,9 +75,9 @@ def load_backbone(backbone: ResNet, name: str, weights: str | Path) -> None:
         except OSError as error:
             raise CheckpointError(f"--backbone-weights torchvision: download failed ({error}); give a file") from None
     else:
-        state = unwrapped(load(weights))
-    wanted, state = backbone.state_dict(), {str(key).removeprefix("backbone."): value for key, value in state.items()}
-    state = {key: state[key] for key in wanted if isinstance(state.get(key), Tensor)}
+        state, _ = unwrapped(load(weights), str(weights))
+    wanted = backbone.state_dict()
+    state = {key: value for key, value in without_prefix(state, wanted.__contains__).items() if key in wanted}
     if problems := misfit(wanted, state):
         stem_alone = misfit(wanted, state | {"conv1.weight": wanted["conv1.weight"]}) == ""
         hint = "; the stem for small images is another, give --set stem=imagenet" if stem_alone else ""

@@ -22,7 +22,7 @@ from torch.utils.data import Subset
 
 from ...data.augment import normalise
 from ...data.datasets import Data
-from ...data.loading import PreparedImages, checked, loader, validation_order
+from ...data.loading import PreparedImages, loader, validation_order
 from ...data.synthetic import compose, paint
 from ...models.layers import to_nodes
 from ...training.config import RunConfig
@@ -55,7 +55,7 @@ def probe(model: nn.Module, config: RunConfig, data: Data) -> tuple[Tensor, list
     numbers = range(0, len(data.val), -(-len(data.val) // PROBE))
     use = model.transform
     images = PreparedImages(Subset(data.val, numbers), use.size, use.eval_crop)
-    batch, = checked(loader(images, validation_order(len(numbers), PROBE), workers=0))
+    batch, = loader(images, validation_order(len(numbers), PROBE), workers=0)
     images = normalise(batch.images, use.mean, use.std)
     if not config.data.startswith("shapes") or use.eval_crop < 1:
         return images, None

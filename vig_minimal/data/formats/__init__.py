@@ -1,0 +1,1 @@
+"""What is inside files that other programs wrote: pictures, COCO's JSON, VOC's XML."""

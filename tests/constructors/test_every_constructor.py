@@ -13,7 +13,7 @@ from reference import vig as oracle
 from reference.constructors import EXPECTED
 from vig_minimal import create_model, list_constructors, load_released
 from vig_minimal.constructors import CONSTRUCTORS, OF_PLACES
-from vig_minimal.graphs.aggregate import max_relative
+from vig_minimal.graphs.aggregate import aggregate_sum, max_relative
 from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.look.explore_layers import layers_of
 from vig_minimal.models.vig import ViGConfig
@@ -53,9 +53,9 @@ def check_graph(name: str, grid: tuple[int, int], images: int) -> list[bool]:
             degree = graph.degree()[b]
             assert expected.least <= degree.min() and degree.max() <= expected.most
             adj = graph.union().adj()[b]
-            # a source is listed once, so that sums and means count it once
-            assert torch.equal(degree, (adj != 0).sum(1))
             directed.append(not torch.equal(adj, adj.mT))
+        if name not in ("group_knn", "hypergraph"):  # a source counts once, whether it is listed or marked
+            torch.testing.assert_close(aggregate_sum(x, graph), graph.adj().double() @ x)
     return directed
 
 

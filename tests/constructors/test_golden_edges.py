@@ -53,10 +53,12 @@ def test_a_distance_of_exactly_mu_minus_sigma_is_no_edge():
 
 
 def test_near_sources_of_a_row_and_a_column_are_told_apart():
-    """6 × 4, K = 2, where K divides both sides: node (0, 0) is near (2, 0) and (0, 2), and not (4, 0)."""
-    x = torch.rand(1, 24, 1) * 100 + torch.arange(24.0)[None, :, None] * 50
-    x[0, [0, 8, 2]], x[0, 16] = 100.0, 900.0
-    assert sources(DAGC(2), (6, 4), 0, 0, x) == {(0, 0), (2, 0), (0, 2)}
+    """6 × 4, K = 2, where K divides both sides: node (0, 0) is near (2, 0), and far from (4, 0) and (0, 2)."""
+    x = torch.arange(24.0)[None, :, None] * 50
+    x[0, [0, 8]], x[0, [16, 2]] = 100.0, 1000.0
+    assert sources(DAGC(2), (6, 4), 0, 0, x) == {(0, 0), (2, 0)}
+    x[0, [0, 2]], x[0, [16, 8]] = 100.0, 1000.0
+    assert sources(DAGC(2), (6, 4), 0, 0, x) == {(0, 0), (0, 2)}
 
 
 # ---- windows ---------------------------------------------------------------------------------------------------------

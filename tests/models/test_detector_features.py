@@ -75,7 +75,7 @@ def test_a_larger_box_has_the_features_of_a_coarser_level(pool):
 
 
 def test_heads_and_proposals_are_torchvisions_apart_from_the_backbone():
-    """Every number that torchvision gives its Mask R-CNN with a feature pyramid, as `create_detector` without fields."""
+    """Every number that torchvision gives its Mask R-CNN with a feature pyramid, as `create_detector` has it."""
     with torch.device("meta"):
         ours, theirs = create_detector("vig_nano", num_classes=90, **presets()), maskrcnn_resnet50_fpn(
             weights=None, weights_backbone=None)
@@ -113,7 +113,7 @@ def test_fields_are_kept_and_do_what_they_say():
     assert model.rpn.anchor_generator.sizes == ((20,), (40,), (80,), (160,), (320,))
     assert model.roi_heads.box_roi_pool.sampling_ratio == model.roi_heads.mask_roi_pool.sampling_ratio == 3
     assert model.rpn._pre_nms_top_n == {"training": 140, "testing": 70} == model.rpn._post_nms_top_n
-    assert (model.rpn.fg_bg_sampler.batch_size_per_image, model.roi_heads.fg_bg_sampler.batch_size_per_image) == (20, 40)
+    assert model.rpn.fg_bg_sampler.batch_size_per_image == 20 and model.roi_heads.fg_bg_sampler.batch_size_per_image == 40
     assert sum(isinstance(layer, nn.Conv2d) for layer in model.roi_heads.mask_head.modules()) == 3
     assert (model.resize.min_size, model.resize.max_size) == ((96,), 160)
     assert small("vig_nano", samples=8).rpn.fg_bg_sampler.batch_size_per_image == 16  # half of them, and 16 at least

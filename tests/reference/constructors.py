@@ -1,7 +1,7 @@
 """What each constructor of a model of two blocks has to return: its double loop, with the constants as numbers.
 
-Nothing here is imported from `vig_minimal`, nor read off the constructor, but for what a model learns or draws once. The
-numbers are those of the papers and their released code, on four grids: of sides that K divides and does not divide,
+Nothing here is imported from `vig_minimal`, nor read off the constructor, but for what a model learns or draws once.
+The numbers are those of the papers and their released code, on four grids: of sides that K divides and does not divide,
 oblong ones, and 14 x 14, that of 224 pixels.
 """
 
@@ -36,7 +36,8 @@ QUANTILES = 0.89, 0.86  # SViG: q_0 - l delta
 
 
 class Expected(NamedTuple):
-    """The adjacency of one image, (N, M) or, of groups, (G, N, M), and the least and the largest degree there may be."""
+    """The adjacency of one image, (N, M) or, of groups, (G, N, M), and the least and the largest degree there may be.
+    """
 
     adj: Tensor
     least: int
@@ -133,7 +134,7 @@ def surroundings(x: Tensor, grid: tuple[int, int], block: int, module) -> Expect
 
 
 def drawn(x: Tensor, grid: tuple[int, int], block: int, module) -> Expected:
-    """Itself and the k - 1 other nodes with the largest hash of the kept seed and the pair, by Python's own integers."""
+    """Itself and the k - 1 other nodes with the largest hash of the kept seed and the pair, by Python's integers."""
     n, k, seed = len(x), GRIDS[grid].k[block], int(module.get_extra_state())
 
     def chance(i: int, j: int) -> int:

@@ -1,6 +1,7 @@
 """COCO's JSON and VOC's XML: targets by hand, oversampling against its formula, one sentence for every defect."""
 
 import math
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -82,6 +83,24 @@ def test_oversampling_against_its_formula():
         expected += [i] * math.ceil(max(factors, default=1.0) - 1e-9)
     assert repeats(targets, 0.02) == expected and expected.count(7) == 2 and expected.count(399) == 3
     assert repeats(targets, 0.0) == list(range(400))
+
+
+@pytest.mark.parametrize("count, threshold, times", [(400, 0.01, 2), (400, 0.0225, 3), (1000, 0.009, 3), (70, 0.7, 7)])
+def test_a_repeat_that_is_whole_is_not_rounded_up(count, threshold, times):
+    """√(t / f) of one image in `count`, worked out by hand: 0.01 · 400 = 2², though floats may have 2.0000000000000004.
+    """
+    targets = torch.zeros(count, 1, dtype=torch.int8)
+    targets[5] = 1
+    assert repeats(targets, threshold).count(5) == times
+
+
+def test_photos_of_2017_are_taken_where_both_years_are_there(tmp_path):
+    folder = coco_folder(tmp_path)
+    for path in [*folder.glob("annotations/*2017.json"), *folder.glob("*2017")]:
+        other = path.with_name(path.name.replace("2017", "2014"))
+        shutil.copytree(path, other) if path.is_dir() else other.write_text(path.read_text())
+    for split in coco(str(folder)):
+        assert "2017" in image_name(split, 0)
 
 
 # ---- VOC 2007 ------------------------------------------------------------------------------------------------------

@@ -125,6 +125,24 @@ def test_scaling_is_that_of_the_drawn_objects(factor, place, boxes, kept):
     assert ((image > 100) == (again > 100)).float().mean() > 0.99  # edges are blurred
 
 
+def test_what_is_dropped_takes_its_crowd_flag_along():
+    image, target = rectangles((2, 4, 10, 20), (12, 2, 32, 6))
+    _, target = scaled(image, target | {"iscrowd": torch.tensor([0, 1])}, 2, (1, 0.5), fill=0)
+    assert target["iscrowd"].tolist() == [0] and len(target["boxes"]) == 1
+    image, target = rectangles((12, 2, 32, 6), (2, 4, 10, 20))
+    assert scaled(image, target | {"iscrowd": torch.tensor([0, 1])}, 2, (1, 0.5), fill=0)[1]["iscrowd"].tolist() == [1]
+
+
+def test_scale_jitter_shrinks_as_often_as_it_enlarges():
+    """--scale-jitter s: factors are even from 1 − s to 1 + s; here read off a box that stays inside."""
+    image, target = rectangles((45, 45, 55, 55), size=(100, 100))
+    images = ObjectImages([(image, target)], (100, 100), 1.0, DataRecipe(scale_jitter=0.4, flip=False), seed=0)
+    moved = images.__getitems__([(0, 0, copy) for copy in range(300)]).labels
+    factors = torch.tensor([float(after["boxes"][0, 2] - after["boxes"][0, 0]) / 10 for after in moved])
+    assert 0.55 < factors.min() < 0.65 and 1.35 < factors.max() < 1.45
+    assert abs(factors.mean() - 1) < 4 * 0.8 / (12 * 300) ** 0.5
+
+
 @pytest.mark.parametrize("factor", [0.6, 0.83, 1.27, 1.9])
 def test_boxes_of_scaled_scenes_hold_their_masks(factor):
     for index, (image, target) in enumerate(Scenes(Shapes((48, 60), 12, "train", "boxes"))):

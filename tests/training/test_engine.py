@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from vig_minimal import create_model
+from vig_minimal.graphs.draws import draw
 from vig_minimal.training.distributed import Processes
 from vig_minimal.training.engine import create_optimiser, create_run, evaluate, learning_rate, moving_average
 from vig_minimal.training.metrics import TopK
@@ -105,6 +106,45 @@ def test_evaluation_takes_the_average_and_leaves_it_in_evaluation_mode():
     scores = evaluate(run, [(torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 0]))])
     assert scores["loss"] == pytest.approx(math.log(3), rel=1e-6) and not run.evaluated.training
     assert create_run(model, SingleLabel(0.0), Recipe(ema_decay=0.0), ONE, seed=0).evaluated is model
+
+
+def small_run(**options):
+    model = create_model("vig_nano", dim=16, depth=1, img_size=16, patch=4, num_classes=3)
+    return create_run(model, SingleLabel(0.0), Recipe(batch_size=8), ONE, seed=options.pop("seed", 0), **options)
+
+
+def test_draws_inside_the_model_follow_from_seed_and_step():
+    def drawn(run, step, number=0):
+        run.step = step
+        with run.part(number, 8):
+            return draw(8, 5, device=ONE.device), torch.rand(3)
+
+    run = small_run()
+    first, again, later, other = drawn(run, 4), drawn(run, 4), drawn(run, 5), drawn(small_run(seed=1), 4)
+    assert all(map(torch.equal, first, again))
+    for different in (later, other):
+        assert not any(map(torch.equal, first, different))
+
+
+@pytest.mark.parametrize("amp, dtype", [("fp16", torch.float16), ("bf16", torch.bfloat16), (None, torch.float32)])
+def test_layers_compute_in_the_precision_of_amp(amp, dtype):
+    run = small_run(amp=amp)
+    with run.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    assert run.scaler._enabled == (amp == "fp16")  # bfloat16 has float32's range
+
+
+def test_freezing_leaves_the_head_to_train():
+    for name, trained in (("vig_nano", {"head"}), ("pvig_nano", {"head"}), ("gkgnet_nano", {
+            "labels", "cross", "widen", "of_labels", "of_patches"})):
+        model = create_model(name)
+        run = create_run(model, SingleLabel(0.0), Recipe(), ONE, seed=0, freeze=True)
+        learns = {key.split(".")[0] for key, value in model.named_parameters() if value.requires_grad}
+        assert learns == trained
+        in_groups = {id(parameter) for group in run.optimiser.param_groups for parameter in group["params"]}
+        assert in_groups == {id(value) for value in model.parameters() if value.requires_grad}
+        run.train()
+        assert model.training and not any(part.training for part in model.stem.modules())
 
 
 def test_mean_neighbours_are_those_of_the_graphs():

@@ -1,24 +1,21 @@
 """What holds of every constructor of list_constructors(), against a double loop. A new one is tested by being there:
-it needs an oracle in EXPECTED, and the least and largest number of a node's sources."""
+it needs an oracle in tests/reference/constructors.py, and the least and largest number of a node's sources."""
 
 import re
-from typing import NamedTuple
-from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from helpers import assert_same, features
-from reference import clustervig, gkgnet, places
+from reference import constructors, gkgnet, places
 from reference import vig as oracle
+from reference.constructors import EXPECTED
 from vig_minimal import Graph, create_model, list_constructors, load_released
 from vig_minimal.constructors import CONSTRUCTORS, OF_PLACES
 from vig_minimal.constructors.hypergraph import HyperedgeGraph
-from vig_minimal.constructors.schedules import at
-from vig_minimal.graphs.aggregate import max_relative
+from vig_minimal.graphs.aggregate import aggregate_sum, max_relative
 from vig_minimal.graphs.graph import GroupGraph
-from vig_minimal.graphs.kmeans import fixed_start
 from vig_minimal.look.explore_layers import layers_of
 from vig_minimal.models.vig import ViGConfig
 from vig_minimal.training.distributed import start
@@ -26,90 +23,18 @@ from vig_minimal.training.engine import moving_average
 from vig_minimal.training.config import parse
 from vig_minimal.training.resolve import resolve
 
-GRID, DIM, K = (3, 5), 4, 3  # sides that no K of the tests divides, so that one way round is not both ways round
+GRID, DIM = (3, 5), 4  # sides that no K of the tests divides, so that one way round is not both ways round
 NODES = GRID[0] * GRID[1]
 CONFIG = {"dim": DIM, "depth": 2, "num_classes": 3, "img_size": (12, 20), "patch": 4}
 
 
-class Expected(NamedTuple):
-    """The adjacency of one image as its double loop gives it, and the least and the largest degree there may be."""
-
-    adj: Tensor
-    least: int
-    most: int
-
-
-def table(sources: list, num_sources: int = NODES) -> Tensor:
-    """(N, M) bool: rows are targets."""
-    return torch.tensor([[j in mine for j in range(num_sources)] for mine in sources])
-
-
-def knn(x: Tensor, module: nn.Module) -> Expected:
-    k, dilation = at(module.k, NODES), at(module.dilation, NODES)
-    return Expected(table(oracle.nearest(x, x, k, dilation)), k, k)
-
-
-def group_knn(x: Tensor, module: nn.Module) -> Expected:
-    k, dilation = at(module.k, NODES), at(module.dilation, NODES)
-    groups = gkgnet.group_knn(x, x, k, module.groups, dilation)
-    return Expected(torch.stack([table(group) for group in groups]), k, module.groups * k)
-
-
-def lrgc(x: Tensor, module: nn.Module) -> Expected:
-    parameters = module.key.weight, module.key.bias, module.query.weight, module.query.bias, module.tau
-    return Expected(oracle.lrgc_attention(x, *parameters).T, 0, NODES)  # the paper's rows are sources
-
-
-def cluster_knn(x: Tensor, module: nn.Module) -> Expected:
-    labels, sources, k = module.partition(x[None])[0].tolist(), {}, at(module.k, NODES)
-    for partition in range(module.clusters):
-        sources |= clustervig.nearest_in(x, [n for n in range(NODES) if labels[n] == partition], k)
-    return Expected(table([sources[n] for n in range(NODES)]), 1, k)
-
-
-def window_knn(x: Tensor, module: nn.Module) -> Expected:
-    k, window, shift = (at(rule, GRID) for rule in (module.k, module.window, module.shift))
-    return Expected(table(places.window_knn(x, *GRID, k, window, shift)), 1, max(3, k))
-
-
-def drawn(module: nn.Module) -> list[set[int]]:
-    """The k − 1 other nodes with the largest hash of seed and pair, by Python's own whole numbers."""
-    def chance(i: int, j: int) -> int:
-        number = i * NODES + j + module.seed
-        for shift, factor in ((16, 0x7feb352d), (15, 0x846ca68b), (16, 1)):
-            number = (number ^ number >> shift) * factor % 2**32
-        return number
-
-    others = at(module.k, NODES) - 1
-    return [{i, *sorted((j for j in range(NODES) if j != i), key=lambda j: -chance(i, j))[:others]}
-            for i in range(NODES)]
-
-
-def hypergraph(x: Tensor, module: nn.Module) -> Expected:
-    start = list(fixed_start(NODES, at(module.hyperedges, NODES)))
-    membership = places.fuzzy_c_means(x.detach(), list(x.detach()[start]), module.rounds)
-    return Expected(torch.tensor(membership) > module.least, 1, NODES)
-
-
-EXPECTED = {
-    "knn": knn, "group_knn": group_knn, "lrgc": lrgc, "cluster_knn": cluster_knn, "window_knn": window_knn,
-    "hypergraph": hypergraph,
-    "threshold": lambda x, module: Expected(oracle.svig_threshold(x, module.quantile), 0, NODES),
-    "svga": lambda x, module: Expected(table(places.svga(*GRID, module.hops)), 1 + 1 + 2, 1 + 1 + 2),
-    "mgc": lambda x, module: Expected(table(places.mgc(*GRID, max(1, 2 * min(GRID) // 7))), 5, 5),
-    "dagc": lambda x, module: Expected(table(places.dagc(x, *GRID, module.hops)), 1, 1 + 1 + 2),
-    "lsgc": lambda x, module: Expected(table(places.lsgc(*GRID, module.hops)), 1 + 2 + 4, 1 + 2 + 4),
-    "grid": lambda x, module: Expected(table(places.surroundings(*GRID)), 4, 9),
-    "random": lambda x, module: Expected(table(drawn(module)), at(module.k, NODES), at(module.k, NODES)),
-    "full": lambda x, module: Expected(torch.ones(NODES, NODES, dtype=torch.bool), NODES, NODES),
-    "none": lambda x, module: Expected(torch.eye(NODES, dtype=torch.bool), 1, 1),
-}
 DIRECTED = ("knn", "group_knn", "lrgc", "cluster_knn", "window_knn", "svga", "dagc", "random")
 
 
-def made(name: str) -> list[nn.Module]:
+def made(name: str, grid: tuple[int, int] = GRID) -> list[nn.Module]:
     """The constructors of two blocks, in evaluation, in float64; learnt ones with random parameters."""
-    modules = CONSTRUCTORS[name][0](ViGConfig(**CONFIG, k=K, graph=name))
+    size, k = tuple(4 * side for side in grid), constructors.GRIDS[grid].k[0]
+    modules = CONSTRUCTORS[name][0](ViGConfig(**CONFIG | {"img_size": size}, k=k, graph=name))
     for module in modules:
         module.double().eval()
         for parameter in module.parameters():
@@ -122,27 +47,46 @@ def edges_of(graph: Graph) -> Tensor:
     return graph.member if isinstance(graph, HyperedgeGraph) else graph.adj()
 
 
-@pytest.mark.parametrize("name", list_constructors())
-def test_the_graph_is_that_of_the_double_loop(name):
-    assert name in EXPECTED, f"{name} needs an oracle in tests/reference/ and a line in EXPECTED"
-    x, directed = features(2, NODES, DIM), []
-    for module in made(name):
-        graph = module(x, GRID)
-        for b in range(2):
-            expected = EXPECTED[name](x[b], module)
+def check_graph(name: str, grid: tuple[int, int], images: int) -> list[bool]:
+    """Compare the graphs of both blocks with those of the double loop; return of each whether it is directed."""
+    assert name in EXPECTED, f"{name} needs an oracle in tests/reference/constructors.py, and a line in its EXPECTED"
+    x, directed = features(images, grid[0] * grid[1], DIM), []
+    for block, module in enumerate(made(name, grid)):
+        graph = module(x, grid)
+        for b in range(images):
+            expected = EXPECTED[name](x[b], grid, block, module)
             torch.testing.assert_close(edges_of(graph)[b], expected.adj)
             degree = graph.degree()[b]
             assert expected.least <= degree.min() and degree.max() <= expected.most
             adj = graph.union().adj()[b]
             directed.append(not torch.equal(adj, adj.mT))
+        if name not in ("group_knn", "hypergraph"):  # a source counts once, whether it is listed or marked
+            torch.testing.assert_close(aggregate_sum(x, graph), graph.adj().double() @ x)
+    return directed
+
+
+@pytest.mark.parametrize("name", list_constructors())
+def test_the_graph_is_that_of_the_double_loop(name):
+    directed = check_graph(name, GRID, images=2)
     assert any(directed) == (name in DIRECTED or name == "threshold" and any(directed))
+
+
+@pytest.mark.parametrize("grid", [(9, 10), (6, 15)])
+@pytest.mark.parametrize("name", [name for name in list_constructors() if name not in ("full", "none", "lrgc")])
+def test_the_graph_is_that_of_the_double_loop_on_larger_grids(name, grid):
+    check_graph(name, grid, images=1)
+
+
+@pytest.mark.parametrize("name", ["window_knn", "random", *OF_PLACES])
+def test_the_graph_is_that_of_the_double_loop_at_224_pixels(name):
+    check_graph(name, (14, 14), images=1)
 
 
 @pytest.mark.parametrize("name", list_constructors())
 def test_messages_and_their_gradients_are_those_of_the_double_loop(name):
     x = features(1, NODES, DIM).requires_grad_()
     module = made(name)[1]
-    graph, expected = module(x, GRID), EXPECTED[name](x[0] if name == "lrgc" else x[0].detach(), module)
+    graph, expected = module(x, GRID), EXPECTED[name](x[0] if name == "lrgc" else x[0].detach(), GRID, 1, module)
     assert graph.adj().requires_grad == any(True for _ in module.parameters())  # only a learnt graph has a gradient
     if name == "hypergraph":
         message = places.hypergraph_message(x[0], expected.adj) - x[0]

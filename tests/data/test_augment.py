@@ -3,10 +3,12 @@
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.functional as TF
 from PIL import Image
 
 from vig_minimal.data import augment
@@ -22,14 +24,18 @@ from vig_minimal.data.augment import (
     erase,
     erasing_box,
     flip_and_shift,
+    mean_colour,
     mixup,
     normalise,
     rand_augment,
     random_resized_box,
 )
+from vig_minimal.data.loading import PreparedImages
 from vig_minimal.data.synthetic import Shapes
+from vig_minimal.training.recipes import get_recipe
 
 WITHOUT_SEVERITY = ["AutoContrast", "Equalize", "Invert"]
+FILL = (124, 116, 104)  # 255 times ImageNet's mean
 SIGNED = ["Rotate", "Color", "Contrast", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY"]
 
 
@@ -52,7 +58,7 @@ def values(image: Image.Image) -> np.ndarray:
 
 
 def apply(name: str, image: Image.Image, severity) -> Image.Image:
-    return OPERATIONS[name][1](image, severity)
+    return OPERATIONS[name][1](image, severity, FILL)
 
 
 def difference(image: Image.Image, other: Image.Image) -> np.ndarray:
@@ -90,6 +96,25 @@ def test_random_boxes_lie_inside_and_vary():
         assert 0.06 < height * width / 2400 <= 1 and 0.7 < width / height < 1.43
     assert min(h * w for _, _, h, w in boxes) < 400 and max(h * w for _, _, h, w in boxes) > 1500
     assert random_resized_box(10, 1000, source)[2] == 10  # no trial can fit: the largest allowed box in the middle
+
+
+def test_a_box_is_as_wide_and_as_far_right_as_its_numbers_say():
+    """Four uniform numbers: area, logarithm of width / height, row and column, each of which the box may reach."""
+    for seed in range(50):
+        u = torch.rand(4, generator=seeded(seed)).tolist()
+        area, ratio = 100 * 400 * (0.08 + 0.92 * u[0]), (3 / 4) ** (1 - u[1]) * (4 / 3) ** u[1]
+        height, width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if height <= 100 and width <= 400:
+            expected = (int(u[2] * (101 - height)), int(u[3] * (401 - width)), height, width)
+            assert random_resized_box(100, 400, seeded(seed)) == expected
+    boxes = [random_resized_box(4, 4, source) for source in [seeded(1)] for _ in range(400)]
+    small = [box for box in boxes if box[2:] == (2, 2)]
+    assert {box[0] for box in small} == {box[1] for box in small} == {0, 1, 2}  # up to the last row and column
+
+
+@pytest.mark.parametrize("size, box", [((10, 1000), (0, 493, 10, 13)), ((1000, 10), (493, 0, 13, 10))])
+def test_where_no_box_fits_the_largest_lies_in_the_middle(size, box):
+    assert {random_resized_box(*size, seeded(seed)) for seed in range(5)} == {box}
 
 
 def test_normalise():
@@ -142,7 +167,7 @@ def test_every_operation_grows_with_the_magnitude(name, sign):
                                   "Sharpness"])
 def test_images_change_more_with_the_magnitude(name, sign):
     image, (severity, operation) = scene(), OPERATIONS[name]
-    change = [difference(operation(image, severity(m, sign)), image).mean() for m in range(11)]
+    change = [difference(operation(image, severity(m, sign), FILL), image).mean() for m in range(11)]
     assert change == sorted(change) and change[10] > change[1] + 1
 
 
@@ -151,7 +176,7 @@ def test_magnitude_0_leaves_the_image_alone(name):
     severity, operation = OPERATIONS[name]
     image = scene()
     for sign in (1, -1):
-        changed = difference(operation(image, severity(0, sign)), image)
+        changed = difference(operation(image, severity(0, sign), FILL), image)
         if name == "Posterize":  # keeps 4 bits at most
             assert 0 < changed.max() <= 15
         elif name in WITHOUT_SEVERITY:  # they have no severity that could be 0
@@ -168,7 +193,7 @@ def test_operations_leave_size_and_mode(name, size):
     before = values(image)
     for m in (0, 9, 10):
         for sign in (1, -1):
-            result = operation(image, severity(m, sign))
+            result = operation(image, severity(m, sign), FILL)
             assert result.size == image.size and result.mode == "RGB"
     assert np.array_equal(values(image), before)
 
@@ -252,13 +277,13 @@ def test_equalize_gives_every_value_its_rank():
 
 @pytest.mark.parametrize("name, severity, down, right", [
     ("TranslateX", 0.25, 0, 3), ("TranslateX", -0.25, 0, -3), ("TranslateY", 0.5, 4, 0), ("TranslateY", -0.25, -2, 0)])
-def test_translation_moves_whole_pixels_and_fills_with_grey(name, severity, down, right):
+def test_translation_moves_whole_pixels_and_fills_the_gap(name, severity, down, right):
     image = noise(8, 12)
     x, found = values(image), values(apply(name, image, severity))
     for row in range(8):
         for column in range(12):
             inside = 0 <= row - down < 8 and 0 <= column - right < 12
-            expected = x[row - down, column - right] if inside else [128, 128, 128]
+            expected = x[row - down, column - right] if inside else FILL
             assert found[row, column].tolist() == list(expected)
 
 
@@ -281,7 +306,7 @@ def test_shear_moves_rows_or_columns_in_proportion(severity):
                 assert abs(found_x[j, i] - (20 + 2 * source)) <= 1
                 assert abs(found_y[i, j] - (20 + 2 * source)) <= 1
             if not -1 <= source <= 80:
-                assert found_x[j, i] == found_y[i, j] == 128
+                assert found_x[j, i] == found_y[i, j] == FILL[0]
     assert checked > 2000
 
 
@@ -293,7 +318,32 @@ def test_rotation_is_about_the_middle_and_counter_clockwise():
         for column in range(15, 46):
             source = 30 + c * (row - 30) + s * (column - 30)  # counter-clockwise: what was below is now on the right
             assert abs(found[row, column] - (20 + 2 * source)) <= 1
-    assert found[0, 0] == found[0, -1] == found[-1, 0] == found[-1, -1] == 128
+    assert found[0, 0] == found[0, -1] == found[-1, 0] == found[-1, -1] == FILL[0]
+
+
+def test_the_gap_has_the_colour_of_the_recipes_mean():
+    """255 times the mean, in whole numbers, as the commands of ViG (mean 0.5) and ClusterViG (ImageNet's) fill it."""
+    assert mean_colour(get_recipe("vig").mean) == mean_colour(get_recipe("lrgc").mean) == (128, 128, 128)
+    assert mean_colour(get_recipe("cvig").mean) == (124, 116, 104) and mean_colour((1.0, 0.0, 0.999)) == (255, 0, 255)
+    white = Image.new("RGB", (32, 32), "white")
+    for name, fill in (("vig", (128, 128, 128)), ("cvig", (124, 116, 104))):
+        recipe = replace(get_recipe(name), crop="pad", flip=False)
+        images = PreparedImages([(white, 0)], (32, 32), 1.0, recipe, 0).__getitems__([(0, 0, n) for n in range(60)])[0]
+        corners = images[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].transpose(1, 2).flatten(0, 1)  # (240, 3)
+        assert fill in {tuple(pixel) for pixel in corners.tolist()}
+
+
+@pytest.mark.parametrize("name", ["Rotate", "ShearX", "TranslateX", "TranslateY", "ShearY", "Contrast", "Equalize"])
+def test_a_flip_after_rand_augment_is_one_before_it_with_the_other_sign(name):
+    """Why it may come last, on the device: signs are drawn evenly. ShearY keeps the left column, mirrored the right."""
+    image, s = noise(40, 60), {"Contrast": 1.5, "Equalize": None, "Rotate": 27.0}.get(name, 0.25)
+    other = s if name in ("Contrast", "Equalize", "TranslateY") else -s
+    after = values(TF.hflip(apply(name, image, s)))
+    before = values(apply(name, TF.hflip(image), other))
+    if name == "ShearY":  # the same but for its place: 60 columns of 0.25 rows
+        after, before = after[:25], before[15:]
+    same = np.abs(after - before).max(-1) <= 2
+    assert same.mean() > 0.9 if name.startswith(("Rotate", "Shear")) else same.all()
 
 
 # ---- RandAugment: draws --------------------------------------------------------------------------------------------
@@ -347,7 +397,7 @@ def test_rand_augment_applies_what_is_drawn_in_that_order():
         expected, drawn = image, draw_operations(seeded(seed))
         for name, severity in drawn:
             expected = apply(name, expected, severity)
-        found = rand_augment(image, seeded(seed))
+        found = rand_augment(image, seeded(seed), fill=FILL)
         assert np.array_equal(values(found), values(expected)) and found.size == image.size and found.mode == "RGB"
         changed += difference(found, image).max() > 0
     assert 20 < changed <= 40
@@ -502,7 +552,8 @@ def test_cutmix_boxes_have_their_area_before_they_are_clipped(share):
     assert (boxes >= 0).all() and (top + h <= height).all() and (left + w <= width).all()
     side = math.sqrt(1 - share)
     whole = (top > 0) & (left > 0) & (top + h < height) & (left + w < width)
-    assert (h[whole] == round(height * side)).all() and (w[whole] == round(width * side)).all()
+    # a middle pixel, and on either side of it half of ⌊side √(1 − λ)⌋, in whole pixels
+    assert (h[whole] == 2 * (int(height * side) // 2)).all() and (w[whole] == 2 * (int(width * side) // 2)).all()
     # an interval of length a about a uniform centre in [0, 1] has a − a²/4 inside, on average
     inside = side - side**2 / 4
     assert abs((h * w).mean() / (height * width) - inside**2) < 0.02
@@ -524,6 +575,24 @@ def test_draw_mix_switches():
     areas = np.array([h * w / (32 * 48) for _, _, h, w in boxes])
     a = np.sqrt(np.linspace(0, 1, 10001))  # λ uniform: α = 1
     assert abs(areas.mean() - ((a - a**2 / 4) ** 2).mean()) < 0.03
+
+
+def test_the_sides_of_cutmix_are_cut_to_whole_pixels():
+    """As in its authors' code: 224 √0.5 = 158.4, so 79 pixels on either side of the middle; 10 √0.36 = 6; 5 → 4."""
+    for side, share, length in ((224, 0.5, 158), (224, 0.9, 70), (10, 0.64, 6), (10, 0.75, 4), (32, 0.99, 2)):
+        boxes = [cutmix_box(side, side, share, source) for source in [seeded()] for _ in range(300)]
+        assert max(h for _, _, h, _ in boxes) == max(w for *_, w in boxes) == length
+    boxes = np.array([cutmix_box(6, 6, 0.85, source) for source in [seeded()] for _ in range(500)])
+    assert set(boxes[:, 0] + boxes[:, 2]) == {1, 2, 3, 4, 5, 6} and set(boxes[:, 0]) == {0, 1, 2, 3, 4}
+
+
+def test_mixup_and_cutmix_have_an_alpha_each():
+    source = seeded()
+    for mixup_alpha, cutmix_alpha in ((50.0, 0.02), (0.02, 50.0)):  # near ½, and near 0 or 1
+        draws = [draw_mix(64, 64, mixup_alpha, cutmix_alpha, 0.5, source) for _ in range(400)]
+        middling = np.mean([abs(how - 0.5) < 0.25 for kind, how in draws if kind == "mixup"])
+        empty = np.mean([how[2] == 0 for kind, how in draws if kind == "cutmix"])  # λ near 1, as half of those at 0.02
+        assert middling == 1 and empty > 0.35 if mixup_alpha > 1 else middling < 0.1 and empty == 0
 
 
 def test_draw_mix_with_one_or_none():

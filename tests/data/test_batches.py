@@ -1,14 +1,16 @@
 """Batches: the order of images, the shares of processes, and independence of the number of processes and workers."""
 
+import itertools
 from collections import Counter
 
 import pytest
 import torch
 
 from helpers import image_folder
-from vig_minimal.data.batches import TrainingBatches, TrainingOrder
+from vig_minimal.data.augment import normalise
+from vig_minimal.data.batches import TrainingBatches, TrainingOrder, images_of_epoch
 from vig_minimal.data.datasets import open_data
-from vig_minimal.data.loading import PreparedImages, validation_order
+from vig_minimal.data.loading import PreparedImages, StoredImages, validation_order
 from vig_minimal.training.recipes import Recipe
 
 CPU = torch.device("cpu")
@@ -62,6 +64,55 @@ def test_batches_are_the_same_however_many_processes_and_workers_make_them(tmp_p
         assert torch.equal(images, torch.cat([a, b])) and torch.equal(labels, torch.cat([a_labels, b_labels]))
     other_epoch = batches((0, 1), 0, 2)
     assert not torch.equal(alone[0][0], other_epoch[0][0])
+
+
+def numbered(count=40, size=16):
+    """Images of random pixels in memory, and their numbers as labels."""
+    pixels = torch.randint(256, (count, 3, size, size), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    return StoredImages(pixels, torch.arange(count))
+
+
+def test_each_step_draws_its_own_flips_and_shifts():
+    """Of one image over and over: batches differ by their draws alone."""
+    source = StoredImages(numbered(1).images.expand(40, -1, -1, -1), torch.zeros(40, dtype=torch.int64))
+    steps = [images for images, _ in TrainingBatches(source, 1, Recipe(batch_size=8, crop="pad"), 0, (0, 1), CPU,
+                                                     0).epoch(0)]
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(steps, 2))
+
+
+def test_images_are_shifted_where_the_recipe_pads_and_there_alone():
+    source = numbered()
+    for crop in ("pad", "resized"):  # images in memory are those of an evaluation crop, or cropped already
+        recipe = Recipe(batch_size=40, crop=crop, flip=False)
+        (images, labels), = TrainingBatches(source, 40, recipe, 0, (0, 1), CPU, 0).epoch(0)
+        plain = normalise(source.images[labels], recipe.mean, recipe.std)
+        same = [torch.equal(*pair) for pair in zip(images, plain)]
+        assert all(same) if crop == "resized" else sum(same) < 8  # of 5 × 5 shifts one is none
+
+
+def test_half_of_the_batches_are_mixed_by_cutmix():
+    recipe, kinds = Recipe(batch_size=2, crop="resized", flip=False, mixup=1.0, cutmix=1.0), []
+    source = numbered(1600, 4)
+    for images, targets in TrainingBatches(source, 1600, recipe, 0, (0, 1), CPU, 0).epoch(0):
+        first, second = normalise(source.images[targets.sum(0).nonzero()[:, 0]], recipe.mean, recipe.std) if (
+            targets.sum(0).count_nonzero() == 2) else (images[0], images[1])
+        kinds.append(all((pixel in (one, other)) for pixel, one, other in zip(
+            images[0].flatten().tolist(), first.flatten().tolist(), second.flatten().tolist())))
+    assert len(kinds) == 800 and abs(sum(kinds) / 800 - 0.5) < 4 * 0.5 / 800**0.5
+
+
+def test_repeated_images_come_as_different_copies():
+    batch, *_ = TrainingOrder(300, Recipe(batch_size=12, repeats=3), 0)
+    copies = {}
+    for place, (_, index, copy) in enumerate(batch):
+        copies.setdefault(index, []).append(copy)
+        assert copy == place // 4  # all first copies, then all second ones: mixup's pairs are of two images
+    assert len(copies) == 4 and all(numbers == [0, 1, 2] for numbers in copies.values())
+
+
+@pytest.mark.parametrize("count, repeats, expected", [(1000, 3, 768), (400, 3, 256), (255, 3, 255), (1000, 1, 1000)])
+def test_repeated_augmentation_takes_a_multiple_of_256_images(count, repeats, expected):
+    assert images_of_epoch(count, repeats) == expected  # as DeiT's sampler
 
 
 def test_what_is_erased_is_not_mixed(tmp_path, monkeypatch):

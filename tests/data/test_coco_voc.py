@@ -1,6 +1,7 @@
 """COCO's JSON and VOC's XML: targets by hand, oversampling against its formula, one sentence for every defect."""
 
 import math
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -101,11 +102,21 @@ def test_oversampling_against_its_formula():
     assert repeats(targets, 0.0) == list(range(400))
 
 
-def test_rounding_makes_no_copy_more():
-    """√(t / f) = 3 exactly, in numbers of the computer 3.0000000000000004."""
-    targets = torch.zeros(100, 1, dtype=torch.int8)
-    targets[:3] = 1
-    assert repeats(targets, 0.27).count(0) == 3 and repeats(targets, 0.28).count(0) == 4
+@pytest.mark.parametrize("count, shown, threshold", [(50, 3, 0.54), (100, 3, 0.27), (200, 3, 0.135)])
+def test_a_repeat_that_is_whole_is_not_rounded_up(count, shown, threshold):
+    """0.54 / (3 / 50) = 3², whose root floats have as 3.0000000000000004: three times, and not four."""
+    targets = torch.zeros(count, 1, dtype=torch.int8)
+    targets[:shown] = 1
+    assert repeats(targets, threshold).count(0) == 3
+
+
+def test_photos_of_2017_are_taken_where_both_years_are_there(tmp_path):
+    folder = coco_folder(tmp_path)
+    for path in [*folder.glob("annotations/*2017.json"), *folder.glob("*2017")]:
+        other = path.with_name(path.name.replace("2017", "2014"))
+        shutil.copytree(path, other) if path.is_dir() else other.write_text(path.read_text())
+    for split in coco(str(folder)):
+        assert Path(image_name(split, 0)).parent.name in ("train2017", "val2017")
 
 
 # ---- VOC 2007 ------------------------------------------------------------------------------------------------------

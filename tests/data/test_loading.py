@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import transforms
 
 from helpers import image_folder
 from vig_minimal.data import loading
 from vig_minimal.data.batches import TrainingBatches, ValidationBatches
 from vig_minimal.data.datasets import open_data
 from vig_minimal.data.decoding import DataError
-from vig_minimal.data.loading import PreparedImages, StoredImages, store_if_it_fits
+from vig_minimal.data.loading import PreparedImages, StoredImages, centre_crop, store_if_it_fits
 from vig_minimal.look.predict import Transform
 from vig_minimal.training.recipes import Recipe, get_recipe
 
@@ -26,6 +27,26 @@ def test_validation_images_are_centre_cropped_to_the_models_size():
     assert labels.tolist() == [1]
     wide = PreparedImages([(Image.fromarray(pixels), 1)], (8, 24), eval_crop=0.9).__getitems__([(0, 0, 0)])[0]
     assert wide.shape == (1, 3, 8, 24)
+
+
+@pytest.mark.parametrize("width, height, side, share, shorter, longer", [
+    (500, 375, 224, 0.9, 248, 330), (375, 500, 224, 0.9, 248, 330), (333, 501, 224, 0.9, 248, 373),
+    (640, 480, 224, 0.875, 256, 341), (100, 90, 33, 0.95, 34, 37), (50, 41, 64, 1.0, 64, 78)])
+def test_the_evaluation_crop_is_that_of_the_released_preprocessing(width, height, side, share, shorter, longer):
+    """timm: the shorter side becomes the whole part of side / share, the longer follows, both cut to whole pixels."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    scaled = transforms.Resize(shorter, transforms.InterpolationMode.BICUBIC)(image)
+    assert sorted(scaled.size) == [shorter, longer]
+    released = np.asarray(transforms.CenterCrop(side)(scaled))
+    assert np.array_equal(np.asarray(centre_crop(image, (side, side), share)), released)
+
+
+def test_an_oblong_crop_covers_its_size_from_any_image():
+    for width, height in ((500, 375), (64, 64), (31, 97), (3, 5)):
+        image = torch.ones(3, height, width, dtype=torch.uint8)
+        for size in ((40, 56), (56, 40), (7, 90)):
+            for share in (0.9, 1.0):
+                assert (centre_crop(image, size, share) == 1).all(), "beyond the image lies black"
 
 
 def test_a_crop_of_0_is_the_whole_image():

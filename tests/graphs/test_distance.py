@@ -1,15 +1,37 @@
-"""distance.py: the smallest distances of each row, against Python's own sort."""
+"""distance.py: squared distances against loops; the smallest of each row, against Python's own sort."""
 
 import math
 
 import pytest
 import torch
 
-from vig_minimal.graphs.distance import smallest
+from vig_minimal.graphs import distance
+from vig_minimal.graphs.distance import smallest, squared_distance
 from vig_minimal.graphs.fast import smallest as fast
 from vig_minimal.graphs.plain import plain
 
 SPECIAL = [0.0, -0.0, 1e-45, -1e-45, 3.4e38, -3.4e38, math.inf, -math.inf, math.nan, -math.nan]
+
+
+def loops(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """‖x_i − y_j‖², from differences, in float64."""
+    return torch.stack([torch.stack([((a - b) ** 2).sum() for b in y]) for a in x.double()])
+
+
+@pytest.mark.parametrize("length", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_squared_distances_are_those_of_loops_and_at_least_float32(length, dtype, autocast):
+    x, y = (length * torch.randn(2, count, 6).to(dtype) for count in (5, 7))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        between, within = squared_distance(x, y), squared_distance(x, x)
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    assert between.dtype == within.dtype == exact
+    for b in range(2):
+        tolerance = {"rtol": 1e-5, "atol": 1e-5 * length**2}
+        torch.testing.assert_close(between[b], loops(x[b], y[b].double()).to(exact), **tolerance)
+        torch.testing.assert_close(within[b], loops(x[b], x[b].double()).to(exact), **tolerance)
+    assert (within.diagonal(dim1=1, dim2=2) == 0).all()
 
 
 def by_python(row: list[float], count: int) -> list[int]:
@@ -38,6 +60,14 @@ def test_the_smallest_come_first_each_with_its_place(way, count, keys, monkeypat
     places = smallest(rows, count)
     assert places.dtype == torch.int64
     assert places.tolist() == [[by_python(row, count) for row in image] for image in rows.tolist()]
+
+
+@pytest.mark.parametrize("count, width", [(18, 400), (225, 1000), (400, 400)])
+def test_the_smallest_of_long_rows_come_first(way, count, width):
+    """So long that a partial sort leaves most of a row in no order, and so many that some would lose their last one."""
+    rows = torch.randn(1000, width)
+    found = smallest(rows, count)
+    assert torch.equal(rows.gather(1, found), rows.sort(1).values[:, :count])
 
 
 @pytest.mark.parametrize("count", [1, 4, 10])

@@ -187,7 +187,54 @@ def test_arguments_that_cannot_work_are_an_error(change, message):
         kmeans(torch.randn(1, 8, 2), **({"k": 3} | change))
 
 
+def test_a_partition_by_hand():
+    """Of the features, not of their directions: 1, 2 and 9, 10 and 30 on one ray. Two rounds move 9 to the middle."""
+    x = torch.tensor([1.0, 2.0, 9.0, 10.0, 30.0])[None, :, None] * torch.tensor([0.6, 0.8])
+    for iters, partition, middles in ((1, [0, 1, 1, 1, 2], [1, 7, 30]), (2, [0, 0, 1, 1, 2], [1.5, 9.5, 30])):
+        labels, centroids = kmeans(x, 3, iters, x[:, [0, 1, 4]])
+        assert labels[0].tolist() == partition
+        torch.testing.assert_close(centroids[0], torch.tensor(middles)[:, None] * torch.tensor([0.6, 0.8]))
+
+
+def test_twenty_rounds_are_the_default():
+    """On a line, from its first nodes, where neither nineteen rounds nor twenty-one have the same partition."""
+    x = torch.arange(300, dtype=torch.float64).pow(1.1)[None, :, None]
+    labels, centroids = kmeans(x, 4, init=x[:, :4])
+    by_loops = {rounds: lloyd(x[0], x[0, :4], rounds) for rounds in (19, 20, 21)}
+    assert labels[0].tolist() == by_loops[20][0] and by_loops[19][0] != by_loops[20][0] != by_loops[21][0]
+    np.testing.assert_allclose(centroids[0].numpy(), by_loops[20][1])
+
+
+def test_k_means_plus_plus_draws_by_the_square_of_the_distance():
+    """Nodes at 0, 1 and 3 (Arthur and Vassilvitskii, 2007): from 0, the second centroid is 3 in 9 of 10 draws; from 1,
+    in 4 of 5; from 3, the other is 0 in 9 of 13."""
+    x, pairs = torch.tensor([0.0, 1.0, 3.0])[None, :, None], {0.0: [], 1.0: [], 3.0: []}
+    for seed in range(3000):
+        draws = torch.rand(2, generator=generator(seed)).tolist()
+        first = [0.0, 1.0, 3.0][int(3 * draws[0])]
+        share, chosen = 0.0, None
+        for node in (0.0, 1.0, 3.0):
+            share += (node - first) ** 2 / sum((other - first) ** 2 for other in (0.0, 1.0, 3.0))
+            chosen = node if chosen is None and share > draws[1] else chosen
+        pairs[first].append(chosen)
+        starts = torch.tensor([first, chosen])
+        expected = (x[0] - starts).abs().argmin(1).tolist()
+        assert kmeans(x, 2, 1, "k-means++", generator(seed))[0][0].tolist() == expected
+    for first, second, share in ((0.0, 3.0, 9 / 10), (1.0, 3.0, 4 / 5), (3.0, 0.0, 9 / 13)):
+        assert pairs[first].count(second) / len(pairs[first]) == pytest.approx(share, abs=0.04)
+
+
+def test_k_means_plus_plus_never_draws_a_node_twice(monkeypatch):
+    """Not even where the draw is exactly 0, the share of the first node, which is taken already."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.zeros(shape))
+    x = torch.tensor([0.0, 1.0, 5.0, 6.0])[None, :, None]
+    labels, centroids = kmeans(x, 2, 1, "k-means++")
+    assert labels[0].tolist() == [0, 1, 1, 1] and centroids[0, :, 0].tolist() == [0, 4]  # from 0 and 1
+
+
 def test_the_fixed_start_is_fixed():
+    # drawn by Python's generator, the same on every machine: a checkpoint's evaluation begins here
+    assert (fixed_start(196, 4), fixed_start(49, 6)) == ((98, 194, 107, 10), (24, 26, 2, 16, 32, 31))
     assert fixed_start(196, 4) == fixed_start(196, 4) and len(set(fixed_start(50, 50))) == 50
     with pytest.raises(ValueError, match="5 partitions of 4 nodes"):
         fixed_start(4, 5)

@@ -201,6 +201,15 @@ def test_differences_are_paired_by_seed(tmp_path):
     assert text.endswith("\n\nMissing: none (seed 0), none (seed 2).\n")
 
 
+def test_a_missing_seed_leaves_its_pair_out_of_difference_and_error(tmp_path):
+    made, (knn, svga, mgc) = finished(tmp_path, {"knn": [60.0, None, 62.0], "svga": [61.0, 70.0, 66.0],
+                                                 "mgc": [None, 50.0, 60.0]})
+    _, second, third = table.rows_of(made, knn)
+    # two pairs, 1 and 4: their deviation is 3 / √2, and the mean's error 3 / 2; the third seed has no pair
+    assert (second.seeds, second.difference, second.error) == (3, 2.5, pytest.approx(1.5))
+    assert (third.seeds, third.difference) == (2, -2) and math.isnan(third.error)  # one pair
+
+
 def test_names_in_the_picture_hide_neither_one_another_nor_a_dot():
     rng = random.Random(0)
     places = {f"a name {i}": (rng.uniform(80, 300), rng.uniform(110, 350)) for i in range(15)}

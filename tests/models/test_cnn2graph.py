@@ -34,6 +34,24 @@ def sets():
 WITH_SELF = pytest.mark.parametrize("with_self", [True, False])
 
 
+@pytest.mark.parametrize("family, total", [("cnn2mean", 6 / 7), ("cnn2gnn", 2.0), ("cnn2transformer", 2.0)])
+def test_weights_of_the_graph_are_the_mean_of_all_heads(family, total):
+    """Of each head they sum to 1 over the anchors, and over the proxies; of a mean over itself, 2 and 4 they are 1/7.
+    """
+    model = create_model(f"{family}_nano", num_classes=2, img_size=16, proxies_per_class=2).eval()
+    model.store_anchors(torch.randn(2, 3, 16, 16))
+    with torch.no_grad():
+        weights = model(torch.randn(3, 3, 16, 16), return_graphs=True)[1][0].weights[0]  # (3, 2 + 4)
+    torch.testing.assert_close(weights.sum(1), torch.full((3,), total))
+    if family != "cnn2mean":
+        torch.testing.assert_close(weights[:, :2].sum(1), torch.ones(3))
+
+
+def test_attention_has_four_heads():
+    for name in list_models("cnn2*"):
+        assert CONFIGS[name].heads == 4
+
+
 @pytest.mark.equation("cnn2graph", 1)
 def test_anchors_are_drawn_uniformly_in_their_class():
     labels = torch.tensor([2, 0, 1, 0, 2, 1, 0, 2])

@@ -200,6 +200,7 @@ def test_classes_need_as_many_images_as_anchors(capsys, tmp_path):
     (["--model", "cnn2gnn_nano", "--mixup", "0.2"], "triplets need one; give --mixup 0"),
     (["--model", "cnn2gnn_nano", "--multi-label"], "its anchors stand for one class each"),
     (["--model", "cnn2gnn_nano", "--data", "shapes-multi"], "shows several or none"),
+    (["--model", "cnn2gnn_nano", "--accumulation", "5"], "--accumulation 5: cnn2gnn_nano's triplets are of the whole"),
     (["--model", "vig_nano", "--backbone-weights", "torchvision"], "vig_nano has no ResNet"),
     (["--task", "detection", "--backbone-weights", "torchvision"], "start a detector's backbone with --init-from"),
     (["--model", "cnn2gnn_nano", "--backbone-weights", "torchvision"], "there are none of the nano backbone"),
@@ -213,6 +214,11 @@ def test_classes_need_as_many_images_as_anchors(capsys, tmp_path):
 ])
 def test_what_does_not_go_together_is_one_sentence(capsys, argv, says):
     assert says in refused(capsys, *argv, *TINY)
+
+
+def test_cross_entropy_alone_may_come_in_parts():
+    run("--epochs", "1", "--output", "out", "--contrastive", "0", "--accumulation", "2", model="cnn2gnn")
+    assert all(float(rows("out")[-1][f"train_{name}"]) == 0 for name in LOSSES[3:])
 
 
 def test_a_checkpoint_of_another_number_of_classes_is_refused(capsys, tmp_path):

@@ -102,6 +102,18 @@ def test_only_the_hundred_highest_scores_of_an_image_and_category_count():
     assert coco_ap(truth, [*wrong, wrong[0], right | {"score": 0.9}])["AR100"] == 0
 
 
+@pytest.mark.parametrize("area, ranges", [
+    (32**2 - 1, "s"), (32**2, "sm"), (32**2 + 1, "m"), (96**2 - 1, "m"), (96**2, "ml"), (96**2 + 1, "l")])
+def test_an_object_at_the_limit_of_two_ranges_is_in_both(area, ranges):
+    """COCO: small up to 32², medium from there to 96², large from there on, limits included."""
+    box = [0, 0, 40, 40] if area < 2000 else [0, 0, 96, 96]
+    truth = {"images": [{"id": 1}], "categories": [{"id": 1}],
+             "annotations": [{"image_id": 1, "category_id": 1, "bbox": box, "area": area, "iscrowd": 0}]}
+    found = coco_ap(truth, [{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.5}])
+    assert {name for name in "sml" if found[f"AP{name}"] is not None} == set(ranges)
+    assert all(found[f"AP{name}"] == 1 for name in ranges)
+
+
 def test_nothing_to_find_and_nothing_found():
     truth, found = scene("bbox", 0)
     nothing = coco_ap(truth, [])

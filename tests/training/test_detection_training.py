@@ -60,6 +60,29 @@ def test_figures_are_those_of_coco_ap_over_batches():
     assert scores["AP75"] == 100 * coco_ap(truth, metric.found)["AP75"] and "APl" not in scores
 
 
+def test_a_crowd_takes_any_number_of_answers_and_is_none_to_find():
+    """COCO: what lies in a crowd region is neither right nor a false alarm."""
+    crowd = shown([(0, 0, 20, 18), (2, 2, 8, 8)], [1, 1], image=0, crowd=[1, 0])
+    inside = shown([(10, 10, 14, 14), (15, 3, 19, 9), (2, 2, 8, 8)], [1, 1, 1], image=0)
+    figures = {}
+    for name, target in (("crowd", crowd), ("object", crowd | {"iscrowd": torch.tensor([0, 0])})):
+        metric = DetectionTask(["disc"]).metric()
+        metric.update([answer(inside, [0.9, 0.8, 0.7])], [target])
+        figures[name] = metric.compute(ONE)
+    assert figures["crowd"]["AP"] == figures["crowd"]["mask_AP"] == pytest.approx(100)
+    # as an object it is missed, and two answers before the right one are wrong: precision 1/3 up to recall 1/2
+    assert figures["object"]["AP"] == figures["object"]["mask_AP"] == pytest.approx(100 / 3 * 51 / 101)
+
+
+@pytest.mark.parametrize("value, found", [(0.49, 0.0), (0.5, 100.0), (0.51, 100.0)])
+def test_a_pixel_is_in_a_mask_from_one_half_on(value, found):
+    target = shown([(2, 2, 12, 12)], [1], image=0)
+    metric = DetectionTask(["disc"]).metric()
+    metric.update([answer(target, [0.9]) | {"masks": value * target["masks"][:, None].float()}], [target])
+    scores = metric.compute(ONE)
+    assert scores["mask_AP"] == pytest.approx(found) and scores["AP"] == pytest.approx(100)
+
+
 def test_crowds_are_not_learned():
     seen = []
     task, target = DetectionTask(["disc"]), shown([(2, 2, 9, 9), (5, 5, 19, 18)], [1, 1], image=0, crowd=[1, 0])

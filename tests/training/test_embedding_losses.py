@@ -104,6 +104,19 @@ def test_classification_of_images_anchors_and_proxies():
     assert_same(torch.stack(list(losses.values())), torch.stack(expected), leaves)
 
 
+@pytest.mark.parametrize("eps", [0.1, 0.4])
+def test_classification_smooths_the_labels_of_all_three(eps):
+    """(1 − ε) of the label's −log p, and ε of the mean over all classes."""
+    leaves, out = output()
+    losses = classification_losses(out.logits, X_LABELS, out.anchor_logits, L_LABELS, out.proxy_logits, P_LABELS, eps)
+    expected = []
+    for logits, labels in ((out.logits, X_LABELS), (out.anchor_logits, L_LABELS), (out.proxy_logits, P_LABELS)):
+        log_p = logits.log_softmax(1)
+        expected.append(sum(-(1 - eps) * log_p[i, y] - eps * log_p[i].mean() for i, y in enumerate(labels.tolist()))
+                        / len(labels))
+    assert_same(torch.stack(list(losses.values())), torch.stack(expected), leaves)
+
+
 @pytest.mark.equation("cnn2graph", 17)
 @pytest.mark.parametrize("weight", [0.0, 1.0, 2.5])
 def test_the_whole_loss_is_the_sum_of_its_named_terms(weight):

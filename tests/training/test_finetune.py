@@ -75,13 +75,28 @@ def test_earlier_blocks_have_lower_rates():
     assert scales["stages.1.downsample.0.weight"] == 0.5 ** 4 and scales["stages.2.blocks.1.ffn.fc1.0.weight"] == 0.5
 
 
+@pytest.mark.parametrize("name", ["pvig_s", "gkgnet_s"])
+def test_a_pyramid_has_its_twelve_blocks_rates_with_or_without_labels(name):
+    """0.75 a block, worked out by hand; GKGNet's cross levels, beside the blocks, learn as fast as its classifiers."""
+    scales = rate_scales(on_meta(name), 0.75)
+    by_hand = {"stem": 0.0317, "position": 0.0317, "stages.0.blocks.0": 0.0422, "stages.0.blocks.1": 0.0563,
+               "stages.1.downsample": 0.0563, "stages.1.blocks.0": 0.0751, "stages.2.blocks.0": 0.1335,
+               "stages.2.blocks.5": 0.5625, "stages.3.downsample": 0.5625, "stages.3.blocks.0": 0.75,
+               "stages.3.blocks.1": 1.0}
+    by_hand |= {"cross": 1.0, "widen": 1.0, "labels": 1.0, "of_labels": 1.0} if name == "gkgnet_s" else {"head": 1.0}
+    for part, rate in by_hand.items():
+        found = [scale for key, scale in scales.items() if key.startswith(f"{part}.") or key == part]
+        assert found and found == pytest.approx([rate] * len(found), abs=5e-5), part
+
+
 def test_every_parameter_is_in_one_group_with_its_scale():
-    model = create_model("gkgnet_nano")
+    model = create_model("gkgnet_nano")  # blocks 1, 1, 2, 1
     groups = create_optimiser(model, get_recipe("finetune")).param_groups
-    scales = {id(parameter): scale for (_, parameter), scale in
-              zip(model.named_parameters(), rate_scales(model, 0.75).values(), strict=True)}
-    found = {id(parameter): group["scale"] for group in groups for parameter in group["params"]}
-    assert found == scales and sum(len(group["params"]) for group in groups) == len(scales)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(parameter)]: group["scale"] for group in groups for parameter in group["params"]}
+    assert found.keys() == set(names.values()) and sum(len(group["params"]) for group in groups) == len(names)
+    assert found["stem.layers.0.weight"] == pytest.approx(0.75 ** 5) and found["cross.0.fc1.0.weight"] == 1
+    assert found["stages.2.blocks.0.ffn.fc1.0.weight"] == pytest.approx(0.75 ** 2)
     assert len(create_optimiser(model, get_recipe("gkgnet")).param_groups) == 2
 
 

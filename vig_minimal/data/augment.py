@@ -15,7 +15,8 @@ from torchvision.transforms import InterpolationMode
 
 Box = tuple[int, int, int, int]
 BICUBIC = InterpolationMode.BICUBIC
-GREY = [128, 128, 128]  # fills the gap that a moved image leaves: the recipe's mean 0.5
+Colour = tuple[int, int, int]
+GREY = (128, 128, 128)  # the mean 0.5, see `mean_colour`
 
 
 def _uniform(count: int, generator: torch.Generator) -> list[float]:
@@ -66,15 +67,20 @@ def random_resized_box(height: int, width: int, generator: torch.Generator) -> B
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def _shear(image: Image.Image, x: float, y: float) -> Image.Image:
+def mean_colour(mean: tuple[float, ...]) -> Colour:
+    """255 · mean, in whole numbers: what fills the gap that a moved image leaves, as in ViG's and DeiT's commands."""
+    return tuple(min(255, round(255 * value)) for value in mean)
+
+
+def _shear(image: Image.Image, x: float, y: float, fill: Colour) -> Image.Image:
     """Take the pixel at column c and row r from (c + x r, r + y c)."""
     angles = [math.degrees(math.atan(x)), math.degrees(math.atan(y))]
-    return TF.affine(image, 0.0, [0, 0], 1.0, angles, BICUBIC, GREY, center=[0, 0])
+    return TF.affine(image, 0.0, [0, 0], 1.0, angles, BICUBIC, list(fill), center=[0, 0])
 
 
-def _translate(image: Image.Image, x: float, y: float) -> Image.Image:
+def _translate(image: Image.Image, x: float, y: float, fill: Colour) -> Image.Image:
     """Move right by x of the width and down by y of the height."""
-    return TF.affine(image, 0.0, [x * image.width, y * image.height], 1.0, [0.0, 0.0], BICUBIC, GREY)
+    return TF.affine(image, 0.0, [x * image.width, y * image.height], 1.0, [0.0, 0.0], BICUBIC, list(fill))
 
 
 def _solarize_add(image: Image.Image, amount: int) -> Image.Image:
@@ -85,23 +91,24 @@ def _factor(m: float, sign: int) -> float:
     return 1 + sign * 0.9 * m / 10
 
 
-# name: ((magnitude m in [0, 10], random sign) -> severity s, (image, s) -> image). All effects grow with m: "inc1"
+# name: ((magnitude m in [0, 10], random sign) -> severity s, (image, s, fill) -> image). Effects grow with m: "inc1"
 OPERATIONS = {
-    "AutoContrast": (lambda m, sign: None, lambda image, s: TF.autocontrast(image)),
-    "Equalize": (lambda m, sign: None, lambda image, s: TF.equalize(image)),
-    "Invert": (lambda m, sign: None, lambda image, s: TF.invert(image)),
-    "Rotate": (lambda m, sign: sign * 30 * m / 10, lambda image, s: TF.rotate(image, s, BICUBIC, fill=GREY)),
-    "Posterize": (lambda m, sign: max(1, 4 - int(4 * m / 10)), TF.posterize),
-    "Solarize": (lambda m, sign: 256 - int(256 * m / 10), TF.solarize),
-    "SolarizeAdd": (lambda m, sign: int(110 * m / 10), _solarize_add),
-    "Color": (_factor, TF.adjust_saturation),
-    "Contrast": (_factor, TF.adjust_contrast),
-    "Brightness": (_factor, TF.adjust_brightness),
-    "Sharpness": (_factor, TF.adjust_sharpness),
-    "ShearX": (lambda m, sign: sign * 0.3 * m / 10, lambda image, s: _shear(image, s, 0)),
-    "ShearY": (lambda m, sign: sign * 0.3 * m / 10, lambda image, s: _shear(image, 0, s)),
-    "TranslateX": (lambda m, sign: sign * 0.45 * m / 10, lambda image, s: _translate(image, s, 0)),
-    "TranslateY": (lambda m, sign: sign * 0.45 * m / 10, lambda image, s: _translate(image, 0, s)),
+    "AutoContrast": (lambda m, sign: None, lambda image, s, fill: TF.autocontrast(image)),
+    "Equalize": (lambda m, sign: None, lambda image, s, fill: TF.equalize(image)),
+    "Invert": (lambda m, sign: None, lambda image, s, fill: TF.invert(image)),
+    "Rotate": (lambda m, sign: sign * 30 * m / 10,
+               lambda image, s, fill: TF.rotate(image, s, BICUBIC, fill=list(fill))),
+    "Posterize": (lambda m, sign: max(1, 4 - int(4 * m / 10)), lambda image, s, fill: TF.posterize(image, s)),
+    "Solarize": (lambda m, sign: 256 - int(256 * m / 10), lambda image, s, fill: TF.solarize(image, s)),
+    "SolarizeAdd": (lambda m, sign: int(110 * m / 10), lambda image, s, fill: _solarize_add(image, s)),
+    "Color": (_factor, lambda image, s, fill: TF.adjust_saturation(image, s)),
+    "Contrast": (_factor, lambda image, s, fill: TF.adjust_contrast(image, s)),
+    "Brightness": (_factor, lambda image, s, fill: TF.adjust_brightness(image, s)),
+    "Sharpness": (_factor, lambda image, s, fill: TF.adjust_sharpness(image, s)),
+    "ShearX": (lambda m, sign: sign * 0.3 * m / 10, lambda image, s, fill: _shear(image, s, 0, fill)),
+    "ShearY": (lambda m, sign: sign * 0.3 * m / 10, lambda image, s, fill: _shear(image, 0, s, fill)),
+    "TranslateX": (lambda m, sign: sign * 0.45 * m / 10, lambda image, s, fill: _translate(image, s, 0, fill)),
+    "TranslateY": (lambda m, sign: sign * 0.45 * m / 10, lambda image, s, fill: _translate(image, 0, s, fill)),
 }
 
 
@@ -119,11 +126,12 @@ def draw_operations(generator: torch.Generator, magnitude: float = 9, noise: flo
 
 
 def rand_augment(image: Image.Image, generator: torch.Generator, magnitude: float = 9, noise: float = 0.5,
-                 operations: int = 2) -> Image.Image:
+                 operations: int = 2, fill: Colour = GREY) -> Image.Image:
     """RandAugment (Cubuk et al., 2020) as in DeiT's and ViG's released commands, "rand-m9-mstd0.5-inc1".
 
     Draws two of the 15 `OPERATIONS` uniformly with replacement, and applies each with probability 1/2 at its own
-    magnitude m ~ N(9, 0.5²), clipped to [0, 10]. (The paper applies both, at one magnitude.)
+    magnitude m ~ N(9, 0.5²), clipped to [0, 10]. (The paper applies both, at one magnitude.) fill: the colour of the
+    gap that a moved image leaves, `mean_colour` of the recipe's mean.
 
     Differs from the commands: moved images are resampled bicubically as in DeiT's, where ViG's draws bilinear or
     bicubic; Posterize keeps at least 1 bit, where theirs keeps none at m = 10, which makes a black image.
@@ -132,7 +140,7 @@ def rand_augment(image: Image.Image, generator: torch.Generator, magnitude: floa
     if image.mode != "RGB":
         raise ValueError(f"an image of mode {image.mode}: rand_augment takes RGB; convert it first")
     for name, severity in draw_operations(generator, magnitude, noise, operations):
-        image = OPERATIONS[name][1](image, severity)
+        image = OPERATIONS[name][1](image, severity, fill)
     return image
 
 
@@ -180,12 +188,13 @@ def _clipped(box: Box, height: int, width: int) -> Box:
 
 
 def cutmix_box(height: int, width: int, share: float, generator: torch.Generator) -> Box:
-    """Draw CutMix's box, H √(1 − λ) × W √(1 − λ) with λ = `share` and its centre uniform in the image, then clip it:
-    1 − λ is its share of the area before clipping; `cutmix` counts the pixels that are left."""
-    side = math.sqrt(1 - share)
-    h, w = round(height * side), round(width * side)
-    y, x = _uniform(2, generator)
-    return _clipped((round(y * height - h / 2), round(x * width - w / 2), h, w), height, width)
+    """Draw CutMix's box, about H √(1 − λ) × W √(1 − λ) with λ = `share`, around a pixel drawn uniformly, then clip it:
+    1 − λ is its share of the area before clipping; `cutmix` counts the pixels that are left.
+
+    As in its authors' code, ⌊⌊side √(1 − λ)⌋ / 2⌋ pixels lie on either side of the middle: lengths are even."""
+    reach = [int(side * math.sqrt(1 - share)) // 2 for side in (height, width)]
+    y, x = (int(u * side) for u, side in zip(_uniform(2, generator), (height, width)))
+    return _clipped((y - reach[0], x - reach[1], 2 * reach[0], 2 * reach[1]), height, width)
 
 
 def beta(alpha: float, generator: torch.Generator) -> float:

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .augment import BICUBIC, color_jitter, rand_augment, random_resized_box
+from .augment import BICUBIC, color_jitter, mean_colour, rand_augment, random_resized_box
 from .broken_images import FileNote, Key, read_or_replace
 from .data_recipe import DataRecipe
 from .seeds import generator
@@ -37,19 +37,23 @@ class Batch(NamedTuple):
 
 
 def centre_crop(image: Image.Image | Tensor, size: tuple[int, int], share: float) -> Image.Image | Tensor:
-    """Scale an image until `share` of it just covers `size` (height, width), and cut that out of its centre. A share of
-    0 stretches the whole image to that size: nothing is cut off."""
+    """Scale an image until `share` of it just covers `size` (height, width), and cut that out of its centre.
+
+    Lengths are cut to whole pixels, as torchvision's Resize and timm cut them: a square size s of any image's shorter
+    side ⌊s / share⌋, and the other in proportion. A share of 0 stretches the whole image to `size`: nothing is cut off.
+    """
     if share == 0:
         return TF.resize(image, size, BICUBIC)
-    _, height, width = TF.get_dimensions(image)
-    scale = max(size[0] / height, size[1] / width) / share
+    _, *sides = TF.get_dimensions(image)  # height, width
+    short = 0 if size[0] * sides[1] >= size[1] * sides[0] else 1  # the side of which no more than needed is there
+    reach = math.floor(size[short] / share)  # its length once scaled
     # a thin image would become gigabytes: of its length, what lies far outside the crop goes first
-    kept = [side - max(0, side - math.ceil(LONGEST * most / scale)) // 2 * 2  # as much at both ends
-            for side, most in zip((height, width), size)]
-    if kept != [height, width]:
-        image, (height, width) = TF.center_crop(image, kept), kept
-    image = TF.resize(image, [max(1, round(side * scale)) for side in (height, width)], BICUBIC)
-    return TF.center_crop(image, size)
+    kept = [side - max(0, side - math.ceil(LONGEST * most * sides[short] / reach)) // 2 * 2  # as much at both ends
+            for side, most in zip(sides, size)]
+    if kept != sides:
+        image, sides = TF.center_crop(image, kept), kept
+    scaled = [reach * side // sides[short] for side in sides]
+    return TF.center_crop(TF.resize(image, scaled, BICUBIC), size)
 
 
 @dataclass(eq=False)
@@ -87,7 +91,7 @@ class PreparedImages(Dataset):
             if recipe.color_jitter > 0:
                 image = color_jitter(image, source, recipe.color_jitter)
             if recipe.rand_augment > 0:
-                image = rand_augment(image, source, recipe.rand_augment)
+                image = rand_augment(image, source, recipe.rand_augment, fill=mean_colour(recipe.mean))
         image = image if isinstance(image, Tensor) else TF.pil_to_tensor(image)
         return image.expand(3, -1, -1), torch.as_tensor(label)
 

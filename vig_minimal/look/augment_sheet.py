@@ -30,7 +30,8 @@ def operations(image: Image.Image) -> Panels:
     """RandAugment's operations one by one at the recipe's magnitude, every other one with a negative sign."""
     chosen = [(name, severity(MAGNITUDE, 1 if i % 2 else -1), apply)
               for i, (name, (severity, apply)) in enumerate(augment.OPERATIONS.items())]
-    return [(f"{name}\n{SEVERITIES.get(name, 'no severity').format(s)}", apply(image, s)) for name, s, apply in chosen]
+    return [(f"{name}\n{SEVERITIES.get(name, 'no severity').format(s)}", apply(image, s, augment.GREY))
+            for name, s, apply in chosen]
 
 
 def rand_augment_draws(image: Image.Image, count: int, source: torch.Generator) -> Panels:

@@ -213,12 +213,15 @@ def create_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 def rate_scales(model: nn.Module, decay: float) -> dict[str, float]:
     """Return each parameter's share of the learning rate: decay^(L − l) in block l of L, decay^L in the stem, 1 in
-    whatever comes after the last block (layer-wise decay)."""
-    block_of = {parameter: l for l, block in enumerate(model.blocks, 1) for parameter in block.parameters()}
+    whatever comes after the last block (layer-wise decay). GKGNet's cross levels are none of the L: they read from
+    patches, and begin anew with other classes, as a head does."""
+    body = {parameter for name, parameter in model.named_parameters() if name.split(".")[0] in BODY}
+    blocks = [block for block in model.blocks if body.intersection(block.parameters())]
+    block_of = {parameter: l for l, block in enumerate(blocks, 1) for parameter in block.parameters()}
     scales, layer = {}, 0
     for name, parameter in model.named_parameters():
         layer = block_of.get(parameter, layer)  # a downsampling counts as the block before it
-        scales[name] = decay ** (len(model.blocks) - layer) if name.split(".")[0] in BODY else 1.0
+        scales[name] = decay ** (len(blocks) - layer) if parameter in body else 1.0
     return scales
 
 

@@ -70,10 +70,10 @@ DEMO = Recipe(epochs=2, batch_size=32, lr=1.5e-3, warmup_epochs=0.2, cooldown_ep
               clip_grad=1.0, crop="pad", eval_crop=1.0, size="nano")
 
 # CNN2GNN section 4.1: SGD with momentum 0.9 at 3e-4, 100 epochs, batch 256 (100 for CIFAR-100 and ImageNet), random
-# crop and colour jitter; the paper gives neither a schedule nor weight decay.
+# crop and colour jitter, and no mirrored images; the paper gives neither a schedule nor weight decay.
 CNN2GRAPH = Recipe(epochs=100, batch_size=256, optimiser="sgd", lr=3e-4, schedule="step", warmup_epochs=0.0,
                    cooldown_epochs=0.0, weight_decay=0.0, label_smoothing=0.0, drop_path=0.0, ema_decay=0.0,
-                   color_jitter=0.4, eval_crop=1.0, size="resnet18", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+                   color_jitter=0.4, flip=False, eval_crop=1.0, size="resnet18", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 # ClusterViG section V: AdamW at 2e-4, 12 epochs, 1333 × 800, 8 GPUs. As is customary for 12 epochs: 16 images a step,
 # the rate cut at epochs 8 and 11, 500 steps of warm-up, half of the images mirrored.

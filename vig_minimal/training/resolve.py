@@ -159,6 +159,9 @@ def check_task(config: RunConfig) -> None:
          f" {data} has exactly one; multi-label data are {', '.join(MULTI_LABEL)}; choose one, or another model"),
         (not several and recipe.mixes and has_anchors,
          f"mixup and CutMix give an image shares of two classes, and triplets need one; {no_mixing}"),
+        (has_anchors and recipe.contrastive > 0 and recipe.accumulation > 1 and not config.eval_only,
+         f"--accumulation {recipe.accumulation}: {model}'s triplets are of the whole batch, which parts would cut; give"
+         " --grad-checkpoint, --amp or a smaller --batch-size"),
         (config.backbone_weights and not hasattr(preset, "backbone"),
          f"--backbone-weights: {model} has no ResNet; give --init-from its own weights"),
         (config.every and not hasattr(preset, "grid"), f"--every: {model} has no graph over patches"),

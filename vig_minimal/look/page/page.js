@@ -70,8 +70,8 @@ async function load(source) {
 }
 /* What the model sees of an image, or of a part of its height: as `centre_crop` in Python. */
 function fit(image, share = model().crop, top = 0, part = image.height) {
-  const [height, width] = model().size, scale = Math.max(width / image.width, height / part) / share;
-  const canvas = element("canvas", { width, height });
+  const [height, width] = model().size, canvas = element("canvas", { width, height });
+  const scale = Math.max(Math.floor(width / share) / image.width, Math.floor(height / share) / part);
   const [w, h] = share ? [width / scale, height / scale] : [image.width, part];
   const context = Object.assign(canvas.getContext("2d", { willReadFrequently: true }), { fillStyle: "#fff" });
   context.fillRect(0, 0, width, height);  // what is transparent is white, as in Python

@@ -1,0 +1,111 @@
+"""The papers' tables of hyper-parameters as data, from the print: every field of every paper's recipe."""
+
+from dataclasses import asdict
+
+import pytest
+from torch import nn
+
+from vig_minimal.models.checks import IMAGENET_MEAN, IMAGENET_STD
+from vig_minimal.training.engine import create_optimiser, learning_rate
+from vig_minimal.training.recipes import PAPERS, get_recipe
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+# what no paper has, and so no paper's recipe
+ABSENT = {"accumulation": 1, "oversample": 0.0, "scale_jitter": 0.0, "layer_decay": 1.0}
+# weights of losses that only one family has
+LOSSES = {"asymmetric": 10.0,  # GKGNet's released code; the paper prints L_smooth + L_asy
+          "contrastive": 1.0}  # CNN2GNN Eq. 17: the plain sum
+# ViG-LRGC Table 1, row by row; below it what section 4.2 and ViG's released command add
+LRGC = {
+    "epochs": 300,
+    "optimiser": "adamw",
+    "batch_size": 256,
+    "lr": 2e-3,
+    "schedule": "cosine",
+    "warmup_epochs": 20.0,
+    "weight_decay": 0.05,
+    "label_smoothing": 0.1,
+    "drop_path": 0.1,
+    "repeats": 3,
+    "rand_augment": 9.0,
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "erasing": 0.25,
+    "ema_decay": 0.99996,
+    "cooldown_epochs": 10.0, "warmup_lr": 1e-6, "min_lr": 1e-5, "decay_epochs": (), "clip_grad": 0.0,
+    "crop": "resized", "flip": True, "color_jitter": 0.0,  # timm jitters no colours where RandAugment does
+    "eval_crop": 0.9, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "teacher": "none", "size": "ti",
+} | ABSENT | LOSSES
+PLAIN = {"repeats": 1, "rand_augment": 0.0, "mixup": 0.0, "cutmix": 0.0, "erasing": 0.0, "cooldown_epochs": 0.0,
+         "ema_decay": 0.0, "schedule": "step"}
+GKGNET = LRGC | PLAIN | IMAGENET | {
+    # section 4.1: AdamW, decay 0.05, 80 epochs, 1e-4 after a warm-up from 1e-3 of it, ×0.1 at epochs 10 and 50
+    "epochs": 80, "lr": 1e-4, "warmup_lr": 1e-7, "decay_epochs": (10.0, 50.0),
+    # the released configuration; the whole photo is evaluated
+    "batch_size": 128, "warmup_epochs": 5.0, "clip_grad": 5.0, "erasing": 0.5, "color_jitter": 0.4, "eval_crop": 0.0,
+    "size": "s"}
+CNN2GNN = LRGC | PLAIN | IMAGENET | {
+    # section 4.1: SGD, 3e-4, 100 epochs, batch 256, random crop and colour jitter
+    "epochs": 100, "batch_size": 256, "optimiser": "sgd", "lr": 3e-4, "flip": False, "color_jitter": 0.4,
+    # neither printed nor released
+    "warmup_epochs": 0.0, "weight_decay": 0.0, "label_smoothing": 0.0, "drop_path": 0.0, "eval_crop": 1.0,
+    "size": "resnet18"}
+DETECTION = LRGC | PLAIN | IMAGENET | {
+    # ClusterViG section V: AdamW, 2e-4, 12 epochs
+    "epochs": 12, "lr": 2e-4,
+    # as is customary: 16 images, 500 of 118,287 / 16 steps of warm-up from 1/1000, ×0.1 at epochs 8 and 11
+    "batch_size": 16, "warmup_lr": 2e-7, "warmup_epochs": 0.07, "decay_epochs": (8.0, 11.0), "size": "s"}
+PRINTED = {
+    "lrgc": LRGC,
+    "vig": LRGC | {"batch_size": 1024},
+    # ClusterViG section V: batch 1024, AdamW, 2e-3, cosine, 300 epochs, RegNetY-16GF
+    "cvig": LRGC | IMAGENET | {"batch_size": 1024, "teacher": "regnet_y_16gf"},
+    "gkgnet": GKGNET,
+    "gkgnet_voc": GKGNET | {"decay_epochs": (5.0, 50.0)},
+    "cnn2graph": CNN2GNN,
+    "cnn2graph_100": CNN2GNN | {"batch_size": 100},
+    "detection": DETECTION,
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_a_recipe_is_what_its_paper_prints(name):
+    recipe, printed = asdict(get_recipe(name)), PRINTED[name]
+    assert {field: recipe[field] for field in printed} == printed  # the difference shows field by field
+    assert recipe.keys() == printed.keys(), "a new field needs its value in every paper's table"
+
+
+def test_families_have_their_papers_recipes():
+    assert PAPERS.items() >= {"vig": "vig", "svig": "vig", "pvig": "vig", "lrgc": "lrgc", "cvig": "cvig",
+                              "gkgnet": "gkgnet", "cnn2gnn": "cnn2graph", "cnn2transformer": "cnn2graph",
+                              "cnn2mean": "cnn2graph", "cnn2max": "cnn2graph", "resnet": "cnn2graph"}.items()
+    assert (IMAGENET_MEAN, IMAGENET_STD) == (IMAGENET["mean"], IMAGENET["std"])
+
+
+def test_optimisers_are_those_of_the_papers():
+    sgd, adamw = (create_optimiser(Layers(), get_recipe(name)) for name in ("cnn2graph", "lrgc"))
+    assert type(sgd).__name__ == "SGD" and sgd.defaults["momentum"] == 0.9 and not sgd.defaults["nesterov"]
+    assert type(adamw).__name__ == "AdamW" and adamw.defaults["betas"] == (0.9, 0.999)
+    assert [group["weight_decay"] for group in adamw.param_groups] == [0.05, 0.0]
+    assert [group["weight_decay"] for group in sgd.param_groups] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("name, rates", [
+    # epoch: rate; by hand from the print
+    ("gkgnet", {0: 1e-7, 5: 1e-4, 9.99: 1e-4, 10: 1e-5, 49.99: 1e-5, 50: 1e-6, 79.99: 1e-6}),
+    ("gkgnet_voc", {4.99: 0.998e-4, 5: 1e-5, 49.99: 1e-5, 50: 1e-6}),
+    ("cnn2graph", {0: 3e-4, 50: 3e-4, 99.99: 3e-4}),
+    ("detection", {0: 2e-7, 0.07: 2e-4, 7.99: 2e-4, 8: 2e-5, 10.99: 2e-5, 11: 2e-6}),
+    ("lrgc", {0: 1e-6, 10: 1.0005e-3, 20: 2e-3, 155: 1.005e-3, 290: 1e-5, 299.99: 1e-5}),
+])
+def test_rates_are_the_printed_ones_at_each_epoch(name, rates):
+    for epoch, rate in rates.items():
+        assert learning_rate(round(100 * epoch), 100, get_recipe(name)) == pytest.approx(rate, rel=1e-3), epoch
+
+
+class Layers(nn.Linear):
+    """The smallest network with blocks."""
+
+    def __init__(self):
+        super().__init__(3, 2)
+        self.blocks = []

@@ -2,6 +2,7 @@
 it needs an oracle in tests/reference/constructors.py, and the least and largest number of a node's sources."""
 
 import re
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from reference.constructors import EXPECTED
 from vig_minimal import Graph, create_model, list_constructors, load_released
 from vig_minimal.constructors import CONSTRUCTORS, OF_PLACES
 from vig_minimal.constructors.hypergraph import HyperedgeGraph
+from vig_minimal.constructors.schedules import at
 from vig_minimal.graphs.aggregate import aggregate_sum, max_relative
 from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.look.explore_layers import layers_of

@@ -10,8 +10,8 @@ from reference.constructors import lloyd, start
 from reference.places import fuzzy_c_means
 from vig_minimal import Graph, create_model
 from vig_minimal.constructors import DAGC, LSGC, MGC, SVGA, ClusterKNN, Hypergraph, Surroundings, WindowKNN
-from vig_minimal.constructors import cluster_knn as module
 from vig_minimal.constructors.cluster_knn import cluster_graph
+from vig_minimal.graphs.fast import partitions
 
 
 def sources(constructor, grid: tuple[int, int], row: int, column: int, x: Tensor | None = None) -> set[tuple[int, int]]:
@@ -123,18 +123,18 @@ def test_hyperedges_grow_from_25_to_50_over_the_blocks_at_224_pixels():
     model = create_model("vig_ti", graph="hypergraph", dim=16, num_classes=2).eval()
     with torch.no_grad():
         graphs = model(torch.randn(1, 3, 224, 224), return_graphs=True)[1]
-    assert [graph.num_sources for graph in graphs] == [25, 27, 29, 31, 34, 36, 38, 40, 43, 45, 47, 50]
+    assert [graph.member.shape[2] for graph in graphs] == [25, 27, 29, 31, 34, 36, 38, 40, 43, 45, 47, 50]
 
 
 def test_few_nodes_have_a_quarter_of_them_to_half():
     for size, expected in (((12, 20), [3, 6]), ((24, 60), [22, 44]), ((40, 44), [25, 50]), ((4, 8), [1, 2])):
-        assert [graph.num_sources for graph in block_graphs(size, graph="hypergraph")] == expected
+        assert [graph.member.shape[2] for graph in block_graphs(size, graph="hypergraph")] == expected
 
 
 def test_a_membership_of_exactly_a_hundredth_is_none():
     """One hundred hyperedges around equal nodes: every membership is 1/100, and 0.01 is not above 0.01."""
-    assert not Hypergraph(100).eval()(torch.ones(1, 120, 3)).adj().any()
-    assert Hypergraph(99).eval()(torch.ones(1, 120, 3)).adj().all()
+    assert not Hypergraph(100).eval()(torch.ones(1, 120, 3)).member.any()
+    assert Hypergraph(99).eval()(torch.ones(1, 120, 3)).member.all()
 
 
 def test_fuzzy_c_means_does_twenty_rounds():
@@ -142,7 +142,7 @@ def test_fuzzy_c_means_does_twenty_rounds():
     torch.manual_seed(3)
     x = features(1, 90, 4)[0]
     centres = [x[n] for n in start(90, 22)]
-    found = Hypergraph(22).eval()(x[None]).adj()[0]
+    found = Hypergraph(22).eval()(x[None]).member[0]
     by_rounds = {rounds: torch.tensor(fuzzy_c_means(x, list(centres), rounds)) > 0.01 for rounds in (15, 20, 25)}
     assert torch.equal(found, by_rounds[20])
     assert not torch.equal(found, by_rounds[15]) and not torch.equal(found, by_rounds[25])
@@ -160,7 +160,7 @@ def test_partitions_are_those_of_twenty_rounds_over_features():
 
 
 def test_a_node_is_its_own_nearest_in_its_partition_wherever_its_block_begins(monkeypatch):
-    monkeypatch.setattr(module, "DISTANCES", 100)  # some rows of distances at a time
+    monkeypatch.setattr(partitions, "DISTANCES", 100)  # some rows of distances at a time
     x = torch.ones(2, 60, 8)
     index = cluster_graph(x, torch.arange(60).expand(2, -1) % 3, 3, 4).index
     assert (index[..., 0] == torch.arange(60)).all()

@@ -578,8 +578,8 @@ def test_draw_mix_switches():
 
 
 def test_the_sides_of_cutmix_are_cut_to_whole_pixels():
-    """As in its authors' code: 224 √0.5 = 158.4, so 79 pixels on either side of the middle; 10 √0.36 = 6; 5 → 4."""
-    for side, share, length in ((224, 0.5, 158), (224, 0.9, 70), (10, 0.64, 6), (10, 0.75, 4), (32, 0.99, 2)):
+    """As in its authors' code: 224 √0.5 = 158.4 gives 2 · 79 pixels, 157.6 gives 2 · 78; 10 √0.325 = 5.7 gives 4."""
+    for side, share, length in ((224, 0.5, 158), (224, 0.505, 156), (10, 0.64, 6), (10, 0.675, 4), (32, 0.99, 2)):
         boxes = [cutmix_box(side, side, share, source) for source in [seeded()] for _ in range(300)]
         assert max(h for _, _, h, _ in boxes) == max(w for *_, w in boxes) == length
     boxes = np.array([cutmix_box(6, 6, 0.85, source) for source in [seeded()] for _ in range(500)])

@@ -22,9 +22,11 @@ from functools import partial
 
 from torch import nn
 
+from .adaptive import Adaptive
 from .axial import DAGC, LSGC, MGC, SVGA
 from .cluster_knn import ClusterKNN
 from .controls import Alone, Full, Random, Surroundings
+from .detail import Detail
 from .group_knn import GroupKNN
 from .hypergraph import Hypergraph, hyperedges_of_block
 from .knn import KNN, default_k, of_block
@@ -32,7 +34,7 @@ from .lrgc import LRGC
 from .similarity_threshold import SimilarityThreshold, quantiles
 from .window_knn import WindowKNN, window_rule
 
-__all__ = ["CONSTRUCTORS", "DAGC", "KNN", "LRGC", "LSGC", "MGC", "OF_PLACES", "SVGA", "Alone", "ClusterKNN", "Full",
+__all__ = ["CONSTRUCTORS", "DAGC", "KNN", "LRGC", "LSGC", "MGC", "OF_PLACES", "SVGA", "Adaptive", "Alone", "ClusterKNN", "Detail", "Full",
            "GroupKNN", "Hypergraph", "Random", "SimilarityThreshold", "Surroundings", "WindowKNN"]
 
 
@@ -78,6 +80,8 @@ OF_PLACES = {
     "mgc": lambda hops, k, rule: MGC(hops),
     "dagc": lambda hops, k, rule: DAGC(hops or 2),
     "lsgc": lambda hops, k, rule: LSGC(hops or 2),
+    "adaptive": lambda hops, k, rule: Adaptive(hops),
+    "detail": lambda hops, k, rule: Detail(k, rule),
     "grid": lambda hops, k, rule: Surroundings(),
     "random": lambda hops, k, rule: Random(k, rule),
     "none": lambda hops, k, rule: Alone(),
@@ -115,6 +119,8 @@ CONSTRUCTORS = {
     "mgc": (partial(of_places, "mgc"), ("hops",)),                   # MobileViGv2
     "dagc": (partial(of_places, "dagc"), ("hops",)),                 # GreedyViG
     "lsgc": (partial(of_places, "lsgc"), ("hops",)),                 # LogViG
+    "adaptive": (partial(of_places, "adaptive"), ("hops",)),         # AdaptViG
+    "detail": (partial(of_places, "detail"), ("k",)),                # IPG
     # controls
     "grid": (partial(of_places, "grid"), ()),
     "random": (partial(of_places, "random"), ("k",)),

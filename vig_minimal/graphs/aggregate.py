@@ -65,6 +65,8 @@ def _maximum(x: Tensor | None, sources: Tensor, graph: Graph) -> Tensor:
     if isinstance(graph, GroupGraph):
         x, sources = (None if t is None else subnodes(t, graph) for t in (x, sources))  # (B, N·G, C/G)
         return _maximum(x, sources, graph.subnodes()).unflatten(1, (graph.num_targets, -1)).flatten(2)
+    if graph.index is not None and graph.weights is not None:
+        return _weighted_edges(x, sources, graph)
     inputs = [t for t in (x, sources, graph.weights) if t is not None and t.dtype != torch.bool]
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
     best, winner = search(x, sources, graph, needs_grad)  # the maximum and its j*: (B, N, C) each
@@ -75,6 +77,16 @@ def _maximum(x: Tensor | None, sources: Tensor, graph: Graph) -> Tensor:
     if graph.weights is None or weighted:
         return result
     return result.masked_fill(graph.weights.sum(-1, keepdim=True) == 0, 0)  # no edge: no gradient
+
+
+def _weighted_edges(x: Tensor | None, sources: Tensor, graph: Graph) -> Tensor:
+    """Do `_maximum` for k edges with weights, the messages being small: (B, N, k, C)."""
+    index, weights = graph.index, graph.weights[..., None]  # (B, N, k), (B, N, k, 1)
+    rows = index.flatten(1)[..., None].expand(-1, -1, sources.shape[2])  # (B, N·k, C)
+    message = sources.gather(1, rows).unflatten(1, index.shape[1:])  # y_j: (B, N, k, C)
+    message = weights * (message if x is None else message - x[:, :, None])
+    m = torch.where(weights != 0, message, 0).max(2).values
+    return m.relu() if index.shape[2] < graph.num_sources else m  # a source without an edge carries 0
 
 
 def subnodes(x: Tensor, graph: GroupGraph) -> Tensor:

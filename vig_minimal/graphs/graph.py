@@ -49,15 +49,18 @@ def _(x, least):
 
 @dataclass(frozen=True)
 class Graph:
-    """A batch of graphs, given by neighbour indices or by a dense adjacency. Raises ValueError for both or none."""
+    """A batch of graphs, given by neighbour indices or by a dense adjacency. Raises ValueError for none.
+
+    With both, the weights (B, N, k) are those of the index's edges, whose sources are then all different.
+    """
 
     num_sources: int  # M
     index: Tensor | None = None  # (B, N, k) int64, sources of each target, of weight 1; duplicate sources count once
     weights: Tensor | None = None  # (B, N, M), bool or float, the dense adjacency; 0 (False) is no edge
 
     def __post_init__(self):
-        if (self.index is None) == (self.weights is None):
-            raise ValueError("a Graph takes exactly one of index (B, N, k) and weights (B, N, M)")
+        if self.index is None and self.weights is None:
+            raise ValueError("a Graph takes index (B, N, k), weights (B, N, M), or index and its weights (B, N, k)")
 
     @property
     def num_targets(self) -> int:
@@ -69,6 +72,8 @@ class Graph:
         if self.index is None:
             return self.weights
         shape = (*self.index.shape[:-1], self.num_sources)
+        if self.weights is not None:
+            return self.weights.new_zeros(shape).scatter(-1, self.index, self.weights)
         return torch.zeros(shape, dtype=torch.bool, device=self.index.device).scatter_(-1, self.index, 1)
 
     def union(self) -> "Graph":

@@ -190,38 +190,38 @@ class FFN(nn.Module):
         return x + self.scale(self.fc2(self.fc1(x)))
 
 
-class Stage(nn.ModuleList):
+class Stage(nn.Module):
     """Before all stages but the first a 3×3 convolution of stride 2 and BN; local blocks; graph blocks.
 
     (B, C_before, H, W) -> (B, C, ⌈H/2⌉, ⌈W/2⌉) and the Graph of every graph block.
     """
 
     def __init__(self, config: AdaptViGConfig, stage: int):
-        dim, local, depth = config.dim[stage], config.local[stage], config.depth[stage]
-        first = sum(config.local[:stage]) + sum(config.depth[:stage])
-        rates = iter(drop_path_rates(config.drop_path, sum(config.local) + sum(config.depth))[first:])
-        parts = [LocalBlock(dim, next(rates)) for _ in range(local)]
-        for _ in range(depth):
-            rate, last = next(rates), stage == len(config.dim) - 1
-            constructor = Attend(dim) if last else Adaptive(config.hops[stage])
-            parts.append(Block(Grapher(dim, constructor, rate), FFN(dim, rate)))
+        super().__init__()
+        dim, last = config.dim[stage], stage == len(config.dim) - 1
+        per_stage = [a + b for a, b in zip(config.local, config.depth, strict=True)]
+        rates = iter(drop_path_rates(config.drop_path, sum(per_stage))[sum(per_stage[:stage]):])  # over all blocks
+        self.downsample = nn.Identity()
         if stage > 0:
-            before = config.dim[stage - 1]
-            parts.insert(0, nn.Sequential(nn.Conv2d(before, dim, 3, 2, padding=1), nn.BatchNorm2d(dim)))
-        super().__init__(parts)
+            self.downsample = nn.Sequential(nn.Conv2d(config.dim[stage - 1], dim, 3, 2, padding=1), nn.BatchNorm2d(dim))
+        self.local = nn.Sequential(*(LocalBlock(dim, next(rates)) for _ in range(config.local[stage])))
+        self.blocks = nn.ModuleList()
+        for _ in range(config.depth[stage]):
+            rate, constructor = next(rates), Attend(dim) if last else Adaptive(config.hops[stage])
+            self.blocks.append(Block(Grapher(dim, constructor, rate), FFN(dim, rate)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Graph]]:
-        graphs = []
-        for part in self:
-            x = part(x)
-            if isinstance(part, Block):
-                x, graph = x
-                graphs.append(graph)
+        x, graphs = self.local(self.downsample(x)), []
+        for block in self.blocks:
+            x, graph = block(x)
+            graphs.append(graph)
         return x, graphs
 
 
 class AdaptViG(Backbone):
     """Stem, stages, average pooling, and a head with one or two classifiers."""
+
+    position = None  # no embedding
 
     def __init__(self, config: AdaptViGConfig):
         super().__init__()
@@ -231,5 +231,29 @@ class AdaptViG(Backbone):
             stem += [nn.Conv2d(before, width, 3, stride, padding=1), nn.BatchNorm2d(width), nn.GELU()]
         self.stem = nn.Sequential(*stem)
         self.stages = nn.ModuleList(Stage(config, i) for i in range(len(config.dim)))
-        self.head = head(config.dim[-1], config.num_classes, config.dropout)
+        self.head = head(config.dim[-1], config.num_classes, config.dropout, HIDDEN)
+        distils = config.distillation and config.num_classes > 0
+        self.distilled = nn.Conv2d(HIDDEN, config.num_classes, 1) if distils else None
         init_weights(self)
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [block for stage in self.stages for block in stage.blocks]
+
+    def forward(self, images: Tensor, return_graphs: bool = False):
+        x, graphs, _ = encode(self, self.stages, images, return_graphs)
+        logits = self.forward_head(x)
+        return (logits, graphs) if return_graphs else logits
+
+    def forward_head(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = x.mean((2, 3), keepdim=True)
+        if self.distilled is None:
+            return self.head(x).flatten(1)
+        for layer in self.head[:-1]:
+            x = layer(x)
+        logits, distilled = self.head[-1](x).flatten(1), self.distilled(x).flatten(1)
+        return (logits, distilled) if self.training else (logits + distilled) / 2
+
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
+        """The features of every stage: (B, C, H, W) each, at strides of patch, 2·patch, 4·patch, …"""
+        return list(encode(self, self.stages, images, keep=range(len(self.stages)))[2].values())

@@ -80,6 +80,8 @@ def embed(model: nn.Module, images: Tensor) -> Tensor:
         config.at(size)  # raises ValueError, as for too few patches
     x = model.stem(images.contiguous(memory_format=torch.channels_last))
     position = model.position
+    if position is None:
+        return x
     return x + (position if x.shape[2:] == position.shape[2:] else resize_position(position, x.shape[2:]))
 
 
@@ -168,12 +170,12 @@ def drop_path_rates(rate: float, depth: int) -> list[float]:
     return [rate * l / max(1, depth - 1) for l in range(depth)]
 
 
-def head(dim: int, num_classes: int, dropout: float = 0.0) -> nn.Sequential:
-    """The classifier on pooled features (B, C, 1, 1): C → 1024, BN, GELU, dropout, 1024 → classes. Nothing for no
+def head(dim: int, num_classes: int, dropout: float = 0.0, hidden: int = 1024) -> nn.Sequential:
+    """The classifier on pooled features (B, C, 1, 1): C → hidden, BN, GELU, dropout, hidden → classes. Nothing for no
     classes: a model then gives the pooled features."""
     if num_classes == 0:
         return nn.Sequential()
-    return nn.Sequential(*conv_bn(dim, 1024), nn.GELU(), Dropout(dropout), nn.Conv2d(1024, num_classes, 1))
+    return nn.Sequential(*conv_bn(dim, hidden), nn.GELU(), Dropout(dropout), nn.Conv2d(hidden, num_classes, 1))
 
 
 def no_weight_decay(model: nn.Module) -> set[str]:

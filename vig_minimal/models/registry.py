@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..constructors import CONSTRUCTORS
 from ..files import CheckpointError, load
+from .adaptvig import AdaptViG, AdaptViGConfig
 from .checks import near
 from .clustervig import ClusterViG, ClusterViGConfig
 from .cnn2graph import CNN2Graph, CNN2GraphConfig
@@ -21,7 +22,7 @@ from .released import unwrapped
 from .vig import ViG, ViGConfig
 
 NETWORKS = {ViGConfig: ViG, ClusterViGConfig: ClusterViG, PyramidConfig: PyramidViG, GKGNetConfig: GKGNet,
-            CNN2GraphConfig: CNN2Graph}
+            AdaptViGConfig: AdaptViG, CNN2GraphConfig: CNN2Graph}
 
 NANO = {"dim": 96, "depth": 6, "num_classes": 10, "img_size": 64, "patch": 8}
 PYRAMID_NANO = {"dim": (24, 48, 96, 160), "depth": (1, 1, 2, 1), "num_classes": 10, "img_size": 64, "patch": 2}
@@ -56,6 +57,12 @@ CONFIGS = {                                                                     
     # GKGNet section 4.1 and Table 1: Pyramid ViG-S's sizes; 34,017,840 at 448 and 34,673,200 at 576 pixels
     "gkgnet_nano": GKGNetConfig(**PYRAMID_NANO),                                 #   1,282,028
     "gkgnet_s": GKGNetConfig(dim=(80, 160, 400, 640)),                           #  33,265,200
+    # AdaptViG: local and graph blocks, and widths, of its stages; the second, distillation classifier is counted
+    "adaptvig_nano": AdaptViGConfig((24, 48, 96, 160), (1, 1, 1, 1), (1, 1, 1, 1), (2, 1, 1, 1), num_classes=10,
+                                    img_size=64, patch=2, distillation=False),  #
+    "adaptvig_s": AdaptViGConfig(),                                              #   8,685,785
+    "adaptvig_m": AdaptViGConfig((48, 96, 192, 320), (4, 4, 12, 4), (4, 4, 4, 4)),  # 18,062,812
+    "adaptvig_b": AdaptViGConfig((48, 96, 192, 384), (5, 5, 15, 5), (5, 5, 5, 5)),  # 26,987,231
     # CNN2GNN, Tables 1 and 2, and their baseline, the ResNet alone
     "resnet_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="none"),           #   1,228,970
     "resnet_18": CNN2GraphConfig("resnet18", "none"),                            #  11,689,512
@@ -108,7 +115,7 @@ def create_model(name: str, **overrides) -> nn.Module:
         raise ValueError(f"unknown graph {graph!r}{near(graph, list_constructors())}")
     for field, value in overrides.items():
         readers = [f"graph={reader!r}" for reader, (_, own_fields) in CONSTRUCTORS.items() if field in own_fields]
-        if not readers or f"graph={graph!r}" in readers:
+        if not readers or f"graph={graph!r}" in readers or not hasattr(config, "graph"):
             continue
         default = replace(config, **{field: open_fields.get(field, getattr(preset, field))})
         if value not in (None, getattr(default, field)):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import assert_same, features
-from reference import clustervig, gkgnet, places
+from reference import adaptvig, clustervig, gkgnet, places
 from reference import vig as oracle
 from vig_minimal import create_model, list_constructors, load_released
 from vig_minimal.constructors import CONSTRUCTORS, OF_PLACES
@@ -69,6 +69,10 @@ def window_knn(x: Tensor, module: nn.Module) -> Expected:
     return Expected(table(places.window_knn(x, *GRID, k, window, shift)), 1, max(3, k))
 
 
+def adaptive(x: Tensor, module: nn.Module) -> Expected:
+    return Expected(adaptvig.adaptive(x, *GRID, max(1, min(GRID) // 7), module.temperature), 2, 2 + 1 + 2)
+
+
 def drawn(module: nn.Module) -> list[set[int]]:
     """The k − 1 other nodes with the largest hash of seed and pair, by Python's own whole numbers."""
     def chance(i: int, j: int) -> int:
@@ -90,7 +94,8 @@ def hypergraph(x: Tensor, module: nn.Module) -> Expected:
 
 EXPECTED = {
     "knn": knn, "group_knn": group_knn, "lrgc": lrgc, "cluster_knn": cluster_knn, "window_knn": window_knn,
-    "hypergraph": hypergraph,
+    "hypergraph": hypergraph, "adaptive": adaptive,
+    "detail": lambda x, module: Expected(table(places.detail(x, *GRID, module.rule(NODES)[0])), 1, NODES),
     "threshold": lambda x, module: Expected(oracle.svig_threshold(x, module.quantile), 0, NODES),
     "svga": lambda x, module: Expected(table(places.svga(*GRID, module.hops)), 1 + 1 + 2, 1 + 1 + 2),
     "mgc": lambda x, module: Expected(table(places.mgc(*GRID, max(1, 2 * min(GRID) // 7))), 5, 5),
@@ -101,7 +106,7 @@ EXPECTED = {
     "full": lambda x, module: Expected(torch.ones(NODES, NODES, dtype=torch.bool), NODES, NODES),
     "none": lambda x, module: Expected(torch.eye(NODES, dtype=torch.bool), 1, 1),
 }
-DIRECTED = ("knn", "group_knn", "lrgc", "cluster_knn", "window_knn", "svga", "dagc", "random")
+DIRECTED = ("knn", "group_knn", "lrgc", "cluster_knn", "window_knn", "svga", "dagc", "random", "adaptive", "detail")
 
 
 def made(name: str) -> list[nn.Module]:
@@ -111,6 +116,8 @@ def made(name: str) -> list[nn.Module]:
         module.double().eval()
         for parameter in module.parameters():
             nn.init.normal_(parameter, std=0.3)
+        if name == "adaptive":
+            nn.init.constant_(module.temperature, 20.0)  # opens the gate
     return modules
 
 
@@ -134,7 +141,8 @@ def test_the_graph_is_that_of_the_double_loop(name):
 def test_messages_and_their_gradients_are_those_of_the_double_loop(name):
     x = features(1, NODES, DIM).requires_grad_()
     module = made(name)[1]
-    graph, expected = module(x, GRID), EXPECTED[name](x[0] if name == "lrgc" else x[0].detach(), module)
+    graph, expected = module(x, GRID), EXPECTED[name](
+        x[0] if name in ("lrgc", "adaptive") else x[0].detach(), module)
     assert graph.adj().requires_grad == any(True for _ in module.parameters())  # only a learnt graph has a gradient
     if name == "hypergraph":
         message = places.hypergraph_message(x[0], expected.adj) - x[0]

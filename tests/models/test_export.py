@@ -66,7 +66,7 @@ def test_export_with_a_dynamic_batch(name):
 @pytest.mark.parametrize("make", [exported, traced], ids=["exported", "traced"])
 @pytest.mark.parametrize("fields", [*({"graph": graph} for graph in list_constructors()
                                       if graph not in ("knn", "threshold", "lrgc")),  # of the models above
-                                    {"conv": "sage"}, {"conv": "gin"}], ids=str)
+                                    {"conv": "sage"}, {"conv": "gin"}, {"conv": "attention"}], ids=str)
 @torch.no_grad()
 def test_other_graphs_and_convolutions_take_other_batches(fields, make):
     model = made("vig_nano", **fields)

@@ -21,24 +21,25 @@ from torch import Tensor, nn
 from ..graphs.distance import fill_diagonal, full_precision, mean_node, squared_distance, unit
 from ..graphs.graph import Graph
 from .axial import Grid
+from .schedules import at
 
 
 class Detail(nn.Module):
     """k_i nearest by cosine, k_i following the detail of node i (IPG, section 3.2). Without gradient.
 
-    A node is its own first source; of equally similar ones the first wins. rule: gives the mean k (and a dilation, which
-    is not used) for a number of nodes, as in `KNN`.
+    A node is its own first source; of equally similar ones the first wins. k, about the mean of k_i, is a number or, as
+    in `KNN`, a rule of the number of nodes.
     Nodes (B, N, C) and grid (H, W) -> Graph with weights (B, N, N), bool. Raises ValueError for k < 1 and k > N.
     """
 
-    def __init__(self, k: int = 9, rule: Callable[[int], tuple[int, int]] | None = None):
+    def __init__(self, k: int | Callable[[int], int] = 9):
         super().__init__()
-        self.k, self.rule = k, rule
+        self.k = k
 
     @torch.no_grad()
     def forward(self, x: Tensor, grid: Grid) -> Graph:
         num_nodes = int(x.shape[1])  # compiled code is made for one grid
-        k = self.rule(num_nodes)[0] if self.rule else self.k
+        k = at(self.k, num_nodes)
         if not 1 <= k <= num_nodes:
             raise ValueError(f"k={k}: a node reads from 1 to {num_nodes} of the {num_nodes} nodes")
         with torch.autocast(x.device.type, enabled=False):

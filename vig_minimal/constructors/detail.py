@@ -60,7 +60,7 @@ class Detail(nn.Module):
 
 def detail(x: Tensor, grid: Grid) -> Tensor:
     """Return X_i = Σ_c |F − up(down(F))|: nodes (B, N, C) to (B, N). Half the grid and back, bilinearly."""
-    # IPG: X = Σ_c |F − up(down(F))|
+    # IPG: X_i = Σ_c |F − up(down(F))|_c
     grid = int(grid[0]), int(grid[1])
     image = full_precision(x).transpose(1, 2).unflatten(2, grid)  # (B, C, H, W)
     half = F.interpolate(image, tuple(max(1, side // 2) for side in grid), mode="bilinear")

@@ -110,7 +110,7 @@ class LocalBlock(nn.Module):
         self.scale = Scale(dim, drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        # AdaptViG: local block
+        # AdaptViG's local block
         return x + self.scale(self.narrow(self.depthwise(self.widen(x))))
 
 
@@ -129,7 +129,7 @@ class Attend(nn.Module):
         image = to_image(x, grid)
         q = self.query_norm(to_nodes(self.query(image)))  # (B, N, C/4)
         k = self.key_norm(to_nodes(self.key(image)))  # (B, N, C/4)
-        # AdaptViG: a = softmax(q kᵀ / √(C/4))
+        # AdaptViG: a_ij = softmax_j(q_i·k_j / √(C/4))
         return Graph(x.shape[1], weights=(q @ k.mT / q.shape[-1] ** 0.5).softmax(-1))  # (B, N, N)
 
 
@@ -171,7 +171,7 @@ class Grapher(nn.Module):
         self.scale = Scale(dim, drop_path)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Graph]:
-        # AdaptViG: Grapher
+        # AdaptViG's Grapher
         h = self.fc1(self.cpe(x) + x)  # X': (B, C, H, W)
         graph = self.constructor(to_nodes(h), h.shape[2:])
         return x + self.scale(self.fc2(self.conv(h, graph))), graph
@@ -186,7 +186,7 @@ class FFN(nn.Module):
         self.scale = Scale(dim, drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        # AdaptViG: FFN
+        # AdaptViG's FFN
         return x + self.scale(self.fc2(self.fc1(x)))
 
 

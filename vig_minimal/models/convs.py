@@ -161,7 +161,7 @@ class Attention(nn.Module):
         adj = (adj if adj.ndim == 4 else adj[:, None]).repeat_interleave(heads // groups, 1)  # (B, H, N, M)
         q, k, v = (layer(y).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, N or M, d)
                    for layer, y in ((self.query, nodes), (self.key, sources), (self.value, sources)))
-        # m_i = Σ_j a_ij softmax_j(q_i·k_j / √d) v_j
+        # Attention: m_i = Σ_j a_ij softmax_j(q_i·k_j / √d) v_j
         score = q @ k.mT / q.shape[-1] ** 0.5  # (B, H, N, M)
         no_edge = adj == 0
         attention = score.masked_fill(no_edge, torch.finfo(score.dtype).min).softmax(-1)  # over the edges alone

@@ -51,6 +51,11 @@ class Graph:
         """Return the features of the sources: (B, M, C), the nodes' own where the graph brings none."""
         return nodes if self.sources is None else self.sources
 
+    def again(self, nodes: Tensor) -> "Graph":
+        """Return the same edges for a later block, whose nodes (B, N, C) have other features. HyperedgeGraph: also what
+        comes along them."""
+        return self
+
     def degree(self) -> Tensor:
         """Return the number of different sources of each target: (B, N) int64."""
         return (self.union().adj() != 0).sum(-1)

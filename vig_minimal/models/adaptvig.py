@@ -19,7 +19,8 @@ doubles them. There is no position embedding: the 7×7 convolutions tell places 
 Differs from the released code: any image size. K stays 8, 4, 2 and 1 whatever the grid, as there.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +29,9 @@ from ..constructors.adaptive import Adaptive
 from ..graphs.aggregate import aggregate_sum, max_relative
 from ..graphs.graph import Graph
 from .checks import check_choices, check_numbers, check_whole, image_size
-from .layers import Backbone, Block, DropPath, conv_bn, drop_path_rates, encode, head, init_weights, to_image, to_nodes
+from .clustervig import Distilled
+from .layers import Block, DropPath, conv_bn, drop_path_rates, init_weights, to_image, to_nodes
 
-HIDDEN = 768  # of the head
 SCALE = 1e-5  # s, s_1 and s_2 at first
 
 
@@ -64,10 +65,6 @@ class AdaptViGConfig:
                              " number a stage")
         if any(dim % 4 for dim in self.dim):
             raise ValueError(f"dim={self.dim}: widths must be multiples of 4, for queries and keys of C / 4")
-
-    def at(self, img_size: tuple[int, int]) -> "AdaptViGConfig":
-        """The config of the same model built for images of another size."""
-        return replace(self, img_size=img_size)
 
     @property
     def grids(self) -> list[tuple[int, int]]:
@@ -210,7 +207,7 @@ class Stage(nn.Module):
             rate, constructor = next(rates), Attend(dim) if last else Adaptive(config.hops[stage])
             self.blocks.append(Block(Grapher(dim, constructor, rate), FFN(dim, rate)))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Graph]]:
+    def forward(self, x: Tensor, before: list[Graph] | None = None) -> tuple[Tensor, list[Graph]]:
         x, graphs = self.local(self.downsample(x)), []
         for block in self.blocks:
             x, graph = block(x)
@@ -218,42 +215,24 @@ class Stage(nn.Module):
         return x, graphs
 
 
-class AdaptViG(Backbone):
+class AdaptViG(Distilled):
     """Stem, stages, average pooling, and a head with one or two classifiers."""
 
-    position = None  # no embedding
+    position, hidden = None, 768  # no position embedding
 
     def __init__(self, config: AdaptViGConfig):
         super().__init__()
         self.config, self.num_features = config, config.dim[-1]
-        strides, stem = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[config.patch], []
-        for stride, before, width in zip(strides, (3, config.dim[0] // 2), (config.dim[0] // 2, config.dim[0])):
+        stem, widths = [], (3, config.dim[0] // 2, config.dim[0])
+        for i, (before, width) in enumerate(pairwise(widths)):
+            stride = 2 if 2**i < config.patch else 1
             stem += [nn.Conv2d(before, width, 3, stride, padding=1), nn.BatchNorm2d(width), nn.GELU()]
         self.stem = nn.Sequential(*stem)
         self.stages = nn.ModuleList(Stage(config, i) for i in range(len(config.dim)))
-        self.head = head(config.dim[-1], config.num_classes, config.dropout, HIDDEN)
-        distils = config.distillation and config.num_classes > 0
-        self.distilled = nn.Conv2d(HIDDEN, config.num_classes, 1) if distils else None
-        init_weights(self)
+        self.add_classes()  # head
+        init_weights(self.modules())
 
     @property
     def blocks(self) -> list[Block]:
+        """The graph blocks of all stages."""
         return [block for stage in self.stages for block in stage.blocks]
-
-    def forward(self, images: Tensor, return_graphs: bool = False):
-        x, graphs, _ = encode(self, self.stages, images, return_graphs)
-        logits = self.forward_head(x)
-        return (logits, graphs) if return_graphs else logits
-
-    def forward_head(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        x = x.mean((2, 3), keepdim=True)
-        if self.distilled is None:
-            return self.head(x).flatten(1)
-        for layer in self.head[:-1]:
-            x = layer(x)
-        logits, distilled = self.head[-1](x).flatten(1), self.distilled(x).flatten(1)
-        return (logits, distilled) if self.training else (logits + distilled) / 2
-
-    def forward_stages(self, images: Tensor) -> list[Tensor]:
-        """The features of every stage: (B, C, H, W) each, at strides of patch, 2·patch, 4·patch, …"""
-        return list(encode(self, self.stages, images, keep=range(len(self.stages)))[2].values())

@@ -85,8 +85,8 @@ class Block(nn.Module):
         super().__init__()
         self.grapher, self.ffn = grapher, ffn
 
-    def forward(self, x: Tensor, *relative: Tensor) -> tuple[Tensor, Graph]:
-        y, graph = self.grapher(x, *relative)  # a pyramid's Grapher also takes relative positions
+    def forward(self, x: Tensor, *also: Tensor | Graph | None) -> tuple[Tensor, Graph]:
+        y, graph = self.grapher(x, *also)  # the Graph of the block before; in a pyramid relative positions come first
         return self.ffn(y), graph
 
 

@@ -10,7 +10,7 @@ from .vig import Dense, interleave, linear, mlp
 
 def attention(targets: Tensor, sources: Tensor, adj: Tensor, heads: int, query: tuple, key: tuple,
               value: tuple) -> Tensor:
-    """m_i = sum over the edges j -> i of a_ij softmax_j(q_i . k_j / sqrt(C / heads)) v_j, head by head; 0 without edges.
+    """m_i = sum over the edges j -> i of a_ij softmax_j(q_i . k_j / sqrt(C / heads)) v_j, head by head; else 0.
 
     adj: (N, M), or (G, N, M) where groups of channels have edges of their own; G divides heads, and head h has those of
     the group in which its channels lie. query, key, value: weight and bias of C -> C. -> (N, C)

@@ -45,13 +45,15 @@ class AdaptViGConfig:
     hops: tuple[int, ...] = (8, 4, 2, 1)       # K of each stage; the last stage has attention and reads none
     num_classes: int = 1000
     img_size: int | tuple[int, int] = 224      # height and width; one number for a square
-    patch: int = 4                             # total stride of the stem: 1, 2 or 4; every later stage halves the grid
+    patch: int = 4                             # total stride of the stem: 2 or 4; every later stage halves the grid
     drop_path: float = 0.0                     # stochastic depth of the last block; grows linearly from 0
     dropout: float = 0.0                       # in the head
     distillation: bool = True                  # a second classifier, which learns from a teacher
 
+    patches = (2, 4)  # no field
+
     def __post_init__(self):
-        check_choices(self, patch=(1, 2, 4), distillation=(True, False))
+        check_choices(self, patch=self.patches, distillation=(True, False))
         object.__setattr__(self, "img_size", image_size(self.img_size, self.patch))
         check_whole(self, "num_classes", least=0)
         check_numbers(self, rates=("drop_path", "dropout"))
@@ -225,7 +227,7 @@ class AdaptViG(Distilled):
         self.config, self.num_features = config, config.dim[-1]
         stem, widths = [], (3, config.dim[0] // 2, config.dim[0])
         for i, (before, width) in enumerate(pairwise(widths)):
-            stride = 2 if 2**i < config.patch else 1
+            stride = 2 if 2**i < config.patch else 1  # patch 4: both 2; patch 2: the first
             stem += [nn.Conv2d(before, width, 3, stride, padding=1), nn.BatchNorm2d(width), nn.GELU()]
         self.stem = nn.Sequential(*stem)
         self.stages = nn.ModuleList(Stage(config, i) for i in range(len(config.dim)))

@@ -112,8 +112,8 @@ class Grapher(nn.Module):
 class Distilled(Backbone):
     """A skeleton with one or two classifiers (Figure 4).
 
-    With config.distillation, as in all but nano models, a training step gets a tuple: the logits of both classifiers, the
-    first to learn from the labels and the second from a teacher. Evaluation gives their mean.
+    With config.distillation, as in all but nano models, a training step gets a tuple: the logits of both classifiers,
+    the first to learn from the labels and the second from a teacher. Evaluation gives their mean.
     `create_model("cvig_ti", distillation=False)` has one classifier, and always gives one tensor.
     """
 

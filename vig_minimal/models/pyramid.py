@@ -55,8 +55,10 @@ class PyramidConfig:
     drop_path: float = 0.0                     # stochastic depth of the last block; grows linearly from 0
     dropout: float = 0.0                       # in the head
 
+    patches = (2, 4, 8)  # no field
+
     def __post_init__(self):
-        check_choices(self, patch=(2, 4, 8), conv=CONVS)
+        check_choices(self, patch=self.patches, conv=CONVS)
         object.__setattr__(self, "img_size", image_size(self.img_size, self.patch))
         check_whole(self, "groups", "graph_every", *[name for name in ("k", "hops") if getattr(self, name) is not None])
         check_whole(self, "num_classes", least=0)

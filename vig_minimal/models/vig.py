@@ -68,8 +68,10 @@ class ViGConfig:
     window: int | None = None           # graph="window_knn": side w of a window; None is half of the shorter side
     hyperedges: int | None = None       # graph="hypergraph": of the first block; None is 25 or, if less, a quarter of N
 
+    patches = (2, 4, 8, 16)  # no field
+
     def __post_init__(self):
-        check_choices(self, patch=(2, 4, 8, 16), conv=CONVS)
+        check_choices(self, patch=self.patches, conv=CONVS)
         object.__setattr__(self, "img_size", image_size(self.img_size, self.patch))
         optional = [name for name in ("k", "hops", "window", "hyperedges") if getattr(self, name) is not None]
         check_whole(self, "dim", "depth", "graph_every", "clusters", "groups", *optional)

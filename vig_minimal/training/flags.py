@@ -12,8 +12,8 @@ from ..data.data_recipe import Allowed, check_allowed
 from .recipes import RECIPES, flags
 
 # names for the help text, of models, data sets and autocast; a test compares them with those that exist
-FAMILIES = ("cnn2gnn", "cnn2max", "cnn2mean", "cnn2transformer", "cvig", "gkgnet", "lrgc", "pvig", "resnet", "svig",
-            "vig")
+FAMILIES = ("adaptvig", "cnn2gnn", "cnn2max", "cnn2mean", "cnn2transformer", "cvig", "gkgnet", "lrgc", "pvig",
+            "resnet", "svig", "vig")
 DATA_SETS = ("shapes", "imagefolder", "cifar10", "cifar100", "stl10", "svhn", "voc2007", "shapes-multi", "shapes-boxes",
              "coco")
 AMP = ("bf16", "fp16")

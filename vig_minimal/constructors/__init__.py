@@ -1,6 +1,7 @@
-"""Graph constructors: nodes in, `Graph` out. One constructor, one file, its paper's equations in order.
+"""Who builds the graph: one constructor, one file.
 
-To add one:
+Nodes in, `Graph` out, the paper's equations in order. What changes from block to block is in `schedules.py`. To add a
+constructor:
 
 1. Write a module that is called as `constructor(nodes, grid)`: it takes nodes (B, N, C) and returns a `Graph` of N
    targets and N sources. `grid` is (H, W), where node h·W + w is the patch in row h and column w; ignore it unless the

@@ -113,8 +113,8 @@ def _read_weights(model: nn.Module, path_or_state_dict) -> tuple[dict[str, Tenso
     places = _places(model)
     weights = {_our_name(str(key), places): value for key, value in state.items()
                if isinstance(value, Tensor) and not str(key).endswith(".relative_pos")}
-    if any(".gconv." in key for key in state) and model.config.conv != "mr":
-        raise CheckpointError(f"{source}: released weights are of conv='mr', this model has conv={model.config.conv!r}")
+    if any(".gconv." in key for key in state) and (conv := getattr(model.config, "conv", "mr")) != "mr":
+        raise CheckpointError(f"{source}: released weights are of conv='mr', this model has conv={conv!r}")
     if not weights:
         raise CheckpointError(f"{source}: holds no weights, neither bare nor under {', '.join(WRAPPERS)}")
     return weights, source

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from helpers import FAMILIES, TINY
+from helpers import ADAPTVIG, FAMILIES, TINY
 from reference import vig as oracle
 from vig_minimal import create_model
 from vig_minimal.constructors import KNN, LRGC, SimilarityThreshold
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYRAMID = {"img_size": 16, "dim": (8, 16), "depth": (1, 2), "pool": (2, 1), "num_classes": 5}
 SMALL = {"img_size": 16, "num_classes": 5}
 MODELS = {**dict.fromkeys((*FAMILIES, "cvig_nano"), TINY), "pvig_nano": PYRAMID, "gkgnet_nano": PYRAMID,
-          "adaptvig_nano": {"dim": (8, 16), "local": (1, 1), "depth": (1, 2), "hops": (2, 1)} | SMALL | {"patch": 2},
+          "adaptvig_nano": ADAPTVIG | {"depth": (1, 2)},
           "resnet_nano": SMALL, "cnn2mean_nano": SMALL, "cnn2gnn_nano": SMALL, "cnn2transformer_nano": SMALL}
 
 

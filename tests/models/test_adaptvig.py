@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import ADAPTVIG as TINY
 from helpers import as_nodes, assert_same, dense_of, image_by_image, nodes, on_meta, randomise
 from reference import adaptvig as oracle
 from reference import vig
@@ -17,7 +18,6 @@ from vig_minimal.models.cost import count_parameters
 from vig_minimal.models.layers import Block
 
 GRID, DIM = (3, 4), 8
-TINY = {"dim": (8, 16), "local": (1, 2), "depth": (2, 1), "hops": (2, 1), "img_size": 16, "patch": 2, "num_classes": 5}
 
 
 def tiny(**fields) -> nn.Module:

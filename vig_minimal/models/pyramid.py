@@ -187,8 +187,8 @@ class Stage(nn.Module):
         """Return E (N, M) on this grid."""
         grid = (height, width)
         if grid != self.grid:
-            return relative_positions(self.dim, grid, self.num_sources(grid)).to(self.blocks[0].grapher.fc1[0].weight.device)
-        return self.relative
+            return relative_positions(self.dim, grid, self.num_sources(grid)).to(self.relative.device)
+        return self.relative[:]  # the whole table
 
     def _apply(self, fn, recurse: bool = True):
         super()._apply(fn, recurse)

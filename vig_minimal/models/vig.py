@@ -120,7 +120,7 @@ class Grapher(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, before: Graph | None = None) -> tuple[Tensor, Graph]:
-        # LRGC Eq. 5, ViG's Grapher
+        # LRGC Eq. 5: Grapher, ViG's Grapher
         h = self.fc1(x)  # x' = x W_in: (B, C, H, W)
         nodes = to_nodes(h)  # (B, N, C)
         graph = before.again(nodes) if self.constructor is None else self.constructor(nodes, h.shape[2:])

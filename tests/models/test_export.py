@@ -13,7 +13,8 @@ from vig_minimal import create_model, list_constructors
 ISOTROPIC = ("vig_nano", "svig_nano", "lrgc_nano", "cvig_nano")
 CNN2 = ("resnet_nano", "cnn2mean_nano", "cnn2max_nano", "cnn2gnn_nano", "cnn2transformer_nano")
 MODELS = ({name: TINY for name in ISOTROPIC} | {name: PYRAMID for name in ("pvig_nano", "gkgnet_nano")}
-          | {"adaptvig_nano": ADAPTVIG} | {name: {"num_classes": 5, "img_size": 16, "stem": "imagenet"} for name in CNN2})
+          | {"adaptvig_nano": ADAPTVIG}
+          | {name: {"num_classes": 5, "img_size": 16, "stem": "imagenet"} for name in CNN2})
 OLD_ONNX = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning",
                                       "ignore::torch.jit.TracerWarning")
 

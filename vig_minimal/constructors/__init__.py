@@ -75,8 +75,8 @@ def cluster_knn_per_block(config) -> list[ClusterKNN]:
     return [ClusterKNN(k, config.clusters) for k in of_blocks(config, neighbours, config.k)]
 
 
-# graphs of places, which need neither pooled sources nor relative positions, so that pyramids take them too: from hops
-# (None is the authors' K) and k neighbours, a rule of the number of nodes
+# graphs, most of them of places, that need neither pooled sources nor relative positions, so that pyramids take them
+# too: from hops (None is the authors' K) and k neighbours, a rule of the number of nodes
 OF_PLACES = {
     "svga": lambda hops, k: SVGA(hops or 2),
     "mgc": lambda hops, k: MGC(hops),

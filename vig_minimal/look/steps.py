@@ -1,4 +1,4 @@
-"""The steps of the models as `explain` shows them: equation, and why, in a sentence or two. i is a target, j a source."""
+"""The steps of the models as `explain` shows them: equation, and why, in a sentence or two. i: a target, j: a source."""
 
 from typing import NamedTuple
 
@@ -97,8 +97,8 @@ LOCAL = Step("stem", "local", "Local block", "X = X + s · [C → 4C, depthwise 
              "AdaptViG's blocks without a graph: convolutions alone. s, one number a channel, starts at 10⁻⁵.")
 GATE = Step("edges", "gate", "Edges: places, and a learnt gate on the far ones",
             "w_{ij} = 1 or exp(−‖x′_i − x′_j‖₁ / |T|)",
-            "Which nodes may be sources is fixed by places; two near ones count fully. T, one learnt number a layer, says "
-            "how alike far ones must be. It starts at 1, where most gates are closed.")
+            "Which nodes may be sources is fixed by places; two near ones count fully. T, one learnt number a layer, "
+            "says how alike far ones must be. It starts at 1, where most gates are closed.")
 BY_DETAIL = Step("edges", "by detail", "Edges: as many as there is detail",
                  "N(i) = the k_i with the largest cosine,   k_i = N k X_i / ΣX",
                  "X_i is what node i loses when the grid is halved and restored: busy places read from more nodes.")
@@ -106,11 +106,11 @@ ATTEND = Step("edges", "attention", "Edges: attention", "a_{ij} = softmax_j(q_i 
               "In AdaptViG's last stage every node reads from all.")
 ATTENTION = Step("update", "update", "Attention and update",
                  "u_i = GELU([x′_i, Σ_j w_{ij} softmax_j(q_i · k_j / √d) v_j] W_{update})",
-                 "Instead of taking the largest difference, a node attends to its sources, in 4 heads of d channels. An "
-                 "edge's weight w multiplies its message; it is 1 where edges have none.")
+                 "Instead of taking the largest difference, a node attends to its sources, in 4 heads of d channels. "
+                 "An edge's weight w multiplies its message; it is 1 where edges have none.")
 ADAPT = Step("update", "update", "Aggregation and update", "u_i = GELU([x′_i, m_i] W_{update})",
              "AdaptViG: m_i = max(0, max_j w_ij (x′_j − x′_i)); in the last stage max(0, Σ_j a_ij v_j − x′_i).")
 SCALED_RESIDUAL = Step("update", "W_out", "Linear layer out, scaled residual", "y_i = s · u_i W_{out} + x_i",
-                       "Back to C numbers. s, one number a channel, starts at 10⁻⁵, so a block starts as nearly nothing.")
+                       "Back to C numbers. s, one number a channel, starts at 10⁻⁵: a block starts as nearly nothing.")
 SCALED_FEED = Step("ffn", "FFN", "FFN", "z_i = s · GELU(y_i W_1) W_2 + y_i",
                    "Two linear layers on every node by itself; s as before.")

@@ -50,7 +50,7 @@ class AdaptViGConfig:
     dropout: float = 0.0                       # in the head
     distillation: bool = True                  # a second classifier, which learns from a teacher
 
-    patches = (2, 4)  # no field
+    patches, graph = (2, 4), "adaptive"  # no fields
 
     def __post_init__(self):
         check_choices(self, patch=self.patches, distillation=(True, False))

@@ -1,14 +1,15 @@
 """The graph convolutions: node features and a graph in, updated features out.
 
 ViG's four (Table I of ClusterViG), and with `global_feature=True` the same four with a global feature z' beside every
-node (its Table II). Each class states its update with z'; without z' it is that of Table I. `CONVS` names them.
+node (its Table II); and attention. Each class states its update with z'; without z' it is that of Table I. `CONVS`
+names them.
 
     x          (B, C, H, W)    the targets i, N = H·W of them -> (B, out_dim, H, W)
     graph                      its sources j are `graph.sources` (B, M, C) or, where there are none, the targets
     z          (B, N, C)       z': the global feature of each target, in ClusterViG that of its partition
 
 Table II writes v and u for i and j. Where edges have weights (LRGC's α), a_ij multiplies what edge j → i carries, as
-x_j − x_i or MLP_Φ(x_j); so every convolution passes a gradient to the constructor.
+x_j − x_i, MLP_Φ(x_j) or v_j; so every convolution passes a gradient to the constructor.
 
 Heads are groups: an MLP is a 1×1 convolution with 4 groups, BN and GELU. As a head of attention does, a group makes a
 quarter of the outputs from a quarter of the inputs; the papers call this the multi-head update.

@@ -50,7 +50,7 @@ class PyramidConfig:
     conv: str = "mr"                           # graph convolution: mr, edge, sage, gin or attention
     graph_every: int = 1                       # n: of every n blocks of a stage the first builds the graph for all
     k: int | None = None                       # neighbours; None is 9; fewer where a stage has fewer sources
-    hops: int | None = None                    # graph="svga", "mgc", "dagc", "lsgc": K; None is the authors'
+    hops: int | None = None                    # graph="svga", "mgc", "dagc", "lsgc", "adaptive": K; None: the authors'
     epsilon: float = 0.0                       # probability of stochastic dilation
     drop_path: float = 0.0                     # stochastic depth of the last block; grows linearly from 0
     dropout: float = 0.0                       # in the head

@@ -116,7 +116,7 @@ def create_model(name: str, **overrides) -> nn.Module:
         raise ValueError(f"unknown graph {graph!r}{near(graph, list_constructors())}")
     for field, value in overrides.items():
         readers = [f"graph={reader!r}" for reader, (_, own_fields) in CONSTRUCTORS.items() if field in own_fields]
-        if not readers or f"graph={graph!r}" in readers or not hasattr(config, "graph"):
+        if not readers or f"graph={graph!r}" in readers:
             continue
         if value not in (None, getattr(preset, field)):
             raise ValueError(f"{field} is read by {' and '.join(readers)} alone, and here graph={graph!r}")

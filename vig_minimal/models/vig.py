@@ -64,7 +64,7 @@ class ViGConfig:
     decrement: float = 0.03             # graph="threshold": δ, from one block to the next
     clusters: int = 4                   # graph="cluster_knn": partitions κ
     groups: int = 2                     # graph="group_knn": groups G of channels, each with neighbours of its own
-    hops: int | None = None             # graph="svga", "mgc", "dagc", "lsgc": K; None is the authors'
+    hops: int | None = None             # graph="svga", "mgc", "dagc", "lsgc", "adaptive": K; None is the authors'
     window: int | None = None           # graph="window_knn": side w of a window; None is half of the shorter side
     hyperedges: int | None = None       # graph="hypergraph": of the first block; None is 25 or, if less, a quarter of N
 

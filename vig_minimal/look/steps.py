@@ -1,4 +1,4 @@
-"""The steps of the models as `explain` shows them: equation, and why, in a sentence or two. i: a target, j: a source."""
+"""The steps of the models as `explain` shows them: equation, and why, in a sentence or two; i: target, j: source."""
 
 from typing import NamedTuple
 

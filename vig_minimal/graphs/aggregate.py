@@ -38,8 +38,9 @@ def maximum(x: Tensor | None, y: Tensor, graph: Graph) -> Tensor:
         return maximum(x, y, graph.subnodes()).unflatten(1, (graph.num_targets, -1)).flatten(2)
     # LRGC Eq. 5: the maximum of all messages, in the paper's letters α_ij (x'_i − x'_j)
     message = full_precision(y)[:, None]  # y_j: (B, 1, M, C)
-    if graph.index is not None:  # of the k sources of each target: (B, N, k, C)
-        message = torch.take_along_dim(message, graph.index[..., None], 2)
+    if graph.index is not None:  # of the k sources of each target
+        index = graph.index[..., None].expand(-1, -1, -1, y.shape[2])  # (B, N, k, C)
+        message = message.expand(-1, index.shape[1], -1, -1).gather(2, index)
     message = message if x is None else message - full_precision(x)[:, :, None]  # y_j − x_i: (B, N, M or k, C)
     if graph.weights is None:
         return message.max(2).values.to(y.dtype)

@@ -293,7 +293,7 @@ def test_the_table_of_folders_is_true():
     for name, job, files in rows:
         folder = ROOT / "vig_minimal" / name
         says = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))).split("\n")[0]
-        assert says == job[0].upper() + job[1:] + ".", f"README.md says «{job}» of {name}/, and its __init__.py «{says}»"
+        assert says == job[0].upper() + job[1:] + ".", f"README.md says «{job}» of {name}/, __init__.py «{says}»"
         missing = [file for file in re.findall(r"`([\w./]+\.py)`", files)
                    if not ((folder / file).is_file() or (ROOT / file).is_file())]
         assert not missing, f"README.md sends readers of {name}/ to {missing}"

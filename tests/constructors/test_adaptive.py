@@ -72,8 +72,3 @@ def test_hops_follow_the_grid_as_released():
 def test_hops_must_be_whole(hops):
     with pytest.raises(ValueError, match="hops"):
         Adaptive(hops)
-
-
-def test_a_graph_without_index_and_weights_is_an_error():
-    with pytest.raises(ValueError, match="index"):
-        Graph(3)

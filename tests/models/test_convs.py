@@ -163,6 +163,17 @@ def test_an_index_and_its_dense_adjacency_give_the_same(name):
     assert_same(conv(image, indexed), conv(image, dense), [image, *conv.parameters()])
 
 
+@pytest.mark.parametrize("k", [3, NODES])
+@pytest.mark.parametrize("name", CONVS)
+def test_an_index_with_weights_and_its_dense_adjacency_give_the_same(name, k):
+    conv, index = randomise(CONVS[name](DIM, OUT)), random_index(BATCH, NODES, NODES, k)
+    image, weights = nodes(BATCH, DIM, *GRID), torch.randn(index.shape, dtype=torch.float64)
+    weights[:, :2, 0] = 0  # no edge
+    graph = Graph(NODES, index=index, weights=weights.requires_grad_())
+    dense = Graph(NODES, weights=graph.adj())
+    assert_same(conv(image, graph), conv(image, dense), [image, weights, *conv.parameters()])
+
+
 @pytest.mark.parametrize("name", ["mr", "sage", "gin", "attention"])
 def test_a_node_without_edges_is_updated_from_itself(name):
     # Target 0 has no edge: it sees its own features and a message of 0, whatever the others are

@@ -15,19 +15,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Graph:
-    """A batch of graphs, given by neighbour indices or by a dense adjacency. Raises ValueError for none.
-
-    With both, the weights (B, N, k) are those of the index's edges, whose sources are then all different.
-    """
+    """A batch of graphs, given by neighbour indices, by a dense adjacency, or by indices and their edges' weights; the
+    k sources of a target are then all different. Raises ValueError for anything else."""
 
     num_sources: int  # M
-    index: Tensor | None = None  # (B, N, k) int64, sources of each target, of weight 1; duplicate sources count once
-    weights: Tensor | None = None  # (B, N, M), bool or float, the dense adjacency; 0 (False) is no edge
+    index: Tensor | None = None  # (B, N, k) int64, sources of each target; duplicate sources count once
+    weights: Tensor | None = None  # (B, N, M), bool or float, or (B, N, k) of an index's edges; 0 (False) is no edge
     sources: Tensor | None = None  # (B, M, C), features of the sources; None: the sources are the nodes themselves
 
     def __post_init__(self):
-        if self.index is None and self.weights is None:
-            raise ValueError("a Graph takes index (B, N, k), weights (B, N, M), or index and its weights (B, N, k)")
+        given = [tensor for tensor in (self.index, self.weights) if tensor is not None]
+        if not given or given[0].shape != given[-1].shape:
+            raise ValueError("a Graph takes an index (B, N, k), weights (B, N, M), or an index and weights (B, N, k)")
 
     @property
     def num_targets(self) -> int:

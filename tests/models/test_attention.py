@@ -18,6 +18,8 @@ from helpers import (
     randomise,
 )
 from reference import attention as oracle
+from reference.clustervig import interleave
+from reference.vig import mlp
 from vig_minimal import Graph, create_model
 from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.models.convs import Attention
@@ -50,6 +52,18 @@ def test_attention(kind, from_others, heads):
     expected = image_by_image(by_loops(conv, heads), x, others[0] if from_others else x, graph.adj())
     actual = conv(image, replace(graph, sources=others[0] if from_others else None))
     assert_same(as_nodes(actual), expected, [image, *others, *leaves, *conv.parameters()])
+
+
+def test_a_global_feature_stands_beside_node_and_message():
+    conv, graph = randomise(Attention(DIM, OUT, global_feature=True)), graph_of_kind("weights", BATCH, NODES, NODES)
+    image, z, update = nodes(BATCH, DIM, *GRID), nodes(BATCH, NODES, DIM), dense_of(conv.update)
+
+    def by_hand(x, z, adj):
+        m = oracle.attention(x, x, adj, 4, *parts(conv))
+        return torch.stack([mlp(interleave(x[i], m[i], z[i]), update) for i in range(NODES)])
+
+    expected = image_by_image(by_hand, as_nodes(image), z, graph.adj())
+    assert_same(as_nodes(conv(image, graph, z)), expected, [image, z, *conv.parameters()])
 
 
 @pytest.mark.parametrize("groups, heads", [(2, 4), (4, 4), (4, 2), (8, 4), (2, 1)])

@@ -18,6 +18,8 @@ from vig_minimal.graphs.graph import GroupGraph
 
 FAMILIES = ["vig_nano", "svig_nano", "lrgc_nano"]
 TINY = {"dim": 16, "depth": 2, "num_classes": 5, "img_size": 16, "patch": 4}  # 16 nodes, some thousand parameters
+ADAPTVIG = {"dim": (8, 16), "local": (1, 2), "depth": (2, 1), "hops": (2, 1), "num_classes": 5, "img_size": 16,
+            "patch": 2}
 PYRAMID = {"dim": (8, 16), "depth": (1, 1), "pool": (2, 1), "num_classes": 5, "img_size": 16, "patch": 2, "k": 3}
 
 

@@ -83,6 +83,14 @@ EQUATIONS = {
     ("vig", "dilation"): "ViG: d_l",
     ("svig", "threshold"): "SViG: z",
     ("svig", "quantile"): "SViG: q_l",
+    ("adaptvig", "gate"): "AdaptViG: g_ij",
+    ("adaptvig", "message"): "AdaptViG: m_i",
+    ("adaptvig", "attention"): "AdaptViG: a_ij",
+    ("adaptvig", "Grapher"): "AdaptViG's Grapher",
+    ("adaptvig", "local block"): "AdaptViG's local block",
+    ("ipg", "detail"): "IPG: X_i",
+    ("ipg", "budget"): "IPG: k_i",
+    ("attention", "message"): "Attention: m_i",
 }
 
 

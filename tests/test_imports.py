@@ -16,7 +16,7 @@ PACKAGE = "vig_minimal"
 FOLDERS = ["streams", "atomic_files", "graphs", "constructors", "models", "data", "training", "look"]  # two are files
 TOP = ["__init__", "__main__", "train"]  # above all folders
 FAST = f"{PACKAGE}.graphs.fast."
-MOST_MODULES = 14  # in a folder, __init__.py aside
+MOST_MODULES = 15  # in a folder, __init__.py aside
 DEPENDENCIES = {"torch", "torchvision", "numpy", "PIL", "tqdm"}
 OPTIONAL = {"tensorboard"}  # only inside a function, so that everything else works without it
 
@@ -157,4 +157,4 @@ def test_what_keeps_the_rules_passes(tmp_path, name, text):
 def test_a_folder_of_too_many_modules_is_named(tmp_path):
     modules = {f"{PACKAGE}/data/m{i}.py": "" for i in range(MOST_MODULES)}
     assert made_up(tmp_path, {**modules, f"{PACKAGE}/data/__init__.py": ""}) == []
-    assert made_up(tmp_path, {f"{PACKAGE}/data/one_more.py": ""}) == [f"{PACKAGE}/data: 15 modules, more than 14"]
+    assert made_up(tmp_path, {f"{PACKAGE}/data/one_more.py": ""}) == [f"{PACKAGE}/data: 16 modules, more than 15"]

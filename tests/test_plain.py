@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import vig_minimal
-from helpers import PYRAMID, TINY, directed_groups, features, graph_of_kind
+from helpers import ADAPTVIG, PYRAMID, TINY, directed_groups, features, graph_of_kind
 from vig_minimal import Graph, create_model, list_constructors, list_models, plain
 from vig_minimal.constructors import CONSTRUCTORS, KNN
 from vig_minimal.graphs.aggregate import aggregate_max, aggregate_mean, aggregate_sum, max_relative
@@ -29,7 +29,8 @@ GRID, DIM = (4, 6), 16  # not square
 ISOTROPIC = TINY | {"img_size": (16, 24), "depth": 3, "drop_path": 0.2}
 STAGES = PYRAMID | {"img_size": (16, 24), "depth": (1, 2)}
 IMAGE = {"num_classes": 5, "img_size": 32, "stem": "imagenet"}
-FIELDS = {"vig": ISOTROPIC, "svig": ISOTROPIC, "lrgc": ISOTROPIC, "cvig": ISOTROPIC, "pvig": STAGES, "gkgnet": STAGES}
+FIELDS = {"vig": ISOTROPIC, "svig": ISOTROPIC, "lrgc": ISOTROPIC, "cvig": ISOTROPIC, "pvig": STAGES, "gkgnet": STAGES,
+          "adaptvig": ADAPTVIG | {"img_size": (16, 24), "drop_path": 0.2, "distillation": True}}
 FAMILIES = sorted({name.split("_")[0]: name for name in list_models("*_nano")}.items())
 
 

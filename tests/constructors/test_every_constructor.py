@@ -30,7 +30,8 @@ NODES = GRID[0] * GRID[1]
 CONFIG = {"dim": DIM, "depth": 2, "num_classes": 3, "img_size": (12, 20), "patch": 4}
 
 
-DIRECTED = ("knn", "group_knn", "lrgc", "cluster_knn", "window_knn", "svga", "dagc", "random")
+DIRECTED = ("knn", "group_knn", "lrgc", "cluster_knn", "window_knn", "svga", "dagc", "random", "adaptive",
+            "detail")
 
 
 def made(name: str, grid: tuple[int, int] = GRID) -> list[nn.Module]:
@@ -41,6 +42,8 @@ def made(name: str, grid: tuple[int, int] = GRID) -> list[nn.Module]:
         module.double().eval()
         for parameter in module.parameters():
             nn.init.normal_(parameter, std=0.3)
+        if name == "adaptive":
+            nn.init.constant_(module.temperature, 20.0)  # opens the gate
     return modules
 
 
@@ -88,7 +91,8 @@ def test_the_graph_is_that_of_the_double_loop_at_224_pixels(name):
 def test_messages_and_their_gradients_are_those_of_the_double_loop(name):
     x = features(1, NODES, DIM).requires_grad_()
     module = made(name)[1]
-    graph, expected = module(x, GRID), EXPECTED[name](x[0] if name == "lrgc" else x[0].detach(), GRID, 1, module)
+    learnt = name in ("lrgc", "adaptive")
+    graph, expected = module(x, GRID), EXPECTED[name](x[0] if learnt else x[0].detach(), GRID, 1, module)
     assert graph.adj().requires_grad == any(True for _ in module.parameters())  # only a learnt graph has a gradient
     if name == "hypergraph":
         message = places.hypergraph_message(x[0], expected.adj) - x[0]

@@ -88,13 +88,21 @@ def test_a_graph_without_edges_has_statistics():
     assert statistics["isolated"] == 1 and statistics["mean_degree"] == 0 and statistics["reciprocity"] == 0
 
 
-BOTH = {"index": torch.zeros(1, 1, 1, dtype=torch.int64), "weights": torch.ones(1, 1, 2)}
+DENSE = {"index": torch.zeros(1, 1, 1, dtype=torch.int64), "weights": torch.ones(1, 1, 2)}
 
 
-@pytest.mark.parametrize("fields", [{}, BOTH], ids=["neither", "both"])
-def test_a_graph_takes_exactly_one_of_index_and_weights(fields):
+@pytest.mark.parametrize("fields", [{}, DENSE], ids=["neither", "an index and a dense adjacency"])
+def test_a_graph_takes_an_index_or_weights_or_an_index_with_its_weights(fields):
     with pytest.raises(ValueError, match="index.*weights"):
         Graph(2, **fields)
+
+
+def test_weights_of_an_index_are_those_of_its_edges():
+    index = torch.tensor([[[2, 0], [1, 2]]])
+    graph = Graph(3, index=index, weights=torch.tensor([[[0.5, -2.0], [0.0, 3.0]]]))
+    assert graph.adj().tolist() == [[[-2.0, 0, 0.5], [0, 0, 3.0]]]
+    assert graph.degree().tolist() == [[2, 1]] and (graph.num_targets, graph.num_sources) == (2, 3)
+    assert [part.tolist() for part in graph.edges()] == [[0, 0, 0], [0, 0, 1], [0, 2, 2], [-2.0, 0.5, 3.0]]
 
 
 def test_a_graph_cannot_be_changed():

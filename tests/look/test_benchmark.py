@@ -192,8 +192,9 @@ def test_a_model_without_patches_has_no_floor(capsys):
     with pytest.raises(SystemExit) as end:
         command.main(["cnn2gnn_nano"])
     assert end.value.code == 2 and "no floor to compare with" in capsys.readouterr().err
-    network = floor.Floor(create_model("gkgnet_nano", num_classes=4))
-    assert network(torch.randn(2, 3, 64, 64)).shape == (2, 4)
+    for name in ("gkgnet_nano", "adaptvig_nano"):
+        network = floor.Floor(create_model(name, num_classes=4))
+        assert network(torch.randn(2, 3, 64, 64)).shape == (2, 4)
 
 
 def test_the_profile_names_the_lines_and_counts_what_they_do(capsys):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from helpers import FAMILIES, TINY
+from helpers import ADAPTVIG, FAMILIES, TINY
 from reference import vig as oracle
 from vig_minimal import create_model
 from vig_minimal.constructors import KNN, LRGC, SimilarityThreshold
@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYRAMID = {"img_size": 16, "dim": (8, 16), "depth": (1, 2), "pool": (2, 1), "num_classes": 5}
 SMALL = {"img_size": 16, "num_classes": 5}
 MODELS = {**dict.fromkeys((*FAMILIES, "cvig_nano"), TINY), "pvig_nano": PYRAMID, "gkgnet_nano": PYRAMID,
+          "adaptvig_nano": ADAPTVIG | {"depth": (1, 2)},
           "resnet_nano": SMALL, "cnn2mean_nano": SMALL, "cnn2gnn_nano": SMALL, "cnn2transformer_nano": SMALL}
 
 
@@ -130,16 +131,32 @@ def test_clustervig_shows_its_partitions_before_what_is_read_along_their_edges()
     assert "z′_i" in next(value.step.equation for value in values if value.symbol == "u")
 
 
+def test_adaptvig_shows_local_blocks_gates_and_attention():
+    values = explain.trace(model_of("adaptvig_nano"), torch.randn(1, 3, 16, 16, dtype=torch.float64))[2]
+    steps = [value.step for value in values if value.step.key != "in"]
+    assert steps == [explain.STEM, explain.LOCAL, explain.GATE, explain.ADAPT, explain.SCALED_RESIDUAL,
+                     explain.SCALED_FEED, explain.DOWN, explain.LOCAL,
+                     *[explain.ATTEND, explain.ADAPT, explain.SCALED_RESIDUAL, explain.SCALED_FEED] * 2, explain.HEAD]
+
+
+def test_attention_is_told_and_a_block_that_builds_no_graph_has_no_edges_of_its_own():
+    values = traced(model_of("vig_nano", conv="attention", graph_every=2))
+    assert values["update", "layer 0", "u"].step is explain.ATTENTION
+    assert ("edges", "layer 0", "N(i)") in values and ("edges", "layer 1", "N(i)") not in values
+
+
 def test_another_convolution_and_another_head_are_not_called_vigs():
     assert ("aggregate", "layer 0", "m") not in (edge := traced(model_of("vig_nano", conv="edge")))
     assert edge["update", "layer 0", "u"].step is explain.OTHER_UPDATE
     heads = {name: traced(model_of(name))["head", "", "logits"].step for name in MODELS}
-    assert {name for name, step in heads.items() if step is explain.HEAD} == {*FAMILIES, "cvig_nano", "pvig_nano"}
+    assert {name for name, step in heads.items() if step is explain.HEAD} == {
+        *FAMILIES, "cvig_nano", "pvig_nano", "adaptvig_nano"}
     assert {name for name, step in heads.items() if step is explain.SCORES} == {"gkgnet_nano"}
 
 
 @pytest.mark.parametrize("name, graph, step", [
     ("vig_nano", "knn", "NEAREST"), ("vig_nano", "group_knn", "GROUPS"), ("vig_nano", "window_knn", "CHOSEN"),
+    ("vig_nano", "adaptive", "GATE"), ("vig_nano", "detail", "BY_DETAIL"),
     ("pvig_nano", "knn", "NEAR"), ("gkgnet_nano", "group_knn", "GROUPS")])
 def test_edges_are_explained_as_they_are_chosen(name, graph, step):
     """A pyramid adds relative places to the distances, so it is not said to choose by distances alone."""

@@ -20,7 +20,7 @@ from helpers import (
 )
 from reference import vig as reference
 from vig_minimal import Graph
-from vig_minimal.models.convs import CONVS, GIN, EdgeConv, GraphSAGE, MRConv, interleave
+from vig_minimal.models.convs import CONVS, GIN, Attention, EdgeConv, GraphSAGE, MRConv, interleave
 
 BATCH, GRID, SOURCES, DIM, OUT = 2, (2, 3), 5, 8, 12
 NODES = GRID[0] * GRID[1]
@@ -99,8 +99,8 @@ def test_gin(kind, from_others, groups):
     compare(GIN, gin_by_loops, kind, from_others, groups)
 
 
-def test_the_four_convolutions_have_4_heads_by_default():
-    assert CONVS == {"mr": MRConv, "edge": EdgeConv, "sage": GraphSAGE, "gin": GIN}
+def test_all_convolutions_have_4_heads_by_default():
+    assert CONVS == {"mr": MRConv, "edge": EdgeConv, "sage": GraphSAGE, "gin": GIN, "attention": Attention}
     for build in CONVS.values():
         assert build(DIM, OUT).update[0].groups == 4
 
@@ -163,7 +163,18 @@ def test_an_index_and_its_dense_adjacency_give_the_same(name):
     assert_same(conv(image, indexed), conv(image, dense), [image, *conv.parameters()])
 
 
-@pytest.mark.parametrize("name", ["mr", "sage", "gin"])
+@pytest.mark.parametrize("k", [3, NODES])
+@pytest.mark.parametrize("name", CONVS)
+def test_an_index_with_weights_and_its_dense_adjacency_give_the_same(name, k):
+    conv, index = randomise(CONVS[name](DIM, OUT)), random_index(BATCH, NODES, NODES, k)
+    image, weights = nodes(BATCH, DIM, *GRID), torch.randn(index.shape, dtype=torch.float64)
+    weights[:, :2, 0] = 0  # no edge
+    graph = Graph(NODES, index=index, weights=weights.requires_grad_())
+    dense = Graph(NODES, weights=graph.adj())
+    assert_same(conv(image, graph), conv(image, dense), [image, weights, *conv.parameters()])
+
+
+@pytest.mark.parametrize("name", ["mr", "sage", "gin", "attention"])
 def test_a_node_without_edges_is_updated_from_itself(name):
     # Target 0 has no edge: it sees its own features and a message of 0, whatever the others are
     conv = randomise(CONVS[name](DIM, OUT))

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import PYRAMID, TINY
+from helpers import ADAPTVIG, PYRAMID, TINY
 from vig_minimal import create_model, list_constructors
 
 ISOTROPIC = ("vig_nano", "svig_nano", "lrgc_nano", "cvig_nano")
 CNN2 = ("resnet_nano", "cnn2mean_nano", "cnn2max_nano", "cnn2gnn_nano", "cnn2transformer_nano")
 MODELS = ({name: TINY for name in ISOTROPIC} | {name: PYRAMID for name in ("pvig_nano", "gkgnet_nano")}
+          | {"adaptvig_nano": ADAPTVIG}
           | {name: {"num_classes": 5, "img_size": 16, "stem": "imagenet"} for name in CNN2})
 OLD_ONNX = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning",
                                       "ignore::torch.jit.TracerWarning")
@@ -66,7 +67,7 @@ def test_export_with_a_dynamic_batch(name):
 @pytest.mark.parametrize("make", [exported, traced], ids=["exported", "traced"])
 @pytest.mark.parametrize("fields", [*({"graph": graph} for graph in list_constructors()
                                       if graph not in ("knn", "threshold", "lrgc")),  # of the models above
-                                    {"conv": "sage"}, {"conv": "gin"}], ids=str)
+                                    {"conv": "sage"}, {"conv": "gin"}, {"conv": "attention"}], ids=str)
 @torch.no_grad()
 def test_other_graphs_and_convolutions_take_other_batches(fields, make):
     model = made("vig_nano", **fields)

@@ -52,7 +52,8 @@ def released_state(reference):
 
 
 @pytest.mark.parametrize(("file", "model_name"), [("vig_ti", "vig_ti"), ("svig_ti_0.89_0.03", "svig_ti"),
-                                               ("pvig_ti", "pvig_ti"), ("gkgnet_s_224", "gkgnet_s")])
+                                               ("pvig_ti", "pvig_ti"), ("gkgnet_s_224", "gkgnet_s"),
+                                               ("adaptvig_s", "adaptvig_s")])
 def test_released_weights_give_the_released_outputs(file, model_name):
     reference = golden(file)
     model = create_model(model_name).double().eval()

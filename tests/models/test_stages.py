@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import TINY
+from helpers import ADAPTVIG, TINY
 from vig_minimal import create_model, list_models
 from vig_minimal.models.layers import DropPath
 from vig_minimal.training.engine import create_optimiser
@@ -14,7 +14,7 @@ PYRAMID = {"dim": (8, 16), "depth": (1, 2), "pool": (2, 1), "num_classes": 5, "i
 ISOTROPIC = ("vig_nano", "svig_nano", "lrgc_nano", "cvig_nano")
 RESNETS = ("resnet_nano", "cnn2mean_nano", "cnn2max_nano", "cnn2gnn_nano", "cnn2transformer_nano")
 MODELS = {name: TINY for name in ISOTROPIC} | {name: PYRAMID for name in ("pvig_nano", "gkgnet_nano")} | {
-    name: {"num_classes": 5, "img_size": 16} for name in RESNETS}
+    "adaptvig_nano": ADAPTVIG} | {name: {"num_classes": 5, "img_size": 16} for name in RESNETS}
 IMAGES = torch.randn(2, 3, 16, 16)
 
 
@@ -45,7 +45,7 @@ def test_features_of_chosen_blocks(name):
 
 
 @pytest.mark.parametrize("name, shapes", [
-    *((name, [(8, 8, 8), (16, 4, 4)]) for name in ("pvig_nano", "gkgnet_nano")),
+    *((name, [(8, 8, 8), (16, 4, 4)]) for name in ("pvig_nano", "gkgnet_nano", "adaptvig_nano")),
     *((name, [(32, 16, 16), (64, 8, 8), (128, 4, 4), (256, 2, 2)]) for name in RESNETS)])
 @torch.no_grad()
 def test_features_of_every_stage(name, shapes):
@@ -88,7 +88,7 @@ def test_without_classes_a_model_gives_its_pooled_features(name):
         assert without.state_dict().keys() == made(name).state_dict().keys() and without.config.num_classes == 7
 
 
-@pytest.mark.parametrize("name", [*MODELS, "cvig_nano distilled"])
+@pytest.mark.parametrize("name", [*MODELS, "cvig_nano distilled", "adaptvig_nano distilled"])
 def test_a_new_classifier_leaves_the_rest_as_it_was(name):
     fields = {"distillation": True} if name.endswith("distilled") else {}
     model = made(name.split()[0], **fields)

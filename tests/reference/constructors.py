@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import clustervig, gkgnet, places, vig
+from . import adaptvig, clustervig, gkgnet, places, vig
 
 
 class Numbers(NamedTuple):
@@ -155,6 +155,17 @@ def alone(x: Tensor, grid: tuple[int, int], block: int, module) -> Expected:
     return Expected(torch.eye(len(x), dtype=torch.bool), 1, 1)
 
 
+def adaptive(x: Tensor, grid: tuple[int, int], block: int, module) -> Expected:
+    hops = {(3, 5): 1, (9, 10): 1, (6, 15): 1, (14, 14): 2}[grid]  # a seventh of the shorter side, at least 1
+    far = sum(len(bin(side)) - 3 for side in grid)
+    return Expected(adaptvig.adaptive(x, *grid, hops, module.temperature), 2, 2 + far)
+
+
+def detail(x: Tensor, grid: tuple[int, int], block: int, module) -> Expected:
+    return Expected(table(places.detail(x, *grid, GRIDS[grid].k[block]), len(x)), 1, len(x))
+
+
 EXPECTED = {"knn": knn, "group_knn": group_knn, "threshold": threshold, "lrgc": lrgc, "cluster_knn": cluster_knn,
             "window_knn": window_knn, "hypergraph": hypergraph, "svga": svga, "mgc": mgc, "dagc": dagc, "lsgc": lsgc,
-            "grid": surroundings, "random": drawn, "full": full, "none": alone}
+            "grid": surroundings, "random": drawn, "full": full, "none": alone,
+            "adaptive": adaptive, "detail": detail}

@@ -124,3 +124,39 @@ def surroundings(height: int, width: int) -> list[set[int]]:
     """The 3 x 3 nodes around a node, as far as they exist."""
     return [{a * width + b for a in range(r - 1, r + 2) for b in range(c - 1, c + 2)
              if 0 <= a < height and 0 <= b < width} for r in range(height) for c in range(width)]
+
+
+def bilinear(image: Tensor, height: int, width: int) -> Tensor:
+    """An image (C, H, W) at another size: each pixel from the two rows and two columns around its own middle."""
+    def around(place: int, side: int, other: int) -> tuple[int, int, float]:
+        middle = max(0.0, (place + 0.5) * side / other - 0.5)
+        first = min(int(middle), side - 1)
+        return first, min(first + 1, side - 1), middle - first
+
+    result = torch.empty(len(image), height, width, dtype=image.dtype)
+    for r in range(height):
+        top, bottom, down = around(r, image.shape[1], height)
+        for c in range(width):
+            left, right, across = around(c, image.shape[2], width)
+            upper = (1 - across) * image[:, top, left] + across * image[:, top, right]
+            lower = (1 - across) * image[:, bottom, left] + across * image[:, bottom, right]
+            result[:, r, c] = (1 - down) * upper + down * lower
+    return result
+
+
+def detail(x: Tensor, height: int, width: int, k: int) -> list[set[int]]:
+    """IPG: a node's share of all N k neighbours is its share of the detail that halving the image loses; at least 1.
+
+    They are the ones with the largest cosine, itself first, then of equal ones the first.
+    """
+    image = x.T.reshape(-1, height, width)
+    smooth = bilinear(bilinear(image, max(1, height // 2), max(1, width // 2)), height, width)
+    lost = [sum(abs(float(value)) for value in image[:, r, c] - smooth[:, r, c])
+            for r in range(height) for c in range(width)]
+    unit = [node / torch.linalg.vector_norm(node) for node in x]
+    sources = []
+    for i in range(len(x)):
+        budget = round(min(max(len(x) * k * lost[i] / sum(lost), 1), len(x)))
+        order = sorted(range(len(x)), key=lambda j: -2.0 if j == i else -float((unit[i] * unit[j]).sum()))
+        sources.append(set(order[:budget]))
+    return sources

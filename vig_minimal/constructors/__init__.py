@@ -26,9 +26,11 @@ from functools import partial
 
 from torch import nn
 
+from .adaptive import Adaptive
 from .axial import DAGC, LSGC, MGC, SVGA
 from .cluster_knn import ClusterKNN
 from .controls import Alone, Full, Random, Surroundings
+from .detail import Detail
 from .group_knn import GroupKNN
 from .hypergraph import Hypergraph
 from .knn import KNN
@@ -37,8 +39,8 @@ from .schedules import Rule, dilation, hyperedges, neighbours, neighbours_on, qu
 from .similarity_threshold import SimilarityThreshold
 from .window_knn import WindowKNN
 
-__all__ = ["CONSTRUCTORS", "DAGC", "KNN", "LRGC", "LSGC", "MGC", "OF_PLACES", "SVGA", "Alone", "ClusterKNN", "Full",
-           "GroupKNN", "Hypergraph", "Random", "SimilarityThreshold", "Surroundings", "WindowKNN"]
+__all__ = ["CONSTRUCTORS", "DAGC", "KNN", "LRGC", "LSGC", "MGC", "OF_PLACES", "SVGA", "Adaptive", "Alone", "ClusterKNN",
+           "Detail", "Full", "GroupKNN", "Hypergraph", "Random", "SimilarityThreshold", "Surroundings", "WindowKNN"]
 
 
 def of_blocks(config, schedule: Callable[..., int], first: int | None) -> list[Rule]:
@@ -74,13 +76,15 @@ def cluster_knn_per_block(config) -> list[ClusterKNN]:
     return [ClusterKNN(k, config.clusters) for k in of_blocks(config, neighbours, config.k)]
 
 
-# graphs of places, which need neither pooled sources nor relative positions, so that pyramids take them too: from hops
-# (None is the authors' K) and k neighbours, a rule of the number of nodes
+# graphs, most of them of places, that need neither pooled sources nor relative positions, so that pyramids take them
+# too: from hops (None is the authors' K) and k neighbours, a rule of the number of nodes
 OF_PLACES = {
     "svga": lambda hops, k: SVGA(hops or 2),
     "mgc": lambda hops, k: MGC(hops),
     "dagc": lambda hops, k: DAGC(hops or 2),
     "lsgc": lambda hops, k: LSGC(hops or 2),
+    "adaptive": lambda hops, k: Adaptive(hops),
+    "detail": lambda hops, k: Detail(k),
     "grid": lambda hops, k: Surroundings(),
     "random": lambda hops, k: Random(k),
     "none": lambda hops, k: Alone(),
@@ -118,6 +122,8 @@ CONSTRUCTORS = {
     "mgc": (partial(of_places, "mgc"), ("hops",)),                   # MobileViGv2
     "dagc": (partial(of_places, "dagc"), ("hops",)),                 # GreedyViG
     "lsgc": (partial(of_places, "lsgc"), ("hops",)),                 # LogViG
+    "adaptive": (partial(of_places, "adaptive"), ("hops",)),         # AdaptViG
+    "detail": (partial(of_places, "detail"), ("k",)),                # IPG
     # controls
     "grid": (partial(of_places, "grid"), ()),
     "random": (partial(of_places, "random"), ("k",)),

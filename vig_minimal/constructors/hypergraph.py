@@ -20,7 +20,7 @@ membership above 0.1, its threshold becomes 0.5 for all; its means count the las
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,14 @@ class HyperedgeGraph(Graph):
     """
 
     member: Tensor | None = None  # (B, N, E) bool: node i is in hyperedge e
+
+    def again(self, nodes: Tensor) -> "HyperedgeGraph":
+        """Return the graph with the messages m_i of these nodes (B, N, C)."""
+        # ViHGNN: h_e = mean of x_j
+        hyperedge = aggregate_mean(nodes, Graph(self.num_targets, weights=self.member.mT))  # (B, E, C)
+        # ViHGNN: m_i = mean of h_e
+        message = aggregate_mean(hyperedge, Graph(self.member.shape[2], weights=self.member))  # (B, N, C)
+        return replace(self, sources=message)
 
     def union(self) -> Graph:
         """Return the graph over nodes with an edge between any two that share a hyperedge: weights (B, N, N), bool."""
@@ -64,13 +72,8 @@ class Hypergraph(nn.Module):
         self.hyperedges, self.rounds, self.least = hyperedges, rounds, least
 
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> HyperedgeGraph:
-        member, num_nodes = self.members(x), x.shape[1]  # (B, N, E)
-        # ViHGNN: h_e = mean of x_j
-        hyperedge = aggregate_mean(x, Graph(num_nodes, weights=member.mT))  # (B, E, C)
-        # ViHGNN: m_i = mean of h_e
-        message = aggregate_mean(hyperedge, Graph(member.shape[2], weights=member))  # (B, N, C)
-        own = torch.arange(num_nodes, device=x.device)[:, None].expand(x.shape[0], -1, -1)  # (B, N, 1)
-        return HyperedgeGraph(num_nodes, index=own, sources=message, member=member)
+        own = torch.arange(x.shape[1], device=x.device)[:, None].expand(x.shape[0], -1, -1)  # (B, N, 1)
+        return HyperedgeGraph(x.shape[1], index=own, member=self.members(x)).again(x)
 
     @torch.no_grad()
     def members(self, x: Tensor) -> Tensor:

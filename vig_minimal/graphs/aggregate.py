@@ -38,15 +38,18 @@ def maximum(x: Tensor | None, y: Tensor, graph: Graph) -> Tensor:
         return maximum(x, y, graph.subnodes()).unflatten(1, (graph.num_targets, -1)).flatten(2)
     # LRGC Eq. 5: the maximum of all messages, in the paper's letters α_ij (x'_i − x'_j)
     message = full_precision(y)[:, None]  # y_j: (B, 1, M, C)
-    message = message if x is None else message - full_precision(x)[:, :, None]  # y_j − x_i: (B, N, M, C)
     if graph.index is not None:  # of the k sources of each target
         index = graph.index[..., None].expand(-1, -1, -1, y.shape[2])  # (B, N, k, C)
-        return message.expand(-1, index.shape[1], -1, -1).gather(2, index).max(2).values.to(y.dtype)
-    a = graph.weights[..., None]  # (B, N, M, 1)
+        message = message.expand(-1, index.shape[1], -1, -1).gather(2, index)
+    message = message if x is None else message - full_precision(x)[:, :, None]  # y_j − x_i: (B, N, M or k, C)
+    if graph.weights is None:
+        return message.max(2).values.to(y.dtype)
+    a = graph.weights[..., None]  # (B, N, M or k, 1)
     if a.dtype == torch.bool:  # of the edges alone
         m = torch.where(a, message, -torch.inf).max(2).values
         return torch.where(a.any(2), m, 0).to(y.dtype)
     m = torch.where(a != 0, a * message, 0).max(2).values  # (B, N, C): an edge that is not selected carries 0
+    m = m.relu() if a.shape[2] < graph.num_sources else m  # and so do sources that an index leaves out
     return m.to(torch.promote_types(y.dtype, a.dtype))
 
 

@@ -15,16 +15,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Graph:
-    """A batch of graphs, given by neighbour indices or by a dense adjacency. Raises ValueError for both or none."""
+    """A batch of graphs, given by neighbour indices, by a dense adjacency, or by indices and their edges' weights; the
+    k sources of a target are then all different. Raises ValueError for anything else."""
 
     num_sources: int  # M
-    index: Tensor | None = None  # (B, N, k) int64, sources of each target, of weight 1; duplicate sources count once
-    weights: Tensor | None = None  # (B, N, M), bool or float, the dense adjacency; 0 (False) is no edge
+    index: Tensor | None = None  # (B, N, k) int64, sources of each target; duplicate sources count once
+    weights: Tensor | None = None  # (B, N, M), bool or float, or (B, N, k) of an index's edges; 0 (False) is no edge
     sources: Tensor | None = None  # (B, M, C), features of the sources; None: the sources are the nodes themselves
 
     def __post_init__(self):
-        if (self.index is None) == (self.weights is None):
-            raise ValueError("a Graph takes exactly one of index (B, N, k) and weights (B, N, M)")
+        given = [tensor for tensor in (self.index, self.weights) if tensor is not None]
+        if not given or given[0].shape != given[-1].shape:
+            raise ValueError("a Graph takes an index (B, N, k), weights (B, N, M), or an index and weights (B, N, k)")
 
     @property
     def num_targets(self) -> int:
@@ -36,6 +38,8 @@ class Graph:
         if self.index is None:
             return self.weights
         shape = (*self.index.shape[:-1], self.num_sources)
+        if self.weights is not None:
+            return self.weights.new_zeros(shape).scatter(-1, self.index, self.weights)
         return torch.zeros(shape, dtype=torch.bool, device=self.index.device).scatter_(-1, self.index, 1)
 
     def union(self) -> "Graph":
@@ -45,6 +49,11 @@ class Graph:
     def features(self, nodes: Tensor) -> Tensor:
         """Return the features of the sources: (B, M, C), the nodes' own where the graph brings none."""
         return nodes if self.sources is None else self.sources
+
+    def again(self, nodes: Tensor) -> "Graph":
+        """Return the same edges for a later block, whose nodes (B, N, C) have other features. HyperedgeGraph: also what
+        comes along them."""
+        return self
 
     def degree(self) -> Tensor:
         """Return the number of different sources of each target: (B, N) int64."""

@@ -58,7 +58,7 @@ def check_groups(config: object, dims: Sequence[int]) -> None:
     if grouped and any(dim % config.groups for dim in dims):
         raise ValueError(f"groups={config.groups}: all widths ({', '.join(map(str, dims))}) must be multiples of it")
     if grouped and config.conv == "edge" and config.groups > 1:
-        raise ValueError("conv='edge': its MLP mixes all channels, which group_knn keeps apart; choose mr, sage or gin")
+        raise ValueError("conv='edge': its MLP mixes all channels, which group_knn keeps apart; choose another")
 
 
 def check_compiler(device: str) -> None:

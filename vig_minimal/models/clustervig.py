@@ -30,7 +30,7 @@ from ..graphs.partition import membership, partition_mean
 from .checks import check_choices
 from .convs import CONVS
 from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, init_weights, to_nodes
-from .vig import Backbone, ViGConfig
+from .vig import Backbone, ViGConfig, of_every
 
 
 @dataclass(frozen=True)
@@ -61,21 +61,26 @@ class DEGC(nn.Module):
     """Dynamic Efficient Graph Convolution, Algorithm 1, for a whole batch of images at once (Algorithm 2).
 
     Algorithm 2 sorts the nodes of all images by partition, and sorts back at the end. Here the nodes stay in place, and
-    labels say which may be neighbours. (B, C, H, W) -> (B, out_dim, H, W) and the ClusterGraph.
+    labels say which may be neighbours. (B, C, H, W) -> (B, out_dim, H, W) and the ClusterGraph. Without a constructor
+    partitions and edges are those of the block `before`, and z_i are the means of the nodes as they are now.
     """
 
-    def __init__(self, dim: int, out_dim: int, constructor: ClusterKNN, conv: str = "mr", groups: int = 4):
+    def __init__(self, dim: int, out_dim: int, constructor: ClusterKNN | None, conv: str = "mr", groups: int = 4):
         super().__init__()
         self.constructor = constructor
         self.attention = GATv2(dim, dim)
         self.conv = CONVS[conv](dim, out_dim, groups, global_feature=True)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ClusterGraph]:
+    def forward(self, image: Tensor, before: ClusterGraph | None = None) -> tuple[Tensor, ClusterGraph]:
         # ClusterViG Algorithm 1, in its order; ClusterViG Algorithm 2, since all images and partitions go at once
         x = to_nodes(image)  # X: (B, N, C)
-        labels = self.constructor.partition(x)  # V^i: (B, N)
-        graph = self.constructor.inside(x, labels)  # G^i: (B, N, N), edges only inside a partition
-        member = membership(labels, self.constructor.clusters)  # (B, N, κ)
+        if self.constructor is not None:
+            labels = self.constructor.partition(x)  # V^i: (B, N)
+            graph = self.constructor.inside(x, labels)  # G^i: (B, N, N), edges only inside a partition
+            clusters = self.constructor.clusters
+        else:
+            labels, graph, clusters = before.labels, before, before.centroids.shape[1]
+        member = membership(labels, clusters)  # (B, N, κ)
         z = partition_mean(x, member)  # z_i: (B, κ, C)
         z_updated, attention = self.attention(z, return_attention=True)  # z'_i: (B, κ, C), α_ji
         update = self.conv(image, graph, z=member.to(z.dtype) @ z_updated)  # X': (B, out_dim, H, W)
@@ -97,20 +102,39 @@ class Grapher(nn.Module):
         self.fc2 = conv_bn(2 * config.dim, config.dim)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ClusterGraph]:
+    def forward(self, x: Tensor, before: ClusterGraph | None = None) -> tuple[Tensor, ClusterGraph]:
         # ClusterViG Eq. 5: σ is the GELU that ends DEGC's MLP
         h = self.fc1(self.cpe(x) + x)  # (B, C, H, W)
-        update, graph = self.degc(h)  # (B, 2C, H, W)
+        update, graph = self.degc(h, before)  # (B, 2C, H, W)
         return self.drop_path(self.fc2(update)) + x, graph
 
 
-class ClusterViG(Backbone):
-    """The isotropic skeleton with one constructor for each block, and with one or two classifiers (Figure 4).
+class Distilled(Backbone):
+    """A skeleton with one or two classifiers (Figure 4).
 
-    With config.distillation, as in all but cvig_nano, a training step gets a tuple: the logits of both classifiers, the
-    first to learn from the labels and the second from a teacher. Evaluation gives their mean.
+    With config.distillation, as in all but nano models, a training step gets a tuple: the logits of both classifiers,
+    the first to learn from the labels and the second from a teacher. Evaluation gives their mean.
     `create_model("cvig_ti", distillation=False)` has one classifier, and always gives one tensor.
     """
+
+    def add_classes(self) -> None:
+        super().add_classes()
+        distils = self.config.distillation and self.config.num_classes > 0
+        self.distilled = nn.Conv2d(self.hidden, self.config.num_classes, 1) if distils else None
+
+    def forward_head(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (B, num_classes) of the last features (B, C, H, W); the pooled features (B, C) for num_classes=0."""
+        x = x.mean((2, 3), keepdim=True)
+        if self.distilled is None:
+            return self.head(x).flatten(1)
+        for layer in self.head[:-1]:  # not called as a whole: a slice is a new module, which torch's counters misname
+            x = layer(x)  # (B, hidden, 1, 1)
+        logits, distilled = self.head[-1](x).flatten(1), self.distilled(x).flatten(1)
+        return (logits, distilled) if self.training else (logits + distilled) / 2
+
+
+class ClusterViG(Distilled):
+    """The isotropic skeleton with one constructor for each block, and with one or two classifiers."""
 
     def __init__(self, config: ClusterViGConfig, constructors: list[ClusterKNN]):
         super().__init__()
@@ -120,21 +144,7 @@ class ClusterViG(Backbone):
         self.position = nn.Parameter(torch.zeros(1, config.dim, *config.grid))
         rates = drop_path_rates(config.drop_path, config.depth)
         self.blocks = nn.ModuleList(Block(Grapher(config, constructor, rate), FFN(config.dim, rate))
-                                    for constructor, rate in zip(constructors, rates, strict=True))
+                                    for constructor, rate in zip(of_every(constructors, config.graph_every), rates,
+                                                                 strict=True))
         self.add_classes()  # head
         init_weights(self.modules())
-
-    def add_classes(self) -> None:
-        super().add_classes()
-        distils = self.config.distillation and self.config.num_classes > 0
-        self.distilled = nn.Conv2d(1024, self.config.num_classes, 1) if distils else None
-
-    def forward_head(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits (B, num_classes) of the last features (B, C, H, W); the pooled features (B, C) for num_classes=0."""
-        x = x.mean((2, 3), keepdim=True)
-        if self.distilled is None:
-            return self.head(x).flatten(1)
-        for layer in self.head[:-1]:  # not called as a whole: a slice is a new module, which torch's counters misname
-            x = layer(x)  # (B, 1024, 1, 1)
-        logits, distilled = self.head[-1](x).flatten(1), self.distilled(x).flatten(1)
-        return (logits, distilled) if self.training else (logits + distilled) / 2

@@ -1,14 +1,15 @@
 """The graph convolutions: node features and a graph in, updated features out.
 
 ViG's four (Table I of ClusterViG), and with `global_feature=True` the same four with a global feature z' beside every
-node (its Table II). Each class states its update with z'; without z' it is that of Table I. `CONVS` names them.
+node (its Table II); and attention. Each class states its update with z'; without z' it is that of Table I. `CONVS`
+names them.
 
     x          (B, C, H, W)    the targets i, N = H·W of them -> (B, out_dim, H, W)
     graph                      its sources j are `graph.sources` (B, M, C) or, where there are none, the targets
     z          (B, N, C)       z': the global feature of each target, in ClusterViG that of its partition
 
 Table II writes v and u for i and j. Where edges have weights (LRGC's α), a_ij multiplies what edge j → i carries, as
-x_j − x_i or MLP_Φ(x_j); so every convolution passes a gradient to the constructor.
+x_j − x_i, MLP_Φ(x_j) or v_j; so every convolution passes a gradient to the constructor.
 
 Heads are groups: an MLP is a 1×1 convolution with 4 groups, BN and GELU. As a head of attention does, a group makes a
 quarter of the outputs from a quarter of the inputs; the papers call this the multi-head update.
@@ -19,6 +20,7 @@ Differs from the released code, where EdgeConv, GraphSAGE and the global convolu
 runs once per edge, not once per node.
 """
 
+import math
 from dataclasses import replace
 
 import torch
@@ -137,4 +139,37 @@ class GIN(nn.Module):
         return self.update(to_image(m, x.shape[2:]))
 
 
-CONVS = {"mr": MRConv, "edge": EdgeConv, "sage": GraphSAGE, "gin": GIN}
+class Attention(nn.Module):
+    """Attention along the edges: MLP(x_i | Σ_j a_ij softmax_j(q_i·k_j / √d) v_j | z'_i).
+
+    The softmax runs over the edges j → i alone, in each head of d channels; the weight a_ij of an edge multiplies its
+    message, as in the other convolutions, and does not enter the softmax. With graph="full" this is how a Transformer
+    mixes tokens. In a GroupGraph a head has the edges of the group in which its channels lie. Memory: B·heads·N·M.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, groups: int = HEADS, global_feature: bool = False):
+        super().__init__()
+        self.heads = groups
+        self.query, self.value = nn.Linear(in_dim, in_dim), nn.Linear(in_dim, in_dim)
+        self.key = nn.Linear(in_dim, in_dim, bias=False)  # a bias adds the same to all scores of a target
+        self.update = mlp((3 if global_feature else 2) * in_dim, out_dim, groups)
+
+    def forward(self, x: Tensor, graph: Graph, z: Tensor | None = None) -> Tensor:
+        nodes = to_nodes(x)  # (B, N, C)
+        sources = graph.features(nodes)  # (B, M, C)
+        adj = graph.adj()  # (B, N, M), or (B, G, N, M)
+        groups = adj.shape[1] if adj.ndim == 4 else 1
+        heads = math.lcm(self.heads, groups)  # H
+        adj = (adj if adj.ndim == 4 else adj[:, None]).repeat_interleave(heads // groups, 1)  # (B, H, N, M)
+        q, k, v = (layer(y).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, N or M, d)
+                   for layer, y in ((self.query, nodes), (self.key, sources), (self.value, sources)))
+        # Attention: m_i = Σ_j a_ij softmax_j(q_i·k_j / √d) v_j
+        score = q @ k.mT / q.shape[-1] ** 0.5  # (B, H, N, M)
+        no_edge = adj == 0
+        attention = score.masked_fill(no_edge, torch.finfo(score.dtype).min).softmax(-1)  # over the edges alone
+        attention = attention.masked_fill(no_edge, 0) * adj  # 0 in the whole row of a target without edges
+        m = (attention.to(v.dtype) @ v).transpose(1, 2).flatten(2)  # (B, N, C)
+        return self.update(to_image(interleave(nodes, m, z), x.shape[2:]))
+
+
+CONVS = {"mr": MRConv, "edge": EdgeConv, "sage": GraphSAGE, "gin": GIN, "attention": Attention}

@@ -85,8 +85,8 @@ class Block(nn.Module):
         super().__init__()
         self.grapher, self.ffn = grapher, ffn
 
-    def forward(self, x: Tensor, *relative: Tensor) -> tuple[Tensor, Graph]:
-        y, graph = self.grapher(x, *relative)  # a pyramid's Grapher also takes relative positions
+    def forward(self, x: Tensor, *also: Tensor | Graph | None) -> tuple[Tensor, Graph]:
+        y, graph = self.grapher(x, *also)  # the Graph of the block before; in a pyramid relative positions come first
         return self.ffn(y), graph
 
 
@@ -124,12 +124,12 @@ def drop_path_rates(rate: float, depth: int) -> list[float]:
     return [rate * l / max(1, depth - 1) for l in range(depth)]
 
 
-def head(dim: int, num_classes: int, dropout: float = 0.0) -> nn.Sequential:
-    """The classifier on pooled features (B, C, 1, 1): C → 1024, BN, GELU, dropout, 1024 → classes. Nothing for no
+def head(dim: int, num_classes: int, dropout: float = 0.0, hidden: int = 1024) -> nn.Sequential:
+    """The classifier on pooled features (B, C, 1, 1): C → hidden, BN, GELU, dropout, hidden → classes. Nothing for no
     classes: a model then gives the pooled features."""
     if num_classes == 0:
         return nn.Sequential()
-    return nn.Sequential(*conv_bn(dim, 1024), nn.GELU(), Dropout(dropout), nn.Conv2d(1024, num_classes, 1))
+    return nn.Sequential(*conv_bn(dim, hidden), nn.GELU(), Dropout(dropout), nn.Conv2d(hidden, num_classes, 1))
 
 
 def no_weight_decay(model: nn.Module) -> set[str]:

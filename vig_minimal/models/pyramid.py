@@ -19,7 +19,7 @@ Differs from the released code: any image size, since tables and dilation follow
 released ones, are in no checkpoint.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ from ..graphs.plain import fast_form
 from .checks import check_choices, check_groups, check_numbers, check_whole, image_size
 from .convs import CONVS
 from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, init_weights, to_nodes
-from .vig import Backbone
+from .vig import Backbone, of_every
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,20 @@ class PyramidConfig:
     patch: int = 4                             # total stride of the stem: 2, 4 or 8; every later stage halves the grid
     graph: str = "knn"                         # constructor: knn, group_knn, or one of constructors.OF_PLACES
     groups: int = 2                            # graph="group_knn": groups G of channels, each with its own neighbours
-    conv: str = "mr"                           # graph convolution: mr, edge, sage or gin
+    conv: str = "mr"                           # graph convolution: mr, edge, sage, gin or attention
+    graph_every: int = 1                       # n: of every n blocks of a stage the first builds the graph for all
     k: int | None = None                       # neighbours; None is 9; fewer where a stage has fewer sources
-    hops: int | None = None                    # graph="svga", "mgc", "dagc", "lsgc": K; None is the authors'
+    hops: int | None = None                    # graph="svga", "mgc", "dagc", "lsgc", "adaptive": K; None: the authors'
     epsilon: float = 0.0                       # probability of stochastic dilation
     drop_path: float = 0.0                     # stochastic depth of the last block; grows linearly from 0
     dropout: float = 0.0                       # in the head
 
+    patches = (2, 4, 8)  # no field
+
     def __post_init__(self):
-        check_choices(self, patch=(2, 4, 8), conv=CONVS)
+        check_choices(self, patch=self.patches, conv=CONVS)
         object.__setattr__(self, "img_size", image_size(self.img_size, self.patch))
-        check_whole(self, "groups", *[name for name in ("k", "hops") if getattr(self, name) is not None])
+        check_whole(self, "groups", "graph_every", *[name for name in ("k", "hops") if getattr(self, name) is not None])
         check_whole(self, "num_classes", least=0)
         check_numbers(self, rates=("epsilon", "drop_path", "dropout"))
         for name in ("dim", "depth", "pool"):
@@ -119,10 +122,10 @@ class Grapher(nn.Module):
     """`vig.Grapher` with pooled sources, the means of r × r nodes, and with E added to the distances.
 
     (B, C, H, W) and relative (N, M) -> (B, C, H, W) and the Graph of N targets and M sources. Without `relative`, for a
-    constructor of OF_PLACES, it is `vig.Grapher`.
+    constructor of OF_PLACES, it is `vig.Grapher`. Without a constructor the edges are those of the block `before`.
     """
 
-    def __init__(self, dim: int, constructor: nn.Module, conv: str, pool: int, drop_path: float):
+    def __init__(self, dim: int, constructor: nn.Module | None, conv: str, pool: int, drop_path: float):
         super().__init__()
         self.pool = pool
         self.fc1 = conv_bn(dim, dim)
@@ -131,12 +134,13 @@ class Grapher(nn.Module):
         self.fc2 = conv_bn(2 * dim, dim)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, relative: Tensor | None = None) -> tuple[Tensor, Graph]:
+    def forward(self, x: Tensor, relative: Tensor | None = None, before: Graph | None = None) -> tuple[Tensor, Graph]:
         h = self.fc1(x)  # (B, C, H, W)
         # Pyramid ViG: S, the pooled sources
         sources = to_nodes(F.avg_pool2d(h, self.pool)) if self.pool > 1 else None  # (B, M, C), or the nodes themselves
         also = () if relative is None else (sources, relative)  # for which graphs of places have no use
-        graph = self.constructor(to_nodes(h), h.shape[2:], *also)
+        graph = (replace(before, sources=sources) if self.constructor is None  # the same edges
+                 else self.constructor(to_nodes(h), h.shape[2:], *also))
         update = self.conv(h, graph)  # (B, 2C, H, W)
         return self.drop_path(self.fc2(update)) + x, graph
 
@@ -155,21 +159,23 @@ class Stage(nn.Module):
         self.downsample = nn.Identity()
         if stage > 0:
             self.downsample = nn.Sequential(nn.Conv2d(config.dim[stage - 1], dim, 3, 2, padding=1), nn.BatchNorm2d(dim))
-        self.blocks = nn.ModuleList()
-        for block in range(first, first + config.depth[stage]):
-            k = Rule(self.num_sources(self.grid), pyramid_neighbours, config.k)
-            dilation = Rule(self.num_sources(self.grid), pyramid_dilation, config.k, block)
-            if config.graph == "knn":
-                constructor = KNN(k, dilation, config.epsilon)
-            elif config.graph == "group_knn":
-                constructor = GroupKNN(k, config.groups, dilation, config.epsilon)
-            else:
-                constructor = OF_PLACES[config.graph](config.hops, k)
-            grapher = Grapher(dim, constructor, config.conv, self.pool, rates[block])
-            self.blocks.append(Block(grapher, FFN(dim, rates[block])))
+        constructors = [self.constructor(config, block) for block in range(first, first + config.depth[stage])]
+        self.blocks = nn.ModuleList(
+            Block(Grapher(dim, constructor, config.conv, self.pool, rate), FFN(dim, rate))
+            for constructor, rate in zip(of_every(constructors, config.graph_every), rates[first:]))
         self.dim, self.placed = dim, config.graph in OF_PLACES
         # no buffer: DDP would send it to all processes at every step, and a moving average would average it
         self.relative = None if self.placed else relative_positions(dim, self.grid, self.num_sources(self.grid))
+
+    def constructor(self, config: PyramidConfig, block: int) -> nn.Module:
+        """Return the constructor of a block, counted over all stages."""
+        k = Rule(self.num_sources(self.grid), pyramid_neighbours, config.k)
+        dilation = Rule(self.num_sources(self.grid), pyramid_dilation, config.k, block)
+        if config.graph == "knn":
+            return KNN(k, dilation, config.epsilon)
+        if config.graph == "group_knn":
+            return GroupKNN(k, config.groups, dilation, config.epsilon)
+        return OF_PLACES[config.graph](config.hops, k)
 
     def num_sources(self, grid: tuple[int, int]) -> int:
         """M on this grid."""
@@ -193,12 +199,12 @@ class Stage(nn.Module):
             self.relative = self.relative.to(moved.device) if is_half else moved
         return self
 
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Graph]]:
-        x, graphs = self.downsample(x), []
+    def forward(self, x: Tensor, before: list[Graph] | None = None) -> tuple[Tensor, list[Graph]]:
+        x, graph, graphs = self.downsample(x), None, []  # another grid than that of the stage before: other graphs
         # under torch.compile a side may be a symbol, which `len` turns into its number
         relative = None if self.placed else self.relative_on(*(len(range(side)) for side in x.shape[2:]))
         for block in self.blocks:
-            x, graph = block(x, relative)
+            x, graph = block(x, relative, graph)
             graphs.append(graph)
         return x, graphs
 

@@ -13,6 +13,7 @@ from torch import nn
 from ..atomic_files import CheckpointError, load
 from ..constructors import CONSTRUCTORS
 from ..constructors.schedules import PYRAMID_K, first_k
+from .adaptvig import AdaptViG, AdaptViGConfig
 from .checks import near
 from .clustervig import ClusterViG, ClusterViGConfig
 from .cnn2graph import CNN2Graph, CNN2GraphConfig
@@ -22,10 +23,12 @@ from .released import unwrapped
 from .vig import ViG, ViGConfig
 
 NETWORKS = {ViGConfig: ViG, ClusterViGConfig: ClusterViG, PyramidConfig: PyramidViG, GKGNetConfig: GKGNet,
-            CNN2GraphConfig: CNN2Graph}
+            AdaptViGConfig: AdaptViG, CNN2GraphConfig: CNN2Graph}
 
 NANO = {"dim": 96, "depth": 6, "num_classes": 10, "img_size": 64, "patch": 8}
 PYRAMID_NANO = {"dim": (24, 48, 96, 160), "depth": (1, 1, 2, 1), "num_classes": 10, "img_size": 64, "patch": 2}
+ADAPTVIG_NANO = PYRAMID_NANO | {"local": (1, 1, 1, 1), "depth": (1, 1, 1, 1), "hops": (2, 1, 1, 1),
+                                "distillation": False}
 CVIG_TI = ClusterViGConfig(dim=192, depth=12, update_groups=1, distillation=True)
 CVIG_B = replace(CVIG_TI, dim=640, depth=16, update_groups=4)
 RESNET_NANO = {"backbone": "nano", "num_classes": 10, "img_size": 32}
@@ -57,6 +60,11 @@ CONFIGS = {                                                                     
     # GKGNet section 4.1 and Table 1: Pyramid ViG-S's sizes; 34,017,840 at 448 and 34,673,200 at 576 pixels
     "gkgnet_nano": GKGNetConfig(**PYRAMID_NANO),                                 #   1,282,028
     "gkgnet_s": GKGNetConfig(dim=(80, 160, 400, 640)),                           #  33,265,200
+    # AdaptViG: local and graph blocks, and widths, of its stages; the second, distillation classifier is counted
+    "adaptvig_nano": AdaptViGConfig(**ADAPTVIG_NANO),                            #   1,165,293
+    "adaptvig_s": AdaptViGConfig(),                                              #   8,685,785
+    "adaptvig_m": AdaptViGConfig((48, 96, 192, 320), (4, 4, 12, 4), (4,) * 4),   #  18,062,812
+    "adaptvig_b": AdaptViGConfig((48, 96, 192, 384), (5, 5, 15, 5), (5,) * 4),   #  26,987,231
     # CNN2GNN, Tables 1 and 2, and their baseline, the ResNet alone
     "resnet_nano": CNN2GraphConfig(**RESNET_NANO, aggregation="none"),           #   1,228,970
     "resnet_18": CNN2GraphConfig("resnet18", "none"),                            #  11,689,512

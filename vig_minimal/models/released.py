@@ -28,6 +28,33 @@ RENAMES = (
     (r"\.graph_conv\.gconv\.nn\.", ".conv.update."),
     (r"^prediction\.", "head."),
 )
+# names in the released AdaptViG -> ours, once the place of a part is known: see `_our_name`
+ADAPTVIG_RENAMES = (
+    (r"^stem\.stem\.", "stem."),
+    (r"\.downsample\.conv\.", ".downsample."),
+    (r"\.dws\.pw1\.", ".widen.0."),
+    (r"\.dws\.norm1\.", ".widen.1."),
+    (r"\.dws\.dw\.", ".depthwise.0."),
+    (r"\.dws\.norm2\.", ".depthwise.1."),
+    (r"\.dws\.pw2\.", ".narrow.0."),
+    (r"\.dws\.norm3\.", ".narrow.1."),
+    (r"(\.local\.\d+)\.layer_scale_2$", r"\1.scale.scale"),
+    (r"\.layer_scale_1$", ".grapher.scale.scale"),
+    (r"\.layer_scale_2$", ".ffn.scale.scale"),
+    (r"\.mixer\.cpe\.pe\.", ".grapher.cpe."),
+    (r"\.graph_conv\.nn\.", ".conv.update."),
+    (r"\.graph_conv\.v_conv\.", ".conv.value."),
+    (r"\.graph_conv\.q_(?:conv)?", ".constructor.query_"),
+    (r"\.graph_conv\.k_(?:conv)?", ".constructor.key_"),
+    (r"_\.weight$", ".weight"),
+    (r"\.graph_conv\.temperature$", ".constructor.temperature"),
+    (r"\.mixer\.", ".grapher."),
+    (r"\.ffn\.([01])\.", r".ffn.fc1.\1."),
+    (r"\.ffn\.([34])\.", lambda part: f".ffn.fc2.{int(part[1]) - 3}."),
+    (r"^prediction\.([12])\.", lambda part: f"head.{int(part[1]) - 1}."),
+    (r"^head\.(weight|bias)$", r"head.4.\1"),
+    (r"^dist_head\.", "distilled."),
+)
 # what programs keep beside weights: tables that follow from the grid, counters of thop and of averages
 NO_WEIGHTS = {"relative_pos", "total_ops", "total_params", "n_averaged"}
 DEEPEST = 5  # dicts inside one another, of which the innermost holds the weights
@@ -124,25 +151,42 @@ def _read_weights(model: nn.Module, path_or_state_dict) -> tuple[dict[str, Tenso
     """The weights of a file or dict under our names, the name of their source for messages, and what was chosen."""
     is_file = isinstance(path_or_state_dict, (str, Path))
     state = load(path_or_state_dict) if is_file else path_or_state_dict
-    source, wanted, places = str(path_or_state_dict) if is_file else "the state dict", set(model.state_dict()), []
-    for i, stage in enumerate(getattr(model, "stages", ())):  # released pyramids number all of these in one row
-        places += [f"stages.{i}.downsample", *(f"stages.{i}.blocks.{j}" for j in range(len(stage.blocks)))]
-    places = dict(enumerate(places[1:]))  # the first stage has no downsampling
+    source = str(path_or_state_dict) if is_file else "the state dict"
+    wanted, places = set(model.state_dict()), _places(model)
 
     def ours(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         weights = without_prefix(weights, lambda key: _our_name(key, places) in wanted)
         return {_our_name(key, places): value for key, value in weights.items()}
 
     weights, said = unwrapped(state, source, score=lambda weights: len(wanted.intersection(ours(weights))))
-    if any(".gconv." in key for key in weights) and model.config.conv != "mr":
-        raise CheckpointError(f"{source}: released weights are of conv='mr', this model has conv={model.config.conv!r}")
+    if any(".gconv." in key for key in weights) and (conv := getattr(model.config, "conv", "mr")) != "mr":
+        raise CheckpointError(f"{source}: released weights are of conv='mr', this model has conv={conv!r}")
     return ours(weights), source, said
 
 
-def _our_name(key: str, places: Mapping[int, str]) -> str:
-    for pattern, name in RENAMES:
+def _places(model: nn.Module) -> dict[str, str]:
+    """What a released pyramid calls a block or downsampling -> our name. They are numbered in one row, in AdaptViG in
+    one row a stage, which begins with its local blocks."""
+    places = {}
+    for i, stage in enumerate(getattr(model, "stages", ())):
+        local = getattr(stage, "local", None)
+        parts = [f"stages.{i}.downsample"] * (i > 0)  # the first stage has none
+        parts += [f"stages.{i}.local.{j}" for j in range(len(local or ()))]
+        parts += [f"stages.{i}.blocks.{j}" for j in range(len(stage.blocks))]
+        start = len(places) if local is None else 0
+        places |= {f"{start + j}" if local is None else f"{i}.{j}": part for j, part in enumerate(parts)}
+    return places
+
+
+def _our_name(key: str, places: Mapping[str, str]) -> str:
+    if "0.0" in places:  # AdaptViG
+        key = re.sub(r"^backbone\.(\d+\.\d+)\.", lambda place: places.get(place[1], place[0]) + ".", key)
+        renames = ADAPTVIG_RENAMES
+    else:
+        renames = RENAMES
+    for pattern, name in renames:
         key = re.sub(pattern, name, key)
-    return re.sub(r"^place (\d+)", lambda place: places.get(int(place[1]), f"blocks.{place[1]}"), key)
+    return re.sub(r"^place (\d+)", lambda place: places.get(place[1], f"blocks.{place[1]}"), key)
 
 
 def _fit(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:

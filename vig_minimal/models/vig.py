@@ -55,7 +55,8 @@ class ViGConfig:
     img_size: int | tuple[int, int] = 224  # height and width; one number for a square
     patch: int = 16                     # total stride of the stem: 2, 4, 8 or 16
     graph: str = "knn"                  # constructor, see list_constructors()
-    conv: str = "mr"                    # graph convolution: mr, edge, sage or gin
+    conv: str = "mr"                    # graph convolution: mr, edge, sage, gin or attention
+    graph_every: int = 1                # n: of every n blocks the first builds the graph, the others use it again
     drop_path: float = 0.0              # stochastic depth of the last block; grows linearly from 0
     dropout: float = 0.0                # in the head
     k: int | None = None                # neighbours, from k to 2k over the blocks; None is 9 or, if less, half of N
@@ -64,15 +65,17 @@ class ViGConfig:
     decrement: float = 0.03             # graph="threshold": δ, from one block to the next
     clusters: int = 4                   # graph="cluster_knn": partitions κ
     groups: int = 2                     # graph="group_knn": groups G of channels, each with neighbours of its own
-    hops: int | None = None             # graph="svga", "mgc", "dagc", "lsgc": K; None is the authors'
+    hops: int | None = None             # graph="svga", "mgc", "dagc", "lsgc", "adaptive": K; None is the authors'
     window: int | None = None           # graph="window_knn": side w of a window; None is half of the shorter side
     hyperedges: int | None = None       # graph="hypergraph": of the first block; None is 25 or, if less, a quarter of N
 
+    patches = (2, 4, 8, 16)  # no field
+
     def __post_init__(self):
-        check_choices(self, patch=(2, 4, 8, 16), conv=CONVS)
+        check_choices(self, patch=self.patches, conv=CONVS)
         object.__setattr__(self, "img_size", image_size(self.img_size, self.patch))
         optional = [name for name in ("k", "hops", "window", "hyperedges") if getattr(self, name) is not None]
-        check_whole(self, "dim", "depth", "clusters", "groups", *optional)
+        check_whole(self, "dim", "depth", "graph_every", "clusters", "groups", *optional)
         check_whole(self, "num_classes", least=0)
         check_numbers(self, "threshold", "decrement", rates=("drop_path", "dropout", "epsilon"))
         smallest = math.lcm(4, self.patch // 2)
@@ -106,10 +109,10 @@ class Grapher(nn.Module):
     x'_i = x_i W_in;  x''_i = max_{j ∈ N(i)} a_ij (x'_j − x'_i);  y_i = GELU([x'_i, x''_i] W_update) W_out + x_i,
     where N(i) and a_ij (1 in ViG, α in LRGC) are the graph that `constructor` makes of x', and W_update has 4 heads. In
     LRGC the maximum runs over all j, and a j that is not in N(i) has a_ij = 0. LRGC Eq. 5 writes i for the source and j
-    for the target. (B, C, H, W) -> (B, C, H, W) and the Graph.
+    for the target. (B, C, H, W) -> (B, C, H, W) and the Graph. Without a constructor it is that of the block `before`.
     """
 
-    def __init__(self, dim: int, constructor: nn.Module, conv: str = "mr", drop_path: float = 0.0):
+    def __init__(self, dim: int, constructor: nn.Module | None, conv: str = "mr", drop_path: float = 0.0):
         super().__init__()
         self.fc1 = conv_bn(dim, dim)
         self.constructor = constructor
@@ -117,10 +120,11 @@ class Grapher(nn.Module):
         self.fc2 = conv_bn(2 * dim, dim)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Graph]:
+    def forward(self, x: Tensor, before: Graph | None = None) -> tuple[Tensor, Graph]:
         # LRGC Eq. 5: Grapher, ViG's Grapher
         h = self.fc1(x)  # x' = x W_in: (B, C, H, W)
-        graph = self.constructor(to_nodes(h), h.shape[2:])
+        nodes = to_nodes(h)  # (B, N, C)
+        graph = before.again(nodes) if self.constructor is None else self.constructor(nodes, h.shape[2:])
         update = self.conv(h, graph)  # GELU([x', x''] W_update): (B, 2C, H, W)
         return self.drop_path(self.fc2(update)) + x, graph
 
@@ -132,13 +136,14 @@ class Backbone(nn.Module):
     `stages` of blocks, and `head`; or methods of its own, as CNN2Graph. GKGNet's head also takes the labels.
     """
 
+    hidden = 1024  # width of the head
     lasting = {"head.0", "head.1"}  # what `add_classes` makes alike for any classes
 
     def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
         """Logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the Graph of every block."""
-        x, graphs = self.embed(images), []  # stem and position: (B, C, H/patch, W/patch)
+        x, made, graphs = self.embed(images), None, []  # stem and position: (B, C, H/patch, W/patch)
         for part in self.parts:
-            x, made = part(x)  # a block makes one Graph, a stage a list of them
+            x, made = part(x, made)  # a block makes one Graph, a stage a list of them
             if return_graphs:
                 graphs += made if isinstance(made, list) else [made]
         logits = self.forward_head(x)
@@ -149,6 +154,8 @@ class Backbone(nn.Module):
         if images.shape[1:] != (3, *self.config.img_size):
             check_images(self.config, images)
         x, position = self.stem(images.contiguous(memory_format=torch.channels_last)), self.position
+        if position is None:
+            return x
         return x + (position if x.shape[2:] == position.shape[2:] else resize_position(position, x.shape[2:]))
 
     def forward_head(self, x: Tensor) -> Tensor:
@@ -169,9 +176,9 @@ class Backbone(nn.Module):
             blocks = range(depth) if hasattr(self, "stages") else (-1,)
         if not blocks or any(not -depth <= block < depth for block in blocks):
             raise ValueError(f"blocks={blocks}: this model has blocks 0 to {depth - 1}; −1 is the last")
-        chosen, kept, x = [block % depth for block in blocks], {}, self.embed(images)
+        chosen, kept, x, made = [block % depth for block in blocks], {}, self.embed(images), None
         for i, part in enumerate(self.parts[:max(chosen) + 1]):
-            x, _ = part(x)
+            x, made = part(x, made)
             if i in chosen:
                 kept[i] = x
         return [kept[i] for i in chosen]
@@ -182,7 +189,7 @@ class Backbone(nn.Module):
 
     def add_classes(self) -> None:
         """Make what depends on config.num_classes: for a new model, and again for other classes."""
-        self.head = head(self.num_features, self.config.num_classes, self.config.dropout)
+        self.head = head(self.num_features, self.config.num_classes, self.config.dropout, self.hidden)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Make the classifier anew for other classes; `lasting` layers of it stay as they were trained. 0: no
@@ -219,6 +226,15 @@ def check_images(config: object, images: Tensor) -> None:
         replace(config, img_size=size)  # raises ValueError, as for too few patches
 
 
+def of_every(constructors: list[nn.Module], every: int) -> list[nn.Module | None]:
+    """Return the constructors of the first of every `every` blocks; the others get None, and use that block's graph.
+    Picked edges have no gradient, so none is lost. Raises ValueError for a graph that every block learns anew."""
+    if every > 1 and any(True for constructor in constructors for _ in constructor.parameters()):
+        raise ValueError(f"graph_every={every}: every block learns a graph of its own; choose graph_every=1, or a graph"
+                         " that is not learnt, as knn")
+    return [constructor if l % every == 0 else None for l, constructor in enumerate(constructors)]
+
+
 class ViG(Backbone):
     """The isotropic skeleton, with one graph constructor for each block: k-NN makes it ViG."""
 
@@ -229,6 +245,7 @@ class ViG(Backbone):
         self.position = nn.Parameter(torch.zeros(1, config.dim, *config.grid))
         rates = drop_path_rates(config.drop_path, config.depth)
         self.blocks = nn.ModuleList(Block(Grapher(config.dim, constructor, config.conv, rate), FFN(config.dim, rate))
-                                    for constructor, rate in zip(constructors, rates, strict=True))
+                                    for constructor, rate in zip(of_every(constructors, config.graph_every), rates,
+                                                                 strict=True))
         self.add_classes()  # head
         init_weights(self.modules())

@@ -101,6 +101,8 @@ RECIPES = {
     # ClusterViG section V: batch 1024, AdamW at 2e-3, cosine, 300 epochs, distillation from RegNetY-16GF, augmentation
     # as in ViG; mean and std: the released code, and the teacher's own training
     "cvig": replace(VIG, teacher="regnet_y_16gf", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    # AdaptViG: crop, mean and std, teacher and drop path as released; the rest is ClusterViG's
+    "adaptvig": replace(VIG, teacher="regnet_y_16gf", mean=IMAGENET_MEAN, std=IMAGENET_STD, size="s"),
     "gkgnet": GKGNET,
     "gkgnet_voc": replace(GKGNET, decay_epochs=(5.0, 50.0)),
     "cnn2graph": CNN2GRAPH,
@@ -112,6 +114,7 @@ RECIPES = {
 }
 # family of a model -> recipe of its paper
 PAPERS = {"vig": "vig", "svig": "vig", "pvig": "vig", "lrgc": "lrgc", "cvig": "cvig", "gkgnet": "gkgnet",
+          "adaptvig": "adaptvig",
           **dict.fromkeys(("cnn2gnn", "cnn2transformer", "cnn2mean", "cnn2max", "resnet"), "cnn2graph")}
 
 

@@ -15,7 +15,6 @@ from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL, WITH
 from ..models.checks import near
 from ..models.cost import count_parameters
 from ..models.detection import detector_size
-from ..models.pyramid import PyramidConfig
 from ..models.registry import CONFIGS, create_model
 from ..models.teacher import check_teacher
 from .config import FAMILIES, RunConfig, family_of
@@ -133,8 +132,7 @@ def choose_fields(config: RunConfig, start: "Start | None") -> dict:
         fields["img_size"] = (size[0], size[-1])
     height, width = fields["img_size"]
     if "patch" not in fields and hasattr(preset, "patch") and not detects:
-        strides = (2, 4, 8) if isinstance(preset, PyramidConfig) else (2, 4, 8, 16)
-        possible = [patch for patch in strides if height % patch == 0 and width % patch == 0] or [preset.patch]
+        possible = [patch for patch in preset.patches if height % patch == 0 and width % patch == 0] or [preset.patch]
         fields["patch"] = min(possible, key=lambda patch: abs(math.log(height / patch / preset.grid[0])))
     if type(patch := fields.get("patch")) is int and patch > 0 and height * width > MOST_NODES * patch**2:
         raise ValueError(f"{height}×{width} pixels in patches of {patch}: more than {MOST_NODES:,} nodes; choose a"
@@ -170,7 +168,7 @@ def check_task(config: RunConfig) -> None:
          " give --multi-label to train yes or no for every class"),
         (several and recipe.mixes, f"mixup and CutMix mix images of one class each; for multi-label data {no_mixing}"),
         (several and taught, "a teacher tells one class an image; for multi-label data give --teacher none and, with"
-                             " ClusterViG, --set distillation=False"),
+                             " ClusterViG and AdaptViG, --set distillation=False"),
         (several and has_anchors, f"{model}: its anchors stand for one class each; choose resnet, or another model"),
     ])
 

@@ -10,6 +10,7 @@ import functools
 import torch
 from torch import Tensor
 
+from ..distance import full_precision
 from ..graph import Graph, GroupGraph, subnodes
 from .search import search
 
@@ -19,6 +20,8 @@ def maximum(x: Tensor | None, sources: Tensor, graph: Graph) -> Tensor:
     if isinstance(graph, GroupGraph):
         x, sources = (None if t is None else subnodes(t, graph) for t in (x, sources))  # (B, N·G, C/G)
         return maximum(x, sources, graph.subnodes()).unflatten(1, (graph.num_targets, -1)).flatten(2)
+    if graph.index is not None and graph.weights is not None:
+        return _of_weighted_edges(x, sources, graph)
     if x is sources:  # a view, since under torch.compile an autograd.Function cannot take the same tensor twice
         sources = x.view_as(x)
     inputs = [t for t in (x, sources, graph.weights) if t is not None and t.dtype != torch.bool]
@@ -31,6 +34,20 @@ def maximum(x: Tensor | None, sources: Tensor, graph: Graph) -> Tensor:
     if graph.weights is None or weighted:
         return result
     return result.masked_fill(graph.weights.sum(-1, keepdim=True) == 0, 0)  # no edge: no gradient
+
+
+def _of_weighted_edges(x: Tensor | None, sources: Tensor, graph: Graph) -> Tensor:
+    """Do `maximum` of an index with weights: the k messages of a target are written, and one a channel is kept."""
+    with torch.no_grad():
+        every = graph.index.flatten(1)[..., None].expand(-1, -1, sources.shape[2])  # (B, N·k, C)
+        message = full_precision(sources.gather(1, every)).unflatten(1, graph.index.shape[1:])  # (B, N, k, C)
+        message = message if x is None else message - full_precision(x)[:, :, None]
+        a = graph.weights[..., None]
+        edge = torch.where(a != 0, a * message, 0).max(2).indices  # (B, N, C), 0 to k − 1
+    weight = graph.weights.gather(2, edge)  # a_ij*: (B, N, C)
+    message = _relative(x, sources, graph.index.gather(2, edge))
+    m = torch.where(weight != 0, weight * message, 0)
+    return m.relu() if graph.index.shape[2] < graph.num_sources else m  # a source without an edge carries 0
 
 
 class _Winners(torch.autograd.Function):

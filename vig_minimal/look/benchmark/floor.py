@@ -12,6 +12,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from ...models.adaptvig import AdaptViG
 from ...models.cost import count_macs, count_parameters, saved_bytes
 from ...models.pyramid import PyramidConfig
 from ...models.registry import create_model
@@ -27,11 +28,21 @@ class Floor(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         config = model.config
+        if isinstance(model, AdaptViG):  # its blocks are others
+            self.model = AdaptViG(config)
+            return
         same = {field: getattr(config, field) for field in ("dim", "depth", "patch", "img_size", "num_classes")}
         self.model = create_model("pvig_ti" if isinstance(config, PyramidConfig) else "vig_ti", **same)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.model.stem(images)
+        if isinstance(self.model, AdaptViG):
+            for stage in self.model.stages:
+                x = stage.local(stage.downsample(x))
+                for grapher, ffn in ((block.grapher, block.ffn) for block in stage.blocks):
+                    h = grapher.fc1(grapher.cpe(x) + x)
+                    x = ffn(x + grapher.scale(grapher.fc2(grapher.conv.update(torch.cat((h, h), dim=1)))))
+            return self.model.forward_head(x)
         downsampling = {stage.blocks[0]: stage.downsample for stage in getattr(self.model, "stages", ())}
         for block in self.model.blocks:
             x = downsampling[block](x) if block in downsampling else x

@@ -42,7 +42,7 @@ def settings_of(study: Study, variants: Sequence[Variant]) -> dict:
         raise ValueError("compare trains classifiers; leave --task detection out, and choose data without boxes")
     if "patch" not in next(iter(settings.values())).fields:
         raise ValueError(f"--model {study.model}: it has no patches, so neither graphs nor a floor to compare with;"
-                         " choose one of the families vig, svig, lrgc, cvig, pvig, gkgnet")
+                         " choose one of the families vig, svig, lrgc, cvig, pvig, gkgnet, adaptvig")
     return settings
 
 
@@ -110,7 +110,7 @@ def parse(argv: Sequence[str] | None) -> tuple[Parser, argparse.Namespace]:
     add = parser.add_argument
     add("--model", default="vig_nano", help="the skeleton, a name of list_models() (default vig_nano)")
     add("--graphs", nargs="+", metavar="NAME", default=[], help=f"of {', '.join(list_constructors())} (default: all)")
-    add("--convs", nargs="+", metavar="NAME", default=[], help="graph convolutions: mr, edge, sage, gin")
+    add("--convs", nargs="+", metavar="NAME", default=[], help="graph convolutions: mr, edge, sage, gin, attention")
     add("--set", action="append", metavar="FIELD=V1,V2,…", default=[], help="values of a field of the config")
     add("--seeds", nargs="+", type=int, metavar="N", default=[0], help="(default 0)")
     add("--output", metavar="DIR", default="compare", help="the folder for all cells and tables (default compare)")

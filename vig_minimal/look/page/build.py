@@ -42,12 +42,12 @@ def text(array: np.ndarray) -> str:
 def packed(layer: Layer) -> dict:
     """The adjacency of one image: neighbour indices (G, N, k), bits, or bytes (N, M) whose 255 is the heaviest edge."""
     graph = layer.graph if isinstance(layer.graph, GroupGraph) else layer.graph.union()
-    if graph.index is not None:
+    if graph.index is not None and graph.weights is None:
         kind = np.uint16 if graph.num_sources <= 2**16 else np.uint32
         index = graph.index[0].reshape(-1, *graph.index.shape[-2:])  # (G, N, k)
         return {"form": "index", "groups": len(index), "k": index.shape[2], "bytes": kind().itemsize,
                 "data": text(index.numpy().astype(kind))}
-    weights = graph.weights[0].float().numpy()  # (N, M)
+    weights = graph.adj()[0].float().numpy()  # (N, M)
     if graph.weights.dtype == torch.bool:
         return {"form": "bits", "groups": 1, "data": text(np.packbits(weights > 0))}
     heaviest = max(float(np.abs(weights).max()), 1e-12)

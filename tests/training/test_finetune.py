@@ -16,7 +16,7 @@ from vig_minimal.models import registry
 from vig_minimal.models.registry import recognise
 from vig_minimal.training.engine import create_optimiser, rate_scales
 from vig_minimal.training.recipes import get_recipe
-from vig_minimal.training.settings import as_trained
+from vig_minimal.training.resume import from_weights
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 TINY = ["--img-size", "16", "--set", "patch=4", "--set", "dim=16", "--set", "depth=2", "--batch-size", "4", "--device",
@@ -33,12 +33,13 @@ def run(*argv):
 @pytest.mark.parametrize("name, patch, size", [
     ("vig_nano", 8, 64), ("vig_ti", 16, 224), ("vig_s", 16, 384), ("vig_b", 16, 224), ("pvig_nano", 2, 64),
     ("pvig_ti", 4, 224), ("pvig_s", 4, 224), ("pvig_m", 4, 224), ("pvig_b", 4, 224), ("gkgnet_s", 4, 448)])
-def test_bare_weights_tell_the_model_by_their_shapes(name, patch, size, monkeypatch):
+def test_bare_weights_tell_the_model_by_their_shapes(name, patch, size, monkeypatch, tmp_path):
     state = on_meta(name, img_size=size).state_dict()
     monkeypatch.setattr(registry, "load", lambda path: {"state_dict": state})
     found = recognise("x.pth")
     assert (found["name"], found["config"]) == (name, {"patch": patch, "img_size": (size, size)})
-    trained = as_trained(get_recipe("finetune"), found)  # the crop is that of the released configuration
+    (tmp_path / "x.pth").touch()
+    trained = from_weights({"init_from": str(tmp_path / "x.pth")}).recipe  # the crop of the released configuration
     assert trained.eval_crop == {"pvig_b": 0.95, "gkgnet_s": 0.0}.get(name, 0.9)
     assert found["said"].startswith(f"{name}, by the shapes") and ("svig" in found["said"]) == (
         name in ("vig_ti", "vig_nano"))

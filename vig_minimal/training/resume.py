@@ -136,7 +136,7 @@ def from_weights(given: dict) -> Start | None:
                          " GKGNet whose size is known by their shapes; name the model with --model")
     name, kept = source.get("name", ""), source.get("recipe")
     recipe = kept_recipe(kept) if kept else get_recipe(PAPERS.get(family_of(name), "vig"))
-    recipe = replace(recipe, eval_crop=source.get("eval_crop", recipe.eval_crop))
+    recipe = replace(recipe, eval_crop=source.get("eval_crop") or recipe.eval_crop)
     return Start(Path(path), source, name, source.get("config", {}), recipe, "finetune", goes_on=False,
                  said=source.get("said", "weights"))
 

@@ -9,6 +9,8 @@ docs/speed.md, on two threads, with its commands.
     maximum               autograd through all messages  α: 30 MB kept become 0.34; k-NN: 34, 0.04 [1]   everywhere
       winners in 1 byte   their numbers in 8             lrgc_ti in bfloat16 with `alpha`: 39 MB an      up to 256
                                                          image become 35 [2]                             sources
+      an index's weights  a gradient of all pairs        3136 nodes of 32 channels, 10 edges each: 5.2  everywhere
+                                                         MB kept become 2.9, and 1.3 GB backward none
     search                all messages at once           α: 448 ms become 22, forward and backward [1]   CPU, GPU
       scratch memory      fresh pages in every block     they can cost more than the search              CPU
       one interpolation   a difference, a product        3.4 ms become 2.3 [2]                           CPU, weights

@@ -13,6 +13,7 @@ from reference import clustervig, gkgnet, places
 from reference import vig as oracle
 from vig_minimal import create_model, list_constructors, load_released
 from vig_minimal.constructors import CONSTRUCTORS, OF_PLACES
+from vig_minimal.constructors.schedules import at
 from vig_minimal.graphs.aggregate import max_relative
 from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.graphs.kmeans import fixed_start
@@ -42,12 +43,12 @@ def table(sources: list, num_sources: int = NODES) -> Tensor:
 
 
 def knn(x: Tensor, module: nn.Module) -> Expected:
-    k, dilation = module.rule(NODES)
+    k, dilation = at(module.k, NODES), at(module.dilation, NODES)
     return Expected(table(oracle.nearest(x, x, k, dilation)), k, k)
 
 
 def group_knn(x: Tensor, module: nn.Module) -> Expected:
-    k, dilation = module.rule(NODES)
+    k, dilation = at(module.k, NODES), at(module.dilation, NODES)
     groups = gkgnet.group_knn(x, x, k, module.groups, dilation)
     return Expected(torch.stack([table(group) for group in groups]), k, module.groups * k)
 
@@ -58,14 +59,14 @@ def lrgc(x: Tensor, module: nn.Module) -> Expected:
 
 
 def cluster_knn(x: Tensor, module: nn.Module) -> Expected:
-    labels, sources, k = module.partition(x[None])[0].tolist(), {}, module.rule(NODES)[0]
+    labels, sources, k = module.partition(x[None])[0].tolist(), {}, at(module.k, NODES)
     for partition in range(module.clusters):
         sources |= clustervig.nearest_in(x, [n for n in range(NODES) if labels[n] == partition], k)
     return Expected(table([sources[n] for n in range(NODES)]), 1, k)
 
 
 def window_knn(x: Tensor, module: nn.Module) -> Expected:
-    k, window, shift = module.rule(GRID)
+    k, window, shift = (at(rule, GRID) for rule in (module.k, module.window, module.shift))
     return Expected(table(places.window_knn(x, *GRID, k, window, shift)), 1, max(3, k))
 
 
@@ -77,13 +78,13 @@ def drawn(module: nn.Module) -> list[set[int]]:
             number = (number ^ number >> shift) * factor % 2**32
         return number
 
-    others = module.rule(NODES)[0] - 1
+    others = at(module.k, NODES) - 1
     return [{i, *sorted((j for j in range(NODES) if j != i), key=lambda j: -chance(i, j))[:others]}
             for i in range(NODES)]
 
 
 def hypergraph(x: Tensor, module: nn.Module) -> Expected:
-    start = list(fixed_start(NODES, module.rule(NODES)))
+    start = list(fixed_start(NODES, at(module.hyperedges, NODES)))
     membership = places.fuzzy_c_means(x.detach(), list(x.detach()[start]), module.rounds)
     return Expected(torch.tensor(membership) > module.least, 1, NODES)
 
@@ -97,7 +98,7 @@ EXPECTED = {
     "dagc": lambda x, module: Expected(table(places.dagc(x, *GRID, module.hops)), 1, 1 + 1 + 2),
     "lsgc": lambda x, module: Expected(table(places.lsgc(*GRID, module.hops)), 1 + 2 + 4, 1 + 2 + 4),
     "grid": lambda x, module: Expected(table(places.surroundings(*GRID)), 4, 9),
-    "random": lambda x, module: Expected(table(drawn(module)), module.rule(NODES)[0], module.rule(NODES)[0]),
+    "random": lambda x, module: Expected(table(drawn(module)), at(module.k, NODES), at(module.k, NODES)),
     "full": lambda x, module: Expected(torch.ones(NODES, NODES, dtype=torch.bool), NODES, NODES),
     "none": lambda x, module: Expected(torch.eye(NODES, dtype=torch.bool), 1, 1),
 }
@@ -204,7 +205,7 @@ def test_a_printed_model_shows_what_every_block_takes(name):
         constructor = block.grapher.constructor
         found = {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)\b", repr(constructor))}
         if name == "window_knn":
-            assert (found["k"], found["window"], found["shift"]) == constructor.rule(GRID)
+            assert all(found[key] == at(getattr(constructor, key), GRID) for key in ("k", "window", "shift"))
         elif name == "hypergraph":
             assert found["hyperedges"] == constructor(features(1, NODES, DIM), GRID).num_sources
         else:

@@ -70,9 +70,10 @@ def test_k_and_dilation_follow_the_grid_unless_k_was_chosen():
     for size, k, dilation in ((64, 9, 2), (32, 9, 2), (16, 8, 1)):
         for trained_at in (64, 32, 16):
             model = create_model("vig_nano", **MODELS["vig_nano"] | {"img_size": trained_at})
-            rule = model.blocks[4].grapher.constructor.rule
-            assert rule((size // 4) ** 2) == (2 * k, dilation)
-            assert model.blocks[0].grapher.constructor.rule((size // 4) ** 2) == (k, 1)
+            first, last = (model.blocks[n].grapher.constructor for n in (0, 4))
+            nodes = (size // 4) ** 2
+            assert (last.k(nodes), last.dilation(nodes)) == (2 * k, dilation)
+            assert (first.k(nodes), first.dilation(nodes)) == (k, 1)
     chosen = create_model("vig_nano", **MODELS["vig_nano"], k=3).eval()
     assert [graph.index.shape[2] for graph in chosen(images, return_graphs=True)[1]] == [3, 3, 4, 5, 6]
 

@@ -13,6 +13,7 @@ from reference import clustervig as oracles
 from reference import vig as reference
 from vig_minimal import Graph, create_model, list_constructors
 from vig_minimal.constructors import ClusterKNN, cluster_knn
+from vig_minimal.constructors.schedules import at
 from vig_minimal.graphs.gatv2 import GATv2
 from vig_minimal.models.clustervig import DEGC, ClusterGraph, ClusterViG, ClusterViGConfig, Grapher
 from vig_minimal.models.convs import CONVS
@@ -387,7 +388,8 @@ def test_k_grows_from_9_to_18_and_kappa_is_4_or_6():
     for name, depth, clusters in (("cvig_ti", 12, 4), ("cvig_b", 16, 4), ("cvig_b_784", 16, 6)):
         model = on_meta(name)
         constructors = [block.grapher.degc.constructor for block in model.blocks]
-        assert [constructor.k for constructor in constructors] == reference.neighbours_by_block(depth)
+        found = [at(constructor.k, model.config.num_nodes) for constructor in constructors]
+        assert found == reference.neighbours_by_block(depth)
         assert {constructor.clusters for constructor in constructors} == {clusters} == {model.config.clusters}
 
 
@@ -496,7 +498,7 @@ def test_cluster_knn_in_the_isotropic_skeleton():
     assert "cluster_knn" in list_constructors()
     model = create_model("vig_nano", **{**TINY, **SIZES}, graph="cluster_knn").eval()
     assert all(isinstance(block.grapher.constructor, ClusterKNN) for block in model.blocks)
-    assert [block.grapher.constructor.k for block in model.blocks] == [3, 6]
+    assert [at(block.grapher.constructor.k, model.config.num_nodes) for block in model.blocks] == [3, 6]
     logits, graphs = model(torch.randn(2, 3, 16, 16), return_graphs=True)
     assert logits.shape == (2, 5)
     for graph, k in zip(graphs, (3, 6)):

@@ -12,6 +12,7 @@ from reference import gkgnet as oracle
 from reference.vig import linear, lrgc_ffn, mlp
 from vig_minimal import create_model
 from vig_minimal.constructors import KNN, GroupKNN
+from vig_minimal.constructors.schedules import at
 from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.models import pyramid
 from vig_minimal.models.cost import count_macs, count_parameters
@@ -131,12 +132,14 @@ def test_tables_of_positions_stay_in_float32_in_a_model_of_half_precision(cast):
 def test_dilation_counts_blocks_over_all_stages_and_stays_within_the_sources():
     for fields in ({}, {"img_size": 448}, {"graph": "group_knn"}):  # at 448 the last stage has sources for more than 5
         blocks = on_meta("pvig_m", **fields).blocks
-        assert [block.grapher.constructor.dilation for block in blocks] == [min(n // 4 + 1, 5) for n in range(22)]
+        dilations = [block.grapher.constructor.dilation for block in blocks]
+        assert [rule(rule.built_for) for rule in dilations] == [min(n // 4 + 1, 5) for n in range(22)]
     small = on_meta("pvig_m", img_size=64)  # the last stages have 16 and 4 patches
     for block in small.blocks:
         constructor = block.grapher.constructor
         sources = 16 if block.grapher.fc1[0].in_channels != 768 else 4
-        assert constructor.k == min(9, sources) and constructor.k * constructor.dilation <= sources
+        k, dilation = at(constructor.k, sources), at(constructor.dilation, sources)
+        assert k == min(9, sources) and k * dilation <= sources and repr(constructor).startswith(f"KNN(k={k}, ")
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..constructors import ClusterKNN
 from ..graphs.gatv2 import GATv2
 from ..graphs.graph import Graph
-from ..graphs.kmeans import membership, partition_mean
+from ..graphs.partition import membership, partition_mean
 from .checks import check_choices
 from .convs import CONVS
 from .layers import (
@@ -93,7 +93,7 @@ class DEGC(nn.Module):
         z = partition_mean(x, member)  # z_i: (B, κ, C)
         z_updated, attention = self.attention(z, return_attention=True)  # z'_i: (B, κ, C), α_ji
         update = self.conv(image, graph, z=member.to(z.dtype) @ z_updated)  # X': (B, out_dim, H, W)
-        return update, ClusterGraph(graph.num_sources, graph.index, graph.weights, labels, z, attention)
+        return update, ClusterGraph(graph.num_sources, graph.index, labels=labels, centroids=z, attention=attention)
 
 
 class Grapher(nn.Module):

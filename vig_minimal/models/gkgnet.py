@@ -20,16 +20,16 @@ Differs from the released code: label l's score is computed alone, not as the di
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ..constructors import GroupKNN
+from ..constructors.schedules import Rule, pyramid_neighbours
 from ..graphs.graph import Graph
 from .convs import CONVS
 from .layers import FFN, Backbone, DropPath, Stem, conv_bn, drop_path_rates, embed, encode, init_weights, to_nodes
-from .pyramid import PyramidConfig, Stage, neighbours_among
+from .pyramid import PyramidConfig, Stage
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class CrossLevel(nn.Module):
         self.ffn = FFN(dim, drop_path)
 
     def forward(self, labels: Tensor, x: Tensor) -> tuple[Tensor, Graph]:
-        d, patches = self.fc1(labels), to_nodes(x)  # (B, C, L, 1), (B, N, C)
-        graph = self.constructor(to_nodes(d), d.shape[2:], sources=patches)  # L targets, N sources
+        d = self.fc1(labels)  # (B, C, L, 1)
+        graph = self.constructor(to_nodes(d), d.shape[2:], sources=to_nodes(x))  # L targets, N sources
         # GKGNet Eq. 1: D'_ig = max_j (Ŝ_jg − D_ig), printed the other way round; inside the convolution
-        update = self.conv(d, graph, patches)  # (B, 2C, L, 1)
+        update = self.conv(d, graph)  # (B, 2C, L, 1)
         # GKGNet Eq. 2: a residual around the Grapher, then FFN with its own
         return self.ffn(self.drop_path(self.fc2(update)) + labels), graph
 
@@ -96,9 +96,9 @@ class GKGNet(Backbone):
             self.cross = nn.ModuleList()
             rates = drop_path_rates(config.drop_path, sum(config.depth))
             for i, (dim, (height, width)) in enumerate(zip(config.dim, config.grids, strict=True)):
-                # all patches are sources, not pooled, without dilation (block 0 has none) or relative positions
-                rule = partial(neighbours_among, config.k, 0)
-                constructor = GroupKNN(rule(height * width)[0], config.groups, rule=rule)
+                # all patches are sources, not pooled, without dilation or relative positions
+                k = Rule(height * width, pyramid_neighbours, config.k)
+                constructor = GroupKNN(k, config.groups)
                 rate = rates[sum(config.depth[:i])]  # that of the stage's first block, as in the released code
                 self.cross.append(CrossLevel(dim, constructor, config.conv, rate).train(self.training))
             self.widen = nn.ModuleList(nn.Linear(dim, wider) for dim, wider in zip(config.dim, config.dim[1:]))

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..graphs.distance import full_precision
 from ..graphs.draws import draw
-from ..graphs.graph import Graph, is_traced
+from ..graphs.graph import Graph
 
 
 def to_nodes(image: Tensor) -> Tensor:
@@ -65,22 +65,26 @@ def resize_position(position: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def embed(model: nn.Module, images: Tensor) -> Tensor:
-    """Stem and position embedding: images (B, 3, H, W) to patches (B, C, H/patch, W/patch), channels_last.
+    """Stem and position embedding: images (B, 3, H, W) to patches (B, C, H/patch, W/patch), channels_last."""
+    if images.shape[1:] != (3, *model.config.img_size):
+        check_images(model.config, images)
+    x, position = model.stem(images.contiguous(memory_format=torch.channels_last)), model.position
+    return x + (position if x.shape[2:] == position.shape[2:] else resize_position(position, x.shape[2:]))
 
-    Images of another size than that of the config, at which the model is trained, get the embedding that a model built
-    for their size would load. It is resized anew every time, so that it follows the weights and has their gradient.
-    Raises ValueError where such a model could not be built.
+
+def check_images(config: object, images: Tensor) -> None:
+    """Raise ValueError for images of a size for which no such model could be built.
+
+    Those of another size than the config's, at which the model is trained, get the embedding that a model built for
+    their size would load. It is resized anew every time, so that it follows the weights and has their gradient.
     """
-    config, size = model.config, tuple(images.shape[2:])
+    size = tuple(images.shape[2:])
     if images.ndim != 4 or images.shape[1] != 3 or any(side % config.patch or not side for side in size):
         raise ValueError(f"images of shape {tuple(images.shape)}: this model takes (B, 3, {config.img_size[0]},"
                          f" {config.img_size[1]}), or another height and width that are multiples of"
                          f" patch={config.patch}; resize or pad them")
-    if size != config.img_size and not is_traced():
-        config.at(size)  # raises ValueError, as for too few patches
-    x = model.stem(images.contiguous(memory_format=torch.channels_last))
-    position = model.position
-    return x + (position if x.shape[2:] == position.shape[2:] else resize_position(position, x.shape[2:]))
+    if size != config.img_size and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        replace(config, img_size=size)  # raises ValueError, as for too few patches
 
 
 def encode(model: nn.Module, parts: Iterable[nn.Module], images: Tensor, keep_graphs: bool = False,

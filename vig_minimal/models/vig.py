@@ -11,7 +11,7 @@ Isotropic means that the width C and the grid stay the same from the first block
     m_i       max_j (x'_j − x'_i)          (B, N, C), inside the graph convolution
     Y, Z      grapher(x), ffn(y)           (B, C, H, W)
 
-Dilation d (`constructors/knn.py`): a node reads from every d-th of its k·d nearest, so it reaches farther with as many
+Dilation d (`constructors/schedules.py`): a node reads from every d-th of its k·d nearest, so it reaches farther with as many
 neighbours, as dilated convolutions do; DeepGCNs (Li et al., 2019) brought this to graphs. k and d grow over the blocks.
 
 Differs from the paper, as the released code does: BN after every linear layer, heads as in `convs.py`; features are
@@ -21,12 +21,11 @@ Differs from the released code: any image size and patch; dilation is limited by
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..constructors.knn import default_k
 from ..graphs.graph import Graph
 from .checks import check_choices, check_groups, check_numbers, check_whole, image_size
 from .convs import CONVS
@@ -72,16 +71,15 @@ class ViGConfig:
     def __post_init__(self):
         check_choices(self, patch=(2, 4, 8, 16), conv=CONVS)
         object.__setattr__(self, "img_size", image_size(self.img_size, self.patch))
-        object.__setattr__(self, "k", default_k(self.num_nodes) if self.k is None else self.k)
-        optional = [name for name in ("hops", "window", "hyperedges") if getattr(self, name) is not None]
-        check_whole(self, "dim", "depth", "k", "clusters", "groups", *optional)
+        optional = [name for name in ("k", "hops", "window", "hyperedges") if getattr(self, name) is not None]
+        check_whole(self, "dim", "depth", "clusters", "groups", *optional)
         check_whole(self, "num_classes", least=0)
         check_numbers(self, "threshold", "decrement", rates=("drop_path", "dropout", "epsilon"))
         smallest = math.lcm(4, self.patch // 2)
         if self.dim % smallest:
             raise ValueError(f"dim={self.dim}: must be a multiple of {smallest} for 4 heads and patch={self.patch}")
         check_groups(self, [self.dim])
-        if self.graph in ("knn", "group_knn") and 2 * self.k > max(2, self.num_nodes):
+        if self.graph in ("knn", "group_knn") and 2 * (self.k or 1) > max(2, self.num_nodes):
             raise ValueError(f"k={self.k}: neighbours grow to 2k, and the grid has {self.num_nodes} nodes; choose k up"
                              f" to {max(1, self.num_nodes // 2)}, a larger image or a smaller patch")
         if self.graph == "cluster_knn" and self.clusters > self.num_nodes:
@@ -91,10 +89,6 @@ class ViGConfig:
         if self.graph == "hypergraph" and (self.hyperedges or 1) > self.num_nodes:
             raise ValueError(f"hyperedges={self.hyperedges}: a {self.grid[0]}×{self.grid[1]} grid has {self.num_nodes}"
                              " nodes; choose fewer hyperedges, a larger image or a smaller patch")
-
-    def at(self, img_size: tuple[int, int]) -> "ViGConfig":
-        """The config of the same model built for images of another size: a k that was not chosen follows the size."""
-        return replace(self, img_size=img_size, k=None if self.k == default_k(self.num_nodes) else self.k)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -126,9 +120,8 @@ class Grapher(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Graph]:
         # LRGC Eq. 5, ViG's Grapher
         h = self.fc1(x)  # x' = x W_in: (B, C, H, W)
-        nodes = to_nodes(h)  # (B, N, C)
-        graph = self.constructor(nodes, h.shape[2:])
-        update = self.conv(h, *graph.read(nodes))  # GELU([x', x''] W_update): (B, 2C, H, W)
+        graph = self.constructor(to_nodes(h), h.shape[2:])
+        update = self.conv(h, graph)  # GELU([x', x''] W_update): (B, 2C, H, W)
         return self.drop_path(self.fc2(update)) + x, graph
 
 

@@ -21,6 +21,7 @@ from ..data.seeds import mixed_seed
 from ..files import CheckpointError
 from ..models.checks import plural
 from ..models.cost import count_macs, count_parameters, saved_bytes
+from ..models.registry import as_now
 from ..models.released import init_from, misfit
 from ..models.resnet import load_backbone
 from ..models.teacher import create_teacher
@@ -206,7 +207,7 @@ def restore(run: Run, settings: Settings, data: Data, steps: int) -> int:
     CheckpointError for what does not fit."""
     state, path = settings.state, settings.resumed
     free = [setting.partition("=")[0] for setting in settings.flags.set] if settings.flags.eval_only else []
-    config = asdict(run.model.config)
+    config = as_now(settings.model, asdict(run.model.config))
     settings.changes.extend(checkpoint.check_same(state, path, settings.model, config, data.classes, free))
     try:
         if settings.flags.eval_only:

@@ -6,6 +6,7 @@ share of all sources that lie inside.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ def seen(model: Detector, image: Tensor) -> tuple[Tensor, tuple[float, float]]:
 
 def detector_layers(model: Detector, pixels: Tensor, graphs: Sequence[Graph]) -> list[Layer]:
     """Return the layers of the backbone for an image as it sees it, (3, H′, W′)."""
-    return layers_of(model.body.config.at(tuple(pixels.shape[1:])), graphs)
+    return layers_of(replace(model.body.config, img_size=tuple(pixels.shape[1:])), graphs)
 
 
 def inside(mask: Tensor, grid: Grid, side: float, scale: tuple[float, float]) -> Tensor:

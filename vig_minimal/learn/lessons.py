@@ -5,7 +5,7 @@ import types
 from pathlib import Path
 from typing import NamedTuple
 
-TEMPLATES = Path(__file__).parent / "lessons"  # as a person gets them
+TEMPLATES = Path(__file__).parent / "templates"  # as a person gets them
 
 
 class Lesson(NamedTuple):

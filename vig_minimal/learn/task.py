@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..graphs.plain import plain
+
 CLOSE = 1e-9  # relative and absolute: another right way differs by rounding alone
 
 
@@ -75,7 +77,7 @@ def call(task: Task, function: Callable, arguments: tuple, aloud: bool = False) 
     for place in task.gradient:
         copies[place].requires_grad_()
     try:
-        with contextlib.nullcontext() if aloud else contextlib.redirect_stdout(io.StringIO()):
+        with plain(), contextlib.nullcontext() if aloud else contextlib.redirect_stdout(io.StringIO()):
             values = _tensors(function(*copies))
             if isinstance(values, str):
                 return Outcome(problem=values)
@@ -109,7 +111,9 @@ def _gradients(values: tuple[Tensor, ...], inputs: list[Tensor]) -> tuple[Tensor
     if not inputs or not with_gradient:
         return tuple(None for _ in inputs)
     total = sum((value * draw(i, *value.shape).to(value.dtype)).sum() for i, value in enumerate(with_gradient))
-    return torch.autograd.grad(total, inputs, allow_unused=True)
+    gradients = torch.autograd.grad(total, inputs, allow_unused=True)
+    # where an input is exactly 0, as the weight of no edge, what could change it had no gradient itself
+    return tuple(None if g is None else g * (x != 0) for g, x in zip(gradients, inputs, strict=True))
 
 
 def agree(a: Outcome, b: Outcome) -> bool:

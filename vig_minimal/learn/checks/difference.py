@@ -10,7 +10,7 @@ from .nearest import FOUR
 
 
 def max_relative(x: Tensor, y: Tensor, adj: Tensor) -> Tensor:
-    return aggregate.max_relative(x, Graph(adj.shape[2], weights=adj), y)
+    return aggregate.max_relative(x, Graph(adj.shape[2], weights=adj, sources=y))
 
 
 def max_relative_gradient(x: Tensor, y: Tensor, adj: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,7 +83,7 @@ TASKS = [
          lambda x, y, adj: -over_edges(-differences(x, y), adj)),
         ("The numbers are right, but no gradient comes back: was detach, .data, numpy or no_grad used?",
          lambda x, y, adj: max_relative(x, y, adj).detach()),
-    ], ["graphs.aggregate.max_relative"], gradient=(0, 1)),
+    ], ["graphs.aggregate.maximum"], gradient=(0, 1)),
     Task("max_relative_gradient", max_relative_gradient, "two tensors, of x (B, N, C) and of y (B, M, C)",
          [(*case, draw(10 + i, *case[0].shape)) for i, case in enumerate(CASES)], [
         ("All sources of a target get its gradient. A maximum passes it to one of them, in every channel.",
@@ -98,7 +98,7 @@ TASKS = [
          lambda x, y, adj, grad: (-grad, max_relative_gradient(x, y, adj, grad)[1])),
         ("The two came in the wrong order: first that of x, then that of y.",
          lambda x, y, adj, grad: max_relative_gradient(x, y, adj, grad)[::-1]),
-    ], ["graphs.aggregate.max_relative"]),
+    ], ["graphs.aggregate.maximum"]),
 ]
 
 HINTS = (

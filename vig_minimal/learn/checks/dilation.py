@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from ...constructors.knn import KNN, neighbours_and_dilation
+from ...constructors import schedules
+from ...constructors.knn import KNN
 from ..task import Task, draw
 from .nearest import FOUR
 from .nearest import nearest as sorted_nearest
@@ -13,11 +14,11 @@ def dilated(x: Tensor, k: int, d: int) -> Tensor:
 
 
 def neighbours(k: int, depth: int) -> list[int]:
-    return [k_l for k_l, _ in neighbours_and_dilation(k, depth, 100 * k)]
+    return [schedules.neighbours(k, depth, l, 2 * k) for l in range(depth)]
 
 
 def dilations(k: int, depth: int, num_nodes: int) -> list[int]:
-    return [d for _, d in neighbours_and_dilation(k, depth, num_nodes)]
+    return [schedules.dilation(k, depth, l, num_nodes) for l in range(depth)]
 
 
 def within(x: Tensor, k: int, d: int) -> Tensor:
@@ -47,7 +48,7 @@ TASKS = [
         ("From 0 to k; it should start at k.", lambda k, depth: [k * l // (depth - 1) for l in range(depth)]),
         ("The first block is not left at k: blocks count from 0.",
          lambda k, depth: [k + k * (l + 1) // depth for l in range(depth)]),
-    ], ["constructors.knn.neighbours_and_dilation"]),
+    ], ["constructors.schedules.neighbours"]),
     Task("dilations", dilations, "depth whole numbers",
          [(9, 12, 196), (9, 16, 196), (9, 12, 49), (2, 20, 16), (4, 20, 12)], [
         ("d grows without end: 2k*d neighbours must be found among the nodes that there are.",
@@ -60,7 +61,7 @@ TASKS = [
          lambda k, depth, num_nodes: [min(l % 4 + 1, num_nodes // (2 * k)) for l in range(depth)]),
         ("d starts at 0, and every 0-th neighbour is none: the first four blocks have d = 1.",
          lambda k, depth, num_nodes: [min(l // 4, num_nodes // (2 * k)) for l in range(depth)]),
-    ], ["constructors.knn.neighbours_and_dilation"]),
+    ], ["constructors.schedules.dilation"]),
 ]
 
 HINTS = (

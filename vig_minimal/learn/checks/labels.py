@@ -16,7 +16,7 @@ def group_nearest(d: Tensor, s: Tensor, k: int, groups: int) -> Tensor:
 
 
 def read_patches(d: Tensor, s: Tensor, index: Tensor) -> Tensor:
-    return max_relative(d, GroupGraph(s.shape[1], index=index), s)
+    return max_relative(d, GroupGraph(s.shape[1], index=index, sources=s))
 
 
 def read_proxies(x: Tensor, anchors: Tensor, proxies: Tensor, w1: Tensor, w2: Tensor, a: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ TASKS = [
          lambda d, s, index: chosen(s, index).mean(3).transpose(1, 2).flatten(2) - d),
         ("The groups' slices were put together in the wrong order: channel by channel, not group by group.",
          lambda d, s, index: read_patches(d, s, index).unflatten(-1, (index.shape[1], -1)).mT.flatten(2)),
-    ], ["graphs.aggregate.max_relative", "graphs.graph.GroupGraph"], gradient=(0, 1)),
+    ], ["graphs.aggregate.maximum", "graphs.graph.GroupGraph"], gradient=(0, 1)),
     Task("read_proxies", read_proxies, "(B, F)", BATCHES, [
         ("One softmax over anchors and proxies together. The paper has one for each, so that they do not compete.",
          one_softmax),

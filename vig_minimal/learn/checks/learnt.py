@@ -1,10 +1,12 @@
 """Lesson 8: LRGC's learnt graph."""
 
+from types import SimpleNamespace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...constructors.lrgc import LRGC
+from ...constructors.lrgc import LRGC, alpha_of
 from ...graphs import aggregate
 from ...graphs.graph import Graph
 from ..task import Task, draw
@@ -12,25 +14,16 @@ from .nearest import FOUR
 
 
 def scores(h: Tensor, w_key: Tensor, w_query: Tensor) -> Tensor:
-    # LRGC Eq. 2, at [b, j, i]
-    return (h @ w_query.mT) @ (h @ w_key.mT).mT
+    layers = SimpleNamespace(key=lambda h: F.linear(h, w_key), query=lambda h: F.linear(h, w_query), tau=h)
+    return LRGC.scores(layers, h)
 
 
 def soft_threshold(score: Tensor, tau: Tensor) -> Tensor:
-    # LRGC Eq. 3
-    return torch.tanh(torch.relu(torch.sigmoid(score) - torch.sigmoid(tau)))
+    return alpha_of(score, tau)
 
 
 def strongest(x: Tensor, alpha: Tensor) -> Tensor:
     return aggregate.max_relative(x, Graph(alpha.shape[2], weights=alpha))
-
-
-def learnt_graph(h: Tensor, w_key: Tensor, w_query: Tensor, tau: Tensor) -> Tensor:
-    """What LRGC makes of h: a test compares it with the two functions above."""
-    constructor = LRGC(h.shape[2]).to(h)
-    none = torch.zeros_like(h[0, 0])
-    parameters = {"key.weight": w_key, "key.bias": none, "query.weight": w_query, "query.bias": none, "tau": tau}
-    return torch.func.functional_call(constructor, parameters, (h,)).adj()
 
 
 def relative(x: Tensor) -> Tensor:
@@ -61,7 +54,7 @@ TASKS = [
          lambda h, w_key, w_query: (h @ w_query) @ (h @ w_key).mT),
         ("Keys with keys: one of the two is the query.",
          lambda h, w_key, w_query: (h @ w_key.mT) @ (h @ w_key.mT).mT),
-    ], ["constructors.lrgc.LRGC.forward"], gradient=(0, 1, 2)),
+    ], ["constructors.lrgc.LRGC.scores"], gradient=(0, 1, 2)),
     Task("soft_threshold", soft_threshold, "(B, N, N), 0 is no edge", SCORES, [
         ("tau was subtracted without its sigmoid: sigma(score) lies between 0 and 1, and tau may be anything.",
          lambda score, tau: torch.tanh(torch.relu(torch.sigmoid(score) - tau))),
@@ -78,7 +71,7 @@ TASKS = [
         ("The numbers are right, but tau gets no gradient, and would never be learnt. Was it turned into a plain"
          " number?",
          lambda score, tau: soft_threshold(score, tau.detach())),
-    ], ["constructors.lrgc.LRGC.forward"], gradient=(0, 1)),
+    ], ["constructors.lrgc.alpha_of"], gradient=(0, 1)),
     Task("strongest", strongest, "(B, N, D)", ALPHAS, [
         ("The maximum runs over the edges alone. In LRGC it runs over all i, and an edge that was cut carries 0.",
          lambda x, alpha: (alpha[..., None] * relative(x)).masked_fill(alpha[..., None] == 0, -torch.inf).amax(2)
@@ -95,7 +88,7 @@ TASKS = [
          lambda x, alpha: (alpha[..., None] * x[:, None]).amax(2)),
         ("The numbers are right, but alpha gets no gradient: then keys, queries and tau would never be learnt.",
          lambda x, alpha: strongest(x, alpha.detach())),
-    ], ["graphs.aggregate.max_relative"], gradient=(0, 1)),
+    ], ["graphs.aggregate.maximum"], gradient=(0, 1)),
 ]
 
 HINTS = (

@@ -1,10 +1,13 @@
 """Lesson 9: one round of k-means, empty partitions, k-NN inside partitions."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ...constructors.cluster_knn import cluster_graph
-from ...graphs.kmeans import kmeans, membership, partition_mean
+from ...graphs.kmeans import kmeans
+from ...graphs.partition import membership, partition_mean
 from ..task import Task, draw
 from . import nearest
 from .nearest import FOUR
@@ -26,18 +29,14 @@ def distances(x: Tensor, centroids: Tensor) -> Tensor:
     return nearest.squared_distances(x, centroids)
 
 
-def filled(x: Tensor, centroids: Tensor, moved: Tensor) -> Tensor:
-    """The nearest centroids, but an empty partition gets the node `moved` (B,)."""
-    labels, k = distances(x, centroids).argmin(2), centroids.shape[1]
+def filled(x: Tensor, centroids: Tensor, choose: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """The nearest centroids, but an empty partition gets the node that `choose` finds from distances (N, k)."""
+    d, k = distances(x, centroids), centroids.shape[1]
+    labels = d.argmin(2)
     for b, row in enumerate(labels):
         for empty in set(range(k)) - set(row.tolist()):
-            labels[b, moved[b]] = empty
+            labels[b, choose(d[b], empty)] = empty
     return labels
-
-
-def own(x: Tensor, centroids: Tensor) -> Tensor:
-    """Each node's squared distance to its own centroid."""
-    return distances(x, centroids).amin(2)
 
 
 def within(x: Tensor, allowed: Tensor, k: int) -> Tensor:
@@ -53,8 +52,10 @@ def same(labels: Tensor) -> Tensor:
 
 
 apart = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [4.0, 0.5], [9.0, 1.0]]], dtype=torch.float64)
+far = torch.tensor([50.0, 0.0])[:, None, None]
 STARTS = [(apart, apart[:, [1, 2]] * 0.9), (draw(1, 2, 9, 3), draw(2, 2, 3, 3)), (draw(3, 2, 7, 2), draw(4, 2, 2, 2)),
-          (draw(5, 2, 8, 3), torch.cat([draw(6, 2, 2, 3), draw(7, 2, 1, 3) + 50], 1))]  # the last one's is empty
+          (draw(7, 2, 8, 3), torch.cat([draw(8, 2, 2, 3), draw(9, 2, 1, 3) + 50], 1)),  # partition 2 is empty
+          (draw(7, 2, 8, 3), torch.cat([draw(9, 2, 1, 3) + far, draw(8, 2, 2, 3)], 1))]  # 0 is, in the first image
 LABELS = [torch.tensor([[0, 0, 1, 0]]), *(assign(*start) for start in STARTS[1:3])]
 PARTS = [(torch.cat([FOUR, FOUR.flip(2)], 1), torch.tensor([[0, 0, 1, 0, 1, 1, 0, 1]]), 2),
          (draw(11, 2, 9, 4), torch.tensor([[0, 0, 1, 0, 2, 0, 0, 2, 0], [1, 1, 1, 0, 2, 2, 2, 2, 0]]), 3),
@@ -67,9 +68,9 @@ TASKS = [
         ("The empty partition took the node nearest to its centroid. It should start anew, with the node that is"
          " farthest"
          " from its own centroid.",
-         lambda x, centroids: filled(x, centroids, distances(x, centroids)[:, :, -1].argmin(1))),
+         lambda x, centroids: filled(x, centroids, lambda d, empty: d[:, empty].argmin())),
         ("The empty partition took a node that its own centroid serves well: the farthest should go.",
-         lambda x, centroids: filled(x, centroids, own(x, centroids).argmin(1))),
+         lambda x, centroids: filled(x, centroids, lambda d, empty: d.amin(1).argmin())),
         ("Each centroid's farthest nodes: argmax where argmin belongs?",
          lambda x, centroids: distances(x, centroids).argmax(2)),
         ("Nodes and centroids were normalised first; k-means compares them as they are.",
@@ -89,7 +90,7 @@ TASKS = [
          lambda x, labels, k: means(x, labels[:1].expand_as(labels), k)),
         ("The numbers are right, but no gradient comes back. Lesson 10 reads these means, and learns through them.",
          lambda x, labels, k: means(x, labels, k).detach()),
-    ], ["graphs.kmeans.partition_mean"], gradient=(0,)),
+    ], ["graphs.partition.partition_mean"], gradient=(0,)),
     Task("nearest_inside", nearest_inside, "(B, N, N) bool", PARTS, [
         ("Neighbours in other partitions: only those with the same label may be found.",
          lambda x, labels, k: within(x, torch.ones_like(same(labels)), k)),
@@ -107,7 +108,7 @@ TASKS = [
          lambda x, labels, k: within(x, same(labels) & ~torch.eye(x.shape[1], dtype=torch.bool), k)),
         ("The features as they are: where are the unit features?",
          lambda x, labels, k: within_raw(x, same(labels), k)),
-    ], ["constructors.cluster_knn.cluster_graph"]),
+    ], ["constructors.cluster_knn.nearest_inside", "constructors.cluster_knn.cluster_graph"]),
 ]
 
 

@@ -17,7 +17,6 @@ def similarity(x: Tensor) -> Tensor:
 
 
 def standardise(s: Tensor) -> Tensor:
-    # SViG: z = (s - mean(s)) / std(s), over the N^2 entries of an image, unbiased
     return (s - s.mean((1, 2), keepdim=True)) / s.std((1, 2), keepdim=True)
 
 
@@ -44,7 +43,7 @@ TASKS = [
         ("The distance was not squared.", lambda x: -nearest.of(x).clamp(min=0).sqrt()),
         ("Cosines: the same order, but SViG's s is -|x_i - x_j|^2 of unit features, 2 cos - 2.",
          lambda x: nearest.unit(x) @ nearest.unit(x).mT),
-    ], ["constructors.similarity_threshold.SimilarityThreshold"]),
+    ], ["constructors.similarity_threshold.SimilarityThreshold.scores"]),
     Task("standardise", standardise, "(B, N, N)", SIMILAR, [
         ("The biased standard deviation: SViG divides by N^2 - 1, not by N^2, as torch does by itself.",
          lambda s: (s - s.mean((1, 2), keepdim=True)) / s.std((1, 2), keepdim=True, correction=0)),
@@ -57,7 +56,7 @@ TASKS = [
          lambda s: (s - s.mean((1, 2), keepdim=True)) / s.var((1, 2), keepdim=True)),
         ("Divided by the deviation of each row; the mean is right, of the whole image.",
          lambda s: (s - s.mean((1, 2), keepdim=True)) / s.std(2, keepdim=True)),
-    ], ["constructors.similarity_threshold.SimilarityThreshold"]),
+    ], ["constructors.similarity_threshold.SimilarityThreshold.scores"]),
     Task("threshold_graph", threshold_graph, "(B, N, N) bool", [(FOUR, 0.6), (draw(4, 3, 9, 4), 0.89),
                                                                 (draw(5, 2, 12, 3), 0.4), (draw(6, 1, 12, 3), 0.75)], [
         ("z was compared with q itself. q is a share of the pairs; which z has that share below it?",
@@ -76,7 +75,7 @@ TASKS = [
          lambda x, q: where_above(x, phi_inverse(1 - q))),
         ("An inverse of erf, not of Phi: Phi(z) = (1 + erf(z / sqrt(2))) / 2.",
          lambda x, q: where_above(x, phi_inverse(q) / math.sqrt(2))),
-    ], ["constructors.similarity_threshold.SimilarityThreshold"]),
+    ], ["constructors.similarity_threshold.SimilarityThreshold.forward"]),
 ]
 
 HINTS = (

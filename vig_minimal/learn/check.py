@@ -67,7 +67,7 @@ def _difference(task: Task, function: Callable) -> Found | None:
         lines = wrap(f"Called as {task.call_in_words(arguments)}, which returns {task.returns}:")
         if number:
             lines = wrap("The small example is right, another case is not.") + lines
-        lines += ["", *difference(theirs, right), ""]
+        lines += ["", *difference(theirs, right, task.with_gradient()), ""]
         for sentence, wrong in task.mistakes:
             if all(agree(call(task, function, case), call(task, wrong, case)) for case in task.cases):
                 return Found("not yet", lines + wrap(sentence))
@@ -118,7 +118,7 @@ def raised_by_file(error: BaseException, path: Path) -> str:
                       *wrap(f"{type(error).__name__}: {message}")])
 
 
-def difference(theirs: Outcome, right: Outcome) -> list[str]:
+def difference(theirs: Outcome, right: Outcome, with_gradient: list[str]) -> list[str]:
     """Where two outcomes differ: what is returned, its shapes, its types, its numbers, its gradients."""
     if theirs.problem:
         return wrap(f"It {theirs.problem}.")
@@ -133,11 +133,11 @@ def difference(theirs: Outcome, right: Outcome) -> list[str]:
     for name, mine, good in zip(names, theirs.values, right.values, strict=False):
         if not agree(Outcome((mine,)), Outcome((good,))):
             return table(mine, good, name)
-    for mine, good in zip(theirs.gradients, right.gradients, strict=True):
+    for name, mine, good in zip(with_gradient, theirs.gradients, right.gradients, strict=True):
         if not agree(Outcome(gradients=(mine,)), Outcome(gradients=(good,))):
             if mine is None:
-                return ["The numbers are right, but no gradient comes back through them."]
-            return ["The numbers are right, their gradient is not:",
+                return [f"The numbers are right, but no gradient comes back to {name}."]
+            return [f"The numbers are right, their gradient with respect to {name} is not:",
                     *table(mine, torch.zeros_like(mine) if good is None else good)]
     return []
 

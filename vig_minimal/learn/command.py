@@ -47,7 +47,7 @@ def begin(lesson: Lesson, folder: Path) -> str:
     with open(path, "x", encoding="utf-8") as file:
         file.write(lesson.text())
     return (f"wrote {path}\n\n"
-            f"Lesson {lesson.number}: {lesson.title}. Read the file, write the bodies that are missing,\n"
+            f"Lesson {lesson.number}: {lesson.title}.\nRead the file, write the bodies that are missing,\n"
             f"then check them:   python -m vig_minimal learn {lesson.number}\n"
             f"If you are stuck:  python -m vig_minimal learn {lesson.number} --hint")
 
@@ -88,9 +88,10 @@ def solution(lesson: Lesson) -> str:
 
     lines = [f"Lesson {lesson.number}: {lesson.title}. In the package its answers stand in", ""]
     for task in lesson.checks().TASKS:
+        lines.append(f"  {task.name}")
         for name in task.where:
             file, line = place(name)
-            lines += [f"  {task.name}: {name}", f"      {file}, line {line}"]
+            lines += [f"    {name}", f"    {file}, line {line}"]
     return "\n".join(lines)
 
 

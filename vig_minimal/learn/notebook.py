@@ -9,10 +9,11 @@ from .lessons import LESSONS, Lesson
 WELCOME = """# Learn Vision GNNs by writing them
 
 Twelve lessons. Write the bodies that are missing in place of `raise NotImplementedError`, run the cell, then the check
-below it. A later lesson uses your functions of earlier ones. Where you are stuck, `python -m vig_minimal learn N --hint`
-has the next hint of lesson N.
+below it. A later lesson uses your functions of earlier ones. If you are stuck in lesson N, the next hint comes from
+`python -m vig_minimal learn N --hint`.
 """
-EARLIER = r"from vig_minimal\.learn\.answers import earlier\n+[^=\n]+ = earlier\((?:.|\n)*?\)[^\n]*\n+"  # lines of a lesson's file
+# lines of a lesson's file that a notebook does not need
+EARLIER = r"from vig_minimal\.learn\.answers import earlier\n+[^=\n]+ = earlier\((?:.|\n)*?\)[^\n]*\n+"
 
 
 def write(path: Path) -> str:

@@ -40,6 +40,11 @@ class Task:
                  for name, value in zip(names, arguments, strict=True)]
         return f"{self.name}({', '.join(parts)})"
 
+    def with_gradient(self) -> list[str]:
+        """The names of the arguments that carry a gradient."""
+        names = list(inspect.signature(self.right).parameters)
+        return [names[place] for place in self.gradient]
+
 
 @dataclass(frozen=True)
 class Open:

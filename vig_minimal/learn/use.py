@@ -14,7 +14,7 @@ from ..graphs import aggregate
 from ..graphs.graph import Graph, GroupGraph
 from ..models import convs
 from .answers import Progress, load
-from .lessons import find
+from .lessons import find, owner
 
 NEEDED = (3, 5, 6, 8)
 
@@ -32,7 +32,8 @@ def use_lessons(folder: str | Path) -> Iterator[None]:
         raise ValueError(f"--lessons {folder}: needs lessons 3, 5, 6 and 8, and {' and '.join(missing)}"
                          f" {'is' if len(missing) == 1 else 'are'} not done; next: python -m vig_minimal learn"
                          f" {missing[0]}")
-    theirs = {name: value for n in NEEDED for name, value in load(folder / find(n).file).items() if callable(value)}
+    names = ("nearest", "max_relative", "interleave", "scores", "soft_threshold", "strongest")
+    theirs = {name: load(folder / owner(name).file)[name] for name in names}
     with contextlib.ExitStack() as replaced:
         for place, name, function in (
             (knn, "nearest_sources", _nearest_sources(theirs["nearest"], knn.nearest_sources)),

@@ -30,7 +30,7 @@ def attention(z: Tensor, w_left: Tensor, w_right: Tensor, a: Tensor) -> Tensor:
     """α of Eq. 3: z (B, k, C), W_L and W_R (C', C) and a (C',) to (B, k, k). Row i is target i and adds up to 1.
 
     With w_left = w_right = [[1]] and a = [1], z = [[[0], [1]]] gives [[[0.2689, 0.7311], [0.2689, 0.7311]]].
-    With z = [[[-2], [1]]] the targets differ: [[[0.3543, 0.6457], [0.1003, 0.8997]]].
+    With z = [[[-2], [1]]] the targets differ: [[[0.3543, 0.6457], [0.0998, 0.9002]]].
     """
     raise NotImplementedError("not written yet")
 

@@ -7,8 +7,8 @@ has them. So try your own idea, and measure it against three graphs that everybo
 explain why not:
 
     none      every node reads from itself alone
-    random    itself and 8 others, drawn once
-    knn       lesson 3 with k = 9
+    random    itself and 8 to 17 others, drawn once for each block
+    knn       ViG's, with k from 9 to 18 over the blocks
 
 A constructor gets nodes and the size of their grid, and returns a graph. It keeps these rules: rows
 are targets; the graph of an image does not depend on the other images of its batch; the same image

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..look.command import Parser
 from .answers import FOLDER, Progress, load
 from .lessons import LESSONS, Lesson, find
 
@@ -125,10 +126,6 @@ def limited(path: Path, seconds: float) -> Iterator[None]:
 
 def main(argv: list[str] | None = None) -> None:
     """Run `python -m vig_minimal learn`."""
-    if not (sys.argv[1:] if argv is None else argv):
-        return print(path_of_lessons(FOLDER))
-    from ..look.command import Parser
-
     parser = Parser("learn", __doc__, "3")
     parser.add_argument("number", nargs="?", type=int, choices=range(1, len(LESSONS) + 1), metavar="N",
                         help="a lesson, 1 to 12")
@@ -143,6 +140,8 @@ def main(argv: list[str] | None = None) -> None:
         with parser.errors_in_one_sentence():
             return print(write(Path(args.notebook)))
     if args.number is None:
+        if not (args.hint or args.solution):
+            return print(path_of_lessons(FOLDER))
         parser.error("--hint and --solution: of which lesson? Give its number, 1 to 12")
     lesson = find(args.number)
     with parser.errors_in_one_sentence():

@@ -15,6 +15,7 @@ from vig_minimal import Graph, create_model, list_constructors
 from vig_minimal.constructors import ClusterKNN, cluster_knn
 from vig_minimal.constructors.schedules import at
 from vig_minimal.graphs.gatv2 import GATv2
+from vig_minimal.graphs.plain import plain
 from vig_minimal.models.clustervig import DEGC, ClusterGraph, ClusterViG, ClusterViGConfig, Grapher
 from vig_minimal.models.convs import CONVS
 from vig_minimal.models.cost import count_macs, count_parameters, saved_bytes
@@ -354,11 +355,11 @@ def test_neighbours_inside_partitions_by_both_ways(k, clusters):
     graph = cluster_knn.cluster_graph(x, labels, clusters, k)
     assert graph.index.shape == (3, 20, min(k, 20)) and torch.equal(graph.adj(), expected)
     assert torch.equal(graph.degree(), expected.sum(-1))
-    unit = torch.nn.functional.normalize(x, dim=-1)
-    dense = cluster_knn._nearest_alike(unit, labels, clusters, min(k, 20))
-    assert torch.equal(Graph(20, index=dense).adj(), expected)
-    torch.testing.assert_close(dense[..., 0], torch.arange(20).expand(3, 20))  # nearest first: the node itself
-    assert torch.equal(graph.index[..., 0], dense[..., 0])
+    for form in (plain(), plain(False)):
+        with form:
+            graph = cluster_knn.cluster_graph(x, labels, clusters, k)
+        assert torch.equal(graph.adj(), expected)
+        assert torch.equal(graph.index[..., 0], torch.arange(20).expand(3, 20))  # nearest first: the node itself
 
 
 def test_the_constructor_partitions_anew_in_training_and_alike_in_evaluation():

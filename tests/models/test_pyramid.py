@@ -13,8 +13,8 @@ from reference.vig import linear, lrgc_ffn, mlp
 from vig_minimal import create_model
 from vig_minimal.constructors import KNN, GroupKNN
 from vig_minimal.constructors.schedules import at
+from vig_minimal.graphs.fast import relative_positions as fast
 from vig_minimal.graphs.graph import GroupGraph
-from vig_minimal.models import pyramid
 from vig_minimal.models.cost import count_macs, count_parameters
 from vig_minimal.models.layers import FFN, Block
 from vig_minimal.models.pyramid import Grapher, PyramidConfig, position_table, relative_positions
@@ -101,8 +101,8 @@ def test_relative_positions_are_bit_for_bit_those_of_the_whole_table(stage, size
                                         (16, 8), (4, 4)])
 def test_relative_positions_are_bit_for_bit_for_any_pooling(side, pool, monkeypatch):
     expected = released_positions(16, side, (side // pool) ** 2)
-    for entries in (pyramid.ENTRIES, 100):  # the whole table at a time, and a few rows
-        monkeypatch.setattr(pyramid, "ENTRIES", entries)
+    for entries in (fast.ENTRIES, 100):  # the whole table at a time, and a few rows
+        monkeypatch.setattr(fast, "ENTRIES", entries)
         assert torch.equal(relative_positions(16, (side, side), (side // pool) ** 2), expected)
 
 

@@ -55,15 +55,17 @@ class LRGC(nn.Module):
 
     def forward(self, h: Tensor, grid: tuple[int, int] | None = None) -> Graph:
         # LRGC Eq. 4: Eq. 3 with Eq. 2 inside
-        return Graph(h.shape[1], weights=alpha_of(self.scores(h), self.tau))  # (B, N, N)
+        alpha = alpha_of(self.scores(h), self.tau)  # (B, N, N)
+        return Graph(h.shape[1], weights=alpha)
 
     def scores(self, h: Tensor) -> Tensor:
-        """Return α': nodes h (B, N, D) to (B, N, N), in float32 or better; scores[b, j, i] is α'_ij."""
+        """Return α': nodes h (B, N, D) to (B, N, N), in float32 or better."""
         with torch.autocast(h.device.type, enabled=False):
             h = h.to(self.tau.dtype)  # not that of key.weight, which quantisation makes int8
             key, query = full_precision(self.key(h)), full_precision(self.query(h))
             # LRGC Eq. 2: α'_ij = key(v_i)·query(v_j), i source, j target
-            return query @ key.mT
+            score = query @ key.mT  # (B, N, N): score[b, j, i] = α'_ij
+        return score
 
 
 @fast_form("alpha")

@@ -36,16 +36,16 @@ def maximum(x: Tensor | None, y: Tensor, graph: Graph) -> Tensor:
     if isinstance(graph, GroupGraph):  # groups of channels as nodes of their own
         x, y = (None if t is None else subnodes(t, graph) for t in (x, y))  # (B, N·G, C/G)
         return maximum(x, y, graph.subnodes()).unflatten(1, (graph.num_targets, -1)).flatten(2)
-    message = full_precision(y)[:, None]  # (B, 1, M, C)
+    # LRGC Eq. 5: the maximum of all messages, in the paper's letters α_ij (x'_i − x'_j)
+    message = full_precision(y)[:, None]  # y_j: (B, 1, M, C)
     message = message if x is None else message - full_precision(x)[:, :, None]  # y_j − x_i: (B, N, M, C)
-    if graph.index is not None:  # the k sources of each target: (B, N, k, C)
+    if graph.index is not None:  # of the k sources of each target: (B, N, k, C)
         return torch.take_along_dim(message, graph.index[..., None], 2).max(2).values.to(y.dtype)
     a = graph.weights[..., None]  # (B, N, M, 1)
-    if a.dtype == torch.bool:
+    if a.dtype == torch.bool:  # of the edges alone
         m = torch.where(a, message, -torch.inf).max(2).values
         return torch.where(a.any(2), m, 0).to(y.dtype)
-    # LRGC Eq. 5: x''_j = max α_ij (x'_i − x'_j) over all i, in the paper's letters; an edge that is not selected carries 0
-    m = torch.where(a != 0, a * message, 0).max(2).values  # (B, N, C)
+    m = torch.where(a != 0, a * message, 0).max(2).values  # (B, N, C): an edge that is not selected carries 0
     return m.to(torch.promote_types(y.dtype, a.dtype))
 
 

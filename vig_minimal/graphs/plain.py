@@ -1,4 +1,4 @@
-"""Two forms of every operation: the plain form is the definition, the fast form gives the same sooner or in less memory.
+"""Two forms of an operation: the plain form is the definition, the fast form gives the same sooner or in less memory.
 
 The plain form stands where a reader meets the operation: dense, short, differentiated by autograd. The line above it
 

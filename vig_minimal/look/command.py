@@ -58,7 +58,7 @@ def _picture_name(text: str) -> str:
 
 def save_picture(page: Image.Image, path: str) -> None:
     """Write the picture in the format of the path's suffix, and say so. Raises ValueError, the old file untouched."""
-    from ..files import replacing  # imports torch, which takes seconds: a wrong flag is answered before
+    from ..atomic_files import replacing  # imports torch, which takes seconds: a wrong flag is answered before
 
     try:
         with replacing(path) as file:

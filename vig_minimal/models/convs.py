@@ -60,7 +60,7 @@ class MRConv(nn.Module):
 
 
 class EdgeNorm(nn.BatchNorm2d):
-    """Batch norm over edges. Fewer than two have no spread: they are normalised as in evaluation, and leave no trace."""
+    """Batch norm over edges. Fewer than two have no spread: they are normalised as in evaluation and leave no trace."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or x[:, 0].numel() > 1:
@@ -106,12 +106,13 @@ class GraphSAGE(nn.Module):
         self.update = mlp((3 if global_feature else 2) * in_dim, out_dim, groups)  # Ψ
 
     def forward(self, x: Tensor, graph: Graph, z: Tensor | None = None) -> Tensor:
+        nodes = to_nodes(x)
         # Φ reads images: sources in a row are an image one pixel wide
         phi = self.neighbour(x if graph.sources is None else graph.sources.mT[..., None])  # (B, C, M as an image)
         # ClusterViG Table I: GraphSAGE
-        m = aggregate_max(to_nodes(phi), replace(graph, sources=None))  # (B, N, C)
+        m = aggregate_max(nodes, replace(graph, sources=to_nodes(phi)))  # (B, N, C)
         # ClusterViG Table II: G-GraphSAGE, where there is z'
-        return self.update(to_image(interleave(to_nodes(x), m, z), x.shape[2:]))
+        return self.update(to_image(interleave(nodes, m, z), x.shape[2:]))
 
 
 class GIN(nn.Module):

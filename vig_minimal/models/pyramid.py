@@ -31,7 +31,8 @@ from ..graphs.graph import Graph
 from ..graphs.plain import fast_form
 from .checks import check_choices, check_groups, check_numbers, check_whole, image_size
 from .convs import CONVS
-from .layers import FFN, Backbone, Block, DropPath, Stem, conv_bn, drop_path_rates, encode, head, init_weights, to_nodes
+from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, init_weights, to_nodes
+from .vig import Backbone
 
 
 @dataclass(frozen=True)
@@ -180,8 +181,8 @@ class Stage(nn.Module):
         """Return E (N, M) on this grid."""
         grid = (height, width)
         if grid != self.grid:
-            return relative_positions(self.dim, grid, self.num_sources(grid)).to(self.blocks[0].grapher.fc1[0].weight.device)
-        return self.relative
+            return relative_positions(self.dim, grid, self.num_sources(grid)).to(self.relative.device)
+        return self.relative[:]  # the whole table
 
     def _apply(self, fn, recurse: bool = True):
         super()._apply(fn, recurse)
@@ -211,24 +212,9 @@ class PyramidViG(Backbone):
         self.stem = Stem(config.dim[0], config.patch)
         self.position = nn.Parameter(torch.zeros(1, config.dim[0], *config.grid))
         self.stages = nn.ModuleList(Stage(config, i) for i in range(len(config.depth)))
-        self.head = head(config.dim[-1], config.num_classes, config.dropout)
-        init_weights(self)
+        self.add_classes()  # head
+        init_weights(self.modules())
 
     @property
     def blocks(self) -> list[Block]:
         return [block for stage in self.stages for block in stage.blocks]
-
-    def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
-        """Logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the Graph of every block."""
-        x, graphs, _ = encode(self, self.stages, images, return_graphs)
-        logits = self.forward_head(x)
-        return (logits, graphs) if return_graphs else logits
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        """Logits (B, num_classes) of the last features (B, C, H, W); the pooled features (B, C) for num_classes=0."""
-        return self.head(x.mean((2, 3), keepdim=True)).flatten(1)
-
-    def forward_stages(self, images: Tensor) -> list[Tensor]:
-        """The features of every stage: (B, C, H, W) each, at strides of patch, 2·patch, 4·patch, …"""
-        kept = encode(self, self.stages, images, keep=range(len(self.stages)))[2]
-        return list(kept.values())

@@ -30,7 +30,7 @@ try:
 except ImportError:  # not on Windows: there, nothing is locked
     fcntl = None
 
-from ..files import CheckpointError, UnreadableError, load, save
+from ..atomic_files import CheckpointError, UnreadableError, load, save
 from ..graphs.graph import GroupGraph
 from ..models.registry import as_now
 from .recipes import Recipe

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from ..atomic_files import CheckpointError
 from ..data.batches import TrainingBatches, ValidationBatches
 from ..data.data_recipe import DataRecipe
 from ..data.datasets import Data, fetch, image_name, open_data, oversampled, targets_of
@@ -18,7 +19,6 @@ from ..data.decoding import DataError
 from ..data.loading import FileNote, PreparedImages, StoredImages, store_if_it_fits
 from ..data.object_batches import ObjectImages, ObjectTraining, ObjectValidation
 from ..data.seeds import mixed_seed
-from ..files import CheckpointError
 from ..models.checks import plural
 from ..models.cost import count_macs, count_parameters, saved_bytes
 from ..models.registry import as_now

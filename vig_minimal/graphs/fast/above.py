@@ -1,5 +1,5 @@
-"""A comparison as one operation of a program that torch.compile makes for a CPU: the code that it would write stores the
-bools one by one, which takes twenty times as long."""
+"""A comparison as one operation of a program that torch.compile makes for a CPU. The code that it would write stores
+the bools one by one, which takes twenty times as long."""
 
 import torch
 from torch import Tensor

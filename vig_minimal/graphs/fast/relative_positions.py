@@ -18,8 +18,8 @@ Grid = tuple[int, int]
 
 def relative_positions(dim: int, grid: Grid, sources: int) -> "Tensor | RelativeRows":
     """Do `models.pyramid.relative_positions`, or promise the rows of a table that is too large to keep."""
-    whole = RelativeRows(dim, grid, sources, torch.device("cpu"))
-    return whole if whole.entries > KEPT else whole[:]
+    rows = RelativeRows(dim, grid, sources, torch.device("cpu"))
+    return rows if rows.entries > KEPT else _rows(dim, grid, sources)
 
 
 def relative_on(stage: nn.Module, height: int, width: int) -> "Tensor | RelativeRows":
@@ -56,7 +56,7 @@ class RelativeRows:
         return _rows(self.dim, self.grid, self.sources, targets).to(self.device)
 
 
-def _rows(dim: int, grid: Grid, sources: int, targets: slice) -> Tensor:
+def _rows(dim: int, grid: Grid, sources: int, targets: slice = slice(None)) -> Tensor:
     """Return some rows of E, (rows, M) float32."""
     of_columns, of_rows = (_table(dim, side) for side in grid[::-1])  # (W, C/2), (H, C/2)
     columns, rows = of_columns @ of_columns.T, of_rows @ of_rows.T  # (W, W), (H, H)

@@ -154,7 +154,7 @@ def _in_strands(x: Tensor | None, sources: Tensor, weights: Tensor, want_index: 
 
 
 def _wins(message: Tensor, best: Tensor) -> Tensor:
-    """Return where a message (b, n, M, C) is the maximum (b, n, C) of its target. A NaN is; it does not equal itself."""
+    """Return where a message (b, n, M, C) is its target's maximum (b, n, C). A NaN is; it does not equal itself."""
     return (message == best[:, :, None]) | (message != message)
 
 

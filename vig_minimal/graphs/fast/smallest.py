@@ -1,7 +1,7 @@
 """The smallest of each row on a CPU, by numpy's sort of whole numbers that hold a distance and its place.
 
 Numpy 2 sorts several such keys in one instruction where the processor has AVX2 or AVX-512, and numpy was built for it.
-Elsewhere topk is up to three times as fast, and is used; so it is where one thread of numpy stands against many of topk.
+Elsewhere topk is up to three times as fast, and is used; so it is where one thread of numpy stands against many.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ def _sorts_fast() -> bool:
     if int(np.__version__.split(".")[0]) < 2:
         return False
     try:
-        from numpy._core._multiarray_umath import __cpu_features__ as has  # what numpy itself found and was not forbidden
+        from numpy._core._multiarray_umath import __cpu_features__ as has  # what numpy found, and may use
     except ImportError:
         return False
     return any(has.get(name, False) for name in ("AVX2", "AVX512_SKX", "X86_V3", "X86_V4"))

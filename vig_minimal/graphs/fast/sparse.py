@@ -1,7 +1,7 @@
 """The maximum over edges as a sparse matrix product on a CPU, with maximum for sum: it writes no message.
 
 `torch.sparse.mm(matrix, values, "amax")` calls `aten::_sparse_mm_reduce_impl` and keeps to itself which edge gave each
-maximum, so that one is called here. It is no public name: where a torch has none, `search` makes messages block by block.
+maximum, so that one is called here. It is no public name: where torch has none, `search` makes messages instead.
 """
 
 import math

@@ -219,7 +219,7 @@ def understand(words: list[str], monkeypatch) -> None:
             understood(script(path).main, rest, monkeypatch)
         case ["python", "-m", "vig_minimal", command, *rest]:
             module, _ = COMMANDS[command]
-            understood(importlib.import_module(f"vig_minimal.{module}").main, rest, monkeypatch)
+            understood(importlib.import_module(f".{module}", "vig_minimal.look").main, rest, monkeypatch)
         case _:
             pytest.fail(f"a command that nobody knows: {' '.join(words)}")
 

@@ -5,18 +5,18 @@ import sys
 
 from .streams import prepare, unheard
 
-# command -> module of vig_minimal with a `main(argv)`, and its line in the list
+# command -> module, seen from vig_minimal.look, with a `main(argv)`, and its line in the list
 COMMANDS = {
-    "learn": ("learn.command", "learn Vision GNNs by writing them: twelve lessons, each with a check"),
-    "predict": ("look.predict", "say what images show, of one file or of whole folders"),
-    "explore": ("look.explore", "draw the patches that a patch or a label reads from, or make a page of them (--html)"),
-    "explain": ("look.explain", "print every step of a model: equation, symbol, shape, range, and where it is computed"),
-    "attention": ("look.attention", "draw CNN2GNN's attention between classes, or its embeddings"),
-    "compare": ("look.compare.command", "train variants (graphs, convolutions, any field) alike, and compare them"),
-    "plot": ("look.plot", "draw loss, accuracy, neighbours and learning rate of one or several runs"),
-    "augment": ("look.augment_sheet", "draw every augmentation of one image"),
-    "scenes": ("look.scene_sheet", "draw the synthetic scenes, or measure a linear classifier on them"),
-    "benchmark": ("look.benchmark.command", "measure time and memory of models beside the same networks without a graph"),
+    "predict": ("predict", "say what images show, of one file or of whole folders"),
+    "explore": ("explore", "draw the patches that a patch or a label reads from, or make a page of them (--html)"),
+    "explain": ("explain", "print every step of a model: equation, symbol, shape, range, and where it is computed"),
+    "attention": ("attention", "draw CNN2GNN's attention between classes, or its embeddings"),
+    "compare": ("compare.command", "train variants (graphs, convolutions, any field) alike, and compare them"),
+    "plot": ("plot", "draw loss, accuracy, neighbours and learning rate of one or several runs"),
+    "augment": ("augment_sheet", "draw every augmentation of one image"),
+    "scenes": ("scene_sheet", "draw the synthetic scenes, or measure a linear classifier on them"),
+    "benchmark": ("benchmark.command", "measure time and memory of models beside the same networks without a graph"),
+    "learn": (".learn.command", "learn Vision GNNs by writing them: twelve lessons, each with a check"),
 }
 
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         from .look.command import fail  # imports torch, which takes seconds; the list needs none
         fail("vig_minimal", f"unknown command {argv[0]!r}; choose one of {', '.join(COMMANDS)}")
     module, _ = COMMANDS[argv[0]]
-    importlib.import_module(f"vig_minimal.{module}").main(argv[1:])
+    importlib.import_module(f".{module}", "vig_minimal.look").main(argv[1:])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ into words. Text is ASCII and at most 79 characters wide."""
 
 import itertools
 import linecache
+import re
 import textwrap
 import traceback
 from collections.abc import Callable
@@ -64,9 +65,9 @@ def _difference(task: Task, function: Callable) -> Found | None:
             continue
         if theirs.error:
             return raised(theirs.error, function, task.call_in_words(arguments))
-        lines = wrap(f"Called as {task.call_in_words(arguments)}, which returns {task.returns}:")
-        if number:
-            lines = wrap("The small example is right, another case is not.") + lines
+        lines = wrap(f"Called as {task.call_in_words(arguments)}, it should return {task.returns}.")
+        lines = lines + given(task, arguments) if number == 0 else [
+            *wrap("The small example is right, another case is not."), *lines]
         lines += ["", *difference(theirs, right, task.with_gradient()), ""]
         for sentence, wrong in task.mistakes:
             if all(agree(call(task, function, case), call(task, wrong, case)) for case in task.cases):
@@ -74,6 +75,18 @@ def _difference(task: Task, function: Callable) -> Found | None:
         return Found("not yet", lines + wrap("No known mistake gives this. Compute one row of the right ones by hand,"
                                              " or ask for a hint: --hint."))
     return None
+
+
+def given(task: Task, arguments: tuple) -> list[str]:
+    """The tensors of a call, of the first image, each in a line if it is short enough."""
+    lines = []
+    for name, value in zip(task.arguments(), arguments, strict=True):
+        if isinstance(value, Tensor) and value.numel() <= 16:
+            numbers = (value[0] if value.ndim > 2 and len(value) == 1 else value).tolist()
+            text = re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.3g}", str(numbers))
+            text = text.replace("True", "1").replace("False", "0")
+            lines.append(f"  {name} = {text}")
+    return [line for line in lines if len(line) <= WIDTH]
 
 
 def _rule(task: Open, function: Callable) -> Found | None:
@@ -91,7 +104,7 @@ def raised(error: BaseException, function: Callable, called: str) -> Found:
     frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)
               if frame.f_globals is getattr(function, "__globals__", None)]
     if not frames:
-        return Found("cannot be called", wrap(f"Called as {called}: {error}"))
+        return Found("raises an error", wrap(f"Called as {called}: {error}"))
     frame, line = frames[-1]
     written_there = list(traceback.walk_tb(error.__traceback__))[-1][0] is frame
     if isinstance(error, NotImplementedError) and written_there:
@@ -152,7 +165,7 @@ def table(mine: Tensor, good: Tensor, name: str = "") -> list[str]:
     places = list(itertools.product(*(range(size) for size in mine.shape[:-1])))
     wrong = ~torch.isclose(*(side.double() for side in sides), 1e-9, 1e-9, equal_nan=True)  # (rows, columns)
     differs = wrong.any(1)
-    most = NUMBERS if max(sides[1].double().abs().nan_to_num().max(), 0) >= 100 or good.is_floating_point() else SHORT
+    most = NUMBERS if good.is_floating_point() else SHORT
     top = _first(int(differs.int().argmax()) - 1, len(places), ROWS)
     left = _first(int(wrong[top:top + ROWS].any(0).int().argmax()), good.shape[-1] if good.ndim else 1, most)
     shown = range(top, min(top + ROWS, len(places)))
@@ -177,7 +190,7 @@ def _first(wanted: int, size: int, shown: int) -> int:
 def _figures(row: Tensor) -> str:
     """The numbers of a row; floats in columns of 8."""
     if row.is_floating_point():
-        return " ".join(f"{x:7.3f}" if abs(x) < 100 else f"{x:7.1e}" for x in row.tolist())
+        return " ".join(f"{x + 0.0:7.3f}" if abs(x) < 100 else f"{x:7.1e}" for x in row.tolist())  # + 0: no -0.0
     return " ".join(f"{x:2d}" for x in row.tolist())
 
 

@@ -33,17 +33,19 @@ class Task:
     where: Sequence[str]
     gradient: Sequence[int] = ()
 
+    def arguments(self) -> list[str]:
+        """The names of the arguments."""
+        return list(inspect.signature(self.right).parameters)
+
     def call_in_words(self, arguments: tuple) -> str:
         """As "nearest(x (1, 4, 2), k=2)"."""
-        names = inspect.signature(self.right).parameters
         parts = [f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name}={value}"
-                 for name, value in zip(names, arguments, strict=True)]
+                 for name, value in zip(self.arguments(), arguments, strict=True)]
         return f"{self.name}({', '.join(parts)})"
 
     def with_gradient(self) -> list[str]:
         """The names of the arguments that carry a gradient."""
-        names = list(inspect.signature(self.right).parameters)
-        return [names[place] for place in self.gradient]
+        return [self.arguments()[place] for place in self.gradient]
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,7 @@ def call(task: Task, function: Callable, arguments: tuple, aloud: bool = False) 
             gradients = _gradients(values, [copies[place] for place in task.gradient])
     except (Exception, SystemExit) as error:
         return Outcome(error=error)
-    names = list(inspect.signature(task.right).parameters)
-    for name, before, after in zip(names, arguments, copies, strict=True):
+    for name, before, after in zip(task.arguments(), arguments, copies, strict=True):
         if isinstance(before, Tensor) and not _close(before, after.detach()):
             return Outcome(problem=f"changes its argument {name}, which its caller still needs; make a new tensor")
     return Outcome(tuple(value.detach() for value in values), gradients)

@@ -50,7 +50,7 @@ GRAPHERS = [(FOUR, *weights(5, 2, 2), 2), (draw(8, 2, 7, 4), *weights(9, 4, 4), 
             (draw(12, 3, 6, 6), *weights(13, 6, 2), 4)]
 
 TASKS = [
-    Task("interleave", interleave, "(B, N, 2C): x0, m0, x1, m1, ...", PAIRS, [
+    Task("interleave", interleave, "(B, N, 2C): x0, m0, x1, m1 and so on", PAIRS, [
         ("Concatenated: first all of x, then all of m. With 4 heads two would see nothing but x. In between, please.",
          lambda x, m: torch.cat([x, m], -1)),
         ("m comes first in every pair; x should.", lambda x, m: interleave(m, x)),

@@ -84,7 +84,7 @@ TASKS = [
          lambda z, w_left, w_right, a: attention(z, w_left, w_right, a).masked_fill(
              torch.eye(z.shape[1], dtype=torch.bool), 0) @ (z @ w_left.mT)),
     ], ["graphs.gatv2.GATv2.forward"], gradient=(0, 1, 2, 3)),
-    Task("join", join, "(B, N, 3C): x0, m0, z0, x1, m1, z1, ...", JOINS, [
+    Task("join", join, "(B, N, 3C): x0, m0, z0, x1, m1, z1 and so on", JOINS, [
         ("Concatenated: with 4 heads the last would see nothing but z'. Interleave the three.",
          lambda x, m, z, labels: torch.cat([x, m, of_node(z, labels)], -1)),
         ("The order is x, z', m; it should be x, m, z'.",

@@ -10,7 +10,8 @@ rank their sources alike, whatever they look for. GATv2 puts the LeakyReLU insid
 and source mix before a looks at them.
 
     ClusterViG Eq. 2:    z'_i = Σ_j α_ji LIN_L(z_j)
-    ClusterViG Eq. 3:    α_ji = softmax over j of  aᵀ LeakyReLU(LIN_R(z_i) + LIN_L(z_j))
+    ClusterViG Eq. 3:    α_ji = exp(aᵀ LeakyReLU(LIN_R(z_i) + LIN_L(z_j)))
+                                / Σ_k exp(aᵀ LeakyReLU(LIN_R(z_i) + LIN_L(z_k)))
     ClusterViG Eq. 4:    x'_v = Ψ(x_v, z'_i, ⊕_{u ∈ N(v)} Φ(x_v, x_u, z'_i))
 
 The paper writes α_ji for source j and target i, and rows are targets: α_ji is stored at [b, i, j].

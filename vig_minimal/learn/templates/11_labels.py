@@ -11,13 +11,17 @@ image for each class, and from proxies, learnt vectors that stand for classes; f
 attention.
 
     GKGNet Eq. 1:    D'_ig = max({D_ig − Ŝ_kg | k ∈ [1, K]})
-    CNN2GNN Algorithm 1:    g_1, g_2 = W_1 g, W_2 g;    e = aᵀ · LeakyReLU(g_1^i + g_2^j);
-                            α = Softmax(e);    z_out = α · g_2
+    CNN2GNN Algorithm 1:    g_1, g_2 = W_1 g, W_2 g
+                            g_sum[ij] = g^i + g^j  ∀ g^i, g^j ∈ g_1, g_2
+                            e = aᵀ · LeakyReLU(g_sum);    α = Softmax(e);    z_out = α · g_2
 
 We take Ŝ − D in Eq. 1, as the authors' code does and as lesson 5 has it. In Algorithm 1, g are
 image, proxies and anchors; the target goes through W_1, sources through W_2. "We apply Softmax
 separately over the anchor and proxy indices", so that each sum to 1; and the image's own edge has
 the weight 1: z_out also gets W_2 of the image. The slope of LeakyReLU is 0.2.
+
+(GKGNet goes on as lesson 6: Eq. 2 joins D and D', and Eq. 3 gives every label its score, Y =
+Sigmoid(Y_xp + Y_xl), from the patches and from the label node.)
 
 Symbols: D = d labels, S = s patches, Ŝ the chosen ones, g a group, G groups; B images, L labels, N
 patches, C, F features.

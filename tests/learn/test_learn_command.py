@@ -140,7 +140,7 @@ def run(*argv, encoding: str = "ascii", seconds: float | None = None) -> subproc
     """Run the command in a process of its own."""
     code = ("import sys\nfrom vig_minimal.learn import command\nfrom vig_minimal.streams import prepare\nprepare()\n"
             f"command.SECONDS = {seconds or command.SECONDS}\ncommand.main(sys.argv[1:])")
-    return subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, timeout=120,
+    return subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, timeout=600,
                           env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding})
 
 
@@ -154,7 +154,7 @@ def test_an_endless_loop_is_ended_with_its_line():
 
 def test_a_terminal_without_utf_8_and_colours():
     write(FOLDER, find(3), body("nearest", "raise ValueError('‖x‖ ≠ 1')"))
-    ended = run("3")
+    ended = run("3", seconds=500)
     text = ended.stdout.decode("ascii")
     assert ended.returncode == 1 and ended.stderr == b"" and "\x1b" not in text
     assert "ValueError: \\u2016x\\u2016 \\u2260 1" in text and "unit               right" in text

@@ -141,8 +141,8 @@ def difference(theirs: Outcome, right: Outcome, with_gradient: list[str]) -> lis
         if mine.shape != good.shape:
             return wrap(f"Its shape is {tuple(mine.shape)}; it should be {tuple(good.shape)}.")
         if kind(mine) != kind(good):
-            help = " A new tensor takes its type from an old one by x.new_zeros(...)." if good.is_floating_point() else ""
-            return wrap(f"It holds {kind(mine)}; it should hold {kind(good)}.{help}")
+            advice = " x.new_zeros(...) makes a tensor of the type of x." if good.is_floating_point() else ""
+            return wrap(f"It holds {kind(mine)}; it should hold {kind(good)}.{advice}")
     names = ["", " (second)", " (third)"]
     for name, mine, good in zip(names, theirs.values, right.values, strict=False):
         if not agree(Outcome((mine,)), Outcome((good,))):

@@ -61,6 +61,7 @@ def test_the_path_the_file_the_check(capsys):
 
 def test_all_done(capsys):
     for lesson in LESSONS:
+        assert ("--lessons" in learn(capsys)[1]) == (lesson.number > 8)  # 3, 5, 6 and 8 are done
         finish(FOLDER, lesson, loops)
     assert "12 of 12 are done. That is the whole path." in learn(capsys)[1]
 
@@ -83,9 +84,10 @@ def test_a_solution_is_a_file_and_a_line(lesson, capsys, monkeypatch):
     assert all(task.name in text for task in lesson.checks().TASKS)
 
 
-@pytest.mark.parametrize("argv, words", [((0,), "invalid choice"), ((13,), "invalid choice"), (("--hint",), "number, 1 to 12"),
-                                         (("--solution",), "number, 1 to 12"),
-                                         ((3, "--notebook", "n.ipynb"), "give no other")])
+@pytest.mark.parametrize("argv, words", [
+    ((0,), "invalid choice"), ((13,), "invalid choice"), (("--hint",), "number, 1 to 12"),
+    (("--solution",), "number, 1 to 12"), ((3, "--notebook", "n.ipynb"), "give no other"),
+])
 def test_wrong_arguments_are_one_sentence(argv, words, capsys):
     with pytest.raises(SystemExit) as end:
         main(["learn", *map(str, argv)])
@@ -95,7 +97,8 @@ def test_wrong_arguments_are_one_sentence(argv, words, capsys):
 
 @pytest.mark.parametrize("text, words", [
     ("def nearest(x, k):\n    return x[\n", ["The file cannot be read; line", "SyntaxError"]),
-    ("import torch\n\nx = torch.zeros(2) @ torch.zeros(3)\n", ["cannot be read; line 3", "x = torch.zeros(2) @", "RuntimeError"]),
+    ("import torch\n\nx = torch.zeros(2) @ torch.zeros(3)\n",
+     ["cannot be read; line 3", "x = torch.zeros(2) @", "RuntimeError"]),
     ("import nowhere\n", ["line 1", "import nowhere", "ModuleNotFoundError"]),
     ("import sys\nsys.exit(3)\n", ["line 2", "sys.exit(3)", "SystemExit"]),
     ("\n", ["has no function unit"]),
@@ -113,7 +116,8 @@ def test_what_is_wrong_is_shown_with_their_line(text, words, capsys):
 
 
 def test_what_an_answer_prints_is_shown_once(capsys):
-    write(FOLDER, find(3), body("nearest", "print('here', k); return squared_distances(unit(x), unit(x)).argsort(2)[..., :k]"))
+    answer = "print('here', k); return squared_distances(unit(x), unit(x)).argsort(2)[..., :k]"
+    write(FOLDER, find(3), body("nearest", answer))
     code, printed = learn(capsys, 3)
     assert code == 0 and printed.count("here") == 1
 

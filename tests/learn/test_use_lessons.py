@@ -10,9 +10,9 @@ from vig_minimal import create_model
 from vig_minimal.constructors import knn, lrgc
 from vig_minimal.graphs import aggregate
 from vig_minimal.learn import race
-from vig_minimal.learn.answers import FOLDER, load
+from vig_minimal.learn.answers import FOLDER, NEEDED, load
 from vig_minimal.learn.lessons import find, owner
-from vig_minimal.learn.use import NEEDED, use_lessons
+from vig_minimal.learn.use import use_lessons
 from vig_minimal.models import convs
 
 TINY = {"dim": 16, "depth": 2, "num_classes": 5, "img_size": 16, "patch": 4}

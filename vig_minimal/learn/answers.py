@@ -11,9 +11,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .lessons import LESSONS, Lesson, owner
+from .lessons import Lesson, find, owner
 
 FOLDER = Path("lessons")
+NEEDED = (3, 5, 6, 8)  # lessons whose functions a network can be trained with
 _loaded: dict[tuple[Path, str], dict] = {}
 
 
@@ -36,6 +37,10 @@ class Progress:
         """Whether its file is there and as it was when it passed."""
         path = self.folder / lesson.file
         return path.is_file() and self.done.get(lesson.name) == fingerprint(path)
+
+    def missing(self) -> list[int]:
+        """The numbers of the lessons of NEEDED that are not done."""
+        return [number for number in NEEDED if not self.is_done(find(number))]
 
     def passed(self, lesson: Lesson, passed: bool) -> None:
         self.done.pop(lesson.name, None)
@@ -80,9 +85,3 @@ def earlier(file: str, *names: str) -> Callable | list[Callable]:
         else:
             found.append(next(task.right for task in lesson.checks().TASKS if task.name == name))
     return found if len(found) > 1 else found[0]
-
-
-def done(folder: Path) -> list[Lesson]:
-    """The lessons that are done in a folder."""
-    progress = Progress(folder)
-    return [lesson for lesson in LESSONS if progress.is_done(lesson)]

@@ -35,10 +35,12 @@ def path_of_lessons(folder: Path) -> str:
 def _next(folder: Path) -> str:
     """What to do next, in a sentence."""
     progress = Progress(folder)
+    trains = "" if progress.missing() else ("\nLessons 3, 5, 6 and 8 are done, so your own functions can train:\n"
+                                            f"python train.py --model vig_nano --lessons {folder}")
     for lesson in LESSONS:
         if not progress.is_done(lesson):
-            return f"Next: python -m vig_minimal learn {lesson.number}"
-    return "That is the whole path."
+            return f"Next: python -m vig_minimal learn {lesson.number}{trains}"
+    return f"That is the whole path.{trains}"
 
 
 def begin(lesson: Lesson, folder: Path) -> str:

@@ -14,9 +14,7 @@ from ..graphs import aggregate
 from ..graphs.graph import Graph, GroupGraph
 from ..models import convs
 from .answers import Progress, load
-from .lessons import find, owner
-
-NEEDED = (3, 5, 6, 8)
+from .lessons import owner
 
 
 @contextlib.contextmanager
@@ -27,8 +25,7 @@ def use_lessons(folder: str | Path) -> Iterator[None]:
     Raises ValueError unless lessons 3, 5, 6 and 8 are done.
     """
     folder = Path(folder)
-    progress = Progress(folder)
-    if missing := [str(n) for n in NEEDED if not progress.is_done(find(n))]:
+    if missing := list(map(str, Progress(folder).missing())):
         raise ValueError(f"--lessons {folder}: needs lessons 3, 5, 6 and 8, and {' and '.join(missing)}"
                          f" {'is' if len(missing) == 1 else 'are'} not done; next: python -m vig_minimal learn"
                          f" {missing[0]}")

@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "vig_minimal"
-FOLDERS = ["streams", "atomic_files", "graphs", "constructors", "models", "data", "training", "look"]  # two are files
+FOLDERS = ["streams", "atomic_files", "graphs", "constructors", "models", "data", "training", "look",
+           "learn"]  # the first two are files
 TOP = ["__init__", "__main__", "train"]  # above all folders
 FAST = f"{PACKAGE}.graphs.fast."
 MOST_MODULES = 15  # in a folder, __init__.py aside

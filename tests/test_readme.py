@@ -222,7 +222,7 @@ def understand(words: list[str], monkeypatch) -> None:
             check_training(rest)
         case ["python", "-m", "vig_minimal", command, *rest]:
             module, _ = COMMANDS[command]
-            understood(importlib.import_module(f"vig_minimal.look.{module}").main, rest, monkeypatch)
+            understood(importlib.import_module(f".{module}", "vig_minimal.look").main, rest, monkeypatch)
         case _:
             pytest.fail(f"a command that nobody knows: {' '.join(words)}")
 

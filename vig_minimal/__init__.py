@@ -1,6 +1,6 @@
 """vig_minimal: Vision Graph Neural Networks in plain PyTorch that reads like the papers.
 
-Folders, each importing only those before it: graphs, constructors, models, data, training, look.
+Folders, each importing only those before it: graphs, constructors, models, data, training, look, learn.
 """
 
 import importlib

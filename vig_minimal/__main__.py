@@ -17,6 +17,7 @@ COMMANDS = {
     "augment": ("augment_sheet", "draw every augmentation of one image"),
     "scenes": ("scene_sheet", "draw the synthetic scenes, or measure a linear classifier on them"),
     "benchmark": ("benchmark.command", "measure time and memory of models beside the same networks without a graph"),
+    "learn": (".learn.command", "learn Vision GNNs by writing them: twelve lessons, each with a check"),
 }
 
 

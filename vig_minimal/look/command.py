@@ -11,8 +11,6 @@ from typing import NoReturn
 
 from PIL import Image
 
-from ..atomic_files import replacing
-
 
 def fail(name: str, message: str) -> NoReturn:
     """Print one sentence, `NAME: error: …`, on stderr and exit with code 2."""
@@ -60,6 +58,8 @@ def _picture_name(text: str) -> str:
 
 def save_picture(page: Image.Image, path: str) -> None:
     """Write the picture in the format of the path's suffix, and say so. Raises ValueError, the old file untouched."""
+    from ..atomic_files import replacing  # imports torch, which takes seconds: a wrong flag is answered before
+
     try:
         with replacing(path) as file:
             page.save(file, Image.registered_extensions()[Path(path).suffix.lower()])

@@ -1,0 +1,161 @@
+"""Learn Vision GNNs by writing them: twelve lessons, each one file in the folder lessons/.
+
+The first `learn N` writes the file of lesson N, which is yours and never overwritten; from then on it checks what you
+wrote in it. Without a number: all lessons, which are done, and what comes next.
+"""
+
+import contextlib
+import faulthandler
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..look.command import Parser
+from .answers import FOLDER, Progress, load
+from .lessons import LESSONS, Lesson, find
+
+SECONDS = 20  # that a check may take
+
+
+def path_of_lessons(folder: Path) -> str:
+    """All lessons, marked where done, and the next command."""
+    progress = Progress(folder)
+    done = [progress.is_done(lesson) for lesson in LESSONS]
+    lines = ["Twelve lessons: you write the equations of Vision GNNs, and their check says", "what went wrong.", ""]
+    for lesson, is_done in zip(LESSONS, done, strict=True):
+        mark = "done" if is_done else "    " if not (folder / lesson.file).exists() else "open"
+        lines.append(f"  {mark}  {lesson.number:2}  {lesson.title:32}{lesson.source}")
+    lines += ["", f"{sum(done)} of {len(LESSONS)} are done. {_next(folder)}"]
+    return "\n".join(lines)
+
+
+def _next(folder: Path) -> str:
+    """What to do next, in a sentence."""
+    progress = Progress(folder)
+    trains = "" if progress.missing() else ("\nLessons 3, 5, 6 and 8 are done, so your own functions can train:\n"
+                                            f"python train.py --model vig_nano --lessons {folder}")
+    for lesson in LESSONS:
+        if not progress.is_done(lesson):
+            return f"Next: python -m vig_minimal learn {lesson.number}{trains}"
+    return f"That is the whole path.{trains}"
+
+
+def begin(lesson: Lesson, folder: Path) -> str:
+    """Write a lesson's file for the first time, and say what to do."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / lesson.file
+    with open(path, "x", encoding="utf-8") as file:
+        file.write(lesson.text())
+    return (f"wrote {path}\n\n"
+            f"Lesson {lesson.number}: {lesson.title}.\nRead the file, write the bodies that are missing,\n"
+            f"then check them:   python -m vig_minimal learn {lesson.number}\n"
+            f"If you are stuck:  python -m vig_minimal learn {lesson.number} --hint")
+
+
+def check_file(lesson: Lesson, folder: Path) -> tuple[bool, str]:
+    """Check a lesson's file: whether it is done, and what to read."""
+    from .check import check, raised_by_file  # imports torch, which takes seconds
+
+    path = folder / lesson.file
+    title = f"Lesson {lesson.number}: {lesson.title}    {path}\n\n"
+    try:
+        answers = load(path)
+    except (Exception, SystemExit) as error:
+        Progress(folder).passed(lesson, False)
+        return False, title + raised_by_file(error, path)
+    report = check(lesson, answers)
+    Progress(folder).passed(lesson, report.done)
+    if not report.done:
+        return False, title + report.text
+    return True, f"{title}{report.text}\n\nDone. To look at it: python {path}\n{_next(folder)}"
+
+
+def hint(lesson: Lesson, folder: Path) -> str:
+    """The next hint of a lesson."""
+    from .check import wrap
+
+    hints, given = lesson.checks().HINTS, Progress(folder).next_hint(lesson)
+    if given >= len(hints):
+        return (f"You have read all {len(hints)} hints:\n\n"
+                + "\n".join(line for text in hints for line in [*wrap("- " + text)])
+                + f"\n\nWhere the answer stands: python -m vig_minimal learn {lesson.number} --solution")
+    return "\n".join(wrap(f"Hint {given + 1} of {len(hints)}: {hints[given]}"))
+
+
+def solution(lesson: Lesson) -> str:
+    """Where the answers stand in the package: file and line of each function."""
+    from .where import place
+
+    lines = [f"Lesson {lesson.number}: {lesson.title}. In the package its answers stand in", ""]
+    for task in lesson.checks().TASKS:
+        lines.append(f"  {task.name}")
+        for name in task.where:
+            file, line = place(name)
+            lines += [f"    {name}", f"    {file}, line {line}"]
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def limited(path: Path, seconds: float) -> Iterator[None]:
+    """End the process if what is inside takes longer, and show the line of the file where it was."""
+    main, file = threading.get_ident(), str(path.resolve())
+
+    def end() -> None:
+        frames = traceback.extract_stack(sys._current_frames()[main])
+        print(f"\nStopped: the check was still running after {seconds:g} s.")
+        for frame in reversed(frames):
+            if frame.filename == file:
+                print(f"It was in line {frame.lineno} of {path}:\n\n    {frame.line}\n\nDoes its loop end?")
+                break
+        sys.stdout.flush()
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    if sys.__stderr__ is not None:
+        with contextlib.suppress(ValueError, OSError):  # stderr is no file: the timer alone must do
+            faulthandler.dump_traceback_later(seconds + 5, exit=True)  # where one operation of C does not end
+    try:
+        yield
+    finally:
+        timer.cancel()
+        faulthandler.cancel_dump_traceback_later()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `python -m vig_minimal learn`."""
+    parser = Parser("learn", __doc__, "3")
+    parser.add_argument("number", nargs="?", type=int, choices=range(1, len(LESSONS) + 1), metavar="N",
+                        help="a lesson, 1 to 12")
+    parser.add_argument("--hint", action="store_true", help="the next hint of lesson N")
+    parser.add_argument("--solution", action="store_true", help="where the package has the answers: files and lines")
+    parser.add_argument("--notebook", metavar="FILE", help="write all lessons as one Jupyter notebook")
+    args = parser.parse_args(argv)
+    if args.notebook:
+        from .notebook import write
+        if args.number or args.hint or args.solution:
+            parser.error("--notebook: holds all lessons; give no other argument")
+        with parser.errors_in_one_sentence():
+            return print(write(Path(args.notebook)))
+    if args.number is None:
+        if not (args.hint or args.solution):
+            return print(path_of_lessons(FOLDER))
+        parser.error("--hint and --solution: of which lesson? Give its number, 1 to 12")
+    lesson = find(args.number)
+    with parser.errors_in_one_sentence():
+        if args.hint:
+            return print(hint(lesson, FOLDER))
+        if args.solution:
+            return print(solution(lesson))
+        if not (FOLDER / lesson.file).exists():
+            return print(begin(lesson, FOLDER))
+        lesson.checks()  # imports torch, which is not in the time of the check
+        with limited(FOLDER / lesson.file, SECONDS):
+            is_done, text = check_file(lesson, FOLDER)
+    print(text)
+    if not is_done:
+        sys.exit(1)

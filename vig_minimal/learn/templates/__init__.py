@@ -1,0 +1,1 @@
+"""The lessons as a person gets them: one file each, its functions without bodies."""

@@ -4,6 +4,7 @@ Nothing is downloaded and nothing is trained. Names that a snippet does not defi
 """
 
 import argparse
+import ast
 import functools
 import importlib
 import os
@@ -21,6 +22,7 @@ from PIL import Image
 from torch.distributed.run import get_args_parser
 
 from helpers import on_meta, script
+from test_imports import FOLDERS
 from vig_minimal import create_model, list_models
 from vig_minimal.__main__ import COMMANDS
 from vig_minimal.constructors import CONSTRUCTORS
@@ -30,9 +32,10 @@ from vig_minimal.models import registry
 from vig_minimal.models.detection import create_detector
 from vig_minimal.training import distributed
 from vig_minimal.training.checkpoint import save
-from vig_minimal.training.flags import parse
+from vig_minimal.training.config import parse
 from vig_minimal.training.recipes import RECIPES, get_recipe
-from vig_minimal.training.settings import settle
+from vig_minimal.training.resolve import resolve
+from vig_minimal.training.resume import from_weights, output_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -215,6 +218,8 @@ def understand(words: list[str], monkeypatch) -> None:
             pass
         case ["python", "docs/compare/cifar_folder.py" as path, *rest]:
             understood(script(path).main, rest, monkeypatch)
+        case ["python", "-m", "vig_minimal", "train", *rest]:
+            check_training(rest)
         case ["python", "-m", "vig_minimal", command, *rest]:
             module, _ = COMMANDS[command]
             understood(importlib.import_module(f"vig_minimal.look.{module}").main, rest, monkeypatch)
@@ -223,10 +228,10 @@ def understand(words: list[str], monkeypatch) -> None:
 
 
 def check_training(argv: list[str]) -> None:
-    """Parse flags of train.py. Unless there is a checkpoint to open, settle what they mean, which builds the model."""
-    args = parse(argv)
-    if args.resume in (None, "auto"):
-        settle(args, distributed.start("cpu"))
+    """Parse flags of train.py. Unless there is a checkpoint to open, resolve what they mean, which builds the model."""
+    given = parse(argv)
+    if given.get("resume") in (None, "auto"):
+        resolve(given, from_weights(given))
 
 
 # ---- the pages -----------------------------------------------------------------------------------------------------
@@ -248,8 +253,7 @@ def test_the_five_commands_use_only_what_earlier_ones_made(tmp_path, monkeypatch
         for run in re.findall(r"runs/[\w-]+", line):
             assert run in made, f"{line}: {run} is not there yet; only {made} is"
         if model := re.search(r"torchrun train.py --model (\w+)", line):
-            args = parse(["--model", model[1]])
-            made.append(str(settle(args, distributed.start("cpu")).folder))
+            made.append(output_folder(parse(["--model", model[1]])))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -281,6 +285,26 @@ def test_files_of_code_that_are_named_exist(page):
     for name in re.findall(r"`([\w/]+\.py)(?:::\w+)?`", prose(page)):
         found = (ROOT / name).is_file() or list((ROOT / "vig_minimal").rglob(name))
         assert found, f"{page.name}: there is no {name}"
+
+
+def test_the_table_of_folders_is_true():
+    """Every folder has a row, in the order of imports; its job is what it says of itself; the files named are in it."""
+    rows = re.findall(r"^\| `(\w+)/` \| ([^|]+) \| ([^|]+) \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    folders = {path.parent.name for path in (ROOT / "vig_minimal").glob("*/__init__.py")}
+    assert [name for name, _, _ in rows] == [name for name in FOLDERS if name in folders] and len(rows) == len(folders)
+    for name, job, files in rows:
+        folder = ROOT / "vig_minimal" / name
+        says = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))).split("\n")[0]
+        assert says == job[0].upper() + job[1:] + ".", f"README.md says «{job}» of {name}/, and its __init__.py «{says}»"
+        missing = [file for file in re.findall(r"`([\w./]+\.py)`", files)
+                   if not ((folder / file).is_file() or (ROOT / file).is_file())]
+        assert not missing, f"README.md sends readers of {name}/ to {missing}"
+
+
+def test_every_folder_inside_a_folder_says_what_it_is_for_in_one_sentence():
+    for path in (ROOT / "vig_minimal").glob("*/*/__init__.py"):
+        says = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        assert re.match(r"[^.\n]+[.:]", says), f"{path.relative_to(ROOT)} does not say what its folder is for"
 
 
 def test_every_image_is_used():

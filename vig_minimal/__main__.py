@@ -1,12 +1,13 @@
-"""`python -m vig_minimal COMMAND …`: everything to ask, to look at and to measure. Training is train.py."""
+"""`python -m vig_minimal COMMAND …`: to train, to ask, to look at and to measure."""
 
 import importlib
 import sys
 
 from .streams import prepare, unheard
 
-# command -> module of vig_minimal.look with a `main(argv)`, and its line in the list
+# command -> module, seen from vig_minimal.look, with a `main(argv)`, and its line in the list
 COMMANDS = {
+    "train": (".train", "train or evaluate a model, as train.py does"),
     "predict": ("predict", "say what images show, of one file or of whole folders"),
     "explore": ("explore", "draw the patches that a patch or a label reads from, or make a page of them (--html)"),
     "explain": ("explain", "print every step of a model: equation, symbol, shape, range, and where it is computed"),
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         from .look.command import fail  # imports torch, which takes seconds; the list needs none
         fail("vig_minimal", f"unknown command {argv[0]!r}; choose one of {', '.join(COMMANDS)}")
     module, _ = COMMANDS[argv[0]]
-    importlib.import_module(f"vig_minimal.look.{module}").main(argv[1:])
+    importlib.import_module(f".{module}", "vig_minimal.look").main(argv[1:])
 
 
 if __name__ == "__main__":

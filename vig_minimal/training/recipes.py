@@ -132,7 +132,7 @@ def kept_recipe(values: dict) -> Recipe:
             raise TypeError
         return Recipe(**values)
     except (KeyError, TypeError):
-        raise ValueError("the checkpoint's recipe is of another version of this project; give --recipe NAME") from None
+        raise ValueError("the checkpoint's recipe is of another version of this project") from None
 
 
 def override(recipe: Recipe, changes: dict, scale_lr: bool = False) -> Recipe:

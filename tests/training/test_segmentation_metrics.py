@@ -18,7 +18,7 @@ def test_scores_are_those_of_plain_counting_over_images_of_several_sizes():
         logits, truth = torch.randn(classes, height, width), torch.randint(0, 3, (height, width))
         logits[4] = -torch.inf  # class 4 is in neither truth nor prediction
         truth[0, :2] = 255
-        scores.update([logits], [truth])
+        scores.update([logits.argmax(0)], [truth])
         truths += truth.flatten().tolist()
         found += logits.argmax(0).flatten().tolist()
     result = scores.compute(ONE)
@@ -34,7 +34,7 @@ def test_scores_are_those_of_plain_counting_over_images_of_several_sizes():
 
 def test_rows_are_the_truth_which_accuracy_and_iou_cannot_tell():
     scores = SegmentationScores(["a", "b"])
-    scores.update([torch.tensor([[[0.0, 0.0]], [[1.0, 1.0]]])], [torch.tensor([[0, 1]])])
+    scores.update([torch.tensor([[1, 1]])], [torch.tensor([[0, 1]])])
     assert scores.confusion.tolist() == [[0, 1], [0, 1]]
 
 

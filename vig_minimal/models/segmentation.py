@@ -77,6 +77,11 @@ def create_segmenter(name: str, num_classes: int = 150, **overrides) -> "Segment
     return Segmenter(body, config)
 
 
+def segmenter_size(name: str) -> tuple[int, int]:
+    """Return the size of the crops on which the network of that name is trained, unless it is told."""
+    return NANO["img_size"] if name.endswith("_nano") else SegmenterConfig.img_size
+
+
 class SemanticFPN(nn.Module):
     """Four levels (B, channels, ·, ·) of strides s_0 · 2^l to logits (B, classes, H/s_0, W/s_0).
 
@@ -96,6 +101,8 @@ class SemanticFPN(nn.Module):
             self.branches.append(nn.Sequential(*layers))
         self.dropout = Dropout(dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
+        nn.init.normal_(self.classifier.weight, std=0.01)  # at first, all classes are about as likely
+        nn.init.zeros_(self.classifier.bias)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         height, width = levels[0].shape[2:]

@@ -259,10 +259,10 @@ class SegmentationScores:
         self.per_class: dict[str, float | None] = {}
 
     def update(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
-        """Add a batch: logits (classes, H, W) and classes (H, W) of each image. Unknown pixels count nowhere."""
-        for logits, truth in zip(outputs, targets, strict=True):
+        """Add a batch: the predicted and the true classes (H, W) of each image. Unknown pixels count nowhere."""
+        for predicted, truth in zip(outputs, targets, strict=True):
             known = truth != self.unknown
-            pairs = truth[known] * len(self.classes) + logits.argmax(0)[known]
+            pairs = truth[known] * len(self.classes) + predicted[known]
             counts = torch.bincount(pairs, minlength=len(self.classes)**2)
             self.confusion += counts.view_as(self.confusion).cpu()
 

@@ -36,7 +36,7 @@ KEPT = 4  # images whose graphs --every keeps
 FEW = 10  # names that are printed; the rest are in the output folder
 AMP_NAMES = {None: "float32", "bf16": "bfloat16", "fp16": "float16 with a scaled loss"}
 # values that switch a field of the recipe off
-OFF = {"oversample": 0, "color_jitter": 0, "rand_augment": 0, "mixup": 0, "cutmix": 0, "erasing": 0, "clip_grad": 0,
+OFF = {"oversample": 0, "scale_range": 0, "color_jitter": 0, "rand_augment": 0, "mixup": 0, "cutmix": 0, "erasing": 0, "clip_grad": 0,
        "scale_jitter": 0, "weight_decay": 0, "label_smoothing": 0, "ema_decay": 0, "drop_path": 0, "contrastive": 0,
        "asymmetric": 0, "cooldown_epochs": 0, "repeats": 1, "layer_decay": 1, "teacher": "none"}
 
@@ -78,7 +78,7 @@ class RunLog:
         if not self.is_first:
             return
         run, config = self.run, self.run.config
-        self.probe = next(iter(run.val_batches))[0]  # the images whose graphs are counted
+        self.probe = run.task.probe(next(iter(run.val_batches))[0])  # the images whose graphs are counted
         if config.tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -115,10 +115,13 @@ class RunLog:
         return row
 
     def best(self) -> None:
-        """Write the average precision of each class at the best epoch, where the task has one."""
-        if aps := getattr(self.run.task.last, "per_class", None):
-            write_table(self.folder / "per_class_ap.csv",
-                        [{"class": name, "AP": "" if ap is None else f"{ap:.4f}"} for name, ap in aps.items()])
+        """Write the score of each class at the best epoch, where the task has one: per_class_ap.csv, per_class_iou.csv.
+        """
+        score = self.run.task.class_score
+        if values := getattr(self.run.task.last, "per_class", None):
+            write_table(self.folder / f"per_class_{score.lower()}.csv",
+                        [{"class": name, score: "" if value is None else f"{value:.4f}"}
+                         for name, value in values.items()])
 
     def epoch(self, row: dict, scores: dict[str, float], notes: dict[str, list[FileNote]]) -> None:
         """Say how the epoch went, which files were replaced or converted for the first time, and what looks wrong."""
@@ -153,8 +156,8 @@ class RunLog:
         return f"best {task.key_name} {run.best[task.key]:.2f} % at epoch {run.best['epoch']} of {run.recipe.epochs}"
 
     def _per_class(self) -> list[str]:
-        aps = getattr(self.run.task.last, "per_class", None)
-        return per_class(aps) if aps else []
+        values = getattr(self.run.task.last, "per_class", None)
+        return per_class(values, self.run.task.class_score) if values else []
 
 
 def metrics_row(run: Run, trained: dict[str, float], scores: dict[str, float], neighbours: list[float]) -> dict:

@@ -14,7 +14,7 @@ from vig_minimal.data.coco_voc import CocoObjects, coco
 from vig_minimal.data.data_recipe import DataRecipe
 from vig_minimal.data.datasets import Scenes, open_data
 from vig_minimal.data.decoding import DataError
-from vig_minimal.data.object_batches import ObjectImages, ObjectTraining, ObjectValidation, mirrored, scaled
+from vig_minimal.data.dense.object_batches import ObjectImages, ObjectTraining, ObjectValidation, mirrored, scaled
 from vig_minimal.data.synthetic import Shapes
 
 MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini.tar"
@@ -28,7 +28,7 @@ def shown(image, category, mask=SQUARE, **fields):
 def test_an_object_has_label_box_mask_area_and_crowd(tmp_path):
     crowd = {"size": [24, 32], "counts": [24 * 3 + 5, 7, 24 - 7, 7, 24 * 28 - 12]}  # rows 5 to 11 of columns 3 and 4
     objects = [shown(10, 90, area=33.5), shown(10, 7, crowd, box=(3, 5, 2, 7), iscrowd=1), shown(12, 1)]
-    source, _ = coco(str(coco_folder(tmp_path, objects)), boxes=True)
+    source, _ = coco(str(coco_folder(tmp_path, objects)), CocoObjects)
     assert source.classes == ["person", "train", "toothbrush"]
     assert source.targets.tolist() == [[0, 1, 1], [0, 0, 0], [1, 0, 0]]
     image, target = source[0]
@@ -42,7 +42,7 @@ def test_an_object_has_label_box_mask_area_and_crowd(tmp_path):
 
 
 def test_an_image_without_objects_has_an_empty_target(tmp_path):
-    target = coco(str(coco_folder(tmp_path, [shown(10, 1)])), boxes=True)[0][1][1]
+    target = coco(str(coco_folder(tmp_path, [shown(10, 1)])), CocoObjects)[0][1][1]
     shapes = {name: tuple(value.shape) for name, value in target.items()}
     assert shapes == {"boxes": (0, 4), "labels": (0,), "masks": (0, 24, 32), "area": (0,), "iscrowd": (0,),
                       "image_id": ()}
@@ -80,7 +80,7 @@ def test_images_rank_by_id_and_not_by_place(tmp_path):
 def test_a_broken_mask_is_named_in_one_sentence(tmp_path, mask, says):
     folder = coco_folder(tmp_path, [shown(10, 1), shown(10, 1, mask)])
     with pytest.raises(DataError) as error:
-        coco(str(folder), boxes=True)
+        coco(str(folder), CocoObjects)
     said = str(error.value)
     assert "instances_train2017.json: 1 objects with a broken mask, as " in said and says in said
     assert said.endswith("repair or remove them") and "\n" not in said
@@ -104,7 +104,7 @@ def test_an_object_without_a_mask_or_a_box_is_named_as_that(tmp_path):
                                             ({"bbox": []}, "1 objects without a box, as annotations[1]: bbox []")]):
         folder = coco_folder(tmp_path / str(place), [shown(10, 1), shown(10, 1) | fields])
         with pytest.raises(DataError) as error:
-            coco(str(folder), boxes=True)
+            coco(str(folder), CocoObjects)
         assert says in str(error.value) and "in 0.jpg" in str(error.value)
         assert coco(str(folder))[0].targets[0].tolist() == [1, 0, 0]  # labels are there
 
@@ -236,7 +236,7 @@ def test_objects_of_coco(tmp_path):
         pytest.skip(f"no photos at {MINI}")
     with tarfile.open(MINI) as archive:
         archive.extractall(tmp_path)
-    data = open_data("coco", str(tmp_path / "coco_mini"), (64, 64), None, boxes=True)
+    data = open_data("coco", str(tmp_path / "coco_mini"), (64, 64), None, task="detection")
     assert not data.multi_label and len(data.classes) == 80 and len(data.train) == len(data.val) == 100
     for split, objects, crowds in ((data.train, 746, 6), (data.val, 712, 5)):
         targets = [split[i][1] for i in range(100)]

@@ -16,7 +16,7 @@ from vig_minimal import create_model
 from vig_minimal.data.augment import normalise
 from vig_minimal.data.batches import TrainingBatches, TrainingOrder
 from vig_minimal.data.loading import StoredImages
-from vig_minimal.models.teacher import create_teacher
+from vig_minimal.training.teacher import create_teacher
 from vig_minimal.training.config import RunConfig
 from vig_minimal.training.distributed import Processes
 from vig_minimal.training.endings import Diverged

@@ -58,7 +58,7 @@ class Annotated(Dataset):
 
 
 class CocoObjects(Dataset):
-    """The photos of a split with their objects: `source[i]` is the image and a target, as `object_batches` says.
+    """The photos of a split with their objects: `source[i]` is the image and a target, as `dense.object_batches` says.
 
     Labels count the categories by id, from 1. Objects are kept as text, which takes a tenth of the memory. Raises
     DataError, naming the file and the first bad entry of each kind. targets: (n, classes), 1 for classes in the photo.
@@ -139,12 +139,12 @@ def repeats(targets: Tensor, threshold: float) -> list[int]:
     return torch.arange(len(targets)).repeat_interleave(times).tolist()
 
 
-def coco(folder: str, boxes: bool = False) -> tuple[Annotated | CocoObjects, Annotated | CocoObjects]:
+def coco(folder: str, kind: type[CocoObjects] | None = None) -> tuple[Dataset, Dataset]:
     """COCO's training and validation photos: of 2017 or, where only these are there, of 2014. Classes are the
-    categories by id; a crowd region counts as its class. boxes: with boxes and masks, for detection."""
+    categories by id; a crowd region counts as its class. kind: of a source with objects or masks; None: with labels alone."""
     listed = {year: Path(folder, "annotations", f"instances_train{year}.json").exists() for year in (2017, 2014)}
     year = 2014 if listed[2014] and not listed[2017] else 2017
-    train, val = ((CocoObjects if boxes else _coco_split)(Path(folder), f"{split}{year}") for split in ("train", "val"))
+    train, val = ((kind or _coco_split)(Path(folder), f"{split}{year}") for split in ("train", "val"))
     if train.classes != val.classes:
         raise DataError(f"{folder}: train{year} and val{year} name different categories; take both from one data set")
     return train, val

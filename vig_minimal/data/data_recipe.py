@@ -63,6 +63,8 @@ class DataRecipe:
     erasing: float = flag(0.0, "probability that a part of an image is erased, by noise; 0 for none", PROBABILITY)
     scale_jitter: float = flag(0.0, "s: training images with boxes are scaled by 1 − s to 1 + s, and cut or surrounded"
                                     " by grey; 0 for none", SHARE)
+    scale_range: float = flag(0.0, "r: training images with masks for segmentation are scaled by 1/r to r before the"
+                                   " crop; 0 for none", Allowed(1, 16, zero=True))
     eval_crop: float = flag(0.9, "side of the evaluation crop as a share of the resized image; 0: the whole image,"
                                  " stretched to the model's size", Allowed(0.1, 1, zero=True))
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of RGB in [0, 1]: images are normalised by (x − mean) / std

@@ -2,7 +2,7 @@
 
 A source is a sequence of (PIL image or uint8 tensor, target). A target is a label; for multi-label data it is a tensor
 (classes,) of 1, 0, and −1 for unknown, or (2, classes), see `coco_voc.Annotated`. For detection it is a dict of boxes,
-labels and masks, see `object_batches`.
+labels and masks, see `dense.object_batches`; for segmentation a mask of class numbers, see `segmentation`.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from . import coco_voc
 from .decoding import DataError
 from .image_folders import image_folders
 from .seeds import generator
+from .segmentation import CocoMasks, SceneMasks, VocMasks, mask_folders
 from .synthetic import Shapes
 
 # Name to torchvision's class and the arguments that select its training and validation split.
@@ -25,16 +26,18 @@ DOWNLOADS = {
     "cifar100": (datasets.CIFAR100, {"train": True}, {"train": False}),
     "stl10": (datasets.STL10, {"split": "train"}, {"split": "test"}),
     "svhn": (datasets.SVHN, {"split": "train"}, {"split": "test"}),
+    "voc2012": (VocMasks, {"image_set": "train"}, {"image_set": "val"}),
     "voc2007": (partial(datasets.VOCDetection, year="2007"), {"image_set": "trainval"}, {"image_set": "test"}),
 }
 WITH_BOXES = ("shapes-boxes", "coco")  # boxes and masks of objects
+WITH_MASKS = ("shapes-masks", "maskfolder", "voc2012", "coco")  # a class for every pixel
 MULTI_LABEL = ("shapes-multi", "coco", "voc2007")  # an image may show several classes
-DATA_SETS = ("shapes", "imagefolder", *DOWNLOADS, "shapes-multi", "shapes-boxes", "coco")
-NEED_FOLDER = {"imagefolder": "train/ and val/", "coco": "train2017/, val2017/ and annotations/"}
+DATA_SETS = ("shapes", "imagefolder", *DOWNLOADS, "shapes-multi", "shapes-boxes", "coco", "shapes-masks", "maskfolder")
+NEED_FOLDER = {"imagefolder": "train/ and val/", "maskfolder": "images/ and masks/", "coco": "train2017/, val2017/ and annotations/"}
 # default side of the images; data sets of photos, which are not listed here, take the model's own
-IMAGE_SIZES = {"shapes": 64, "shapes-multi": 64, "shapes-boxes": 64, "cifar10": 32, "cifar100": 32, "stl10": 96,
+IMAGE_SIZES = {"shapes": 64, "shapes-multi": 64, "shapes-boxes": 64, "shapes-masks": 64, "cifar10": 32, "cifar100": 32, "stl10": 96,
                "svhn": 32}
-SHAPES_TRAIN, SHAPES_VAL, SHAPES_BOXES_VAL = 10_000, 2_000, 500
+SHAPES_TRAIN, SHAPES_VAL, SHAPES_DENSE_VAL = 10_000, 2_000, 500  # the last: with boxes or masks
 
 
 class Scenes(Dataset):
@@ -73,12 +76,13 @@ def fetch(name: str, folder: str | None) -> None:
 
 
 def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int | None, seed: int = 0,
-              boxes: bool = False) -> Data:
+              task: str = "labels") -> Data:
     """Open the data set of that name. Raises DataError if there is none, or its files are missing or inconsistent.
 
     folder: holds the image folders or downloads. size: height and width at which synthetic scenes are drawn.
     limit: use that many training images, the same random choice every time (synthetic scenes: validation images too).
-    seed: splits a folder of classes that has no train/ and val/. boxes: targets are boxes and masks.
+    seed: splits a folder of classes that has no train/ and val/. task: labels, detection or segmentation, which says what
+    the targets are.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit}: at least 1 training image")
@@ -87,8 +91,13 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
     folder = folder or "data"
     remarks = []
     if name == "shapes-boxes":
-        train, val = (Scenes(Shapes(size, count, split, "boxes")) for count, split in
-                      ((limit or SHAPES_TRAIN, "train"), (min(SHAPES_BOXES_VAL, limit or SHAPES_BOXES_VAL), "val")))
+        train = Scenes(Shapes(size, limit or SHAPES_TRAIN, "train", "boxes"))
+        val = Scenes(Shapes(size, min(SHAPES_DENSE_VAL, limit or SHAPES_DENSE_VAL), "val", "boxes"))
+    elif name == "shapes-masks":
+        train = SceneMasks(size, limit or SHAPES_TRAIN, "train")
+        val = SceneMasks(size, min(SHAPES_DENSE_VAL, limit or SHAPES_DENSE_VAL), "val")
+    elif name == "maskfolder":
+        train, val, remarks = mask_folders(folder, seed)
     elif name in ("shapes", "shapes-multi"):
         view = "single" if name == "shapes" else "multi"
         train = Shapes(size, limit or SHAPES_TRAIN, "train", view)
@@ -96,7 +105,8 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
     elif name == "imagefolder":
         train, val, remarks = image_folders(folder, seed)
     elif name == "coco":
-        train, val = coco_voc.coco(folder, boxes)
+        kind = {"detection": coco_voc.CocoObjects, "segmentation": CocoMasks}.get(task)
+        train, val = coco_voc.coco(folder, kind)
     elif name == "voc2007":
         train, val = coco_voc.voc2007(folder)
     elif name in DOWNLOADS:
@@ -106,7 +116,7 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
     classes = getattr(train, "classes", range(10))  # torchvision does not name SVHN's digits
     if limit is not None and limit < len(train):
         train = Subset(train, torch.randperm(len(train), generator=generator("limit"))[:limit].tolist())
-    return Data(name, train, val, [str(c) for c in classes], name in MULTI_LABEL and not boxes, remarks)
+    return Data(name, train, val, [str(c) for c in classes], name in MULTI_LABEL and task == "labels", remarks)
 
 
 def oversampled(data: Data, threshold: float) -> Data:

@@ -1,4 +1,5 @@
-"""Which classes a model takes for one another: what `train.py --eval-only` says and draws of single-label data."""
+"""Which classes a model takes for one another: what `train.py --eval-only` says and draws of images, or of the pixels
+of segmentation, that have one label each."""
 
 import csv
 from collections.abc import Sequence
@@ -66,11 +67,11 @@ def draw_matrix(matrix: Tensor, classes: Sequence[str], written: str = "") -> Im
 
 def report(run: Run, start: Start, log: RunLog) -> None:
     """Say accuracies and confused pairs of the evaluation that was made, and write the matrix as a table and a picture;
-    on the first process, and for data with one label an image."""
-    if not hasattr(run.task.last, "pairs") or not run.processes.is_first:
+    on the first process, and for data with one label an image or, in segmentation, a pixel."""
+    classes, config, last = run.data.classes, run.config, run.task.last
+    if not (hasattr(last, "pairs") or hasattr(last, "confusion")) or not run.processes.is_first:
         return
-    classes, config = run.data.classes, run.config
-    matrix = confusion(run.task.last.pairs, len(classes))
+    matrix = last.confusion.long() if hasattr(last, "confusion") else confusion(last.pairs, len(classes))
     log.say(*in_words(matrix, classes))
     split = "" if config.eval_split == "val" else "-train"
     part = "validation" if config.eval_split == "val" else "training"

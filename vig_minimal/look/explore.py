@@ -5,19 +5,23 @@ to the target's heaviest one. Every other patch is almost black. In a pyramid, t
 drawn in each stage. Where every group of channels has its own neighbours (GKGNet), each group has a panel and a colour;
 with --label the target is a label, and the patches that it reads from in every stage are drawn. With --partitions, each
 of ClusterViG's κ partitions has a colour. Of a detector, there is a row for each object that it finds: what the patch
-under its centre reads from, and how much of that lies inside the object. Without a checkpoint the weights are random,
-as at the start of training.
+under its centre reads from, and how much of that lies inside the object. A network for segmentation is explored by its
+backbone. Without a checkpoint the weights are random, as at the start of training.
 """
 
 import argparse
+from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from ..data.augment import normalise
 from ..data.synthetic import CLASSES
 from ..graphs.graph import GroupGraph
-from ..models.detection import Detector
+from ..models.detection import Detector, padded
+from ..models.segmentation import Segmenter
 from .command import Parser, save_picture
 from .explore_layers import Layer, choose_label, layers_of
 from .objects.found import detect
@@ -121,6 +125,8 @@ def main(argv: list[str] | None = None) -> None:
         model = open_model(args.model, args.checkpoint, args.graph, detectors=True)
         if isinstance(model, Detector):
             return explore_detector(args, model)
+        if isinstance(model, Segmenter):
+            return explore_segmenter(args, model)
         if args.threshold is not None:
             raise ValueError(f"--threshold: chooses among a detector's objects, and {model.name} is no detector; leave"
                              " it out")
@@ -160,6 +166,20 @@ def explore_detector(args: argparse.Namespace, model: Detector) -> None:
         page, said = explore_objects(image, found, chosen, pixels, scale, model.classes, title)
         print(said)
     save_picture(page, args.out or PICTURE)
+
+
+def explore_segmenter(args: argparse.Namespace, model: Segmenter) -> None:
+    """Write the page of the graphs of a segmentation network's backbone, for the whole image."""
+    image = open_image(args.image, model.transform, "boxes")
+    height, width = padded(image.shape[1:], model.body.config.patch)
+    pixels = F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1]))  # as the backbone sees it
+    inputs = normalise(pixels[None], model.transform.mean, model.transform.std)
+    with torch.no_grad():
+        graphs = model.body(inputs, return_graphs=True)[1]
+    layers = layers_of(replace(model.body.config, img_size=(height, width)), graphs)
+    title = f"{model.name}, {args.checkpoint}, {args.image}"
+    print(table(layers))
+    save_picture(draw(args, model, pixels, layers, torch.zeros(0), title), args.out or PICTURE)
 
 
 def draw(args: argparse.Namespace, model: nn.Module, image: Tensor, layers: list[Layer], scores: Tensor,

@@ -1,5 +1,5 @@
 """Say what images show: the most probable classes, of a model with several labels an image all that are probable, of a
-detector the objects, which --out draws.
+detector the objects, which --out draws, and in segmentation the share of each class, with a picture and masks.
 
 Images are read, cropped and normalised as in evaluation. Of a folder, all images in it and its subfolders are taken.
 Files that cannot be read are listed at the end.
@@ -30,18 +30,22 @@ from ..models.gkgnet import GKGNet
 from ..models.layers import evaluating
 from ..models.registry import create_model
 from ..models.released import load_released
+from ..models.segmentation import Segmenter, create_segmenter
 from ..training.checkpoint import check_types, load_run
 from ..training.distributed import start
 from .command import Parser, save_picture
 from .objects.found import Found, detect, draw_found
 from .panels import sheet
+from .segments import Region, draw_regions, mask_image, segment
 
+DENSE = (Detector, Segmenter)  # networks that take whole images
 FEW = 100  # images that are read without processes of their own, which take seconds to start
 
 MOST_DRAWN = 24  # images on the page of --out
 SIDES = ("left", "top", "right", "bottom")  # of a box
 
-Answer = list[tuple[str, float]] | list[Found]  # names of classes and their probabilities, the highest first; objects
+# names of classes and their probabilities, the highest first; objects; classes and their pixels
+Answer = list[tuple[str, float]] | list[Found] | list[Region]
 
 @dataclass(frozen=True)
 class Transform:
@@ -76,14 +80,15 @@ def load(path: str | Path) -> nn.Module:
     state = load_run(path)
     check_types(state, path, {"mean": (tuple, list), "std": (tuple, list)})
     check_types(state["recipe"], path, {"eval_crop": float})
-    detects = "body" in state["config"]
-    model = (create_detector if detects else create_model)(state["name"], **state["config"])
+    dense = "body" in state["config"]
+    create = create_detector if "box_head" in state["config"] else create_segmenter if dense else create_model
+    model = create(state["name"], **state["config"])
     load_released(model, state["model"])
     model.seed = state.get("flags", {}).get("seed", 0)
     if len(state["classes"]) != model.config.num_classes:
         raise CheckpointError(f"{path}: names {len(state['classes'])} classes, and its model has"
                               f" {model.config.num_classes}")
-    crop = None if detects else state["recipe"]["eval_crop"]
+    crop = None if dense else state["recipe"]["eval_crop"]
     transform = Transform(model.config.img_size, crop, state["mean"], state["std"])
     return _with(model, state["name"], state["classes"], state.get("multi_label", isinstance(model, GKGNet)), transform)
 
@@ -94,15 +99,15 @@ def open_model(name: str | None, checkpoint: str | None, graph: str | None = Non
 
     graph: another constructor, for a new model. Its classes then are those of the synthetic scenes where their number
     fits, else numbers. Raises ValueError for an unknown name, and for a checkpoint that cannot be used, is of another
-    model, or holds a detector unless `detectors` may come.
+    model, or holds a detector or a network for segmentation unless `detectors` may come.
     """
     if checkpoint is not None:
         model = load(checkpoint)
         if name not in (None, model.name):
             raise CheckpointError(f"{checkpoint}: a checkpoint of {model.name}, not of {name}; leave that name out")
-        if isinstance(model, Detector) and not detectors:
-            raise CheckpointError(f"{checkpoint}: holds a detector; predict and explore (without --html) take it, this"
-                                  " takes a classifier")
+        if isinstance(model, DENSE) and not detectors:
+            raise CheckpointError(f"{checkpoint}: holds a detector or a network for segmentation; predict and explore"
+                                  " (without --html) take it, this takes a classifier")
         return model
     torch.manual_seed(0)
     name = name or "lrgc_nano"
@@ -120,7 +125,8 @@ def _with(model: nn.Module, name: str, classes: Sequence[str], multi_label: bool
 def predict(model: nn.Module, images: Picture | Sequence[Picture], top: int | None = 5, threshold: float = 0.5,
             batch_size: int = 32) -> Answer | list[Answer]:
     """The classes of an image and their probabilities, [("star", 0.93), …], the highest first; of a list, a list. Of a
-    detector, all objects whose score is at least `threshold`: name, score, box and mask of each, see `Found`.
+    detector, all objects whose score is at least `threshold`: name, score, box and mask of each, see `Found`. In
+    segmentation, all classes that it shows: name, share of the pixels and mask of each, the largest first.
 
     model: from `load`. images: a path, a PIL image, or a tensor (3, H, W), uint8 or numbers from 0 to 1; a list of
     these, or a tensor (B, 3, H, W). The answer has the `top` classes (None: all); of a model with several labels an
@@ -134,9 +140,14 @@ def predict(model: nn.Module, images: Picture | Sequence[Picture], top: int | No
     answers = []
     for first in range(0, len(images), batch_size):
         crops = [model.transform.crop(image) for image in images[first:first + batch_size]]
-        answers += (detect(model, crops, threshold) if isinstance(model, Detector) else
+        answers += (found_in(model, crops, threshold) if isinstance(model, DENSE) else
                     [named(model, row, top, threshold) for row in probabilities(model, torch.stack(crops))])
     return answers
+
+
+def found_in(model: Detector | Segmenter, crops: Sequence[Tensor], threshold: float) -> list[Answer]:
+    """The objects or regions of uint8 images (3, H, W)."""
+    return detect(model, crops, threshold) if isinstance(model, Detector) else segment(model, crops)
 
 
 @torch.no_grad()
@@ -223,7 +234,7 @@ def read_and_compute(model: nn.Module, sources: list[str], batch_size: int, thre
     """Yield each readable image's name, what the model sees, and its `probabilities` (classes,), or of a detector the
     objects. unread: gets a sentence for each of the others."""
     workers = min(8, os.cpu_count() or 1) if len(sources) > FEW else 0
-    view = "boxes" if isinstance(model, Detector) else "multi" if model.multi_label else "single"
+    view = "boxes" if isinstance(model, DENSE) else "multi" if model.multi_label else "single"
     crops = Crops(sources, model.transform, view)
     with tqdm(total=len(sources), unit="images", leave=False,
               disable=len(sources) == 1 or not sys.stderr.isatty()) as bar:
@@ -232,7 +243,7 @@ def read_and_compute(model: nn.Module, sources: list[str], batch_size: int, thre
             unread += [sentence for _, sentence in batch if isinstance(sentence, str)]
             if read:
                 seen = list(read.values())
-                yield from zip(read, seen, detect(model, seen, threshold) if isinstance(model, Detector) else
+                yield from zip(read, seen, found_in(model, seen, threshold) if isinstance(model, DENSE) else
                                probabilities(model, torch.stack(seen)))
             bar.update(len(batch))
 
@@ -253,7 +264,9 @@ def main(argv: list[str] | None = None) -> None:
                                                                   " least this probability; of a detector, all objects"
                                                                   " of this score (default 0.5)")
     add("--csv", metavar="FILE", help="write a table too, a row for each image and class, or object with its box")
-    parser.add_out(None, f"the picture to write: what a detector finds in the first {MOST_DRAWN} images")
+    parser.add_out(None, f"the picture to write: what a detector finds in the first {MOST_DRAWN} images, or their"
+                         " classes (segmentation: segments.png)")
+    add("--masks", metavar="DIR", help="of segmentation, where masks of class numbers go, NAME.png (default masks)")
     add("--batch-size", type=int, default=32, metavar="N", help="images that are computed together (default 32)")
     add("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     args = parser.parse_args(argv)
@@ -268,29 +281,40 @@ def main(argv: list[str] | None = None) -> None:
         remarks, unread, count, drawn = [], [], 0, {}
         sources = find_images(args.images, remarks)
         model = load(args.checkpoint).to(start(args.device).device)
-        detects = isinstance(model, Detector)
-        if args.out and not detects:
+        detects, segments = isinstance(model, Detector), isinstance(model, Segmenter)
+        if args.out and not (detects or segments):
             raise ValueError(f"--out: draws what a detector finds, and {model.name} here names classes; leave it out")
+        if args.masks and not segments:
+            raise ValueError(f"--masks: of segmentation alone, and {model.name} here is not trained for it; leave it out")
+        masks = Path(args.masks or "masks") if segments else None
+        args.out = args.out or ("segments.png" if segments else None)
         table = csv.writer(files.enter_context(replacing(args.csv, "w"))) if args.csv else None
         if table:
-            table.writerow(["file", "rank", "class", *(["score", *SIDES] if detects else ["probability"])])
+            table.writerow(["file", "rank", "class", *(["score", *SIDES] if detects else ["share" if segments else "probability"])])
         batches = read_and_compute(model, sources, args.batch_size, args.threshold, unread)
         for count, (name, image, row) in enumerate(batches, 1):
-            answer = row if detects else named(model, row, args.top, args.threshold)
+            answer = row if detects or segments else named(model, row, args.top, args.threshold)
             said = in_words(answer) or (f"no object has a score of {args.threshold:g}" if detects else
                                         f"no class has {args.threshold:g}, the highest is"
                                         f" {in_words(named(model, row, 1, row.max()))}")
             tqdm.write(f"{name}: {said}".encode(errors="backslashreplace").decode())
             if args.out and count <= MOST_DRAWN:
-                drawn[name] = draw_found(image, answer, model.classes)
+                drawn[name] = (draw_regions if segments else draw_found)(image, answer, model.classes)
+            if segments:
+                masks.mkdir(parents=True, exist_ok=True)
+                with replacing(masks / f"{Path(name.replace(':', '-')).stem}.png") as file:
+                    mask_image(answer, model.classes).save(file, "PNG")
             if table:
                 rows = [(name, rank, label, f"{value:.6g}", *(f"{side:.1f}" for side in (box[0] if box else ())))
-                        for rank, (label, value, *box) in enumerate(answer, 1)]
+                        for rank, (label, value, *box) in enumerate(((one[:2] for one in answer) if segments else answer), 1)]
                 table.writerows(rows or [(name, "", "", "", *[""] * len(SIDES) * detects)])
         if not count:
             raise ValueError("; ".join(unread[:3]) + f"; and {len(unread) - 3} more" * (len(unread) > 3))
         if drawn:
-            save_picture(sheet(list(drawn.values()), [os.path.basename(name) for name in drawn], 4), args.out)
+            save_picture(sheet(list(drawn.values()), [os.path.basename(name) for name in drawn],
+                               1 if segments else 4), args.out)
+        if segments:
+            print(f"wrote masks of class numbers into {masks}/: 0 is {model.classes[0]}")
     if remarks:
         print(*remarks, sep="\n", file=sys.stderr)
     if unread:

@@ -159,8 +159,8 @@ def recognise(path: str | Path) -> dict:
     state = load(path)
     if isinstance(state.get("name"), str) and isinstance(state.get("config"), dict):
         if "body" in state["config"]:
-            raise CheckpointError(f"{path}: holds a detector; --init-from takes a classifier's weights, and --resume"
-                                  " goes on with a detector")
+            raise CheckpointError(f"{path}: holds a detector or a network for segmentation; --init-from takes a"
+                                  " classifier's weights, and --resume goes on with the others")
         config = as_now(state["name"], state["config"])
         config = {name: value for name, value in config.items() if name != "num_classes"}
         return state | {"config": config, "said": f"{state['name']}, as the checkpoint says"}

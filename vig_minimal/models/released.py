@@ -86,7 +86,8 @@ def init_from(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Te
     CheckpointError where the stem, position or a block does not fit; the model is then as it was.
     """
     if hasattr(model, "body"):
-        return [*init_from(model.body, path_or_state_dict), "neck", "rpn", "roi_heads"]
+        heads = [name for name, part in model.named_children() if name != "backbone" and list(part.parameters())]
+        return [*init_from(model.body, path_or_state_dict), "neck", *heads]
     weights, source, _ = _read_weights(model, path_or_state_dict)
     wanted = model.state_dict()
     taken = {key: value for key, value in weights.items()

@@ -10,18 +10,24 @@ from torch.optim.swa_utils import update_bn
 from ..data.batches import TrainingBatches, ValidationBatches, images_of_epoch
 from ..data.datasets import Data, fetch, image_name, open_data, oversampled, targets_of
 from ..data.loading import PreparedImages, store_if_it_fits
-from ..data.object_batches import ObjectImages, ObjectTraining, ObjectValidation
+from ..data.dense.mask_batches import MaskImages, MaskTraining, MaskValidation
+from ..data.dense.object_batches import ObjectImages, ObjectTraining, ObjectValidation
 from ..data.seeds import mixed_seed
 from ..models.checks import check_compiler, plural
 from ..models.released import init_from
 from ..models.resnet import load_backbone
-from ..models.teacher import create_teacher
+from .teacher import create_teacher
 from .config import RunConfig
 from .distributed import Processes, check_sync_bn
 from .engine import Run, create_run
 from .recipes import Recipe
 from .resume import Start, in_their_folder, restore
 from .tasks import Task, choose_task
+
+# of a task: images, batches of training and of validation; images of None may be kept in memory
+BATCHES = {"labels": (None, TrainingBatches, ValidationBatches),
+           "detection": (ObjectImages, ObjectTraining, ObjectValidation),
+           "segmentation": (MaskImages, MaskTraining, MaskValidation)}
 
 
 def build(config: RunConfig, start: Start | None, changes: list[str], processes: Processes) -> Run:
@@ -38,8 +44,9 @@ def build(config: RunConfig, start: Start | None, changes: list[str], processes:
     model, teacher, new_parts = processes.after_first(create_networks, config, start, processes, data)
     task = processes.together(choose_task, model.config, data, config.recipe, teacher, processes, config.seed,
                               not config.eval_only)
+    images = None if goes_on else next(batches.epoch(0))[0]  # what is broken among the first is found before training
     if start is None and config.task != "detection":
-        calibrate(model, task, next(batches.epoch(0))[0], processes)
+        calibrate(model, task, images, processes)
     run = create_run(model, task, config, processes)
     run.data, run.batches, run.val_batches, run.seen = data, batches, val_batches, fingerprint(data)
     changes = changes + processes.together(lambda: restore(run, start) if goes_on else [])
@@ -61,22 +68,21 @@ def open_batches(config: RunConfig, start: Start | None, processes: Processes
         check_sync_bn(processes)
     if config.compile:
         check_compiler(processes.device.type)
-    recipe, size, detects = config.recipe, config.img_size, config.task == "detection"
+    recipe, size, (kind, training, validation) = config.recipe, config.img_size, BATCHES[config.task]
     # an evaluation with another seed has the run's own split
     split_seed = start.state.get("flags", {}).get("seed", config.seed) if start and start.goes_on else config.seed
-    data = open_data(config.data, config.data_dir, size, config.limit, split_seed, boxes=detects)
+    data = open_data(config.data, config.data_dir, size, config.limit, split_seed, config.task)
     workers = config.workers
     if workers is None:
         workers = min(8, max(1, (os.cpu_count() or 1) // processes.local_world))
     place = processes.share, processes.device, workers
 
     def images(source, **about):
-        if detects:
-            return ObjectImages(source, size, recipe.eval_crop, **about)
+        if kind is not None:
+            return kind(source, size, recipe.eval_crop, **about)
         prepared = PreparedImages(source, size, recipe.eval_crop, **about)
         return store_if_it_fits(prepared, workers, processes.local_world, processes.device)
 
-    training, validation = (ObjectTraining, ObjectValidation) if detects else (TrainingBatches, ValidationBatches)
     batches = None
     if config.eval_only:
         check_batch(recipe, recipe.batch_size, processes)

@@ -6,7 +6,6 @@
 import argparse
 import ast
 import os
-from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,8 +16,9 @@ from torch import nn
 
 from ..data.data_recipe import Allowed, check_allowed
 from ..data.datasets import DATA_SETS
-from ..models.detection import create_detector
+from ..models.detection import create_detector, detector_size
 from ..models.registry import CONFIGS, create_model
+from ..models.segmentation import create_segmenter, segmenter_size
 from .distributed import read_place
 from .endings import fail
 from .recipes import RECIPES, Recipe, flags
@@ -32,6 +32,9 @@ EXAMPLES = """example: python -m vig_minimal train --model lrgc --epochs 1
 
 FAMILIES = tuple(sorted({name.partition("_")[0] for name in CONFIGS}))
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# of a task: what makes its model, and the size of its images unless the data has one
+MODELS = {"labels": (create_model, lambda name: CONFIGS[name].img_size[:1]),
+          "detection": (create_detector, detector_size), "segmentation": (create_segmenter, segmenter_size)}
 COUNT, PER_CLASS = Allowed(1, 10**6), Allowed(1, 10**4)
 # what a checkpoint keeps of a flag: nothing, since it is of one call; what was given; the value too, which must stay in
 # a run that goes on; the value too, which may change
@@ -58,9 +61,8 @@ class RunConfig:
                                            " Pyramid ViG's", STAYS, metavar="FILE")
     freeze: bool = option(False, "model", "train the head alone; stem and blocks stay as loaded, batch norm's"
                                           " statistics too", STAYS)
-    task: str = option(None, "model", "tell what an image shows, or detect objects: their classes, boxes and masks, by"
-                                      " Mask R-CNN (default: labels; detection on shapes-boxes)", STAYS,
-                       choices=("labels", "detection"))
+    task: str = option(None, "model", "labels: classification; detection: Mask R-CNN; segmentation: Semantic FPN"
+                                      " (default: that of the data, else labels)", STAYS, choices=tuple(MODELS))
     anchors_per_class: int = option(None, "model", "of CNN2GNN: training images that stand for a class (1)", GIVEN,
                                     PER_CLASS, type=int, metavar="N")
     proxies_per_class: int = option(None, "model", "of CNN2GNN: learnt vectors that stand for a class (1)", GIVEN,
@@ -140,9 +142,8 @@ class RunConfig:
 
     def build_model(self, **fields) -> nn.Module:
         """Build the model; `fields` come on top of the config's. Raises ValueError for a value that cannot work."""
-        create: Callable = create_detector if self.task == "detection" else create_model
         try:
-            return create(self.model, **(self.fields | fields))
+            return MODELS[self.task][0](self.model, **(self.fields | fields))
         except TypeError as error:
             raise ValueError(f"--set: a value of the wrong kind ({error})") from None
 

@@ -182,7 +182,8 @@ def mean_neighbours(model: nn.Module, images: Tensor) -> list[float]:
 
 
 def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
-    """Return the rate of a step, counted from 0: linear warm-up, then cosine and cool-down, or ×0.1 at decay epochs.
+    """Return the rate of a step, counted from 0: linear warm-up, then cosine or poly and cool-down, or ×0.1 at
+    decay epochs.
 
     It is a function of the step alone: a resumed run needs no scheduler state.
     """
@@ -193,7 +194,8 @@ def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
         return recipe.lr * 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in recipe.decay_epochs)
     end = (recipe.epochs - recipe.cooldown_epochs) * steps_per_epoch
     progress = min(1.0, (step - warm) / max(1.0, end - warm))
-    return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+    share = (1 - progress) ** 0.9 if recipe.schedule == "poly" else (1 + math.cos(math.pi * progress)) / 2
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) * share
 
 
 def create_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

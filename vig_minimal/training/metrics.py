@@ -1,7 +1,7 @@
 """Metrics that stream: each is fed batch by batch and computed once, over the images of all processes.
 
 TopK is for data with one label an image; MultiLabel, and the functions that it calls, for several (GKGNet section 4);
-DetectionScores for objects:
+DetectionScores for objects; SegmentationScores for a class of every pixel:
 
     symbol     variable     shape
     s          scores       (images, classes): probabilities
@@ -230,6 +230,48 @@ class DetectionScores:
         categories = [{"id": label} for label in range(1, len(self.classes) + 1)]
         truth = {"images": images, "annotations": objects, "categories": categories}
         return coco_ap(truth, found, "bbox"), coco_ap(truth, found, "segm")
+
+
+def segmentation_metrics(confusion: Tensor) -> dict[str, float | list[float | None]]:
+    """Return `mIoU`, `accuracy` and `IoU` of each class, in percent, of (n, n) counts of pixels; rows are the truth.
+
+    IoU_c = n_cc / (Σ_p n_cp + Σ_t n_tc − n_cc), the pixels where class c is both true and predicted among those where
+    it is either. A class that is in neither has no IoU (None) and is not in the mean. accuracy = Σ_c n_cc / Σ n.
+    Raises ValueError unless the counts are a square of numbers from 0 on.
+    """
+    confusion = torch.as_tensor(confusion)
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or (confusion < 0).any():
+        raise ValueError(f"counts of shape {tuple(confusion.shape)}: segmentation metrics take (n, n), from 0 on")
+    confusion = confusion.double()
+    both = confusion.diagonal()  # (n,)
+    either = confusion.sum(0) + confusion.sum(1) - both
+    ious = [100 * iou if n > 0 else None for iou, n in zip((both / either).tolist(), either.tolist())]
+    return {"mIoU": _mean(ious), "accuracy": 100 * _share(both.sum(), confusion.sum()).item(), "IoU": ious}
+
+
+class SegmentationScores:
+    """`segmentation_metrics` over all images. After `compute`, `confusion` is that of all processes, and `per_class` is
+    the IoU of each class in percent by name, None for a class that is in no image and in no prediction."""
+
+    def __init__(self, classes: Sequence[str], unknown: int = 255):
+        self.classes, self.unknown = classes, unknown
+        self.confusion = torch.zeros(len(classes), len(classes), dtype=torch.float64)  # counts are exact up to 2^53
+        self.per_class: dict[str, float | None] = {}
+
+    def update(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+        """Add a batch: the predicted and the true classes (H, W) of each image. Unknown pixels count nowhere."""
+        for predicted, truth in zip(outputs, targets, strict=True):
+            known = truth != self.unknown
+            pairs = truth[known] * len(self.classes) + predicted[known]
+            counts = torch.bincount(pairs, minlength=len(self.classes)**2)
+            self.confusion += counts.view_as(self.confusion).cpu()
+
+    def compute(self, processes: Processes) -> dict[str, float]:
+        """Return `mIoU` and `accuracy`. Every process must call this."""
+        self.confusion = processes.sum(self.confusion)
+        scores = segmentation_metrics(self.confusion)
+        self.per_class = dict(zip(self.classes, scores.pop("IoU"), strict=True))
+        return scores
 
 
 def _entries(image: int, objects: dict[str, Tensor], masks: Tensor) -> list[dict]:

@@ -11,19 +11,25 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL, WITH_BOXES
+from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL, WITH_BOXES, WITH_MASKS
 from ..models.checks import near
 from ..models.cost import count_parameters
-from ..models.detection import detector_size
 from ..models.registry import CONFIGS, create_model
-from ..models.teacher import check_teacher
-from .config import FAMILIES, RunConfig, family_of
+from .teacher import check_teacher
+from .config import FAMILIES, MODELS, RunConfig, family_of
 from .recipes import PAPERS, Recipe, flags, get_recipe, override
 
 if TYPE_CHECKING:
     from .resume import Start
 
 MULTI_LABEL_FAMILY = "gkgnet"
+# of a task with another target than labels: its data without and with --data-dir, all its data, those that are for it
+# alone, what they hold, its augmentations
+DENSE = {
+    "detection": ("shapes-boxes", "coco", WITH_BOXES, ("shapes-boxes",), "boxes and masks", "--flip and --scale-jitter"),
+    "segmentation": ("shapes-masks", "maskfolder", WITH_MASKS, ("shapes-masks", "maskfolder", "voc2012"),
+                     "masks of classes", "--flip and --scale-range"),
+}
 MOST_PARAMETERS, MOST_NODES = 2**31, 2**17
 
 
@@ -57,7 +63,8 @@ def resolve_names(given: dict, start: "Start | None" = None) -> RunConfig:
     """Decide data, task, model and the name of the recipe: the first part of `resolve`."""
     config = RunConfig.of(given)
     config = replace(config, data=choose_data(config, start))
-    config = replace(config, task=config.task or ("detection" if config.data == "shapes-boxes" else "labels"))
+    of_data = next((task for task, (_, _, _, own, *_) in DENSE.items() if config.data in own), "labels")
+    config = replace(config, task=config.task or of_data)
     model, recipe = choose_names(config, start and start.of(config))
     return replace(config, model=model, recipe_name=recipe)
 
@@ -66,8 +73,8 @@ def choose_data(config: RunConfig, start: "Start | None") -> str:
     """Name the data set: --data, else image folders if there is --data-dir, else synthetic scenes."""
     model = config.model or (start.name if start else "")
     several = config.multi_label or model.startswith(MULTI_LABEL_FAMILY)
-    if not config.data and config.task == "detection":
-        return "coco" if config.data_dir else "shapes-boxes"
+    if not config.data and config.task in DENSE:
+        return DENSE[config.task][1 if config.data_dir else 0]
     if not config.data:
         return "imagefolder" if config.data_dir else "shapes-multi" if several else "shapes"
     known = list(dict.fromkeys((*DATA_SETS, *DOWNLOADS)))
@@ -79,8 +86,8 @@ def choose_data(config: RunConfig, start: "Start | None") -> str:
 def choose_names(config: RunConfig, start: "Start | None") -> tuple[str, str]:
     """Return the model's full name and the recipe's name. The recipe is finetune for a model that starts trained, demo
     for nano models and synthetic scenes, else the paper's; a family without a size takes the recipe's."""
-    detects, data = config.task == "detection", config.data
-    model = config.model or (start.name if start else "cvig" if detects else "lrgc")
+    dense, data = config.task in DENSE, config.data
+    model = config.model or (start.name if start else "cvig" if dense else "lrgc")
     if start and family_of(start.name) == model:
         model = start.name
     family = family_of(model)
@@ -88,8 +95,8 @@ def choose_names(config: RunConfig, start: "Start | None") -> tuple[str, str]:
     paper = {("gkgnet", "voc2007"): "gkgnet_voc", ("cnn2graph", "cifar100"): "cnn2graph_100",
              ("cnn2graph", "imagefolder"): "cnn2graph_100"}.get((paper, data), paper)
     demo = "demo_multi" if data in MULTI_LABEL else "demo"
-    if detects:
-        paper, demo = "detection", "demo_detection"
+    if dense:
+        paper, demo = config.task, f"demo_{config.task}"
     recipe = config.recipe_name or (start.recipe_name if start else "") or (
         demo if data.startswith("shapes") or model.endswith("_nano") else paper)
     if model not in FAMILIES:
@@ -117,7 +124,7 @@ def choose_fields(config: RunConfig, start: "Start | None") -> dict:
     model = config.model
     if model not in CONFIGS:
         create_model(model)  # raises, naming the models there are
-    preset, recipe, detects = CONFIGS[model], config.recipe, config.task == "detection"
+    preset, recipe = CONFIGS[model], config.recipe
     if recipe.drop_path and recipe.drop_path != get_recipe(config.recipe_name).drop_path and not hasattr(
             preset, "drop_path"):
         raise ValueError(f"--drop-path {recipe.drop_path:g}: {model} has no stochastic depth; leave it out")
@@ -127,11 +134,11 @@ def choose_fields(config: RunConfig, start: "Start | None") -> dict:
                if (value := getattr(config, name)) is not None}  # other models refuse it
     fields |= config.fields or {}
     if config.img_size or "img_size" not in fields:
-        own = detector_size(model) if detects else preset.img_size[:1]
+        own = MODELS[config.task][1](model)
         size = config.img_size or ([IMAGE_SIZES[config.data]] if config.data in IMAGE_SIZES else own)
         fields["img_size"] = (size[0], size[-1])
     height, width = fields["img_size"]
-    if "patch" not in fields and hasattr(preset, "patch") and not detects:
+    if "patch" not in fields and hasattr(preset, "patch") and config.task == "labels":
         possible = [patch for patch in preset.patches if height % patch == 0 and width % patch == 0] or [preset.patch]
         fields["patch"] = min(possible, key=lambda patch: abs(math.log(height / patch / preset.grid[0])))
     if type(patch := fields.get("patch")) is int and patch > 0 and height * width > MOST_NODES * patch**2:
@@ -142,8 +149,8 @@ def choose_fields(config: RunConfig, start: "Start | None") -> dict:
 
 def check_task(config: RunConfig) -> None:
     """Raise ValueError if model or recipe cannot learn from single-label or from multi-label data."""
-    if config.task == "detection":
-        return check_detection(config)
+    if config.task in DENSE:
+        return check_dense(config)
     data, model, recipe, preset = config.data, config.model, config.recipe, CONFIGS[config.model]
     several, made_for = data in MULTI_LABEL, model.startswith(MULTI_LABEL_FAMILY)
     has_anchors = getattr(preset, "aggregation", "none") != "none"
@@ -151,7 +158,9 @@ def check_task(config: RunConfig) -> None:
     no_mixing = "give --mixup 0 --cutmix 0"
     _refuse_first([
         (recipe.scale_jitter, "--scale-jitter: scales images with boxes; give --task detection too, or --crop resized"),
-        (data == "shapes-boxes", "shapes-boxes tells boxes and masks; give --task detection, or choose shapes"),
+        (recipe.scale_range, "--scale-range: scales images with masks; give --task segmentation too, or --crop resized"),
+        *((data in own, f"{data} tells {what}; give --task {task}, or choose shapes")
+          for task, (_, _, _, own, what, _) in DENSE.items()),
         (not several and (made_for or config.multi_label),
          f"{model if made_for else '--multi-label: the model'} answers yes or no for every class, and an image of"
          f" {data} has exactly one; multi-label data are {', '.join(MULTI_LABEL)}; choose one, or another model"),
@@ -173,21 +182,23 @@ def check_task(config: RunConfig) -> None:
     ])
 
 
-def check_detection(config: RunConfig) -> None:
-    """Raise ValueError if a detector cannot learn from this data, or by this recipe."""
-    recipe = config.recipe
+def check_dense(config: RunConfig) -> None:
+    """Raise ValueError if a detector or a network for segmentation cannot learn from this data, or by this recipe."""
+    recipe, task = config.recipe, config.task
+    _, _, data, _, what, augmentation = DENSE[task]
+    other = recipe.scale_range if task == "detection" else recipe.scale_jitter
     _refuse_first([
-        (config.data not in WITH_BOXES,
-         f"--task detection: {config.data} has no boxes and masks; {' and '.join(WITH_BOXES)} have"),
+        (config.data not in data,
+         f"--task {task}: {config.data} has no {what}; {' and '.join(data)} have"),
         (config.every, "--every: keeps graphs of classifiers alone; leave it out"),
-        (config.multi_label, "--multi-label and --task detection: choose one of them"),
-        (config.backbone_weights, "--backbone-weights: goes with CNN2GNN's ResNet alone; start a detector's backbone"
-                                  " with --init-from"),
-        (recipe.mixes or recipe.erasing or recipe.rand_augment or recipe.color_jitter or recipe.oversample,
-         "--task detection: of all augmentation it has --flip and --scale-jitter; choose a recipe without the others,"
-         " as detection"),
-        (recipe.teacher != "none", "--task detection: a teacher tells one class an image; give --teacher none"),
-        (config.compile, "--compile: what a detector computes depends on what it finds; leave it out"),
+        (config.multi_label, f"--multi-label and --task {task}: choose one of them"),
+        (config.backbone_weights, "--backbone-weights: goes with CNN2GNN's ResNet alone; start the backbone with"
+                                  " --init-from"),
+        (recipe.mixes or recipe.erasing or recipe.rand_augment or recipe.color_jitter or recipe.oversample or other,
+         f"--task {task}: of all augmentation it has {augmentation}; choose a recipe without the others, as {task}"),
+        (recipe.teacher != "none", f"--task {task}: a teacher tells one class an image; give --teacher none"),
+        (config.compile and task == "detection",
+         "--compile: what a detector computes depends on what it finds; leave it out"),
     ])
 
 

@@ -21,7 +21,7 @@ from .config import STAYS, RunConfig, family_of, flag_fields
 from .distributed import Processes
 from .engine import Run
 from .recipes import PAPERS, Recipe, flags, get_recipe, kept_recipe
-from .resolve import resolve, resolve_names
+from .resolve import DENSE, resolve, resolve_names
 
 # fields of the recipe with which a run can go on; the batch only from an epoch's end
 RECIPE_MAY_CHANGE = ("epochs", "batch_size", "accumulation", "lr", "schedule", "warmup_lr", "min_lr", "warmup_epochs",
@@ -50,8 +50,9 @@ class Start:
             return self
         if not self.name or family_of(config.model or self.name) != family_of(self.name):
             return None
-        if config.task == "detection":  # the classifier becomes the backbone; κ follows the new grid
-            body = {name: value for name, value in self.config.items() if name != "clusters"}
+        if config.task in DENSE:  # the classifier becomes the backbone; a detector's κ follows the new grid
+            body = {name: value for name, value in self.config.items()
+                    if name != "clusters" or config.task == "segmentation"}
             return replace(self, config={"body": tuple(body.items())}, recipe_name="")
         return self
 

@@ -67,7 +67,7 @@ class RunLog:
         if not self.is_first:
             return
         run, config = self.run, self.run.config
-        self.probe = next(iter(run.val_batches))[0]  # the images whose graphs are counted
+        self.probe = run.task.probe(next(iter(run.val_batches))[0])  # the images whose graphs are counted
         if config.tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -105,10 +105,13 @@ class RunLog:
         return row
 
     def best(self) -> None:
-        """Write the average precision of each class at the best epoch, where the task has one."""
-        if aps := getattr(self.run.task.last, "per_class", None):
-            write_table(self.folder / "per_class_ap.csv",
-                        [{"class": name, "AP": "" if ap is None else f"{ap:.4f}"} for name, ap in aps.items()])
+        """Write the score of each class at the best epoch, where the task has one: per_class_ap.csv, per_class_iou.csv.
+        """
+        score = self.run.task.class_score
+        if values := getattr(self.run.task.last, "per_class", None):
+            write_table(self.folder / f"per_class_{score.lower()}.csv",
+                        [{"class": name, score: "" if value is None else f"{value:.4f}"}
+                         for name, value in values.items()])
 
     def epoch(self, row: dict, scores: dict[str, float], notes: dict[str, list[FileNote]]) -> None:
         """Say how the epoch went, which files were replaced or converted for the first time, and what looks wrong."""
@@ -142,8 +145,8 @@ class RunLog:
         return f"best {task.key_name} {run.best[task.key]:.2f} % at epoch {run.best['epoch']} of {run.recipe.epochs}"
 
     def _per_class(self) -> list[str]:
-        aps = getattr(self.run.task.last, "per_class", None)
-        return per_class(aps) if aps else []
+        values = getattr(self.run.task.last, "per_class", None)
+        return per_class(values, self.run.task.class_score) if values else []
 
 
 def metrics_row(run: Run, trained: dict[str, float], scores: dict[str, float], neighbours: list[float]) -> dict:

@@ -5,6 +5,7 @@
     MultiLabelTask   yes, no or unknown for every class      smoothed BCE, asymmetric    mAP
     BipartiteTask    one class, with anchors and proxies     CNN2GNN Eqs. 8-17           top-1
     DetectionTask    objects with box and mask               Mask R-CNN's                box AP
+    SegmentationTask one class for every pixel, or unknown   cross-entropy               mIoU
 """
 
 import math
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 
 from ..data.anchors import Anchors
 from ..data.datasets import Data
+from ..data.segmentation import UNKNOWN
 from ..graphs.distance import full_precision
 from ..models.cnn2graph import CNN2Graph, Output
+from ..models.detection import DetectorConfig
 from .distributed import Processes
 from .losses import asymmetric_loss, bipartite_losses, classification_losses, smooth_bce
-from .metrics import DetectionScores, MultiLabel, TopK
+from .metrics import DetectionScores, MultiLabel, SegmentationScores, TopK
 from .recipes import Recipe
 
 
@@ -38,6 +41,7 @@ class Task:
     """
 
     anchor_names: Sequence[str] = ()
+    class_score = "AP"  # what `per_class` of its metric holds
 
     def begin_epoch(self, model: nn.Module, epoch: int) -> None:
         """Called with the trained model before the first step of an epoch, or the first one after resuming."""
@@ -55,6 +59,10 @@ class Task:
 
     def blank(self, images: Tensor):
         """Return targets with which `outputs` can be tried."""
+
+    def probe(self, images):
+        """Return what a model takes, of the images of a batch, to show its graphs."""
+        return images
 
     def metric(self):
         """Return a new metric, which stays here as `last`: it knows more than its scores."""
@@ -236,7 +244,7 @@ class BipartiteTask(Task):
 
 class DetectionTask(Task):
     """An image shows any number of objects, each with its class, box and mask (ClusterViG, section V); targets are as
-    `data.object_batches` says. Crowd regions are not learned, nor boxes thinner than a pixel; COCO has a few of these.
+    `data.dense.object_batches` says. Crowd regions are not learned, nor boxes thinner than a pixel; COCO has a few of these.
 
     loss          of                                                                  torchvision's
     proposals     the proposal network: object or not, and its box                    loss_objectness, loss_rpn_box_reg
@@ -280,11 +288,42 @@ class DetectionTask(Task):
         return 2 * math.log(2) + math.log(classes + 1), words  # boxes start near 0, where anchors are
 
 
+class SegmentationTask(Task):
+    """Every pixel has a class, or is unknown: cross-entropy, whose mean is over all pixels, an unknown one counting 0.
+    So the gradient does not depend on how a batch is split."""
+
+    key, key_name, class_score = "mIoU", "mIoU", "IoU"
+    lines = {"val_mIoU": "mIoU {:5.2f} %", "val_accuracy": "pixels right {:5.2f} %"}
+    loss_names = ("cross_entropy",)
+
+    def __init__(self, classes: Sequence[str]):
+        self.classes = classes
+
+    def losses(self, outputs: Tensor, targets: Tensor, images: Tensor) -> dict[str, Tensor]:
+        """Return the loss. outputs: logits (B, classes, H, W). targets: classes (B, H, W)."""
+        total = F.cross_entropy(full_precision(outputs), targets, ignore_index=UNKNOWN, reduction="sum")
+        return {"cross_entropy": total / targets.numel()}
+
+    def predict(self, model: nn.Module, images: Sequence[Tensor]) -> list[Tensor]:
+        """Return the classes (H, W) of whole images, one after the other, since they may differ in size."""
+        return [model(image[None])[0].argmax(0) for image in images]
+
+    def probe(self, images: Sequence[Tensor]) -> Tensor:
+        return images[0][None]
+
+    def scores(self) -> SegmentationScores:
+        return SegmentationScores(self.classes, UNKNOWN)
+
+    @staticmethod
+    def chance(classes: int) -> tuple[float, str]:
+        return math.log(classes), f"a guess among {classes} classes has ln {classes}"
+
+
 def choose_task(config: object, data: Data, recipe: Recipe, teacher: Callable | None, processes: Processes, seed: int,
                 trains: bool) -> Task:
     """Return the task of a model with this config on this data. trains: whether anchors are needed."""
     if hasattr(config, "body"):
-        return DetectionTask(data.classes)
+        return (DetectionTask if isinstance(config, DetectorConfig) else SegmentationTask)(data.classes)
     if data.multi_label:
         return MultiLabelTask(data.classes, recipe.label_smoothing, recipe.asymmetric)
     if getattr(config, "aggregation", "none") == "none":

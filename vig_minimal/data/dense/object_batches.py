@@ -16,12 +16,12 @@ import torchvision.transforms.functional as TF
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
-from .augment import normalise
-from .batches import TrainingBatches, ValidationBatches
-from .broken_images import FileNote, Key, read_or_replace
-from .data_recipe import DataRecipe
-from .loading import Batch, PreparedImages
-from .seeds import generator
+from ..augment import normalise
+from ..batches import TrainingBatches, ValidationBatches
+from ..broken_images import FileNote, Key, read_or_replace
+from ..data_recipe import DataRecipe
+from ..loading import Batch, PreparedImages
+from ..seeds import generator
 
 Target = dict[str, Tensor]
 Objects = tuple[list[Tensor], list[Target]]

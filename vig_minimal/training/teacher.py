@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision import models
 
 from ..atomic_files import CheckpointError, load
-from .checks import IMAGENET_MEAN, IMAGENET_STD
+from ..models.checks import IMAGENET_MEAN, IMAGENET_STD
 
 
 def check_teacher(name: str) -> None:

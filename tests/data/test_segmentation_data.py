@@ -1,0 +1,147 @@
+"""Sources and batches of segmentation: masks as they are stored, bad folders, image and mask through the same steps."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import CATEGORIES, coco_folder, thing
+from PIL import Image
+
+from vig_minimal.data.decoding import DataError
+from vig_minimal.data.dense.mask_batches import scaled_part
+from vig_minimal.data.segmentation import CocoMasks, SceneMasks, VocMasks, drawn, mask_folders, read_mask
+
+MASK = np.array([[0, 1, 255], [2, 1, 0]], np.uint8)
+
+
+def save(path, array=MASK):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+def folder_of(root, splits=("train", "val"), images=2, mask=MASK, classes=None):
+    for split in splits:
+        for i in range(images):
+            save(root / split / "images" / f"{i}.png", np.full((*mask.shape, 3), 20 * i, np.uint8))
+            save(root / split / "masks" / f"{i}.png", mask)
+    if classes:
+        (root / "classes.txt").write_text("\n".join(classes))
+    return root
+
+
+def test_a_mask_is_read_with_and_without_a_palette(tmp_path):
+    with_palette = Image.new("P", (3, 2))
+    with_palette.putdata(MASK.flatten().tolist())
+    with_palette.putpalette([value for i in range(256) for value in (255 - i, i, 7)])
+    with_palette.save(tmp_path / "palette.png")
+    save(tmp_path / "grey.png")
+    save(tmp_path / "sixteen.png", MASK.astype(np.uint16))
+    for name in ("palette", "grey", "sixteen"):
+        mask = read_mask(tmp_path / f"{name}.png", 3)
+        assert mask.dtype == torch.uint8 and mask.tolist() == MASK.tolist(), name
+
+
+def test_a_folder_with_train_and_val_and_names(tmp_path):
+    train, val, remarks = mask_folders(str(folder_of(tmp_path, classes=("sky", "sea", "land"))), 0)
+    assert train.classes == ["sky", "sea", "land"] and (len(train), len(val)) == (2, 2) and remarks == []
+    image, mask = train[1]
+    assert image.size == (3, 2) and image.getpixel((0, 0)) == (20, 20, 20) and mask.tolist() == MASK.tolist()
+
+
+def test_a_flat_folder_is_split_and_its_classes_are_numbers(tmp_path):
+    folder_of(tmp_path, splits=(".",), images=10)
+    train, val, [remark] = mask_folders(str(tmp_path), 0)
+    assert (len(train), len(val)) == (8, 2) and train.classes == ["0", "1", "2"] and "20%" in remark
+    assert set(train.paths).isdisjoint(val.paths)
+    assert mask_folders(str(tmp_path), 0)[1].paths == val.paths != mask_folders(str(tmp_path), 1)[1].paths
+
+
+def without(path):
+    return lambda root: (root / path).unlink()
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (without("train/masks/1.png"), "train/images/1.png: has no mask in masks/"),
+    (without("val/images/0.png"), "val/masks/0.png: has no image in images/"),
+    (lambda root: save(root / "train/masks/0.png", np.zeros((5, 3), np.uint8)), "masks/0.png: 3×5 pixels, and its image"),
+    (lambda root: save(root / "train/masks/0.png", np.zeros((2, 3, 3), np.uint8)), "masks/0.png: a mask in RGB"),
+    (lambda root: save(root / "val/masks/1.png", np.full((2, 3), 7, np.uint8)), "masks/1.png: class number 7, and there"
+                                                                                " are 3 classes"),
+    (lambda root: (root / "val/masks/1.png").write_bytes(b"no picture"), "masks/1.png: a mask that cannot be read"),
+    (lambda root: save(root / "train/images/1.bmp"), "another file has this name with another ending"),
+    (lambda root: [file.unlink() for file in (root / "val").glob("*/*")], "val: no images"),
+    (lambda root: (root / "val").rename(root / "rest"), "a folder for segmentation holds"),
+])
+def test_bad_folders(tmp_path, spoil, words):
+    spoil(folder_of(tmp_path, classes=("a", "b", "c")))
+    with pytest.raises(DataError, match=words):
+        mask_folders(str(tmp_path), 0)
+
+
+def test_scenes_hold_their_shapes_and_the_background():
+    source = SceneMasks((64, 64), 20, "train")
+    assert source.classes[0] == "background" and len(source.classes) == 11
+    image, mask = source[3]  # its main shape has class 3
+    _, objects = source.shapes[3]
+    assert image.shape == (3, 64, 64) and mask.shape == (64, 64)
+    for own, label in zip(objects["masks"], objects["labels"].tolist()):
+        assert (mask[own] == label + 1).all()
+    assert (mask == 0).sum() == (~objects["masks"].any(0)).sum()
+
+
+def test_smaller_objects_of_coco_lie_on_top_and_crowds_below(tmp_path):
+    large = thing(10, CATEGORIES[0]["id"]) | {"bbox": [0, 0, 20, 20], "area": 400,
+                                             "segmentation": [[0, 0, 20, 0, 20, 20, 0, 20]]}
+    small = thing(10, CATEGORIES[1]["id"]) | {"bbox": [5, 5, 5, 5], "area": 25,
+                                             "segmentation": [[5, 5, 10, 5, 10, 10, 5, 10]]}
+    crowd = large | {"iscrowd": 1, "bbox": [0, 0, 24, 24], "area": 576, "segmentation": {
+        "size": [24, 32], "counts": [0, 576, 192]}}  # the first 24 columns
+    for order in ([large, small, crowd], [crowd, small, large]):
+        source = CocoMasks(coco_folder(tmp_path / str(len(list(tmp_path.iterdir()))), order), "train2017")
+        _, mask = source[0]
+        by_id = sorted(category["id"] for category in CATEGORIES)
+        first, second = (by_id.index(CATEGORIES[i]["id"]) + 1 for i in (0, 1))
+        assert source.classes[0] == "background" and mask.shape == (24, 32)
+        assert mask[7, 7] == second and mask[2, 2] == first and mask[22, 22] == 255 and mask[3, 30] == 0
+
+
+def test_later_objects_lie_on_top():
+    masks = torch.tensor([[[1, 1, 0]], [[0, 1, 0]]])
+    assert drawn(masks, torch.tensor([5, 3])).tolist() == [[5, 3, 0]]
+
+
+def test_voc_2012(tmp_path):
+    root = tmp_path / "VOCdevkit" / "VOC2012"
+    (root / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (root / "ImageSets" / "Segmentation" / "train.txt").write_text("a\n")
+    save(root / "JPEGImages" / "a.jpg", np.zeros((2, 3, 3), np.uint8))
+    save(root / "SegmentationClass" / "a.png")
+    source = VocMasks(str(tmp_path), "train")
+    assert len(source.classes) == 21 and source[0][1].tolist() == MASK.tolist() and source.paths[0].endswith("a.jpg")
+
+
+def marked(height=20, width=30):
+    """An image whose red is 200 exactly where its mask is 1."""
+    mask = torch.zeros(height, width, dtype=torch.uint8)
+    mask[4:9, 6:16] = 1
+    return torch.stack([200 * mask, mask, mask]), mask
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("place", [(0.0, 0.0), (0.3, 0.8), (1.0, 1.0)])
+def test_image_and_mask_go_through_the_same_scale_and_cut(factor, place):
+    image, mask = marked()
+    part, own = scaled_part(image, mask, factor, (24, 24), place, fill=7)
+    assert part.shape == (3, 24, 24) and own.shape == (24, 24) and set(own.unique().tolist()) <= {0, 1, 255}
+    inside = own != 255
+    assert (part[:, ~inside] == 7).all()
+    agree = ((part[0] > 100) == (own == 1))[inside].float().mean()
+    assert agree > 0.95  # interpolated pixels at the edges aside
+    high, wide = (min(24, round(factor * side)) for side in (20, 30))
+    assert inside.sum() == high * wide
+
+
+def test_a_part_of_the_same_size_is_the_image():
+    image, mask = marked(24, 24)
+    part, own = scaled_part(image, mask, 1.0, (24, 24), (0.4, 0.6), fill=7)
+    assert torch.equal(part, image) and torch.equal(own, mask)

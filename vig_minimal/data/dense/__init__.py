@@ -1,0 +1,1 @@
+"""Batches of images whose targets are objects, or a class for every pixel."""

@@ -231,7 +231,7 @@ def check_training(argv: list[str]) -> None:
     """Parse flags of train.py. Unless there is a checkpoint to open, resolve what they mean, which builds the model."""
     given = parse(argv)
     if given.get("resume") in (None, "auto"):
-        resolve(given, from_weights(given))
+        resolve(given, from_weights(given) if "init_from" in given else None)
 
 
 # ---- the pages -----------------------------------------------------------------------------------------------------

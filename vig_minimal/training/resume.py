@@ -70,9 +70,9 @@ def begin(given: dict, processes: Processes, resources: contextlib.ExitStack
 def settle(given: dict, folder: Path) -> tuple[RunConfig, Start | None, list[str]]:
     """The part of `begin` that every process does by itself."""
     start = find_start(given, folder)
-    if start is not None and start.goes_on:
-        given = merged(start.state, given)
-    config = replace(resolve(given, start), output=folder)
+    if start is None or not start.goes_on:
+        return replace(resolve(given, start), output=folder), start, []
+    config = replace(resolve(merged(start.state, given), start), output=folder)
     return config, start, compare(config, start)
 
 
@@ -85,7 +85,7 @@ def output_folder(given: dict) -> str:
         if holds_run(folder) and not auto and folder != resumed and not given.get("dry_run"):
             raise ValueError(f"{folder} holds a run already: go on with it by --resume auto, or choose another folder")
         return str(folder)
-    config = resolve_names(given, from_weights(given))
+    config = resolve_names(given, from_weights(given) if "init_from" in given else None)
     number, folder = 1, Path("runs", name := f"{config.model}-{config.data}")
     while holds_run(folder):
         number, latest, folder = number + 1, folder, Path("runs", f"{name}-{number + 1}")
@@ -117,18 +117,17 @@ def find_start(given: dict, folder: Path) -> Start | None:
     if path == "auto":
         state, path, damaged = checkpoint.load_latest(folder)
     if state is None:
-        return from_weights(given)
+        return from_weights(given) if "init_from" in given else None
     config = {name: value for name, value in state["config"].items() if name != "num_classes"}
     return Start(Path(path), state, state["name"], config, kept_recipe(state["recipe"]),
                  state.get("flags", {}).get("recipe") or "", goes_on=True, damaged=damaged,
                  asked=tuple(given.get("fields", ())))
 
 
-def from_weights(given: dict) -> Start | None:
+def from_weights(given: dict) -> Start:
     """Return what --init-from holds. Raises ValueError for a file that is not there, or of a model that nobody knows.
     """
-    if not (path := given.get("init_from")):
-        return None
+    path = given["init_from"]
     if not os.path.exists(path):
         raise ValueError(f"--init-from {path}: no such file")
     source = recognise(path)
@@ -160,11 +159,9 @@ def merged(state: dict, now: dict) -> dict:
     return both | {"fields": (then.get("fields") or {}) | now.get("fields", {})}
 
 
-def compare(config: RunConfig, start: Start | None) -> list[str]:
+def compare(config: RunConfig, start: Start) -> list[str]:
     """Return what differs from the run of a checkpoint in flags and recipe. Raises ValueError, which names it, for what
     cannot change; in an evaluation all can."""
-    if start is None or not start.goes_on:
-        return []
     changes, then, now = [], start.state.get("flags", {}), config.kept()
     for name, field in flag_fields().items():
         was, value = (None if kept.get(name) is False else kept.get(name) for kept in (then, now))

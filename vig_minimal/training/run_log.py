@@ -119,7 +119,7 @@ class RunLog:
         for split, of_split in notes.items():
             new = [note for note in {note.name: note for note in of_split}.values() if note.name not in self.told]
             self.told.update(note.name for note in new)
-            self.say(*file_notes(new, split, self.folder / "bad_images.tsv"))
+            self.say(*(file_notes(new, split, self.folder / "bad_images.tsv") if new else ()))
         self.say(*suspicious(scores, self.run.epoch))
 
     def evaluation(self, scores: dict[str, float], notes: dict[str, list[FileNote]]) -> None:

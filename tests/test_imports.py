@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "vig_minimal"
-FOLDERS = ["streams", "files", "graphs", "constructors", "models", "data", "training", "look"]  # streams.py, files.py
+FOLDERS = ["streams", "weights", "files", "graphs", "constructors", "models", "data", "training", "look", "trained"]
 TOP = ["__init__", "__main__"]  # above all folders
 MOST_MODULES = 14  # in a folder, __init__.py aside
 DEPENDENCIES = {"torch", "torchvision", "numpy", "PIL", "tqdm"}

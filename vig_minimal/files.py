@@ -15,6 +15,8 @@ from typing import IO
 import torch
 from torch import Tensor
 
+from .weights import located, trained
+
 PLAIN = (bool, int, float, str, type(None), Tensor)
 CHECKSUM_SIZE = 32  # bytes
 COMMENT_SIZE = CHECKSUM_SIZE.to_bytes(2, "little")
@@ -86,15 +88,17 @@ def _check_plain(value: object, where: str) -> None:
 
 
 def load(path: str | Path) -> dict:
-    """Return the dict in a checkpoint, with its tensors on the CPU.
+    """Return the dict in a checkpoint, with its tensors on the CPU. path: or the name of a trained model of the package.
 
     Raises CheckpointError if the file is missing, damaged or no checkpoint, or if loading it would run code."""
     try:
-        if Path(path).exists() and not Path(path).is_file():  # a device may have no end
+        file = located(path)
+        if file.exists() and not file.is_file():  # a device may have no end
             raise CheckpointError(f"{path}: cannot be read (a folder or a device)")
-        data = Path(path).read_bytes()
+        data = file.read_bytes()
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
+        names = f", and no trained model: {', '.join(trained())}" if not Path(path).suffix and trained() else ""
+        raise CheckpointError(f"{path}: no such checkpoint{names}") from None
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read ({error.strerror})") from None
     if data[:2] == b"PK" and not (data[-22:-18] == END_OF_ZIP and data[-2:] == b"\0\0"):  # a comment, or no whole zip

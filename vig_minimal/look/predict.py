@@ -1,7 +1,7 @@
 """Say what images show: the most probable classes, of a model with several labels an image all that are probable, of a
 detector the objects, which --out draws.
 
-Images are read, cropped and normalised as in evaluation. Of a folder, all images in it and its subfolders are taken.
+Without --checkpoint a trained model of the package is taken. Images are read, cropped and normalised as in evaluation. Of a folder, all images in it and its subfolders are taken.
 Files that cannot be read are listed at the end.
 """
 
@@ -32,6 +32,7 @@ from ..models.registry import create_model
 from ..models.released import load_released
 from ..training.checkpoint import check_types, load_run
 from ..training.distributed import start
+from ..weights import DEFAULT
 from .command import Parser, save_picture
 from .objects.found import Found, detect, draw_found
 from .panels import sheet
@@ -67,17 +68,19 @@ class Transform:
         return normalise(self.crop(image)[None], self.mean, self.std)[0]
 
 
-def load(path: str | Path) -> nn.Module:
-    """A model as train.py kept it in `path` (best.pt), in evaluation mode, with what it takes to use it:
+def load(path: str | Path, **overrides) -> nn.Module:
+    """A model as train.py kept it in `path` (best.pt), or a trained model of the package by its name, as
+    "lrgc_nano-cifar10", in evaluation mode, with what it takes to use it:
 
     `classes`, their names; `transform`, see `Transform`; `multi_label`, whether an image may show several classes;
-    `name`, as for `create_model`; `seed`, of its run. Raises CheckpointError for a file that is no such checkpoint.
+    `name`, as for `create_model`; `seed`, of its run. overrides: fields of the config that shall differ. Raises
+    CheckpointError for a file that is no such checkpoint, and for weights that do not fit the overrides.
     """
     state = load_run(path)
     check_types(state, path, {"mean": (tuple, list), "std": (tuple, list)})
     check_types(state["recipe"], path, {"eval_crop": float})
     detects = "body" in state["config"]
-    model = (create_detector if detects else create_model)(state["name"], **state["config"])
+    model = (create_detector if detects else create_model)(state["name"], **state["config"] | overrides)
     load_released(model, state["model"])
     model.seed = state.get("flags", {}).get("seed", 0)
     if len(state["classes"]) != model.config.num_classes:
@@ -255,7 +258,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser("predict", __doc__, "photo.jpg holiday/ --checkpoint runs/lrgc_nano-shapes/best.pt --csv found.csv")
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="a file, a folder, or shapes:INDEX for a synthetic validation scene")
-    add("--checkpoint", required=True, metavar="PATH", help="best.pt or last.pt of train.py")
+    add("--checkpoint", default=DEFAULT, metavar="PATH",
+        help=f"best.pt or last.pt of train.py, or the name of a trained model (default {DEFAULT})")
     add("--top", type=int, default=5, metavar="N", help="how many classes to name (default 5)")
     add("--threshold", type=float, default=0.5, metavar="P", help="with several labels an image, name all classes of at"
                                                                   " least this probability; of a detector, all objects"
@@ -275,6 +279,8 @@ def main(argv: list[str] | None = None) -> None:
     with parser.errors_in_one_sentence(), contextlib.ExitStack() as files:
         sources, unread, count, drawn = find_images(args.images), [], 0, {}
         model = load(args.checkpoint).to(start(args.device).device)
+        if args.checkpoint == DEFAULT:
+            print(f"{DEFAULT}, which knows {', '.join(model.classes)}", file=sys.stderr)
         detects = isinstance(model, Detector)
         if args.out and not detects:
             raise ValueError(f"--out: draws what a detector finds, and {model.name} here names classes; leave it out")

@@ -87,8 +87,8 @@ def _model(add: Callable) -> None:
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the model's config: k=6, conv=gin")
     add("--img-size", type=int, nargs="+", metavar="N", help="side, or height and width (default: the data's)")
     add("--init-from", metavar="FILE",
-        help="start from these weights, of train.py or of the papers' authors: they tell the model and its size, and"
-             " the recipe is finetune; with --model gkgnet, Pyramid ViG's")
+        help="start from these weights, of train.py, of a trained model (lrgc_nano-cifar10) or of the papers' authors:"
+             " they tell the model and its size, and the recipe is finetune; with --model gkgnet, Pyramid ViG's")
     add("--freeze", action="store_true", default=None,
         help="train the head alone; stem and blocks stay as loaded, batch norm's statistics too")
     add("--task", choices=("labels", "detection"),

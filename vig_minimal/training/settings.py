@@ -18,6 +18,7 @@ from ..models.detection import create_detector, detector_size
 from ..models.pyramid import PyramidConfig
 from ..models.registry import CONFIGS, create_model, recognise
 from ..models.teacher import check_teacher
+from ..weights import located, trained
 from .checkpoint import MAY_CHANGE, STAY, as_it_was, load_latest, load_run, on_disk, recipe_changes
 from .distributed import Processes, check_sync_bn
 from .flags import FAMILIES
@@ -151,8 +152,8 @@ def read_source(args: argparse.Namespace) -> tuple[dict | None, ValueError | Non
     path = args.init_from
     if not path:
         return None, None
-    if not os.path.exists(path):
-        return None, ValueError(f"--init-from {path}: no such file")
+    if not located(path).exists():
+        return None, ValueError(f"--init-from {path}: no such file, nor a trained model ({', '.join(trained())})")
     try:
         source = recognise(path)
     except ValueError as error:
@@ -360,6 +361,8 @@ def output_folder(args: argparse.Namespace, name: str) -> str:
         return any((folder / file).exists() for file in ("last.pt", "previous.pt", "best.pt", "metrics.csv"))
 
     resumed = None if args.resume in (None, "auto") else Path(args.resume).parent
+    if args.resume in trained():  # it lies in the package, where nothing is written
+        return str(args.output or Path("runs", args.resume))
     if args.output or resumed:
         folder = Path(args.output or resumed)
         if holds_run(folder) and args.resume != "auto" and folder != resumed and not args.dry_run:

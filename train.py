@@ -42,6 +42,7 @@ from tqdm import tqdm
 
 from vig_minimal.data.batches import TrainingBatches
 from vig_minimal.data.decoding import DataError
+from vig_minimal.graphs.plain import plain
 from vig_minimal.look import confusion
 from vig_minimal.models.checks import plural
 from vig_minimal.models.layers import RunningStatistics
@@ -70,6 +71,7 @@ def main(argv: list[str] | None = None) -> None:
 def train(argv: list[str] | None, resources: contextlib.ExitStack) -> None:
     """Set up, say what will happen, then train, evaluate or try. What is wrong with the input is said before that."""
     flags = parse(argv)
+    resources.enter_context(plain(flags.plain))
     try:
         processes = start(flags.device, 60 * flags.timeout)
     except ValueError as error:  # of this machine, maybe of this process alone

@@ -1,6 +1,7 @@
 """Imports go only downwards, folders stay small, and few packages are needed: read from the sources, not imported.
 
-The order is that of FOLDERS. A module may import from its own folder and from those before it.
+The order is that of FOLDERS. A module may import from its own folder and from those before it. Nothing imports from
+graphs/fast/, so that it can be left out: `graphs.plain.fast_form` alone finds what is there.
 """
 
 import ast
@@ -12,8 +13,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "vig_minimal"
-FOLDERS = ["streams", "weights", "files", "graphs", "constructors", "models", "data", "training", "look", "trained"]
+FOLDERS = ["streams", "weights", "atomic_files", "graphs", "constructors", "models", "data", "training", "look",
+           "trained"]  # streams, atomic_files and trained are files
 TOP = ["__init__", "__main__"]  # above all folders
+FAST = f"{PACKAGE}.graphs.fast."
 MOST_MODULES = 14  # in a folder, __init__.py aside
 DEPENDENCIES = {"torch", "torchvision", "numpy", "PIL", "tqdm"}
 OPTIONAL = {"tensorboard"}  # only inside a function, so that everything else works without it
@@ -28,7 +31,10 @@ def problems(root: Path) -> list[str]:
             found.append(f"{path.relative_to(root)}:1: {own} has no place in the order {' < '.join(FOLDERS)}")
             continue
         for line, name, inside_function in imports(path, root):
-            if reason := _wrong(own, name.split("."), inside_function):
+            reason = _wrong(own, name.split("."), inside_function)
+            if f"{name}.".startswith(FAST) and FAST not in f"{PACKAGE}.{'.'.join(path.relative_to(package).parts)}.":
+                reason = "imports from graphs/fast/, which can be left out: mark the plain form with @fast_form"
+            if reason:
                 found.append(f"{path.relative_to(root)}:{line}: {reason}")
     for folder in sorted({path.parent for path in package.rglob("*.py")} - {package}):
         modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
@@ -86,7 +92,7 @@ def test_imports_go_downwards_and_folders_are_small():
 def test_every_file_of_the_package_is_read():
     read = list((ROOT / PACKAGE).rglob("*.py"))
     names = {name for path in read for _, name, _ in imports(path, ROOT)}
-    assert {"torch.nn", f"{PACKAGE}.graphs.graph.Graph", f"{PACKAGE}.files.CheckpointError"} <= names
+    assert {"torch.nn", f"{PACKAGE}.graphs.graph.Graph", f"{PACKAGE}.atomic_files.CheckpointError"} <= names
     assert {_part(path.relative_to(ROOT / PACKAGE).parts) for path in read} == {*FOLDERS, *TOP}
 
 
@@ -112,7 +118,7 @@ def made_up(root: Path, sources: dict[str, str]) -> list[str]:
     (GRAPH, "def f():\n    from ..data.loading import loader\n", 2, "graphs imports from data"),
     (GRAPH, "if True:\n    pass\nelse:\n    from ..models import vig\n", 4, "graphs imports from models"),
     (f"{PACKAGE}/graphs/__init__.py", "from ..models import vig\n", 1, "graphs imports from models"),
-    (f"{PACKAGE}/files.py", "\nfrom .graphs.graph import Graph\n", 2, "files imports from graphs"),
+    (f"{PACKAGE}/atomic_files.py", "\nfrom .graphs.graph import Graph\n", 2, "atomic_files imports from graphs"),
     (f"{PACKAGE}/training/engine.py", "from ..look.plot import plot\n", 1, "training imports from look"),
     (f"{PACKAGE}/look/plot.py", "from .. import create_model\n", 1, "imports create_model from the top"),
     (f"{PACKAGE}/look/plot.py", f"from {PACKAGE} import create_model\n", 1, "imports create_model from the top"),
@@ -121,6 +127,9 @@ def made_up(root: Path, sources: dict[str, str]) -> list[str]:
     (f"{PACKAGE}/__main__.py", "from . import __version__\n", 1, "imports __version__ from the top"),
     (f"{PACKAGE}/graph.py", "import torch\n", 1, "graph has no place"),
     (f"{PACKAGE}/extra/a.py", "import torch\n", 1, "extra has no place"),
+    (GRAPH, "from .fast.search import search\n", 1, "imports from graphs/fast/"),
+    (GRAPH, "from . import fast\n", 1, "imports from graphs/fast/"),
+    (f"{PACKAGE}/models/vig.py", "def f():\n    from ..graphs.fast import kept\n", 2, "imports from graphs/fast/"),
     (GRAPH, "import math, timm.models\n", 1, "imports timm"),
     (GRAPH, "def f():\n    from einops import rearrange\n", 2, "imports einops"),
     (GRAPH, "import pytest\n", 1, "imports pytest"),
@@ -134,8 +143,10 @@ def test_what_breaks_a_rule_is_named_with_file_and_line(tmp_path, name, text, li
 
 @pytest.mark.parametrize("name, text", [
     (f"{PACKAGE}/look/plot.py", "import numpy as np\nfrom PIL import Image\nfrom .panels import sheet\n"),
-    (f"{PACKAGE}/look/plot.py", "from ..files import load\nfrom ..training import checkpoint\nfrom .. import files\n"),
+    (f"{PACKAGE}/look/plot.py", "from ..atomic_files import load\nfrom ..training import engine\nimport math\n"),
+    (f"{PACKAGE}/look/plot.py", "from .. import atomic_files\n"),
     (f"{PACKAGE}/training/run_log.py", "def f():\n    import tensorboard\n    from torch.utils import tensorboard\n"),
+    (f"{PACKAGE}/graphs/fast/search.py", "from . import sparse\nfrom ..graph import Graph\n"),
     (f"{PACKAGE}/__init__.py", "from .models.registry import create_model\nfrom .look import plot\n"),
     (f"{PACKAGE}/__main__.py", f"import sys\nfrom {PACKAGE}.look import plot\n"),
     ("train.py", f"from {PACKAGE} import create_model\nfrom {PACKAGE}.look import plot\nimport torchvision, tqdm\n"),

@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # as a script; pytest has them
 import train  # noqa: E402
 import vig_minimal  # noqa: E402
 from helpers import TINY, image_folder, script  # noqa: E402
-from vig_minimal import create_model, files, list_models, load, weights  # noqa: E402
+from vig_minimal import atomic_files, create_model, list_models, load, weights  # noqa: E402
 from vig_minimal.look import explain, explore, pack, predict  # noqa: E402
 from vig_minimal.models.registry import recognise  # noqa: E402
 from vig_minimal.models.released import init_from, load_released  # noqa: E402
@@ -44,7 +44,7 @@ def checkpoint(path: Path, name: str = "lrgc_nano", classes=("cat", "crow", "dog
              "steps": 3, "best": {"epoch": 2, "top1": 50.0}, "model": model.state_dict(),
              "flags": {"data_dir": "/home/somebody/images", "recipe": "cifar", "seed": 4, "amp": "bf16"},
              "training": {"model": {}}}
-    files.save(path, state)
+    atomic_files.save(path, state)
     return state
 
 
@@ -72,7 +72,7 @@ def ramps(size: tuple[int, int], count: int = 2) -> Tensor:
 
 
 def test_a_file_holds_the_weights_in_float16_and_no_path(package, tmp_path):
-    state = files.load(weights.FOLDER / "lrgc_nano-cifar10.pt")
+    state = atomic_files.load(weights.FOLDER / "lrgc_nano-cifar10.pt")
     assert {value.dtype for value in state["model"].values() if value.is_floating_point()} == {torch.float16}
     for key, value in package["model"].items():
         assert torch.equal(state["model"][key], value.half() if value.is_floating_point() else value)
@@ -85,7 +85,7 @@ def test_damage_is_noticed(package):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(files.CheckpointError, match="damaged"):
+    with pytest.raises(atomic_files.CheckpointError, match="damaged"):
         load("lrgc_nano-cifar10")
 
 
@@ -180,7 +180,7 @@ def test_the_list_of_trained_models(package):
 
 
 def test_a_file_of_that_name_comes_first_and_an_unknown_name_lists_all(package):
-    with pytest.raises(files.CheckpointError, match="no such checkpoint, and no trained model: lrgc_nano-cifar10"):
+    with pytest.raises(atomic_files.CheckpointError, match="no such checkpoint, and no trained model: lrgc_nano-cifar10"):
         load("lrgc_nano-cifar100")
     state = checkpoint(Path("lrgc_nano-cifar10"), classes="abcde")
     assert load("lrgc_nano-cifar10").classes == state["classes"]

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from .files import CheckpointError
+from .atomic_files import CheckpointError
 from .look.predict import load
 from .models import registry
 from .models.checks import near

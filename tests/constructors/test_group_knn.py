@@ -1,6 +1,7 @@
 """group_knn.py: group k-NN against loops over all pairs of a group. What reads its graph is in test_group_graph.py."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ import torch
 from helpers import directed_groups, image_by_image, nodes
 from reference.gkgnet import group_knn
 from vig_minimal import create_model
-from vig_minimal.constructors import KNN, GroupKNN, knn
+from vig_minimal.constructors import KNN, GroupKNN
+from vig_minimal.constructors.schedules import at
 from vig_minimal.graphs.aggregate import max_relative
 from vig_minimal.graphs.distance import squared_distance
 from vig_minimal.graphs.draws import part_of_batch
+from vig_minimal.graphs.fast import nearest
 from vig_minimal.graphs.graph import GroupGraph
 
 B, N, M, C = 2, 7, 5, 12
@@ -92,8 +95,8 @@ def test_pairs_of_large_images_are_never_all_in_memory(monkeypatch):
     x, sources, relative = torch.randn(B, N, C).double(), torch.randn(B, M, C).double(), torch.randn(N, M).double()
     whole = GroupKNN(3, 2)(x, sources=sources, relative=relative).index
     seen = []
-    monkeypatch.setattr(knn, "squared_distance", lambda *t: seen.append(t[0].shape) or squared_distance(*t))
-    monkeypatch.setattr(knn, "DISTANCES", 2 * B * M * 3)  # three targets of both groups
+    monkeypatch.setattr(nearest, "squared_distance", lambda *t: seen.append(t[0].shape) or squared_distance(*t))
+    monkeypatch.setattr(nearest, "DISTANCES", 2 * B * M * 3)  # three targets of both groups
     assert torch.equal(GroupKNN(3, 2)(x, sources=sources, relative=relative).index, whole)
     assert [shape[1] for shape in seen] == [3, 3, 1]
 
@@ -132,8 +135,10 @@ def test_group_k_nn_in_the_isotropic_skeleton():
         ours, theirs = (create_model("vig_nano", **tiny | deep, graph=graph) for graph in ("group_knn", "knn"))
         for block, plain_block in zip(ours.blocks, theirs.blocks, strict=True):
             made, knn = block.grapher.constructor, plain_block.grapher.constructor
-            assert (made.k, made.dilation, made.epsilon) == (knn.k, knn.dilation, knn.epsilon) and made.groups == 2
-        assert ours.blocks[-1].grapher.constructor.dilation == 3
+            for nodes in (64, 256):
+                assert (at(made.k, nodes), at(made.dilation, nodes)) == (at(knn.k, nodes), at(knn.dilation, nodes))
+            assert made.epsilon == knn.epsilon and made.groups == 2
+        assert at(ours.blocks[-1].grapher.constructor.dilation, 64) == 3
     for fields, says in (({"groups": 3}, "groups=3"), ({"conv": "edge"}, "mixes all channels"),
                          ({"groups": 0}, "groups=0")):
         with pytest.raises(ValueError, match=says):
@@ -147,6 +152,6 @@ def test_an_image_does_not_depend_on_its_batch():
     whole = GroupKNN(2)(x, sources=sources).index
     assert all(torch.equal(GroupKNN(2)(x[i:i + 1], sources=sources[i:i + 1]).index[0], whole[i]) for i in range(4))
     graph = GroupGraph(M, index=whole)
-    alone = image_by_image(lambda a, b, i: max_relative(a[None], GroupGraph(M, index=i[None]), b[None])[0],
+    alone = image_by_image(lambda a, b, i: max_relative(a[None], GroupGraph(M, index=i[None], sources=b[None]))[0],
                            x, sources, whole)
-    torch.testing.assert_close(max_relative(x, graph, sources), alone)
+    torch.testing.assert_close(max_relative(x, replace(graph, sources=sources)), alone)

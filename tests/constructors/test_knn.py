@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 from helpers import features
 from reference.vig import nearest
-from vig_minimal.constructors import KNN, GroupKNN, knn
+from vig_minimal.constructors import KNN, GroupKNN
+from vig_minimal.graphs.fast import nearest as blocks
 
 BATCH, NODES = 3, 12
 
@@ -31,8 +32,8 @@ def test_knn_starts_with_the_node_itself_and_is_directed():
 def test_a_node_is_its_own_nearest_even_where_all_nodes_are_nearly_equal(constructor, spread, monkeypatch):
     x = torch.randn(1, 1, 64) + spread * torch.randn(2, 196, 64)
     relative = -1e-6 * torch.eye(196)
-    for pairs in (knn.DISTANCES, 2 * 196 * 50):  # all targets at once, and 50 at a time
-        monkeypatch.setattr(knn, "DISTANCES", pairs)
+    for pairs in (blocks.DISTANCES, 2 * 196 * 50):  # all targets at once, and 50 at a time
+        monkeypatch.setattr(blocks, "DISTANCES", pairs)
         for graph in (constructor(x), constructor(x, relative=relative), constructor(x, sources=x, relative=relative)):
             assert (graph.index[..., 0] == torch.arange(196)).all()
 

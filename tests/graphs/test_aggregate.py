@@ -1,6 +1,7 @@
 """aggregate.py: values and gradients of the four aggregations on directed graphs, and the memory of the maximum."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from reference.vig import aggregate_mean as mean_by_loops
 from reference.vig import aggregate_sum as sum_by_loops
 from reference.vig import max_relative as max_relative_by_loops
 from vig_minimal import Graph
-from vig_minimal.graphs import maximum
 from vig_minimal.graphs.aggregate import aggregate_max, aggregate_mean, aggregate_sum, max_relative
+from vig_minimal.graphs.fast import search, sparse
 from vig_minimal.graphs.graph import GroupGraph
+from vig_minimal.graphs.plain import plain
 
 BATCH, TARGETS, SOURCES, DIM = 2, 5, 7, 3
 KINDS = ["edges", "weights", "index"]
@@ -21,15 +23,24 @@ FROM_SOURCES = {"max": (aggregate_max, max_by_loops), "sum": (aggregate_sum, sum
                 "mean": (aggregate_mean, mean_by_loops)}
 
 
-@pytest.fixture(autouse=True, params=["cpu", "gpu", "exported", "compiled"])
+@pytest.fixture(autouse=True, params=["plain", "cpu", "without sparse products", "gpu", "exported", "compiled"])
 def as_searched_on(request, monkeypatch):
-    """Run every test four times: the search takes another way on a CPU, on a GPU and in an exported or compiled
-    program."""
+    """Run every test in plain form, and in every way of the fast search: it takes another one on a CPU, on a CPU whose
+    torch has no sparse product with maximum, on a GPU and in an exported or compiled program."""
+    if request.param == "without sparse products":
+        monkeypatch.setattr(sparse, "IS_THERE", False)
     if request.param == "gpu":
-        monkeypatch.setattr(maximum, "may_branch", lambda x: False)
+        monkeypatch.setattr(search, "may_branch", lambda x: False)
     if request.param in ("exported", "compiled"):
         monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
-    monkeypatch.setattr(maximum, "is_compiled", lambda: request.param == "compiled")
+    monkeypatch.setattr(search, "is_compiled", lambda: request.param == "compiled")
+    with plain(request.param == "plain"):
+        yield request.param
+
+
+def graph_over(graph: Graph, y: torch.Tensor) -> Graph:
+    """The same edges, from sources y (B, M, C)."""
+    return replace(graph, sources=y)
 
 
 def differentiable(graph: Graph) -> list[torch.Tensor]:
@@ -42,9 +53,9 @@ def differentiable(graph: Graph) -> list[torch.Tensor]:
 def test_max_relative_is_the_loop_over_edges(kind):
     x, y, graph = nodes(BATCH, TARGETS, DIM), nodes(BATCH, SOURCES, DIM), graph_of_kind(kind, BATCH, TARGETS, SOURCES)
     expected = image_by_image(max_relative_by_loops, x, y, graph.adj())
-    assert_same(max_relative(x, graph, y), expected, [x, y, *differentiable(graph)])
+    assert_same(max_relative(x, graph_over(graph, y)), expected, [x, y, *differentiable(graph)])
     with torch.no_grad():
-        assert_same(max_relative(x, graph, y), expected)
+        assert_same(max_relative(x, graph_over(graph, y)), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -73,14 +84,14 @@ def test_maxima_of_messages_that_are_all_negative_are_negative():
     x, y = torch.ones(1, 2, 3), -torch.ones(1, 4, 3)
     weights, index = torch.tensor([[[1.0, 0, 0, 1], [0, 0.5, 0, 0]]]), torch.tensor([[[0, 3], [1, 2]]])
     for graph in (Graph(4, weights=weights + 0.5), Graph(4, weights=weights != 0), Graph(4, index=index)):
-        assert torch.all(max_relative(x, graph, y) < 0) and torch.all(aggregate_max(y, graph) < 0)
+        assert torch.all(max_relative(x, graph_over(graph, y)) < 0) and torch.all(aggregate_max(y, graph) < 0)
 
 
 @pytest.mark.equation("lrgc", 5)
 def test_in_a_weighted_graph_a_source_without_an_edge_carries_0():
     x, y = torch.ones(1, 2, 3), -torch.ones(1, 4, 3)
     weights = torch.tensor([[[1.0, 0, 0, 1], [0, 0.5, 0, 0]]]).requires_grad_()
-    for m in (max_relative(x, Graph(4, weights=weights), y), aggregate_max(y, Graph(4, weights=weights))):
+    for m in (max_relative(x, graph_over(Graph(4, weights=weights), y)), aggregate_max(y, Graph(4, weights=weights))):
         assert torch.all(m == 0)
         gradient, = torch.autograd.grad(m.sum(), weights)
         assert torch.all(gradient == 0)  # which of the sources without an edge won says nothing
@@ -93,7 +104,7 @@ def test_a_target_without_edges_gets_zero_and_gives_no_gradient(weighted):
     weights[0, 1, 2] = 1  # target 1 reads from source 2; targets 0 and 2 have no source
     weights = weights.requires_grad_() if weighted else weights.bool()
     graph = Graph(4, weights=weights)
-    for m in (max_relative(x, graph, y), *(ours(y, graph) for ours, _ in FROM_SOURCES.values())):
+    for m in (max_relative(x, graph_over(graph, y)), *(ours(y, graph) for ours, _ in FROM_SOURCES.values())):
         assert torch.all(m[:, [0, 2]] == 0) and torch.all(m[:, 1] != 0)
         grad_x, grad_y = torch.autograd.grad(m.sum(), [x, y], allow_unused=True)
         assert grad_x is None or torch.all(grad_x[:, [0, 2]] == 0)
@@ -119,7 +130,7 @@ def test_an_index_and_its_dense_adjacency_give_the_same(name):
     ones = Graph(SOURCES, weights=indexed.adj().double())  # where weight 0 carries 0 into a maximum
     graphs, wrt = (indexed, boolean, ones), [x, y] if name == "relative" else [y]
     if name == "relative":
-        results = [max_relative(x, graph, y) for graph in graphs]
+        results = [max_relative(x, graph_over(graph, y)) for graph in graphs]
     else:
         results = [FROM_SOURCES[name][0](y, graph) for graph in graphs]
     assert_same(results[0], results[1], wrt)
@@ -139,7 +150,7 @@ def test_gradcheck_of_the_memory_linear_maximum(kind):
         edges = edges.sort(0).values
         assert len(edges) < 2 or edges.diff(dim=0).min() > 1e-4
     if not differentiable(graph):
-        assert torch.autograd.gradcheck(lambda x, y: max_relative(x, graph, y), (x, y))
+        assert torch.autograd.gradcheck(lambda x, y: max_relative(x, graph_over(graph, y)), (x, y))
         assert torch.autograd.gradcheck(lambda y: aggregate_max(y, graph), (y,))
         return
     # Moving a weight that is 0 would draw an edge: only the weights of edges are moved
@@ -148,7 +159,7 @@ def test_gradcheck_of_the_memory_linear_maximum(kind):
     def weighted(values):
         return Graph(5, weights=torch.zeros_like(adj).masked_scatter(edge, values))
 
-    assert torch.autograd.gradcheck(lambda x, y, w: max_relative(x, weighted(w), y), (x, y, edge_weights))
+    assert torch.autograd.gradcheck(lambda x, y, w: max_relative(x, graph_over(weighted(w), y)), (x, y, edge_weights))
     assert torch.autograd.gradcheck(lambda y, w: aggregate_max(y, weighted(w)), (y, edge_weights))
 
 
@@ -158,7 +169,7 @@ def test_one_of_several_equal_sources_takes_the_whole_gradient(kind):
     every = torch.ones(1, 2, 4)
     graph = {"edges": Graph(4, weights=every.bool()), "weights": Graph(4, weights=every.double()),
              "index": Graph(4, index=torch.arange(4).expand(1, 2, 4))}[kind]
-    grad, = torch.autograd.grad(max_relative(x, graph, y).sum(), y)
+    grad, = torch.autograd.grad(max_relative(x, graph_over(graph, y)).sum(), y)
     assert grad.tolist() == [[[2.0] * DIM, *3 * [[0.0] * DIM]]]  # the first source, for both targets
 
 
@@ -177,7 +188,9 @@ def saved_for_backward(function) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_memory_for_the_backward_pass_does_not_grow_with_edges_times_channels(kind):
+def test_memory_for_the_backward_pass_does_not_grow_with_edges_times_channels(kind, as_searched_on):
+    if as_searched_on == "plain":
+        pytest.skip("the plain form keeps all messages")
     batch, count, dim = 2, 48, 64
     x = torch.randn(batch, count, dim, requires_grad=True)
     graph = graph_of_kind(kind, batch, count, count)
@@ -196,14 +209,14 @@ def test_memory_for_the_backward_pass_does_not_grow_with_edges_times_channels(ki
 def test_the_search_gives_the_same_whatever_its_block_size(kind, elements, monkeypatch):
     x, y, graph = nodes(BATCH, TARGETS, DIM), nodes(BATCH, SOURCES, DIM), graph_of_kind(kind, BATCH, TARGETS, SOURCES)
     wrt = [x, y, *differentiable(graph)]
-    monkeypatch.setattr(maximum, "BLOCK_ELEMENTS", {"cpu": 10**9})
-    whole = max_relative(x, graph, y)
+    monkeypatch.setattr(search, "BLOCK_ELEMENTS", {"cpu": 10**9})
+    whole = max_relative(x, graph_over(graph, y))
     with torch.no_grad():
-        whole_searched = max_relative(x, graph, y)
-    monkeypatch.setattr(maximum, "BLOCK_ELEMENTS", {"cpu": elements})
-    assert_same(max_relative(x, graph, y), whole, wrt, rtol=0, atol=0)
+        whole_searched = max_relative(x, graph_over(graph, y))
+    monkeypatch.setattr(search, "BLOCK_ELEMENTS", {"cpu": elements})
+    assert_same(max_relative(x, graph_over(graph, y)), whole, wrt, rtol=0, atol=0)
     with torch.no_grad():
-        assert torch.equal(max_relative(x, graph, y), whole_searched)
+        assert torch.equal(max_relative(x, graph_over(graph, y)), whole_searched)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -228,9 +241,10 @@ def test_nodes_and_weights_may_lie_in_memory_in_any_order(kind):
     else:
         strided = Graph(SOURCES, weights=graph.weights.mT.contiguous().mT)
     assert not strided_x.is_contiguous() and not strided.adj().is_contiguous() or kind == "index"
-    assert_same(max_relative(strided_x, strided, strided_y), max_relative(x, graph, y), [x, y, *differentiable(graph)])
+    strided, graph = graph_over(strided, strided_y), graph_over(graph, y)
+    assert_same(max_relative(strided_x, strided), max_relative(x, graph), [x, y, *differentiable(graph)])
     with torch.no_grad():
-        assert_same(max_relative(strided_x, strided, strided_y), max_relative(x, graph, y))
+        assert_same(max_relative(strided_x, strided), max_relative(x, graph))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -238,7 +252,7 @@ def test_renumbering_targets_and_sources_renumbers_the_result(kind):
     x, y, graph = nodes(BATCH, TARGETS, DIM), nodes(BATCH, SOURCES, DIM), graph_of_kind(kind, BATCH, TARGETS, SOURCES)
     to, of = torch.randperm(TARGETS), torch.randperm(SOURCES)
     renumbered = Graph(SOURCES, weights=graph.adj()[:, to][:, :, of])
-    assert_same(max_relative(x[:, to], renumbered, y[:, of]), max_relative(x, graph, y)[:, to])
+    assert_same(max_relative(x[:, to], graph_over(renumbered, y[:, of])), max_relative(x, graph_over(graph, y))[:, to])
     for ours, _ in FROM_SOURCES.values():
         assert_same(ours(y[:, of], renumbered), ours(y, graph)[:, to])
 
@@ -246,9 +260,9 @@ def test_renumbering_targets_and_sources_renumbers_the_result(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_image_does_not_depend_on_its_batch(kind):
     x, y, graph = nodes(BATCH, TARGETS, DIM), nodes(BATCH, SOURCES, DIM), graph_of_kind(kind, BATCH, TARGETS, SOURCES)
-    together = max_relative(x, graph, y)
+    together = max_relative(x, graph_over(graph, y))
     for b in range(BATCH):
-        assert_same(max_relative(x[b:b + 1], image_of(graph, b), y[b:b + 1])[0], together[b])
+        assert_same(max_relative(x[b:b + 1], graph_over(image_of(graph, b), y[b:b + 1]))[0], together[b])
     # and the gradient of the other images is exactly zero
     grad_x, grad_y = torch.autograd.grad(together[0].sum(), [x, y])
     assert torch.all(grad_x[1:] == 0) and torch.all(grad_y[1:] == 0)
@@ -264,9 +278,9 @@ def test_lower_precisions_are_close_to_float64(kind, dtype, tolerance):
     adj = graph.adj().double() if kind == "weights" else graph.adj()
     expected = image_by_image(max_relative_by_loops, x.double(), y.double(), adj)
     assert torch.isfinite(expected).all()
-    trained = max_relative(x, graph, y)
+    trained = max_relative(x, graph_over(graph, y))
     with torch.no_grad():
-        evaluated = max_relative(x, graph, y)
+        evaluated = max_relative(x, graph_over(graph, y))
     for m in (trained, evaluated):
         torch.testing.assert_close(m.double(), expected, rtol=tolerance, atol=tolerance)
     grads = torch.autograd.grad(trained.sum(), [x, y])
@@ -284,9 +298,9 @@ def test_many_sources_in_bfloat16_still_find_the_largest(kind):
     else:
         edge = torch.rand(1, 3, 600) < 0.99
         graph = Graph(600, weights=edge if kind == "edges" else edge.float())
-    trained = max_relative(x, graph, y)
+    trained = max_relative(x, graph_over(graph, y))
     with torch.no_grad():
-        torch.testing.assert_close(trained, max_relative(x, graph, y).to(trained.dtype), rtol=0, atol=0)
+        torch.testing.assert_close(trained, max_relative(x, graph_over(graph, y)).to(trained.dtype), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("count", [200, 256, 257, 40_000])
@@ -297,7 +311,7 @@ def test_the_gradient_finds_its_source_among_many(count):
     with torch.no_grad():
         y[0, winner, torch.arange(2)] = 100.0
     graph = Graph(count, weights=torch.ones(1, 1, count, dtype=torch.bool))
-    grad, = torch.autograd.grad(max_relative(x, graph, y).sum(), y)
+    grad, = torch.autograd.grad(max_relative(x, graph_over(graph, y)).sum(), y)
     assert torch.equal(grad[0].argmax(0), winner) and grad.sum() == 2
 
 
@@ -321,9 +335,9 @@ def read(kind: str, sources: list[float], edges: list[list[float]], targets: lis
         graph = Graph(len(sources), index=(weights[0] != 0).nonzero()[:, 1].view(1, len(targets), -1))
     else:
         graph = Graph(len(sources), weights=weights != 0 if kind == "edges" else weights)
-    results = [max_relative(x, graph, y), aggregate_max(y, graph)]
+    results = [max_relative(x, graph_over(graph, y)), aggregate_max(y, graph)]
     x, y = x.requires_grad_(), y.requires_grad_()
-    for trained in (max_relative(x, graph, y), aggregate_max(y, graph)):
+    for trained in (max_relative(x, graph_over(graph, y)), aggregate_max(y, graph)):
         results.append(trained.detach())
         grad, = torch.autograd.grad(trained.sum(), y)
         assert torch.all(grad[0, (weights[0] == 0).all(0)] == 0)  # no gradient without an edge

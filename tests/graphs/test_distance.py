@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from vig_minimal.graphs import distance
 from vig_minimal.graphs.distance import smallest
+from vig_minimal.graphs.fast import smallest as fast
+from vig_minimal.graphs.plain import plain
 
 SPECIAL = [0.0, -0.0, 1e-45, -1e-45, 3.4e38, -3.4e38, math.inf, -math.inf, math.nan, -math.nan]
 
@@ -16,17 +17,23 @@ def by_python(row: list[float], count: int) -> list[int]:
     return sorted(range(len(row)), key=lambda j: (math.inf if math.isnan(row[j]) else row[j], j))[:count]
 
 
-@pytest.fixture(params=["numpy", "topk"])
+@pytest.fixture(params=["plain", "numpy", "topk"])
 def way(request, monkeypatch) -> str:
-    """Both ways to find them, whatever the number of threads and the shape."""
-    monkeypatch.setattr(distance, "FEW_THREADS", 10**6 if request.param == "numpy" else 0)
-    return request.param
+    """All ways to find them, whatever the number of threads, the shape and the processor."""
+    by_numpy(monkeypatch, request.param == "numpy")
+    with plain(request.param == "plain"):
+        yield request.param
+
+
+def by_numpy(monkeypatch, on: bool) -> None:
+    monkeypatch.setattr(fast, "FEW_THREADS", 10**6)
+    monkeypatch.setattr(fast, "SORTS_FAST", on)
 
 
 @pytest.mark.parametrize("keys", [1, 40, 10**6])  # blocks of one row, of two, and of all
 @pytest.mark.parametrize("count", [1, 5, 20])
 def test_the_smallest_come_first_each_with_its_place(way, count, keys, monkeypatch):
-    monkeypatch.setattr(distance, "KEYS", keys)
+    monkeypatch.setattr(fast, "KEYS", keys)
     rows = torch.randn(3, 7, 20)
     places = smallest(rows, count)
     assert places.dtype == torch.int64
@@ -44,7 +51,7 @@ def test_infinities_zeros_and_the_largest_and_smallest_numbers_are_in_order(way,
 
 
 def test_of_equal_distances_numpy_takes_the_lowest_place(monkeypatch):
-    monkeypatch.setattr(distance, "FEW_THREADS", 10**6)
+    by_numpy(monkeypatch, True)
     rows = torch.randint(-2, 3, (50, 30)).float()
     rows[rows == 0] *= torch.tensor([0.0, -1.0])[torch.randint(2, ((rows == 0).sum(),))]  # 0 and −0 are equal
     assert smallest(rows, 12).tolist() == [by_python(row, 12) for row in rows.tolist()]

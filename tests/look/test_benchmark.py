@@ -204,7 +204,7 @@ def test_the_profile_names_the_lines_and_counts_what_they_do(capsys):
     assert part.calls == 2 * 3 and part.macs == 3 * 2 * 64 * (96 * 96 + 192 * 96)
     nodes, weights = 2 * 64 * (96 + 96 + 192 + 96), (96 * 96 + 192 * 96) + 2 * 96
     assert part.bytes == 3 * 4 * (nodes + weights)
-    assert ("graphs/distance.py smallest", "smallest") in parts and part.seconds > 0
+    assert ("fast/smallest.py smallest", "smallest") in parts and part.seconds > 0
 
 
 def test_the_profiles_limit_is_the_slower_of_arithmetic_and_memory():

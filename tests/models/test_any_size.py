@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from helpers import TINY
 from vig_minimal import create_model, load_released
-from vig_minimal.models import pyramid
-from vig_minimal.models.pyramid import RelativeRows, relative_positions
+from vig_minimal.graphs.fast import relative_positions as fast
+from vig_minimal.models.pyramid import relative_positions
 
 TINY_PYRAMID = {"dim": (8, 16), "depth": (1, 3), "pool": (2, 1), "num_classes": 5, "img_size": 32, "patch": 2, "k": 4}
 MODELS = {
@@ -70,9 +70,10 @@ def test_k_and_dilation_follow_the_grid_unless_k_was_chosen():
     for size, k, dilation in ((64, 9, 2), (32, 9, 2), (16, 8, 1)):
         for trained_at in (64, 32, 16):
             model = create_model("vig_nano", **MODELS["vig_nano"] | {"img_size": trained_at})
-            rule = model.blocks[4].grapher.constructor.rule
-            assert rule((size // 4) ** 2) == (2 * k, dilation)
-            assert model.blocks[0].grapher.constructor.rule((size // 4) ** 2) == (k, 1)
+            first, last = (model.blocks[n].grapher.constructor for n in (0, 4))
+            nodes = (size // 4) ** 2
+            assert (last.k(nodes), last.dilation(nodes)) == (2 * k, dilation)
+            assert (first.k(nodes), first.dilation(nodes)) == (k, 1)
     chosen = create_model("vig_nano", **MODELS["vig_nano"], k=3).eval()
     assert [graph.index.shape[2] for graph in chosen(images, return_graphs=True)[1]] == [3, 3, 4, 5, 6]
 
@@ -131,22 +132,23 @@ def test_tables_of_other_sizes_are_made_once_and_never_outgrow_their_limit(monke
         first = stage.relative_on(8, 8)
         model(torch.randn(1, 3, 16, 16))
         assert stage.relative_on(8, 8) is first
-        monkeypatch.setattr(pyramid, "KEPT", first.numel() + 1)
+        monkeypatch.setattr(fast, "KEPT", first.numel() + 1)
         model(torch.randn(1, 3, 16, 12))
-        assert list(stage.relative_elsewhere) == [(8, 6)]
-    assert not model.half().stages[0].relative_elsewhere  # tables are made anew for another device or precision
+        assert [grid for grid, _ in stage.relative_elsewhere] == [(8, 6)]
+        assert stage.relative_on(8, 6).device.type == "cpu"
+        assert model.to("meta").stages[0].relative_on(8, 6).is_meta  # made anew for another device
 
 
 def test_a_table_too_large_to_keep_gives_the_same_graphs(monkeypatch):
     images = torch.randn(2, 3, 48, 32)
     with torch.no_grad():
         expected = trained("pvig_nano", num_classes=3)
-        monkeypatch.setattr(pyramid, "KEPT", 100)
+        monkeypatch.setattr(fast, "KEPT", 100)
         sparing = create_model("pvig_nano", **TINY_PYRAMID | {"num_classes": 3}).eval()
         sparing.load_state_dict(expected.state_dict())
-        assert sparing.stages[0].relative is None
-        assert isinstance(sparing.stages[0].relative_on(24, 16), RelativeRows)
+        assert isinstance(sparing.stages[0].relative, fast.RelativeRows)
+        assert isinstance(sparing.stages[0].relative_on(24, 16), fast.RelativeRows)
         for size in (images, images[:, :, :32]):
             assert_same_answers(sparing, expected, size)
-    rows = RelativeRows(8, (6, 4), 6, torch.device("cpu"))[5:9]
+    rows = fast.RelativeRows(8, (6, 4), 6, torch.device("cpu"))[5:9]
     assert torch.equal(rows, relative_positions(8, (6, 4), 6)[5:9])

@@ -13,7 +13,9 @@ from reference import clustervig as oracles
 from reference import vig as reference
 from vig_minimal import Graph, create_model, list_constructors
 from vig_minimal.constructors import ClusterKNN, cluster_knn
+from vig_minimal.constructors.schedules import at
 from vig_minimal.graphs.gatv2 import GATv2
+from vig_minimal.graphs.plain import plain
 from vig_minimal.models.clustervig import DEGC, ClusterGraph, ClusterViG, ClusterViGConfig, Grapher
 from vig_minimal.models.convs import CONVS
 from vig_minimal.models.cost import count_macs, count_parameters, saved_bytes
@@ -353,11 +355,11 @@ def test_neighbours_inside_partitions_by_both_ways(k, clusters):
     graph = cluster_knn.cluster_graph(x, labels, clusters, k)
     assert graph.index.shape == (3, 20, min(k, 20)) and torch.equal(graph.adj(), expected)
     assert torch.equal(graph.degree(), expected.sum(-1))
-    unit = torch.nn.functional.normalize(x, dim=-1)
-    dense = cluster_knn._nearest_alike(unit, labels, clusters, min(k, 20))
-    assert torch.equal(Graph(20, index=dense).adj(), expected)
-    torch.testing.assert_close(dense[..., 0], torch.arange(20).expand(3, 20))  # nearest first: the node itself
-    assert torch.equal(graph.index[..., 0], dense[..., 0])
+    for form in (plain(), plain(False)):
+        with form:
+            graph = cluster_knn.cluster_graph(x, labels, clusters, k)
+        assert torch.equal(graph.adj(), expected)
+        assert torch.equal(graph.index[..., 0], torch.arange(20).expand(3, 20))  # nearest first: the node itself
 
 
 def test_the_constructor_partitions_anew_in_training_and_alike_in_evaluation():
@@ -387,7 +389,8 @@ def test_k_grows_from_9_to_18_and_kappa_is_4_or_6():
     for name, depth, clusters in (("cvig_ti", 12, 4), ("cvig_b", 16, 4), ("cvig_b_784", 16, 6)):
         model = on_meta(name)
         constructors = [block.grapher.degc.constructor for block in model.blocks]
-        assert [constructor.k for constructor in constructors] == reference.neighbours_by_block(depth)
+        found = [at(constructor.k, model.config.num_nodes) for constructor in constructors]
+        assert found == reference.neighbours_by_block(depth)
         assert {constructor.clusters for constructor in constructors} == {clusters} == {model.config.clusters}
 
 
@@ -496,7 +499,7 @@ def test_cluster_knn_in_the_isotropic_skeleton():
     assert "cluster_knn" in list_constructors()
     model = create_model("vig_nano", **{**TINY, **SIZES}, graph="cluster_knn").eval()
     assert all(isinstance(block.grapher.constructor, ClusterKNN) for block in model.blocks)
-    assert [block.grapher.constructor.k for block in model.blocks] == [3, 6]
+    assert [at(block.grapher.constructor.k, model.config.num_nodes) for block in model.blocks] == [3, 6]
     logits, graphs = model(torch.randn(2, 3, 16, 16), return_graphs=True)
     assert logits.shape == (2, 5)
     for graph, k in zip(graphs, (3, 6)):

@@ -105,7 +105,7 @@ def test_config_is_frozen_plain_data_that_makes_the_model_again():
     config = model.config
     assert isinstance(config, ViGConfig)
     assert (config.dim, config.depth, config.num_classes, config.img_size, config.patch) == (96, 6, 7, (64, 64), 8)
-    assert (config.graph, config.conv, config.k, config.drop_path) == ("knn", "mr", 9, 0.1)
+    assert (config.graph, config.conv, config.k, config.drop_path) == ("knn", "mr", None, 0.1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.dim = 8
     for value in dataclasses.asdict(config).values():

@@ -112,7 +112,7 @@ def test_head_is_two_linear_layers_over_1024_channels():
 def test_convolutions_start_kaiming_normal_without_bias():
     model = nn.Sequential(nn.Conv2d(64, 128, 3), nn.BatchNorm2d(128), nn.Linear(4, 4))
     linear_before = model[2].weight.clone()
-    init_weights(model)
+    init_weights(model.modules())
     std = (2 / (64 * 9)) ** 0.5
     assert model[0].weight.std().item() == pytest.approx(std, rel=0.02)
     assert model[0].weight.abs().max() > 3 * std  # a uniform distribution would end at 1.7 std

@@ -12,8 +12,9 @@ from reference import gkgnet as oracle
 from reference.vig import linear, lrgc_ffn, mlp
 from vig_minimal import create_model
 from vig_minimal.constructors import KNN, GroupKNN
+from vig_minimal.constructors.schedules import at
+from vig_minimal.graphs.fast import relative_positions as fast
 from vig_minimal.graphs.graph import GroupGraph
-from vig_minimal.models import pyramid
 from vig_minimal.models.cost import count_macs, count_parameters
 from vig_minimal.models.layers import FFN, Block
 from vig_minimal.models.pyramid import Grapher, PyramidConfig, position_table, relative_positions
@@ -100,8 +101,8 @@ def test_relative_positions_are_bit_for_bit_those_of_the_whole_table(stage, size
                                         (16, 8), (4, 4)])
 def test_relative_positions_are_bit_for_bit_for_any_pooling(side, pool, monkeypatch):
     expected = released_positions(16, side, (side // pool) ** 2)
-    for entries in (pyramid.ENTRIES, 100):  # the whole table at a time, and a few rows
-        monkeypatch.setattr(pyramid, "ENTRIES", entries)
+    for entries in (fast.ENTRIES, 100):  # the whole table at a time, and a few rows
+        monkeypatch.setattr(fast, "ENTRIES", entries)
         assert torch.equal(relative_positions(16, (side, side), (side // pool) ** 2), expected)
 
 
@@ -131,12 +132,14 @@ def test_tables_of_positions_stay_in_float32_in_a_model_of_half_precision(cast):
 def test_dilation_counts_blocks_over_all_stages_and_stays_within_the_sources():
     for fields in ({}, {"img_size": 448}, {"graph": "group_knn"}):  # at 448 the last stage has sources for more than 5
         blocks = on_meta("pvig_m", **fields).blocks
-        assert [block.grapher.constructor.dilation for block in blocks] == [min(n // 4 + 1, 5) for n in range(22)]
+        dilations = [block.grapher.constructor.dilation for block in blocks]
+        assert [rule(rule.built_for) for rule in dilations] == [min(n // 4 + 1, 5) for n in range(22)]
     small = on_meta("pvig_m", img_size=64)  # the last stages have 16 and 4 patches
     for block in small.blocks:
         constructor = block.grapher.constructor
         sources = 16 if block.grapher.fc1[0].in_channels != 768 else 4
-        assert constructor.k == min(9, sources) and constructor.k * constructor.dilation <= sources
+        k, dilation = at(constructor.k, sources), at(constructor.dilation, sources)
+        assert k == min(9, sources) and k * dilation <= sources and repr(constructor).startswith(f"KNN(k={k}, ")
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------

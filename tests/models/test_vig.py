@@ -8,6 +8,7 @@ from helpers import FAMILIES, TINY, as_nodes, assert_same, dense_of, directed_ed
 from reference.vig import dilation_by_block, grapher, nearest, neighbours_by_block
 from vig_minimal import Graph, create_model
 from vig_minimal.constructors import KNN, knn_per_block
+from vig_minimal.constructors.schedules import at
 from vig_minimal.models.layers import FFN, Block
 from vig_minimal.models.registry import CONFIGS
 from vig_minimal.models.vig import Grapher, ViGConfig
@@ -90,7 +91,7 @@ def test_a_block_is_a_grapher_and_then_an_ffn():
 @pytest.mark.parametrize("name", ["vig_ti", "vig_s", "vig_b"])
 def test_neighbours_grow_from_9_to_18(name):
     config = CONFIGS[name]
-    neighbours = [constructor.k for constructor in knn_per_block(config)]
+    neighbours = [at(constructor.k, config.num_nodes) for constructor in knn_per_block(config)]
     assert neighbours == neighbours_by_block(config.depth)
     assert neighbours == [int(k.item()) for k in torch.linspace(9, 18, config.depth)]  # as the released code has it
     assert (neighbours[0], neighbours[-1]) == (9, 18)
@@ -100,30 +101,34 @@ def test_neighbours_grow_from_9_to_18(name):
 @pytest.mark.parametrize("name", ["vig_ti", "vig_s", "vig_b"])
 def test_dilation_grows_by_one_every_four_blocks(name):
     config = CONFIGS[name]
-    assert [constructor.dilation for constructor in knn_per_block(config)] == dilation_by_block(config.depth)
+    found = [at(constructor.dilation, config.num_nodes) for constructor in knn_per_block(config)]
+    assert found == dilation_by_block(config.depth)
 
 
 @pytest.mark.equation("vig", "dilation")
 def test_dilation_is_limited_by_the_nodes_there_are():
     # 8x8 = 64 nodes: 64 // 18 = 3 even in blocks 12 to 15, where 196 nodes would allow 4
     constructors = knn_per_block(ViGConfig(depth=16, img_size=128))
-    assert [constructor.dilation for constructor in constructors] == [1] * 4 + [2] * 4 + [3] * 8
+    assert [at(constructor.dilation, 64) for constructor in constructors] == [1] * 4 + [2] * 4 + [3] * 8
 
 
 @pytest.mark.parametrize("img_size, patch, k", [(32, 16, 2), (32, 8, 8), (16, 16, 1), (64, 8, 9), ((32, 64), 16, 4)])
 def test_neighbours_are_limited_by_the_nodes_there_are(img_size, patch, k):
     model = create_model("vig_ti", img_size=img_size, patch=patch, depth=3, dim=16)
-    assert model.config.k == k
-    assert all(c.k * c.dilation <= model.config.num_nodes for c in knn_per_block(model.config))
+    nodes, constructors = model.config.num_nodes, knn_per_block(model.config)
+    assert model.config.k is None and at(constructors[0].k, nodes) == k
+    assert all(at(c.k, nodes) * at(c.dilation, nodes) <= nodes for c in constructors)
 
 
 def test_the_configured_dilation_and_k_are_those_of_the_graphs():
     model = create_model("vig_nano", dim=16, depth=6, k=5, epsilon=0.2)
     constructors = [block.grapher.constructor for block in model.blocks]
-    assert [(c.k, c.dilation) for c in constructors] == [(5, 1), (6, 1), (7, 1), (8, 1), (9, 2), (10, 2)]
+    found = [(at(c.k, 64), at(c.dilation, 64)) for c in constructors]
+    assert found == [(5, 1), (6, 1), (7, 1), (8, 1), (9, 2), (10, 2)]
+    assert [repr(c) for c in constructors] == [f"KNN(k={k}, dilation={d}, epsilon=0.2)" for k, d in found]
     assert all(c.epsilon == 0.2 for c in constructors)
     _, graphs = model.eval()(torch.randn(1, 3, 64, 64), return_graphs=True)
-    assert [graph.index.shape for graph in graphs] == [(1, 64, c.k) for c in constructors]
+    assert [graph.index.shape for graph in graphs] == [(1, 64, k) for k, _ in found]
 
 
 # ----------------------------------------------------------------------------------------------- what a forward returns

@@ -11,6 +11,9 @@ from PIL import Image
 import train
 from commands import at_call, own_folder, refused, rows  # noqa: F401
 from helpers import image_folder, same_tensors
+from vig_minimal import create_model, load
+from vig_minimal.models.pyramid import PyramidConfig
+from vig_minimal.models.registry import CONFIGS
 from vig_minimal.training import checkpoint
 from vig_minimal.training.tasks import SingleLabel
 
@@ -51,6 +54,48 @@ def test_a_kill_before_the_first_checkpoint_leaves_no_second_row(monkeypatch):
     assert [row["epoch"] for row in rows("out")] == ["0"] and not Path("out/last.pt").exists()
     run(*argv)
     assert [row["epoch"] for row in rows("out")] == ["0", "1"]
+
+
+def older(path, k):
+    """Give the config of a checkpoint the k that older versions wrote where nobody had chosen one."""
+    state = checkpoint.load(path)
+    assert state["config"]["k"] is None
+    checkpoint.save(path, state | {"config": state["config"] | {"k": k}})
+
+
+@pytest.mark.parametrize("name, k", [("vig_nano", 2), ("svig_nano", 2), ("lrgc_nano", 2), ("cvig_nano", 2),
+                                     ("pvig_nano", 9), ("gkgnet_nano", 9)])
+def test_a_checkpoint_of_an_older_version_goes_on_as_before(name, k, capsys):
+    sizes = GKGNET[len(SMALL) + 2:] if isinstance(CONFIGS[name], PyramidConfig) else ["--set", "dim=16", "--set",
+                                                                                     "depth=2", "--set", "patch=8"]
+    argv = ["--model", name, *SMALL, *sizes]
+    for folder in ("whole", "old"):
+        run(*argv, "--epochs", 1, "--output", folder)
+    for file in ("last.pt", "best.pt"):
+        older(f"old/{file}", k)
+    with torch.no_grad():
+        images = torch.randn(2, 3, 16, 16)
+        model, twin = load("old/best.pt"), create_model(name, **checkpoint.load_run("old/best.pt")["config"]).eval()
+        assert model.config == twin.config and model.config.k is None
+        twin.load_state_dict(model.state_dict())
+        assert torch.equal(model(images), twin(images))
+        assert model(torch.randn(2, 3, 32, 32)).isfinite().all()  # k follows the size
+    run("--eval-only", "--resume", "old/best.pt")
+    for folder in ("whole", "old"):
+        run(*argv, "--epochs", 2, "--output", folder, "--resume", "auto")
+    whole, resumed = checkpoint.load("whole/last.pt"), checkpoint.load("old/last.pt")
+    assert resumed["config"] == whole["config"] and resumed["config"]["k"] is None
+    assert all(torch.equal(whole["model"][key], value) for key, value in resumed["model"].items())
+    data = "shapes-multi" if name == "gkgnet_nano" else "shapes"
+    run("--init-from", "old/last.pt", "--data", data, *SMALL, "--img-size", 32, "--epochs", 1, "--output", "larger")
+    assert checkpoint.load("larger/last.pt")["config"]["k"] is None
+
+
+def test_a_chosen_k_that_equals_the_schedule_goes_on_too():
+    argv = [*VIG[:-2], "--set", "patch=8", "--output", "out", "--resume", "auto"]
+    for epochs in (1, 2):
+        run(*argv, "--epochs", epochs)  # k=2, and 4 nodes have it by themselves
+    assert checkpoint.load("out/last.pt")["config"]["k"] == 2 and checkpoint.load("out/last.pt")["epoch"] == 2
 
 
 @pytest.mark.slow

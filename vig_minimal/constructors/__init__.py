@@ -1,23 +1,27 @@
-"""Graph constructors: nodes in, `Graph` out. One constructor, one file, its paper's equations in order.
+"""Who builds the graph: one constructor, one file.
 
-To add one:
+Nodes in, `Graph` out, the paper's equations in order. What changes from block to block is in `schedules.py`. To add a
+constructor:
 
 1. Write a module that is called as `constructor(nodes, grid)`: it takes nodes (B, N, C) and returns a `Graph` of N
    targets and N sources. `grid` is (H, W), where node h·W + w is the patch in row h and column w; ignore it unless the
    edges depend on places. Images may be of several sizes: what follows from the number of nodes is worked out in each
-   call. (KNN and GroupKNN also take other nodes as sources, for pyramids and GKGNet's labels.)
+   call, by a `Rule` of `schedules.py`. (KNN and GroupKNN also take other nodes as sources, for pyramids and GKGNet's
+   labels.)
    Pick edges in float32, also under autocast (`graphs.distance`): bfloat16 keeps fewer than three digits, so near ties
    change neighbours. The nodes arrive as the layers before computed them: under bfloat16 autocast they are rounded
    already.
    Take random numbers from `graphs.draws`: an image then gets the same ones in any split of its batch.
    The number of images is `nodes.shape[0]`: `len(nodes)` would be a fixed number in an exported model.
 2. Write `NAME_per_block(config)` below: it returns one constructor for each block of a model, made from the fields of
-   the model's config (`models.vig.ViGConfig`). A new field is added there.
+   the model's config (`models.vig.ViGConfig`). A new field is added there; what changes from block to block, in
+   `schedules.py`.
 3. Add one line to CONSTRUCTORS. `create_model("vig_ti", graph="NAME")` then uses it, and `compare` and `benchmark
    --graphs` have it.
 4. Write its double loop into tests/reference/, and a line in tests/constructors/test_every_constructor.py.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 from torch import nn
@@ -26,33 +30,32 @@ from .axial import DAGC, LSGC, MGC, SVGA
 from .cluster_knn import ClusterKNN
 from .controls import Alone, Full, Random, Surroundings
 from .group_knn import GroupKNN
-from .hypergraph import Hypergraph, hyperedges_of_block
-from .knn import KNN, default_k, of_block
+from .hypergraph import Hypergraph
+from .knn import KNN
 from .lrgc import LRGC
-from .similarity_threshold import SimilarityThreshold, quantiles
-from .window_knn import WindowKNN, window_rule
+from .schedules import Rule, dilation, hyperedges, neighbours, neighbours_on, quantiles, window_shift, window_side
+from .similarity_threshold import SimilarityThreshold
+from .window_knn import WindowKNN
 
 __all__ = ["CONSTRUCTORS", "DAGC", "KNN", "LRGC", "LSGC", "MGC", "OF_PLACES", "SVGA", "Alone", "ClusterKNN", "Full",
            "GroupKNN", "Hypergraph", "Random", "SimilarityThreshold", "Surroundings", "WindowKNN"]
 
 
-def rules(config) -> list[partial]:
-    """Return a rule for each block: k and the dilation d for any number of nodes, as in a model built for that number.
-    A k that equals the default for the config's own size counts as not chosen: the default for the new size replaces
-    it."""
-    k = None if config.k == default_k(config.num_nodes) else config.k
-    return [partial(of_block, k, config.depth, l) for l in range(config.depth)]
+def of_blocks(config, schedule: Callable[..., int], first: int | None) -> list[Rule]:
+    """Return the rule of each block: what `schedule` gives from its first number on, for any number of nodes."""
+    return [Rule(config.num_nodes, schedule, first, config.depth, l) for l in range(config.depth)]
 
 
 def knn_per_block(config) -> list[KNN]:
     """The number of neighbours k and the dilation d grow from block to block."""
-    return [KNN(*rule(config.num_nodes), config.epsilon, rule) for rule in rules(config)]
+    rules = zip(of_blocks(config, neighbours, config.k), of_blocks(config, dilation, config.k), strict=True)
+    return [KNN(k, d, config.epsilon) for k, d in rules]
 
 
 def group_knn_per_block(config) -> list[GroupKNN]:
     """Each group has ViG's k and dilation (GKGNet, Table 5)."""
-    return [GroupKNN(k, config.groups, d, config.epsilon, rule)
-            for rule in rules(config) for k, d in [rule(config.num_nodes)]]
+    rules = zip(of_blocks(config, neighbours, config.k), of_blocks(config, dilation, config.k), strict=True)
+    return [GroupKNN(k, config.groups, d, config.epsilon) for k, d in rules]
 
 
 def threshold_per_block(config) -> list[SimilarityThreshold]:
@@ -68,38 +71,38 @@ def lrgc_per_block(config) -> list[LRGC]:
 def cluster_knn_per_block(config) -> list[ClusterKNN]:
     """K grows from block to block."""
     # ClusterViG section V-A: K from 9 to 18 over the blocks
-    return [ClusterKNN(rule(config.num_nodes)[0], config.clusters, rule=rule) for rule in rules(config)]
+    return [ClusterKNN(k, config.clusters) for k in of_blocks(config, neighbours, config.k)]
 
 
 # graphs of places, which need neither pooled sources nor relative positions, so that pyramids take them too: from hops
-# (None is the authors' K), k neighbours, and the rule by which k follows from the number of nodes
+# (None is the authors' K) and k neighbours, a rule of the number of nodes
 OF_PLACES = {
-    "svga": lambda hops, k, rule: SVGA(hops or 2),
-    "mgc": lambda hops, k, rule: MGC(hops),
-    "dagc": lambda hops, k, rule: DAGC(hops or 2),
-    "lsgc": lambda hops, k, rule: LSGC(hops or 2),
-    "grid": lambda hops, k, rule: Surroundings(),
-    "random": lambda hops, k, rule: Random(k, rule),
-    "none": lambda hops, k, rule: Alone(),
+    "svga": lambda hops, k: SVGA(hops or 2),
+    "mgc": lambda hops, k: MGC(hops),
+    "dagc": lambda hops, k: DAGC(hops or 2),
+    "lsgc": lambda hops, k: LSGC(hops or 2),
+    "grid": lambda hops, k: Surroundings(),
+    "random": lambda hops, k: Random(k),
+    "none": lambda hops, k: Alone(),
 }
 
 
 def of_places(name: str, config) -> list[nn.Module]:
     """The same in every block; `random` has ViG's number of neighbours, and another draw for each block."""
-    return [OF_PLACES[name](config.hops, rule(config.num_nodes)[0], rule) for rule in rules(config)]
+    return [OF_PLACES[name](config.hops, k) for k in of_blocks(config, neighbours, config.k)]
 
 
 def window_knn_per_block(config) -> list[WindowKNN]:
     """ViG's k; windows of half the grid's shorter side (7 at 224 pixels), shifted by half in every second block."""
-    of_blocks = [partial(window_rule, rule, config.window, l % 2 == 1) for l, rule in enumerate(rules(config))]
-    return [WindowKNN(*rule(config.grid), rule) for rule in of_blocks]
+    side = Rule(config.grid, window_side, config.window)
+    return [WindowKNN(Rule(config.grid, neighbours_on, config.k, config.depth, l), side,
+                      Rule(config.grid, window_shift, config.window, l)) for l in range(config.depth)]
 
 
 def hypergraph_per_block(config) -> list[Hypergraph]:
     """From 25 to 50 hyperedges over the blocks, as released; from a quarter to half of the nodes where these are few.
     """
-    of_blocks = [partial(hyperedges_of_block, config.hyperedges, config.depth, l) for l in range(config.depth)]
-    return [Hypergraph(rule(config.num_nodes), rule=rule) for rule in of_blocks]
+    return [Hypergraph(number) for number in of_blocks(config, hyperedges, config.hyperedges)]
 
 
 # field `graph` of a config -> (NAME_per_block, the config's fields that only some constructors read)

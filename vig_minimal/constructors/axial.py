@@ -18,31 +18,23 @@ every node is one of its own sources.
 GreedyViG prints the Euclidean distance, and its code takes L1, as we do.
 """
 
-import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ..graphs.distance import full_precision
-from ..graphs.graph import Graph, is_traced
+from ..graphs.graph import Graph
+from ..graphs.plain import fast_form
 
 Grid = tuple[int, int]
 Step = tuple[int, int]  # rows and columns from a node to a source
 
 
+@fast_form("kept")
 def made_once(function: Callable) -> Callable:
-    """Keep what a function of the grid returns, so that all images and blocks share it."""
-    keeping = functools.lru_cache(maxsize=64)(function)
-
-    @functools.wraps(function)
-    def made(*about):
-        if is_traced():  # tensors are then stand-ins, which must not be kept
-            return function(*about)
-        with torch.inference_mode(False):  # what is made in inference mode cannot be used in training
-            return keeping(*about)
-
-    return made
+    """Mark a function of the grid, whose results all images and blocks may share: the fast form keeps them."""
+    return function
 
 
 def steps_graph(x: Tensor, grid: Grid, steps_on: Callable[[Grid], tuple[Step, ...]], wrap: bool = True) -> Graph:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..graphs.graph import Graph
 from .axial import Grid, made_once, steps_graph
+from .schedules import at
 
 AROUND = tuple(step for step in itertools.product((-1, 0, 1), repeat=2) if step != (0, 0))
 
@@ -35,13 +36,13 @@ class Random(nn.Module):
     """Itself and k − 1 other nodes, drawn once when the module is made, and the same for all images.
 
     As many edges as k-NN has, and no similarity. The seed of the draw is part of the state dict, so that a saved
-    network keeps its graph. rule: gives k for a number of nodes, as in `KNN`.
+    network keeps its graph. k is a number or, as in `KNN`, a rule of the number of nodes.
     Nodes (B, N, C) -> Graph with index (B, N, k), all different. Raises ValueError for k < 1 and k > N.
     """
 
-    def __init__(self, k: int = 9, rule: Callable[[int], tuple[int, int]] | None = None):
+    def __init__(self, k: int | Callable[[int], int] = 9):
         super().__init__()
-        self.k, self.rule = k, rule
+        self.k = k
         self.seed = int(torch.randint(2**31, (), device="cpu"))  # no buffer: a moving average would average it
 
     def get_extra_state(self) -> Tensor:
@@ -52,7 +53,7 @@ class Random(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Graph:
         num_nodes = int(x.shape[1])  # compiled code is made for one grid
-        k = self.rule(num_nodes)[0] if self.rule else self.k
+        k = at(self.k, num_nodes)
         if not 1 <= k <= num_nodes:
             raise ValueError(f"k={k}: a node reads from 1 to {num_nodes} of the {num_nodes} nodes")
         return Graph(num_nodes, index=random_index(self.seed, k, num_nodes, x.device).expand(x.shape[0], -1, -1))

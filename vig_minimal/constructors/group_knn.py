@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..graphs.graph import GroupGraph
 from .knn import check_neighbours, dilated, nearest_sources
+from .schedules import at
 
 
 class GroupKNN(nn.Module):
@@ -19,11 +20,11 @@ class GroupKNN(nn.Module):
     Nodes (B, N, C) -> GroupGraph with index (B, G, N, k). Raises ValueError if k·d > M or if G does not divide C.
     """
 
-    def __init__(self, k: int, groups: int = 2, dilation: int = 1, epsilon: float = 0.0,
-                 rule: Callable[[int], tuple[int, int]] | None = None):
+    def __init__(self, k: int | Callable[[int], int], groups: int = 2, dilation: int | Callable[[int], int] = 1,
+                 epsilon: float = 0.0):
         super().__init__()
         check_neighbours(epsilon, k=k, dilation=dilation, groups=groups)
-        self.k, self.groups, self.dilation, self.epsilon, self.rule = k, groups, dilation, epsilon, rule
+        self.k, self.groups, self.dilation, self.epsilon = k, groups, dilation, epsilon
 
     @torch.no_grad()
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None, sources: Tensor | None = None,
@@ -34,10 +35,10 @@ class GroupKNN(nn.Module):
         # GKGNet section 3.2, group k-NN: D_ig searches among S_g only
         slices = [None if t is None else self._split(t) for t in (x, sources)]  # (B·G, N or M, C/G)
         num_sources = (x if sources is None else sources).shape[1]
-        k, dilation = self.rule(num_sources) if self.rule else (self.k, self.dilation)
+        k, dilation = at(self.k, num_sources), at(self.dilation, num_sources)
         nearest = nearest_sources(*slices, relative, k, dilation)  # `relative` is the same for all groups
         nearest = nearest.unflatten(0, (-1, self.groups))  # (B, G, N, k·d)
-        return GroupGraph(num_sources, index=dilated(self, nearest, k, dilation))
+        return GroupGraph(num_sources, index=dilated(self, nearest, k, dilation), sources=sources)
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, C) to (B·G, N, C/G)."""

@@ -9,7 +9,8 @@ A hyperedge joins any number of nodes. It is a node of its own in two bipartite 
     E         hyperedges          as many for every image
     c_e       centre              (B, E, C): Σ_n u_ne² x_n / Σ_n u_ne²
     u_ne      membership          (B, N, E): 1 / ‖x_n − c_e‖², divided by its sum over e (fuzzifier 2)
-    member    graph.weights       (B, N, E), bool: u_ne > 0.01
+    member    graph.member        (B, N, E), bool: u_ne > 0.01
+    m_i       graph.sources       (B, N, C), with gradient
 
 Every node is in a hyperedge, since its largest membership is at least 1/E.
 
@@ -19,63 +20,62 @@ membership above 0.1, its threshold becomes 0.5 for all; its means count the las
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..graphs.aggregate import aggregate_mean
 from ..graphs.distance import full_precision, mean_node, squared_distance
-from ..graphs.graph import Graph, is_compiled
+from ..graphs.graph import Graph
 from ..graphs.kmeans import fixed_start, pick
+from ..graphs.plain import fast_form
+from .schedules import at
 
 
-def hyperedges_of_block(first: int | None, depth: int, block: int, num_nodes: int) -> int:
-    """Return E of a block: it grows linearly to twice the first block's, by default 25 or, if less, a quarter of N."""
-    first = max(1, min(25, num_nodes // 4)) if first is None else first
-    return min(first + first * block // max(1, depth - 1), max(first, num_nodes))
-
-
+@dataclass(frozen=True)
 class HyperedgeGraph(Graph):
-    """Both bipartite graphs by their one incidence matrix, weights (B, N, E): node i is in hyperedge e.
+    """Every node has one source, the message m_i that reaches it through its hyperedges: `sources` (B, N, C).
 
-    `adj()` is that matrix, with M = E sources. `union()`, and so `degree()`, `edges()` and `statistics()`, describe who
-    reads from whom through any hyperedge.
+    `union()`, and so `degree()`, `edges()` and `statistics()`, describe who reads from whom through any hyperedge.
     """
+
+    member: Tensor | None = None  # (B, N, E) bool: node i is in hyperedge e
 
     def union(self) -> Graph:
         """Return the graph over nodes with an edge between any two that share a hyperedge: weights (B, N, N), bool."""
-        member = self.weights.float()
+        member = self.member.float()
         return Graph(self.num_targets, weights=member @ member.mT > 0)
-
-    def read(self, nodes: Tensor) -> tuple[Graph, Tensor]:
-        """Return every node's message m_i as its one source: a graph of index (B, N, 1), and messages (B, N, C)."""
-        # ViHGNN: h_e = mean of x_j
-        hyperedge = aggregate_mean(nodes, Graph(self.num_targets, weights=self.weights.mT))  # (B, E, C)
-        # ViHGNN: m_i = mean of h_e
-        message = aggregate_mean(hyperedge, Graph(self.num_sources, weights=self.weights))  # (B, N, C)
-        own = torch.arange(self.num_targets, device=nodes.device)[:, None].expand(nodes.shape[0], -1, -1)  # (B, N, 1)
-        return Graph(self.num_targets, index=own), message
 
 
 class Hypergraph(nn.Module):
-    """A node is in every hyperedge of which its membership is above `least`. Without gradient.
+    """A node is in every hyperedge of which its membership is above `least`, without gradient.
 
-    Nodes (B, N, C) -> HyperedgeGraph with weights (B, N, E), bool. Features are not normalised. Degree: 1 to N nodes,
-    by 1 to E hyperedges. Cost for each node: 2·E·C multiply-adds a round, and two means over E. rule: gives the number
-    of hyperedges for a number of nodes, so that images may be of several sizes. Raises ValueError for hyperedges < 1,
-    or more than there are nodes.
+    Nodes (B, N, C) -> HyperedgeGraph with `member` (B, N, E) and messages (B, N, C). Features are not normalised.
+    Degree: 1 to N nodes, by 1 to E hyperedges. Cost for each node: 2·E·C multiply-adds a round, and two means over E.
+    hyperedges: a number or, so that images may be of several sizes, a rule of the number of nodes. Raises ValueError
+    for hyperedges < 1, or more than there are nodes.
     """
 
-    def __init__(self, hyperedges: int = 25, rounds: int = 20, least: float = 0.01,
-                 rule: Callable[[int], int] | None = None):
+    def __init__(self, hyperedges: int | Callable[[int], int] = 25, rounds: int = 20, least: float = 0.01):
         super().__init__()
-        if hyperedges < 1:
+        if not callable(hyperedges) and hyperedges < 1:
             raise ValueError(f"hyperedges={hyperedges}: must be at least 1")
-        self.hyperedges, self.rounds, self.least, self.rule = hyperedges, rounds, least, rule
+        self.hyperedges, self.rounds, self.least = hyperedges, rounds, least
+
+    def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> HyperedgeGraph:
+        member, num_nodes = self.members(x), x.shape[1]  # (B, N, E)
+        # ViHGNN: h_e = mean of x_j
+        hyperedge = aggregate_mean(x, Graph(num_nodes, weights=member.mT))  # (B, E, C)
+        # ViHGNN: m_i = mean of h_e
+        message = aggregate_mean(hyperedge, Graph(member.shape[2], weights=member))  # (B, N, C)
+        own = torch.arange(num_nodes, device=x.device)[:, None].expand(x.shape[0], -1, -1)  # (B, N, 1)
+        return HyperedgeGraph(num_nodes, index=own, sources=message, member=member)
 
     @torch.no_grad()
-    def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> HyperedgeGraph:
-        hyperedges = self.rule(int(x.shape[1])) if self.rule else self.hyperedges
+    def members(self, x: Tensor) -> Tensor:
+        """Return which node is in which hyperedge: (B, N, C) to (B, N, E), bool."""
+        hyperedges = at(self.hyperedges, int(x.shape[1]))
         if hyperedges > x.shape[1]:
             raise ValueError(f"hyperedges={hyperedges}: more than the {x.shape[1]} nodes; choose fewer, a larger image"
                              " or a smaller patch")
@@ -84,14 +84,13 @@ class Hypergraph(nn.Module):
             start = torch.randperm(x.shape[1])[:hyperedges]
         with torch.autocast(x.device.type, enabled=False):
             x = full_precision(x)
-            memberships = _uncompiled if is_compiled() else fuzzy_c_means
-            member = memberships(x, pick(x, start), self.rounds) > self.least
-        return HyperedgeGraph(hyperedges, weights=member)
+            return fuzzy_c_means(x, pick(x, start), self.rounds) > self.least
 
     def extra_repr(self) -> str:
         return f"hyperedges={self.hyperedges}, rounds={self.rounds}, least={self.least:g}"
 
 
+@fast_form("fuzzy_c_means")
 @torch.no_grad()
 def fuzzy_c_means(x: Tensor, centre: Tensor, rounds: int) -> Tensor:
     """Return memberships (B, N, E), which sum to 1 over E: nodes (B, N, C), first centres (B, E, C), both in float32 or
@@ -105,18 +104,6 @@ def fuzzy_c_means(x: Tensor, centre: Tensor, rounds: int) -> Tensor:
         centre = weight.mT @ x / weight.sum(1)[..., None]  # (B, E, C)
         membership = _membership(x, centre)
     return membership
-
-
-@torch.library.custom_op("vig_minimal::fuzzy_c_means", mutates_args=())
-def _uncompiled(x: Tensor, centre: Tensor, rounds: int) -> Tensor:
-    """Do `fuzzy_c_means` as an operation that torch.compile calls and does not look into, as k-means' `_lloyd`."""
-    return fuzzy_c_means(x, centre, rounds)
-
-
-@_uncompiled.register_fake
-def _(x, centre, rounds):
-    """Return a tensor of the same shape and type, for the compiler."""
-    return x.new_empty(*x.shape[:2], centre.shape[1])
 
 
 def _membership(x: Tensor, centre: Tensor) -> Tensor:

@@ -7,31 +7,9 @@ from torch import Tensor, nn
 
 from ..graphs.distance import fill_diagonal, mean_node, smallest, squared_distance, unit
 from ..graphs.draws import draw
-from ..graphs.graph import Graph, is_traced
-
-DISTANCES = 2**25  # pairs of nodes and sources compared at a time: 128 MiB
-
-
-def default_k(num_nodes: int) -> int:
-    """Return k of the first block: the papers' 9, or half of the nodes where these are fewer than 18: k doubles."""
-    return max(1, min(9, num_nodes // 2))
-
-
-def neighbours_and_dilation(k: int | None, depth: int, num_nodes: int) -> list[tuple[int, int]]:
-    """Return k and dilation d of each block l: k grows linearly to 2k, d by one every four blocks, up to N // 2k.
-
-    k=None stands for `default_k`."""
-    k = default_k(num_nodes) if k is None else k
-    # ViG: k_l = int(linspace(k, 2k, depth))
-    neighbours = [min(k + k * l // max(1, depth - 1), num_nodes) for l in range(depth)]
-    # ViG: d_l = min(l // 4 + 1, N // 2k)
-    limit = max(1, num_nodes // max(neighbours))
-    return [(k_l, min(l // 4 + 1, limit)) for l, k_l in enumerate(neighbours)]
-
-
-def of_block(k: int | None, depth: int, block: int, num_nodes: int) -> tuple[int, int]:
-    """Return k and d of one block of ViG, as a `rule` of KNN: partial(of_block, k, depth, block)."""
-    return neighbours_and_dilation(k, depth, num_nodes)[block]
+from ..graphs.graph import Graph
+from ..graphs.plain import fast_form
+from .schedules import at
 
 
 class KNN(nn.Module):
@@ -41,35 +19,36 @@ class KNN(nn.Module):
     in all the released code: k = 9 means eight others).
     epsilon: in training, the probability that an image's nodes take a random k of the k·d nearest instead (stochastic
     dilation, DeepGCNs).
-    rule: gives k and d for a number of sources M, so that images may be of several sizes. Without one they stay.
+    k and dilation are numbers or, so that images may be of several sizes, rules: functions of the number of sources M,
+    as those of `schedules.py`.
 
     Nodes (B, N, C) -> Graph with index (B, N, k). sources: (B, M, C), the nodes themselves by default. relative:
     (N, M), added to the squared distances (Pyramid ViG). Raises ValueError if k·d > M, and for k, dilation or epsilon
     out of range.
     """
 
-    def __init__(self, k: int, dilation: int = 1, epsilon: float = 0.0,
-                 rule: Callable[[int], tuple[int, int]] | None = None):
+    def __init__(self, k: int | Callable[[int], int], dilation: int | Callable[[int], int] = 1, epsilon: float = 0.0):
         super().__init__()
         check_neighbours(epsilon, k=k, dilation=dilation)
-        self.k, self.dilation, self.epsilon, self.rule = k, dilation, epsilon, rule
+        self.k, self.dilation, self.epsilon = k, dilation, epsilon
 
     @torch.no_grad()
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None, sources: Tensor | None = None,
                 relative: Tensor | None = None) -> Graph:
         num_sources = (x if sources is None else sources).shape[1]
-        k, dilation = self.rule(num_sources) if self.rule else (self.k, self.dilation)
+        k, dilation = at(self.k, num_sources), at(self.dilation, num_sources)
         nearest = nearest_sources(x, sources, relative, k, dilation)  # (B, N, k·d)
-        return Graph(num_sources, index=dilated(self, nearest, k, dilation))
+        return Graph(num_sources, index=dilated(self, nearest, k, dilation), sources=sources)
 
     def extra_repr(self) -> str:
         return f"k={self.k}, dilation={self.dilation}, epsilon={self.epsilon}"
 
 
-def check_neighbours(epsilon: float, **counts: int) -> None:
-    """Raise ValueError unless the counts (k, dilation, groups) are whole numbers from 1 on and ε is a probability."""
+def check_neighbours(epsilon: float, **counts: int | Callable[[int], int]) -> None:
+    """Raise ValueError unless the counts (k, dilation, groups) are whole numbers from 1 on, or rules, and ε is a
+    probability."""
     for name, value in counts.items():
-        if type(value) is not int or value < 1:
+        if not callable(value) and (type(value) is not int or value < 1):
             raise ValueError(f"{name}={value!r}: must be at least 1, and a whole number")
     if not 0 <= epsilon < 1:
         raise ValueError(f"epsilon={epsilon!r}: a probability, at least 0 and less than 1")
@@ -78,27 +57,22 @@ def check_neighbours(epsilon: float, **counts: int) -> None:
 def nearest_sources(x: Tensor, sources: Tensor | None, relative: Tensor | None, k: int, dilation: int) -> Tensor:
     """Return the k·d sources of each node with the least ‖x̂_i − ŷ_j‖² + relative_ij, nearest first: (B, N, k·d).
 
-    Where `sources` is None the nodes are the sources. Each then comes first among its own, whatever rounding says; with
-    `relative` its distance to itself is exactly 0.
-    """
-    own, sources = sources is None, x if sources is None else sources
-    num_sources, reach = sources.shape[1], k * dilation
-    if reach > num_sources:
-        raise ValueError(f"k·dilation = {k}·{dilation}: more neighbours than the {num_sources} nodes")
-    # targets at a time: large images have more pairs than memory. A compiled program serves a batch of any size.
-    rows = max(1, DISTANCES // (num_sources if is_traced() else x.shape[0] * num_sources))
-    sources = unit(sources)
-    mean = mean_node(sources)
-    x, sources = (sources if own else unit(x)) - mean, sources - mean
-    nearest = []
-    for start in range(0, x.shape[1], rows):
-        distance = squared_distance(x[:, start:start + rows], sources)  # (B, rows, M)
-        if own:
-            distance = fill_diagonal(distance, -torch.inf if relative is None else 0.0, start)
-        if relative is not None:
-            distance += relative[start:start + rows]
-        nearest.append(smallest(distance, reach))
-    return torch.cat(nearest, 1) if len(nearest) > 1 else nearest[0]
+    Where `sources` is None the nodes are the sources."""
+    y = unit(x if sources is None else sources)  # (B, M, C)
+    if k * dilation > y.shape[1]:
+        raise ValueError(f"k·dilation = {k}·{dilation}: more neighbours than the {y.shape[1]} nodes")
+    y = y - (mean := mean_node(y))
+    return nearest(y if sources is None else unit(x) - mean, y, relative, k * dilation)
+
+
+@fast_form("nearest")
+def nearest(x: Tensor, y: Tensor, relative: Tensor | None, count: int) -> Tensor:
+    """Return the `count` sources y (B, M, C) nearest to each x (B, N, C), nearest first: (B, N, count). If y is x each
+    node is its own nearest, whatever rounding says; with `relative` its distance to itself is exactly 0."""
+    distance = squared_distance(x, y)  # (B, N, M)
+    if relative is not None:
+        return smallest(distance + relative, count)
+    return smallest(fill_diagonal(distance, -torch.inf) if y is x else distance, count)
 
 
 def dilated(constructor: nn.Module, nearest: Tensor, k: int, dilation: int) -> Tensor:

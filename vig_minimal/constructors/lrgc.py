@@ -4,7 +4,7 @@ ViG-Ti with a learnt constructor: attention between keys and queries, cut at a l
 
     equation   says                                         is
     Eq. 1      Y = GELU(X W_1) W_2 + X                      `layers.FFN`
-    Eq. 2      α'_ij = key(v_i)·query(v_j)                  `LRGC`
+    Eq. 2      α'_ij = key(v_i)·query(v_j)                  `LRGC.scores`
     Eq. 3      α'' = ReLU(σ(α') − σ(τ)), α = tanh(α'')      `alpha_of`
     Eq. 4      Eq. 3 with Eq. 2 inside                      `LRGC`
     Eq. 5      x''_j = max α_ij (x'_i − x'_j), update       `vig.Grapher`, with `aggregate.max_relative`
@@ -32,10 +32,11 @@ unselected edge carries 0. There is no released code.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, relu, sigmoid, tanh
 
 from ..graphs.distance import full_precision
 from ..graphs.graph import Graph
+from ..graphs.plain import fast_form
 
 
 class LRGC(nn.Module):
@@ -53,35 +54,22 @@ class LRGC(nn.Module):
             nn.init.zeros_(start_at_0)
 
     def forward(self, h: Tensor, grid: tuple[int, int] | None = None) -> Graph:
+        # LRGC Eq. 4: Eq. 3 with Eq. 2 inside
+        alpha = alpha_of(self.scores(h), self.tau)  # (B, N, N)
+        return Graph(h.shape[1], weights=alpha)
+
+    def scores(self, h: Tensor) -> Tensor:
+        """Return α': nodes h (B, N, D) to (B, N, N), in float32 or better."""
         with torch.autocast(h.device.type, enabled=False):
             h = h.to(self.tau.dtype)  # not that of key.weight, which quantisation makes int8
             key, query = full_precision(self.key(h)), full_precision(self.query(h))
             # LRGC Eq. 2: α'_ij = key(v_i)·query(v_j), i source, j target
-            score = query @ key.transpose(1, 2)  # (B, N, N): score[b, j, i] = α'_ij
-            # LRGC Eq. 4: Eq. 3 with Eq. 2 inside
-            alpha = (_Alpha.apply if torch.is_grad_enabled() else alpha_of)(score, self.tau)  # (B, N, N)
-        return Graph(h.shape[1], weights=alpha)
+            score = query @ key.mT  # (B, N, N): score[b, j, i] = α'_ij
+        return score
 
 
+@fast_form("alpha")
 def alpha_of(score: Tensor, tau: Tensor) -> Tensor:
-    """Return α of the scores α' (B, N, N), without gradient."""
+    """Return α of the scores α': (B, N, N)."""
     # LRGC Eq. 3: α'' = ReLU(σ(α') − σ(τ)), α = tanh(α'')
-    return torch.sigmoid(score).sub_(torch.sigmoid(tau)).relu_().tanh_()
-
-
-class _Alpha(torch.autograd.Function):
-    """`alpha_of` with its gradient. Autograd would keep the result of each of its three steps; α alone is enough."""
-
-    @staticmethod
-    def forward(ctx, score, tau):
-        alpha = alpha_of(score, tau)
-        ctx.save_for_backward(alpha, tau)
-        return alpha
-
-    @staticmethod
-    def backward(ctx, grad):
-        alpha, tau = ctx.saved_tensors
-        cut = torch.sigmoid(tau)
-        sigma = torch.atanh(alpha) + cut  # σ(α') where there is an edge
-        grad = torch.where(alpha > 0, grad * (1 - alpha * alpha), 0)  # of α''
-        return grad * sigma * (1 - sigma), -grad.sum() * cut * (1 - cut)
+    return tanh(relu(sigmoid(score) - sigmoid(tau)))

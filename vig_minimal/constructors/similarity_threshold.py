@@ -7,7 +7,7 @@ aggregate is the maximum over the edges, 0 for a node without one.
     s         s = −‖x̂_i − x̂_j‖²              (B, N, N), x̂ the L2-normalised nodes
     z         (s − mean(s)) / std(s)         (B, N, N), mean and std over the N² entries of an image
     q_0, δ    threshold, decrement           0.89 and 0.03 in svig_ti
-    q_l       quantile = q_0 − l·δ           one number for each block l = 0, 1, ...
+    q_l       quantile = q_0 − l·δ           one number for each block l = 0, 1, ...: `schedules.quantiles`
     Φ         NormalDist().cdf               distribution function of the standard normal distribution
     edge      z_ij > Φ⁻¹(q_l)                (B, N, N) bool, from source j to target i
 
@@ -24,17 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from ..graphs.distance import mean_node, squared_distance, unit
-from ..graphs.graph import Graph, above
-
-
-def quantiles(threshold: float, decrement: float, depth: int) -> list[float]:
-    """Return q_l of each block. It falls: deeper blocks have more edges. Raises ValueError unless 0 < q_l < 1."""
-    # SViG: q_l = q_0 − l·δ
-    q = [threshold - l * decrement for l in range(depth)]
-    if not all(0 < q_l < 1 for q_l in q):
-        raise ValueError(f"threshold={threshold:g}, decrement={decrement:g}: the quantile would go from"
-                         f" {q[0]:g} to {q[-1]:g} over {depth} blocks; keep it between 0 and 1")
-    return q
+from ..graphs.graph import Graph
+from ..graphs.plain import fast_form
 
 
 class SimilarityThreshold(nn.Module):
@@ -53,15 +44,24 @@ class SimilarityThreshold(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Graph:
+        # SViG: z > Φ⁻¹(q)
+        return Graph(x.shape[1], weights=above(self.scores(x), self.z))
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return z: nodes (B, N, C) to (B, N, N), in float32 or float64; −∞ for an image whose nodes are all alike."""
         nodes = unit(x)
         nodes = nodes - mean_node(nodes)
         s = -squared_distance(nodes, nodes)  # (B, N, N)
         centred = s - s.mean((1, 2), keepdim=True)
         # unbiased, (B, 1, 1); a single node has no spread. `torch.std` takes over ten times as long
         std = (centred.square().sum((1, 2), keepdim=True) / max(1, x.shape[1] ** 2 - 1)).sqrt()
-        # SViG: z > Φ⁻¹(q), without a division by a spread that may be 0
-        least = torch.where(std > (8 * torch.finfo(s.dtype).eps) ** 2, self.z * std, torch.inf)
-        return Graph(x.shape[1], weights=above(centred, least))
+        return torch.where(std > (8 * torch.finfo(s.dtype).eps) ** 2, centred / std, -torch.inf)
 
     def extra_repr(self) -> str:
         return f"quantile={self.quantile:g}"
+
+
+@fast_form("above")
+def above(z: Tensor, least: float) -> Tensor:
+    """Return where z is above `least`, bool."""
+    return z > least

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from ..graphs.distance import mean_node, smallest, squared_distance, unit
 from ..graphs.graph import Graph
 from .axial import made_once
+from .schedules import at
+
+OfGrid = Callable[[tuple[int, int]], int]  # a rule: a number from (H, W)
 
 
 class WindowKNN(nn.Module):
@@ -27,22 +30,22 @@ class WindowKNN(nn.Module):
 
     Where the grid is smaller than a window, the window's side is the grid's. Without gradient.
     Nodes (B, N, C) and grid (H, W) -> Graph with index (B, N, min(max(k, 3), w²)); places that are missing in a smaller
-    window repeat the node, which counts once. Cost for each node: at most w² distances, then k gathered rows. rule:
-    gives k, window and shift for a grid, so that images may be of several sizes. Raises ValueError for k < 1, window
-    < 1 or shift < 0.
+    window repeat the node, which counts once. Cost for each node: at most w² distances, then k gathered rows. k, window
+    and shift are numbers or, so that images may be of several sizes, rules of the grid. Raises ValueError for k < 1,
+    window < 1 or shift < 0.
     """
 
-    def __init__(self, k: int = 9, window: int = 7, shift: int = 0,
-                 rule: Callable[[tuple[int, int]], tuple[int, int, int]] | None = None):
+    def __init__(self, k: int | OfGrid = 9, window: int | OfGrid = 7, shift: int | OfGrid = 0):
         super().__init__()
-        if k < 1 or window < 1 or shift < 0:
-            raise ValueError(f"k={k}, window={window}, shift={shift}: k and window at least 1, shift at least 0")
-        self.k, self.window, self.shift, self.rule = k, window, shift, rule
+        for least, value in ((1, k), (1, window), (0, shift)):
+            if not callable(value) and value < least:
+                raise ValueError(f"k={k}, window={window}, shift={shift}: k and window at least 1, shift at least 0")
+        self.k, self.window, self.shift = k, window, shift
 
     @torch.no_grad()
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Graph:
         grid = int(grid[0]), int(grid[1])  # compiled code is made for one grid
-        k, window, shift = self.rule(grid) if self.rule else (self.k, self.window, self.shift)
+        k, window, shift = at(self.k, grid), at(self.window, grid), at(self.shift, grid)
         member, place, count = windows(grid, window, shift, k, x.device)
         nodes = unit(x).nan_to_num_(0)  # NaN would tie with padding, which is no node; the loss becomes NaN all the same
         nodes = (nodes - mean_node(nodes))[:, member.clamp(min=0)].flatten(0, 1)  # (B·P, S, C), S nodes or fewer each
@@ -58,14 +61,6 @@ class WindowKNN(nn.Module):
 
     def extra_repr(self) -> str:
         return f"k={self.k}, window={self.window}, shift={self.shift}"
-
-
-def window_rule(neighbours: Callable[[int], tuple[int, int]], window: int | None, shifted: bool,
-                grid: tuple[int, int]) -> tuple[int, int, int]:
-    """Return k, window and shift of a block on this grid. neighbours: the rule of k, as in `KNN`. window: None is half
-    of the shorter side, rounded up. shifted: by half a window, unless one window is the whole grid."""
-    window = -(-min(grid) // 2) if window is None else window
-    return neighbours(grid[0] * grid[1])[0], window, window // 2 if shifted and window < min(grid) else 0
 
 
 @made_once

@@ -13,40 +13,6 @@ import torch
 from torch import Tensor
 
 
-def is_traced() -> bool:
-    """Return whether torch.compile, torch.export or torch.jit.trace is recording: the program it makes also runs on
-    other images, so nothing may depend on what these hold."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
-def is_compiled() -> bool:
-    """Return whether torch.compile is recording and not torch.export. torch 2.6 cannot tell them apart: False."""
-    return torch.compiler.is_compiling() and not getattr(torch.compiler, "is_exporting", is_traced)()
-
-
-def may_branch(x: Tensor) -> bool:
-    """Return whether Python may decide by the values of x: not while a program is recorded; and not on a GPU, for which
-    it would have to wait."""
-    return x.device.type == "cpu" and not is_traced()
-
-
-def above(x: Tensor, least: Tensor) -> Tensor:
-    """Return x > least, bool. In a program that torch.compile makes for a CPU this stays a separate operation: the code
-    that torch.compile would write for it stores the bools one by one, which takes twenty times as long."""
-    return _above(x, least) if is_compiled() and x.device.type == "cpu" else x > least
-
-
-@torch.library.custom_op("vig_minimal::above", mutates_args=())
-def _above(x: Tensor, least: Tensor) -> Tensor:
-    return x > least
-
-
-@_above.register_fake
-def _(x, least):
-    """Return a tensor of the same shape and type, for the compiler."""
-    return torch.empty(torch.broadcast_shapes(x.shape, least.shape), dtype=torch.bool, device=x.device)
-
-
 @dataclass(frozen=True)
 class Graph:
     """A batch of graphs, given by neighbour indices or by a dense adjacency. Raises ValueError for both or none."""
@@ -54,6 +20,7 @@ class Graph:
     num_sources: int  # M
     index: Tensor | None = None  # (B, N, k) int64, sources of each target, of weight 1; duplicate sources count once
     weights: Tensor | None = None  # (B, N, M), bool or float, the dense adjacency; 0 (False) is no edge
+    sources: Tensor | None = None  # (B, M, C), features of the sources; None: the sources are the nodes themselves
 
     def __post_init__(self):
         if (self.index is None) == (self.weights is None):
@@ -75,10 +42,9 @@ class Graph:
         """Return a graph with one (N, M) adjacency per image. GroupGraph: union over its groups; any other: itself."""
         return self
 
-    def read(self, nodes: Tensor) -> tuple["Graph", Tensor | None]:
-        """Return the graph and the sources that a convolution reads; None stands for the nodes (B, N, C) themselves.
-        HyperedgeGraph: messages that come through hyperedges."""
-        return self, None
+    def features(self, nodes: Tensor) -> Tensor:
+        """Return the features of the sources: (B, M, C), the nodes' own where the graph brings none."""
+        return nodes if self.sources is None else self.sources
 
     def degree(self) -> Tensor:
         """Return the number of different sources of each target: (B, N) int64."""
@@ -128,3 +94,8 @@ class GroupGraph(Graph):
         group = torch.arange(groups, device=self.index.device)[:, None]  # (G, 1)
         index = self.index.transpose(1, 2) * groups + group  # (B, N, G, k)
         return Graph(self.num_sources * groups, index=index.flatten(1, 2))
+
+
+def subnodes(x: Tensor, graph: GroupGraph) -> Tensor:
+    """View nodes (B, N, C) as their sub-nodes (B, N·G, C/G), the groups of a node one after the other."""
+    return x.unflatten(-1, (graph.index.shape[1], -1)).flatten(1, 2)

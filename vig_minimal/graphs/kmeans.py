@@ -14,11 +14,11 @@ Lloyd's algorithm: assign every node to its nearest centroid, set every centroid
 import random
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .distance import full_precision, mean_node, squared_distance
-from .graph import is_compiled, may_branch
+from .partition import membership, partition_mean
+from .plain import fast_form
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def kmeans(x: Tensor, k: int, iters: int = 20, init: str | Tensor = "random",
            generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """Partition nodes (B, N, C) into k: return labels (B, N) int64 and the mean of each partition, (B, k, C).
 
-    iters: the largest number of rounds; k-means ends earlier once no label changes.
+    iters: the number of rounds. Once no label changes, further ones change nothing.
     init: "random" (k nodes), "k-means++" (Arthur and Vassilvitskii, 2007), or centroids, (k, C) or (B, k, C).
     generator: of the CPU, by default torch's global one. All images share its draws, so that an image's result does not
     depend on the rest of the batch.
@@ -50,72 +50,32 @@ def kmeans(x: Tensor, k: int, iters: int = 20, init: str | Tensor = "random",
             centroids = _plus_plus(x, k, generator)
         else:
             raise ValueError(f"init={init!r}: choose random, k-means++, or give the centroids")
-        labels, centroids = (_lloyd_uncompiled if is_compiled() else _lloyd)(x, centroids, iters)
+        labels, centroids = lloyd(x, centroids, iters)
         return labels, centroids + mean
 
 
-def _lloyd(x: Tensor, centroids: Tensor, iters: int) -> tuple[Tensor, Tensor]:
-    """Return labels (B, N) and centroids (B, k, C) after at most `iters` rounds from the given centroids."""
-    labels, x2 = None, x.square().sum(-1, keepdim=True)  # ‖x_v‖², once for all rounds
+@fast_form("kmeans")
+def lloyd(x: Tensor, centroids: Tensor, iters: int) -> tuple[Tensor, Tensor]:
+    """Return labels (B, N) and centroids (B, k, C) after `iters` rounds from the given centroids."""
     for _ in range(iters):
-        # ‖x_v − μ_i‖² = ‖x_v‖² − 2 x_v·μ_i + ‖μ_i‖²
-        length = centroids.square().sum(-1)[:, None]  # ‖μ_i‖²: (B, 1, k)
-        distance = torch.baddbmm(length, x, centroids.transpose(1, 2), alpha=-2) + x2  # (B, N, k)
-        new, member = _assign(distance)
-        # further rounds do not change an image that has converged
-        if labels is not None and may_branch(x) and torch.equal(new, labels):
-            break
-        labels, centroids = new, partition_mean(x, member)
+        labels = refilled(squared_distance(x, centroids))
+        centroids = partition_mean(x, membership(labels, centroids.shape[1]))
     return labels, centroids
 
 
-@torch.library.custom_op("vig_minimal::lloyd", mutates_args=())
-def _lloyd_uncompiled(x: Tensor, centroids: Tensor, iters: int) -> tuple[Tensor, Tensor]:
-    """Do `_lloyd` as an operation that torch.compile calls and does not look into: 20 rounds in each of 12 blocks, one
-    after the other, took it more than seven minutes."""
-    return _lloyd(x, centroids, iters)
-
-
-@_lloyd_uncompiled.register_fake
-def _(x, centroids, iters):
-    """Return tensors of the same shapes and types, for the compiler."""
-    return x.new_empty(x.shape[:2], dtype=torch.int64), x.new_empty(centroids.shape)
-
-
-def partition_mean(x: Tensor, member: Tensor) -> Tensor:
-    """Return z_i, the mean of the nodes of each partition: (B, N, C) and `membership` (B, N, k) to (B, k, C), with
-    gradient."""
-    member = member.to(x.dtype)
-    return (member / member.sum(1, keepdim=True).clamp(min=1)).transpose(-2, -1) @ x
-
-
-def membership(labels: Tensor, k: int) -> Tensor:
-    """Return which node is in which partition: labels (B, N) to (B, N, k), bool."""
-    return labels[..., None] == torch.arange(k, device=labels.device)
-
-
-def _assign(distance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the nearest centroid of each node, given distances (B, N, k): labels (B, N), and their `membership`.
-
-    Each empty partition gets one of the nodes farthest from their own centroids. The nearest node of each partition is
-    never moved, so that no other gets empty.
-    """
-    num_nodes, k = distance.shape[1:]
+def refilled(distance: Tensor) -> Tensor:
+    """Return the nearest centroid of each node, given distances (B, N, k): labels (B, N), every one of which occurs."""
     labels = distance.argmin(-1)
-    member = membership(labels, k)
-    empty = ~member.any(1)  # (B, k)
-    if k == 1 or (may_branch(distance) and not empty.any()):
-        return labels, member
-    distance = distance.nan_to_num(torch.finfo(distance.dtype).max)  # less than the ∞ of nodes that are no members
-    own = distance.gather(2, labels[..., None])[..., 0]  # (B, N): to the node's own centroid
-    nearest = distance.masked_fill(~member, torch.inf).argmin(1)  # (B, k)
-    movable = own.scatter_reduce(1, nearest, torch.where(empty, torch.inf, -torch.inf).to(own), "amin")  # −∞ stays
-    farthest = movable.topk(k - 1).indices  # (B, k − 1)
-    rank = (empty.long().cumsum(1) - 1).clamp(0, k - 2)  # the r-th empty partition gets the r-th farthest node
-    moved = torch.where(empty, farthest.gather(1, rank), num_nodes)  # (B, k) nodes; N stands for none
-    padded = F.pad(labels, (0, 1))  # (B, N + 1)
-    labels = padded.scatter(1, moved, torch.arange(k, device=labels.device).expand_as(moved))[:, :num_nodes]
-    return labels, membership(labels, k)
+    own = distance.nan_to_num(torch.finfo(distance.dtype).max).gather(2, labels[..., None])[..., 0]  # (B, N)
+    for i in range(distance.shape[2]):  # the node nearest to its centroid stays: no other partition gets empty
+        mine = labels == i
+        nearest = torch.where(mine, own, torch.inf).argmin(1, keepdim=True)  # (B, 1)
+        own = torch.where(mine.any(1, keepdim=True), own.scatter(1, nearest, -torch.inf), own)
+    for i in range(distance.shape[2]):  # an empty partition gets the node that is farthest from its own centroid
+        empty, farthest = ~(labels == i).any(1, keepdim=True), own.argmax(1, keepdim=True)  # (B, 1)
+        labels = torch.where(empty, labels.scatter(1, farthest, i), labels)
+        own = torch.where(empty, own.scatter(1, farthest, -torch.inf), own)
+    return labels
 
 
 def _plus_plus(x: Tensor, k: int, generator: torch.Generator | None) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..files import replacing
+from ..atomic_files import replacing
 from ..training.run_log import per_class
 from ..training.setup import Job
 from .panels import FONT, sheet, shorten

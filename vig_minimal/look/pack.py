@@ -6,7 +6,7 @@ and how they came about. vig_minimal/weights/README.md has a row for each, with 
 
 from pathlib import Path
 
-from ..files import save
+from ..atomic_files import save
 from ..training.checkpoint import load_run
 from ..weights import FOLDER
 from .command import Parser

@@ -18,7 +18,6 @@ Differs from the released code: k-means has one start, not 4, at most 20 iterati
 every evaluation; features are not centred in place; z_i carries a gradient; x, m and z' are interleaved.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,24 +26,11 @@ from torch import Tensor, nn
 from ..constructors import ClusterKNN
 from ..graphs.gatv2 import GATv2
 from ..graphs.graph import Graph
-from ..graphs.kmeans import membership, partition_mean
+from ..graphs.partition import membership, partition_mean
 from .checks import check_choices
 from .convs import CONVS
-from .layers import (
-    FFN,
-    Backbone,
-    Block,
-    DropPath,
-    Stem,
-    after_blocks,
-    conv_bn,
-    drop_path_rates,
-    encode,
-    head,
-    init_weights,
-    to_nodes,
-)
-from .vig import ViGConfig
+from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, init_weights, to_nodes
+from .vig import Backbone, ViGConfig
 
 
 @dataclass(frozen=True)
@@ -93,7 +79,7 @@ class DEGC(nn.Module):
         z = partition_mean(x, member)  # z_i: (B, κ, C)
         z_updated, attention = self.attention(z, return_attention=True)  # z'_i: (B, κ, C), α_ji
         update = self.conv(image, graph, z=member.to(z.dtype) @ z_updated)  # X': (B, out_dim, H, W)
-        return update, ClusterGraph(graph.num_sources, graph.index, graph.weights, labels, z, attention)
+        return update, ClusterGraph(graph.num_sources, graph.index, labels=labels, centroids=z, attention=attention)
 
 
 class Grapher(nn.Module):
@@ -119,7 +105,12 @@ class Grapher(nn.Module):
 
 
 class ClusterViG(Backbone):
-    """The isotropic skeleton with one constructor for each block, and with one or two classifiers (Figure 4)."""
+    """The isotropic skeleton with one constructor for each block, and with one or two classifiers (Figure 4).
+
+    With config.distillation, as in all but cvig_nano, a training step gets a tuple: the logits of both classifiers, the
+    first to learn from the labels and the second from a teacher. Evaluation gives their mean.
+    `create_model("cvig_ti", distillation=False)` has one classifier, and always gives one tensor.
+    """
 
     def __init__(self, config: ClusterViGConfig, constructors: list[ClusterKNN]):
         super().__init__()
@@ -130,24 +121,16 @@ class ClusterViG(Backbone):
         rates = drop_path_rates(config.drop_path, config.depth)
         self.blocks = nn.ModuleList(Block(Grapher(config, constructor, rate), FFN(config.dim, rate))
                                     for constructor, rate in zip(constructors, rates, strict=True))
-        self.head = head(config.dim, config.num_classes, config.dropout)
-        distils = config.distillation and config.num_classes > 0
-        self.distilled = nn.Conv2d(1024, config.num_classes, 1) if distils else None
-        init_weights(self)
+        self.add_classes()  # head
+        init_weights(self.modules())
 
-    def forward(self, images: Tensor, return_graphs: bool = False):
-        """Logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the ClusterGraph of every block.
-
-        With config.distillation, as in all but cvig_nano, a training step gets a tuple instead: the logits of
-        both classifiers, the first to learn from the labels and the second from a teacher. Evaluation gives their mean.
-        `create_model("cvig_ti", distillation=False)` has one classifier, and always gives one tensor.
-        """
-        x, graphs, _ = encode(self, self.blocks, images, return_graphs)
-        logits = self.forward_head(x)
-        return (logits, graphs) if return_graphs else logits
+    def add_classes(self) -> None:
+        super().add_classes()
+        distils = self.config.distillation and self.config.num_classes > 0
+        self.distilled = nn.Conv2d(1024, self.config.num_classes, 1) if distils else None
 
     def forward_head(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """What `forward` gives, of the last features (B, C, H, W); the pooled features (B, C) for num_classes=0."""
+        """Logits (B, num_classes) of the last features (B, C, H, W); the pooled features (B, C) for num_classes=0."""
         x = x.mean((2, 3), keepdim=True)
         if self.distilled is None:
             return self.head(x).flatten(1)
@@ -155,15 +138,3 @@ class ClusterViG(Backbone):
             x = layer(x)  # (B, 1024, 1, 1)
         logits, distilled = self.head[-1](x).flatten(1), self.distilled(x).flatten(1)
         return (logits, distilled) if self.training else (logits + distilled) / 2
-
-    def forward_stages(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
-        """The features after these blocks, −1 being the last: (B, C, H/patch, W/patch) each."""
-        return after_blocks(self, images, blocks)
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """As of every model; the second classifier too."""
-        super().reset_classifier(num_classes)
-        if self.config.distillation:
-            self.distilled = nn.Conv2d(1024, num_classes, 1).to(self.position) if num_classes else None
-        if self.distilled is not None:
-            init_weights(self.distilled)

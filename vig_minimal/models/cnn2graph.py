@@ -17,7 +17,7 @@ Differs from the paper (no code was released):
 * Eq. 6 has W_k1 for W_k2. An image's own edge in CNN2GNN is normalised alone: its weight is 1.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from ..graphs.distance import full_precision
 from ..graphs.graph import Graph
 from .checks import check_choices, check_whole, image_size
-from .layers import Backbone, evaluating
+from .layers import evaluating
 from .resnet import BACKBONES, ResNet
+from .vig import Backbone
 
 
 @dataclass(frozen=True)
@@ -169,33 +170,36 @@ class CNN2Graph(Backbone):
     evaluation `anchors` has their embeddings, so that an image costs one pass of the backbone and O(classes).
     """
 
+    lasting = {"aggregate"}  # attention
+
     def __init__(self, config: CNN2GraphConfig):
         super().__init__()
         self.config = config
         self.backbone = ResNet(config.backbone, config.stem)
         self.num_features = self.backbone.dim
         self.attends = config.aggregation in ("gnn", "transformer")
-        self.aggregate = None
-        self._add_classes()
+        self.add_classes()
 
-    def _add_classes(self) -> None:
-        config, dim, self.anchor_images = self.config, self.num_features, None
+    def add_classes(self) -> None:
+        """Classifier, aggregation, and its proxies and anchors; the model then needs anchors of these classes. For no
+        classes forward gives the embeddings (B, F)."""
+        config, dim, like = self.config, self.num_features, self.backbone.conv1.weight
+        self.aggregate = self.anchor_images = None
         self.classifier = nn.Linear(dim, config.num_classes) if config.num_classes else nn.Identity()
         if config.aggregation == "none":
             return
         if config.num_classes == 0:
-            self.aggregate = self.proxies = None
+            self.proxies = None
             self.register_buffer("anchors", None)
             self.register_buffer("stored", None)
             return
-        if self.aggregate is None:
-            aggregation = AGGREGATIONS[config.aggregation]
-            self.aggregate = (aggregation(config, dim).train(self.training) if self.attends
-                              else partial(aggregation, aggregate_self=config.aggregate_self))
-        self.proxies = nn.Parameter(torch.empty(config.num_classes * config.proxies_per_class, dim))
+        aggregation = AGGREGATIONS[config.aggregation]
+        self.aggregate = (aggregation(config, dim) if self.attends
+                          else partial(aggregation, aggregate_self=config.aggregate_self))
+        self.proxies = nn.Parameter(like.new_empty(config.num_classes * config.proxies_per_class, dim))
         nn.init.kaiming_normal_(self.proxies)  # He initialisation, section 4.1
-        self.register_buffer("anchors", torch.zeros(config.num_classes * config.anchors_per_class, dim))
-        self.register_buffer("stored", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("anchors", like.new_zeros(config.num_classes * config.anchors_per_class, dim))
+        self.register_buffer("stored", torch.zeros((), dtype=torch.bool, device=like.device))
         self.has_anchors = False  # `stored` as Python knows it: to ask a GPU would be to wait for it
 
     def _load_from_state_dict(self, *about) -> None:
@@ -203,13 +207,6 @@ class CNN2Graph(Backbone):
         stored = getattr(self, "stored", None)  # a plain ResNet has no anchors
         if stored is not None and not stored.is_meta:
             self.has_anchors = bool(stored)
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Make classifier, proxies and anchors anew for other classes; attention stays as it was trained. Afterwards
-        the model needs anchors of these classes. 0: forward gives the embeddings (B, F)."""
-        self.config = replace(self.config, num_classes=num_classes)
-        self._add_classes()
-        self.to(self.backbone.conv1.weight)
 
     @property
     def blocks(self) -> list[nn.Module]:

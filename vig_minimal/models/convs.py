@@ -4,7 +4,7 @@ ViG's four (Table I of ClusterViG), and with `global_feature=True` the same four
 node (its Table II). Each class states its update with z'; without z' it is that of Table I. `CONVS` names them.
 
     x          (B, C, H, W)    the targets i, N = H·W of them -> (B, out_dim, H, W)
-    sources    (B, M, C)       the sources j of the graph; by default the targets themselves
+    graph                      its sources j are `graph.sources` (B, M, C) or, where there are none, the targets
     z          (B, N, C)       z': the global feature of each target, in ClusterViG that of its partition
 
 Table II writes v and u for i and j. Where edges have weights (LRGC's α), a_ij multiplies what edge j → i carries, as
@@ -19,7 +19,10 @@ Differs from the released code, where EdgeConv, GraphSAGE and the global convolu
 runs once per edge, not once per node.
 """
 
+from dataclasses import replace
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..graphs.aggregate import aggregate_max, aggregate_sum, max_relative
@@ -46,14 +49,23 @@ class MRConv(nn.Module):
         super().__init__()
         self.update = mlp((3 if global_feature else 2) * in_dim, out_dim, groups)
 
-    def forward(self, x: Tensor, graph: Graph, sources: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, graph: Graph, z: Tensor | None = None) -> Tensor:
         nodes = to_nodes(x)  # (B, N, C)
         # ClusterViG Table I: MRGCN
         # ClusterViG Eq. 1 with Φ = x_j − x_i, ⊕ = max, Ψ = MLP
-        m = max_relative(nodes, graph, sources)  # (B, N, C)
+        m = max_relative(nodes, graph)  # (B, N, C)
         # ClusterViG Table II: G-MRGCN, where there is z'
         # ClusterViG Eq. 4 with the same Φ and ⊕, Ψ = MLP of all three
         return self.update(to_image(interleave(nodes, m, z), x.shape[2:]))
+
+
+class EdgeNorm(nn.BatchNorm2d):
+    """Batch norm over edges. Fewer than two have no spread: they are normalised as in evaluation and leave no trace."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or x[:, 0].numel() > 1:
+            return super().forward(x)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
 class EdgeConv(nn.Module):
@@ -63,31 +75,26 @@ class EdgeConv(nn.Module):
     def __init__(self, in_dim: int, out_dim: int, groups: int = HEADS, global_feature: bool = False):
         super().__init__()
         self.update = mlp((3 if global_feature else 2) * in_dim, out_dim, groups)
+        self.update[1] = EdgeNorm(out_dim)
 
-    def forward(self, x: Tensor, graph: Graph, sources: Tensor | None = None, z: Tensor | None = None) -> Tensor:
-        nodes = to_nodes(x)
-        (batch, num_nodes, _), out_dim = nodes.shape, self.update[0].out_channels
-        image, target, source, weight = graph.edges()  # (E,) each
-        if len(image) == 0:  # one without weight, since DDP waits for a gradient of every parameter
-            image = target = source = image.new_zeros(1)
-            weight = graph.union().adj()[:1, 0, 0]
-            weight = weight if weight.dtype == torch.bool else 0 * weight
-        norm, trains = self.update[1], self.update[1].training
-        norm.training = trains and len(image) > 1  # one edge has no spread: it is taken as in evaluation
-        x_i, x_j = nodes[image, target], (nodes if sources is None else sources)[image, source]  # (E, C)
+    def forward(self, x: Tensor, graph: Graph, z: Tensor | None = None) -> Tensor:
+        nodes, adj = to_nodes(x), graph.adj()  # (B, N, C), (B, N, M)
+        adj = adj.any(1) if adj.ndim == 4 else adj  # of groups, their union
+        image, target, source = adj.nonzero(as_tuple=True)  # (E,) each
+        x_i, x_j = nodes[image, target], graph.features(nodes)[image, source]  # (E, C)
         z_i = None if z is None else z[image, target]  # (E, C)
         # ClusterViG Table I: EdgeConv
         # ClusterViG Table II: G-EdgeConv, where there is z'
-        edges = interleave(x_i, x_j - x_i, z_i).T[None, :, :, None]  # (1, 2C or 3C, E, 1)
-        message = self.update(edges)[0, :, :, 0].T  # (E, out_dim)
-        norm.training = trains
-        message = message * weight[:, None].to(message.dtype)
-        row = (image * num_nodes + target)[:, None].expand_as(message)  # (E, out_dim)
-        m = message.new_zeros(batch * num_nodes, out_dim).scatter_reduce(0, row, message, "amax", include_self=False)
-        if weight.dtype != torch.bool:  # in a weighted graph a source without an edge carries 0
-            reads_all = (graph.weights != 0).all(-1).flatten()[:, None]
-            m = torch.where(reads_all, m, m.relu())
-        return to_image(m.view(batch, num_nodes, -1), x.shape[2:])
+        edges = interleave(x_i, x_j - x_i, z_i)  # (E, 2C or 3C)
+        # all edges as one image a pixel wide; no edge is no image, since an image without pixels cannot be convolved
+        message = self.update(edges.T[None, ..., None] if len(edges) else edges[..., None, None]).transpose(1, 3)
+        message = message.flatten(0, 2) * adj[image, target, source, None].to(message.dtype)  # (E, out_dim)
+        row = (image * nodes.shape[1] + target)[:, None].expand_as(message)  # (E, out_dim): of all images' nodes
+        m = message.new_zeros(nodes[..., 0].numel(), message.shape[1])  # (B·N, out_dim)
+        m = m.scatter_reduce(0, row, message, "amax", include_self=False).unflatten(0, nodes.shape[:2])
+        if adj.dtype != torch.bool:  # in a weighted graph a source without an edge carries 0
+            m = torch.where((adj != 0).all(-1, keepdim=True), m, m.relu())
+        return to_image(m, x.shape[2:])
 
 
 class GraphSAGE(nn.Module):
@@ -98,13 +105,14 @@ class GraphSAGE(nn.Module):
         self.neighbour = mlp(in_dim, in_dim, groups)  # Φ
         self.update = mlp((3 if global_feature else 2) * in_dim, out_dim, groups)  # Ψ
 
-    def forward(self, x: Tensor, graph: Graph, sources: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, graph: Graph, z: Tensor | None = None) -> Tensor:
+        nodes = to_nodes(x)
         # Φ reads images: sources in a row are an image one pixel wide
-        phi = self.neighbour(x if sources is None else sources.transpose(-2, -1)[..., None])  # (B, C, M as an image)
+        phi = self.neighbour(x if graph.sources is None else graph.sources.mT[..., None])  # (B, C, M as an image)
         # ClusterViG Table I: GraphSAGE
-        m = aggregate_max(to_nodes(phi), graph)  # (B, N, C)
+        m = aggregate_max(nodes, replace(graph, sources=to_nodes(phi)))  # (B, N, C)
         # ClusterViG Table II: G-GraphSAGE, where there is z'
-        return self.update(to_image(interleave(to_nodes(x), m, z), x.shape[2:]))
+        return self.update(to_image(interleave(nodes, m, z), x.shape[2:]))
 
 
 class GIN(nn.Module):
@@ -119,10 +127,10 @@ class GIN(nn.Module):
         self.delta = nn.Parameter(torch.zeros(1)) if global_feature else None
         self.update = mlp(in_dim, out_dim, groups)
 
-    def forward(self, x: Tensor, graph: Graph, sources: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, graph: Graph, z: Tensor | None = None) -> Tensor:
         nodes = to_nodes(x)
         # ClusterViG Table I: GIN
-        m = (1 + self.eps) * nodes + aggregate_sum(nodes if sources is None else sources, graph)  # (B, N, C)
+        m = (1 + self.eps) * nodes + aggregate_sum(nodes, graph)  # (B, N, C)
         if z is not None:
             # ClusterViG Table II: G-GIN
             m = m + (1 + self.delta) * z

@@ -19,17 +19,18 @@ D', fc2); a second residual goes around FFN. Patches enter the cross level as th
 Differs from the released code: label l's score is computed alone, not as the diagonal of an L × L matrix.
 """
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..constructors import GroupKNN
+from ..constructors.schedules import Rule, pyramid_neighbours
 from ..graphs.graph import Graph
 from .convs import CONVS
-from .layers import FFN, Backbone, DropPath, Stem, conv_bn, drop_path_rates, embed, encode, init_weights, to_nodes
-from .pyramid import PyramidConfig, Stage, neighbours_among
+from .layers import FFN, DropPath, Stem, conv_bn, drop_path_rates, init_weights, to_nodes
+from .pyramid import PyramidConfig, Stage
+from .vig import Backbone
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,10 @@ class CrossLevel(nn.Module):
         self.ffn = FFN(dim, drop_path)
 
     def forward(self, labels: Tensor, x: Tensor) -> tuple[Tensor, Graph]:
-        d, patches = self.fc1(labels), to_nodes(x)  # (B, C, L, 1), (B, N, C)
-        graph = self.constructor(to_nodes(d), d.shape[2:], sources=patches)  # L targets, N sources
+        d = self.fc1(labels)  # (B, C, L, 1)
+        graph = self.constructor(to_nodes(d), d.shape[2:], sources=to_nodes(x))  # L targets, N sources
         # GKGNet Eq. 1: D'_ig = max_j (Ŝ_jg − D_ig), printed the other way round; inside the convolution
-        update = self.conv(d, graph, patches)  # (B, 2C, L, 1)
+        update = self.conv(d, graph)  # (B, 2C, L, 1)
         # GKGNet Eq. 2: a residual around the Grapher, then FFN with its own
         return self.ffn(self.drop_path(self.fc2(update)) + labels), graph
 
@@ -75,51 +76,47 @@ class CrossLevel(nn.Module):
 class GKGNet(Backbone):
     """Stem, position embedding, stages that each end with a cross level, classifiers of labels and of patches."""
 
+    lasting = {"cross", "widen"}
+
     def __init__(self, config: GKGNetConfig):
         super().__init__()
         self.config, self.num_features = config, config.dim[-1]
         self.stem = Stem(config.dim[0], config.patch)
         self.position = nn.Parameter(torch.zeros(1, config.dim[0], *config.grid))
         self.stages = nn.ModuleList(Stage(config, i) for i in range(len(config.depth)))
-        self._add_labels()
-        init_weights(self)
+        self.add_classes()
+        init_weights(self.modules())
         self._start_at_one_half()
 
-    def _add_labels(self) -> None:
+    def add_classes(self) -> None:
+        """Labels, a cross level for every stage, two classifiers. Nothing for no classes: forward gives the pooled
+        patches."""
         config = self.config
         if config.num_classes == 0:
             self.labels = self.of_labels = self.of_patches = None
             self.cross, self.widen = nn.ModuleList(), nn.ModuleList()
             return
         self.labels = nn.Embedding(config.num_classes, config.dim[0])  # D before the first stage
-        if not getattr(self, "cross", None):
-            self.cross = nn.ModuleList()
-            rates = drop_path_rates(config.drop_path, sum(config.depth))
-            for i, (dim, (height, width)) in enumerate(zip(config.dim, config.grids, strict=True)):
-                # all patches are sources, not pooled, without dilation (block 0 has none) or relative positions
-                rule = partial(neighbours_among, config.k, 0)
-                constructor = GroupKNN(rule(height * width)[0], config.groups, rule=rule)
-                rate = rates[sum(config.depth[:i])]  # that of the stage's first block, as in the released code
-                self.cross.append(CrossLevel(dim, constructor, config.conv, rate).train(self.training))
-            self.widen = nn.ModuleList(nn.Linear(dim, wider) for dim, wider in zip(config.dim, config.dim[1:]))
+        self.cross = nn.ModuleList()
+        rates = drop_path_rates(config.drop_path, sum(config.depth))
+        for i, (dim, (height, width)) in enumerate(zip(config.dim, config.grids, strict=True)):
+            # all patches are sources, not pooled, without dilation or relative positions
+            constructor = GroupKNN(Rule(height * width, pyramid_neighbours, config.k), config.groups)
+            rate = rates[sum(config.depth[:i])]  # that of the stage's first block, as in the released code
+            self.cross.append(CrossLevel(dim, constructor, config.conv, rate))
+        self.widen = nn.ModuleList(nn.Linear(dim, wider) for dim, wider in zip(config.dim, config.dim[1:]))
         self.of_labels = nn.Linear(config.dim[-1], config.num_classes)
         self.of_patches = nn.Linear(config.dim[-1], config.num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        super().reset_classifier(num_classes)
+        self._start_at_one_half()
 
     def _start_at_one_half(self) -> None:
         """Start the classifiers so that every probability is near ½, as in the released code."""
         for classifier in filter(None, (self.of_labels, self.of_patches)):
             nn.init.normal_(classifier.weight, std=0.01)
             nn.init.zeros_(classifier.bias)
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Make labels and classifiers anew for other classes; the cross levels stay as they were trained. 0: no labels
-        and no cross levels, and forward gives the pooled patches."""
-        self.config, trained = replace(self.config, num_classes=num_classes), len(self.cross)
-        self._add_labels()
-        if not trained:
-            init_weights(self.cross)
-        self._start_at_one_half()
-        self.to(self.position)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -131,9 +128,8 @@ class GKGNet(Backbone):
         block (N targets) and, after those of its stage, of every cross level (L targets). Pooled patches (B, C) for
         num_classes=0."""
         if self.labels is None:
-            x, graphs, _ = encode(self, self.stages, images, return_graphs)
-            return (x.mean((2, 3)), graphs) if return_graphs else x.mean((2, 3))
-        x, graphs = embed(self, images), []
+            return super().forward(images, return_graphs)
+        x, graphs = self.embed(images), []
         labels = self.labels.weight.repeat(images.shape[0], 1, 1)  # (B, L, C)
         for i, (stage, cross) in enumerate(zip(self.stages, self.cross, strict=True)):
             labels = self.widen[i - 1](labels) if i > 0 else labels  # (B, L, C of this stage)
@@ -145,13 +141,11 @@ class GKGNet(Backbone):
         logits = self.forward_head(x, labels)
         return (logits, graphs) if return_graphs else logits
 
-    def forward_head(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Logits (B, L) of the patches (B, C, H, W) and labels (B, L, C) after the last stage."""
+    def forward_head(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Logits (B, L) of the patches (B, C, H, W) and labels (B, L, C) after the last stage; for num_classes=0 the
+        pooled patches (B, C)."""
+        if self.labels is None:
+            return x.mean((2, 3))
         # GKGNet Eq. 3, before σ: logit_l = w_l · D̃_l + b_l, and the mean patch's
         of_labels = (labels * self.of_labels.weight).sum(-1) + self.of_labels.bias  # Y_xl: (B, L)
         return of_labels + self.of_patches(x.mean((2, 3)))  # (B, L)
-
-    def forward_stages(self, images: Tensor) -> list[Tensor]:
-        """The patches after every stage: (B, C, H, W) each. Labels do not matter to them."""
-        kept = encode(self, self.stages, images, keep=range(len(self.stages)))[2]
-        return list(kept.values())

@@ -7,8 +7,7 @@ copies nothing.
 
 import contextlib
 import functools
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import torch
@@ -18,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..graphs.distance import full_precision
 from ..graphs.draws import draw
-from ..graphs.graph import Graph, is_traced
+from ..graphs.graph import Graph
 
 
 def to_nodes(image: Tensor) -> Tensor:
@@ -62,49 +61,6 @@ class Stem(nn.Module):
 def resize_position(position: Tensor, grid: tuple[int, int]) -> Tensor:
     """A position embedding (1, C, h, w) for another grid, bicubically: (1, C, H, W)."""
     return F.interpolate(full_precision(position), grid, mode="bicubic").to(position.dtype)
-
-
-def embed(model: nn.Module, images: Tensor) -> Tensor:
-    """Stem and position embedding: images (B, 3, H, W) to patches (B, C, H/patch, W/patch), channels_last.
-
-    Images of another size than that of the config, at which the model is trained, get the embedding that a model built
-    for their size would load. It is resized anew every time, so that it follows the weights and has their gradient.
-    Raises ValueError where such a model could not be built.
-    """
-    config, size = model.config, tuple(images.shape[2:])
-    if images.ndim != 4 or images.shape[1] != 3 or any(side % config.patch or not side for side in size):
-        raise ValueError(f"images of shape {tuple(images.shape)}: this model takes (B, 3, {config.img_size[0]},"
-                         f" {config.img_size[1]}), or another height and width that are multiples of"
-                         f" patch={config.patch}; resize or pad them")
-    if size != config.img_size and not is_traced():
-        config.at(size)  # raises ValueError, as for too few patches
-    x = model.stem(images.contiguous(memory_format=torch.channels_last))
-    position = model.position
-    return x + (position if x.shape[2:] == position.shape[2:] else resize_position(position, x.shape[2:]))
-
-
-def encode(model: nn.Module, parts: Iterable[nn.Module], images: Tensor, keep_graphs: bool = False,
-           keep: Collection[int] = ()) -> tuple[Tensor, list[Graph], dict[int, Tensor]]:
-    """Stem, position, then the blocks or stages `parts`: the last features (B, C, H, W), every block's Graph, and the
-    features after the parts whose numbers are in `keep`."""
-    x, graphs, kept = embed(model, images), [], {}
-    for i, part in enumerate(parts):
-        x, made = part(x)  # a block makes one Graph, a stage a list of them
-        if keep_graphs:
-            graphs += made if isinstance(made, list) else [made]
-        if i in keep:
-            kept[i] = x
-    return x, graphs, kept
-
-
-def after_blocks(model: nn.Module, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-    """`forward_stages` of an isotropic model, whose blocks after the last one asked for do not run."""
-    depth = len(model.blocks)
-    if not blocks or any(not -depth <= block < depth for block in blocks):
-        raise ValueError(f"blocks={blocks}: this model has blocks 0 to {depth - 1}; −1 is the last")
-    chosen = [block % depth for block in blocks]
-    kept = encode(model, list(model.blocks)[:max(chosen) + 1], images, keep=chosen)[2]
-    return [kept[block] for block in chosen]
 
 
 class FFN(nn.Module):
@@ -181,34 +137,9 @@ def no_weight_decay(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.ndim <= 1}
 
 
-class Backbone(nn.Module):
-    """What users of models elsewhere expect of every model beside `forward`.
-
-    A model has `config`, `num_features` (the channels of its last features) and `forward_stages`. model(images) gives
-    model.forward_head(model.forward_features(images)); GKGNet's head also takes the labels. A model with `head` and
-    `position` needs no `reset_classifier` of its own.
-    """
-
-    def forward_features(self, images: Tensor) -> Tensor:
-        """The last features, (B, num_features, H, W)."""
-        return self.forward_stages(images)[-1]
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Make the last layer anew for other classes; the layer before it stays as it was trained. 0: no head at all,
-        and forward gives the pooled features."""
-        self.config = replace(self.config, num_classes=num_classes)
-        old, new = self.head, head(self.num_features, num_classes, self.config.dropout)
-        init_weights(new.to(self.position).train(self.training))
-        self.head = nn.Sequential(*old[:-1], new[-1]) if len(old) and num_classes else new
-
-    def no_weight_decay(self) -> set[str]:
-        """The names of the parameters that an optimiser must not decay, as train.py's does not."""
-        return no_weight_decay(self)
-
-
-def init_weights(model: nn.Module) -> None:
+def init_weights(modules: Iterable[nn.Module]) -> None:
     """As in the released ViG: kaiming-normal convolution weights, zero biases."""
-    for module in model.modules():
+    for module in modules:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:

@@ -16,24 +16,23 @@ fewest sources, 7·7 = 49, and the k·d nearest of them must exist.
 Differs from the paper, as the released code does: E comes from a fixed sine-cosine table, and the rest is as in
 `vig.py`. Where r > 1 a node is not among its own sources, so m may be negative.
 Differs from the released code: any image size, since tables and dilation follow the grid; the tables, bit for bit the
-released ones, are in no checkpoint, and are made without an N × N table.
+released ones, are in no checkpoint.
 """
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..constructors import KNN, OF_PLACES, GroupKNN
+from ..constructors.schedules import Rule, pyramid_dilation, pyramid_neighbours
 from ..graphs.graph import Graph
+from ..graphs.plain import fast_form
 from .checks import check_choices, check_groups, check_numbers, check_whole, image_size
 from .convs import CONVS
-from .layers import FFN, Backbone, Block, DropPath, Stem, conv_bn, drop_path_rates, encode, head, init_weights, to_nodes
-
-ENTRIES = 2**22  # of the table of relative positions, made at a time: 32 MiB
-KEPT = 2**26  # the largest table, and all tables of a stage for other sizes together, that are kept: 256 MiB
+from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, init_weights, to_nodes
+from .vig import Backbone
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ class PyramidConfig:
     def __post_init__(self):
         check_choices(self, patch=(2, 4, 8), conv=CONVS)
         object.__setattr__(self, "img_size", image_size(self.img_size, self.patch))
-        object.__setattr__(self, "k", 9 if self.k is None else self.k)
-        check_whole(self, "groups", "k", *["hops"] * (self.hops is not None))
+        check_whole(self, "groups", *[name for name in ("k", "hops") if getattr(self, name) is not None])
         check_whole(self, "num_classes", least=0)
         check_numbers(self, rates=("epsilon", "drop_path", "dropout"))
         for name in ("dim", "depth", "pool"):
@@ -79,10 +77,6 @@ class PyramidConfig:
             raise ValueError(f"graph={self.graph!r}: a pyramid takes knn and group_knn, which can read from pooled"
                              f" patches, or {', '.join(OF_PLACES)}, which need not")
         check_groups(self, self.dim)
-
-    def at(self, img_size: tuple[int, int]) -> "PyramidConfig":
-        """The config of the same model built for images of another size."""
-        return replace(self, img_size=img_size)
 
     @property
     def grids(self) -> list[tuple[int, int]]:
@@ -106,52 +100,19 @@ def position_table(dim: int, grid: tuple[int, int]) -> Tensor:
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], 1)
 
 
-def relative_positions(dim: int, grid: tuple[int, int], sources: int, targets: slice = slice(None)) -> Tensor:
+@fast_form("relative_positions")
+def relative_positions(dim: int, grid: tuple[int, int], sources: int) -> Tensor:
     """E = −2 P·Pᵀ/C, rounded to float32, then with its second side resized bicubically from N to `sources`: (N, M).
 
     Added to squared distances. Without pooling (M = N) the nearer of two equally similar patches thus comes first. With
     pooling it does not: the released code resizes along the list of nodes, so that source m gets about the value of
-    node m·N/M of that list, which is seldom one of those that m is the mean of. It stays so for the released weights.
-
-    In this order, as in the released code: another one differs in the last bit, enough to swap neighbours. Rows are
-    resized one by one, so a block of them at a time gives the same without an N × N table; `targets` asks for some rows
-    alone.
+    node m·N/M of that list, which is seldom one of those that m is the mean of. It stays so for the released weights,
+    and in this order: another one differs in the last bit, enough to swap neighbours.
     """
     table = position_table(dim, grid)  # P: (N, C)
-    of_columns, of_rows = table[:grid[1], :dim // 2], table[::grid[1], dim // 2:]  # (W, C/2), (H, C/2)
-    # P_i·P_j is a sum of two parts, one of i's and j's columns and one of their rows
-    columns, rows = of_columns @ of_columns.T, of_rows @ of_rows.T  # (W, W), (H, H)
-    read, every = torch.arange(len(table)), len(table) // sources
-    if len(table) == every * sources and every > 4 and every % 2 == 0:
-        # each source is interpolated halfway between the two entries in the middle of its own, from the middle four
-        read = read.unflatten(0, (sources, every))[:, every // 2 - 2:every // 2 + 2].flatten()  # (4M,)
-    columns, rows = columns[:, read % grid[1]], rows[:, read // grid[1]]  # (W, N or 4M), (H, N or 4M)
-    blocks = []
-    for i in torch.arange(len(table))[targets].split(max(1, ENTRIES // len(read))):
-        # Pyramid ViG: E = −2 P·Pᵀ/C
-        block = (-2 * (columns[i % grid[1]] + rows[i // grid[1]]) / dim).float()  # (rows, N or 4M)
-        blocks.append(F.interpolate(block[None, None], (len(i), sources), mode="bicubic")[0, 0])  # (rows, M)
-    return torch.cat(blocks)
-
-
-@dataclass(frozen=True)
-class RelativeRows:
-    """E of a grid whose table is too large to keep: rows[start:stop] makes these rows."""
-
-    dim: int
-    grid: tuple[int, int]
-    sources: int
-    device: torch.device
-
-    def __getitem__(self, targets: slice) -> Tensor:
-        return relative_positions(self.dim, self.grid, self.sources, targets).to(self.device)
-
-
-def neighbours_among(k: int, block: int, num_sources: int) -> tuple[int, int]:
-    """Return k and dilation d of a block, counted over all stages, with so many sources: a `rule` of KNN."""
-    k = min(k, num_sources)
-    # Pyramid ViG: d_l = min(l // 4 + 1, 49 // 9), and no more than there are sources for
-    return k, max(1, min(block // 4 + 1, 49 // 9, num_sources // k))
+    # Pyramid ViG: E = −2 P·Pᵀ/C
+    whole = (-2 * (table @ table.T) / dim).float()  # (N, N)
+    return F.interpolate(whole[None, None], (len(table), sources), mode="bicubic")[0, 0]  # (N, M)
 
 
 class Grapher(nn.Module):
@@ -174,9 +135,9 @@ class Grapher(nn.Module):
         h = self.fc1(x)  # (B, C, H, W)
         # Pyramid ViG: S, the pooled sources
         sources = to_nodes(F.avg_pool2d(h, self.pool)) if self.pool > 1 else None  # (B, M, C), or the nodes themselves
-        about_sources = {} if relative is None else {"sources": sources, "relative": relative}
-        graph = self.constructor(to_nodes(h), h.shape[2:], **about_sources)
-        update = self.conv(h, graph, sources)  # (B, 2C, H, W)
+        also = () if relative is None else (sources, relative)  # for which graphs of places have no use
+        graph = self.constructor(to_nodes(h), h.shape[2:], *also)
+        update = self.conv(h, graph)  # (B, 2C, H, W)
         return self.drop_path(self.fc2(update)) + x, graph
 
 
@@ -196,44 +157,36 @@ class Stage(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(config.dim[stage - 1], dim, 3, 2, padding=1), nn.BatchNorm2d(dim))
         self.blocks = nn.ModuleList()
         for block in range(first, first + config.depth[stage]):
-            rule = partial(neighbours_among, config.k, block)
-            k, dilation = rule(self.num_sources(self.grid))
+            k = Rule(self.num_sources(self.grid), pyramid_neighbours, config.k)
+            dilation = Rule(self.num_sources(self.grid), pyramid_dilation, config.k, block)
             if config.graph == "knn":
-                constructor = KNN(k, dilation, config.epsilon, rule)
+                constructor = KNN(k, dilation, config.epsilon)
             elif config.graph == "group_knn":
-                constructor = GroupKNN(k, config.groups, dilation, config.epsilon, rule)
+                constructor = GroupKNN(k, config.groups, dilation, config.epsilon)
             else:
-                constructor = OF_PLACES[config.graph](config.hops, k, rule)
+                constructor = OF_PLACES[config.graph](config.hops, k)
             grapher = Grapher(dim, constructor, config.conv, self.pool, rates[block])
             self.blocks.append(Block(grapher, FFN(dim, rates[block])))
-        self.dim, self.relative_elsewhere, self.placed = dim, {}, config.graph in OF_PLACES
-        whole = self.num_sources(self.grid) * self.grid[0] * self.grid[1] <= KEPT and not self.placed
+        self.dim, self.placed = dim, config.graph in OF_PLACES
         # no buffer: DDP would send it to all processes at every step, and a moving average would average it
-        self.relative = relative_positions(dim, self.grid, self.num_sources(self.grid)) if whole else None
+        self.relative = None if self.placed else relative_positions(dim, self.grid, self.num_sources(self.grid))
 
     def num_sources(self, grid: tuple[int, int]) -> int:
         """M on this grid."""
         return (grid[0] // self.pool) * (grid[1] // self.pool)
 
     @torch.compiler.assume_constant_result
-    def relative_on(self, height: int, width: int) -> Tensor | RelativeRows:
-        """E (N, M) on this grid: `relative` at the size of the config, at others a table that is made once."""
-        grid, device = (height, width), self.blocks[0].grapher.fc1[0].weight.device
-        if grid == self.grid and self.relative is not None and self.relative.device == device:
-            return self.relative
-        made, entries = self.relative_elsewhere, grid[0] * grid[1] * self.num_sources(grid)
-        if entries > KEPT:
-            return RelativeRows(self.dim, grid, self.num_sources(grid), device)
-        if grid not in made:
-            if entries + sum(table.numel() for table in made.values()) > KEPT:
-                made.clear()
-            made[grid] = relative_positions(self.dim, grid, self.num_sources(grid)).to(device)
-        return made[grid]
+    @fast_form("relative_positions")
+    def relative_on(self, height: int, width: int) -> Tensor:
+        """Return E (N, M) on this grid."""
+        grid = (height, width)
+        if grid != self.grid:
+            return relative_positions(self.dim, grid, self.num_sources(grid)).to(self.relative.device)
+        return self.relative[:]  # the whole table
 
     def _apply(self, fn, recurse: bool = True):
         super()._apply(fn, recurse)
-        self.relative_elsewhere = {}
-        if self.relative is not None:  # goes where the weights go
+        if isinstance(self.relative, Tensor):  # goes where the weights go
             moved = fn(self.relative)
             # model.bfloat16() and model.half() leave E in float32: its digits order the neighbours
             is_half = moved.dtype in (torch.bfloat16, torch.float16)
@@ -259,24 +212,9 @@ class PyramidViG(Backbone):
         self.stem = Stem(config.dim[0], config.patch)
         self.position = nn.Parameter(torch.zeros(1, config.dim[0], *config.grid))
         self.stages = nn.ModuleList(Stage(config, i) for i in range(len(config.depth)))
-        self.head = head(config.dim[-1], config.num_classes, config.dropout)
-        init_weights(self)
+        self.add_classes()  # head
+        init_weights(self.modules())
 
     @property
     def blocks(self) -> list[Block]:
         return [block for stage in self.stages for block in stage.blocks]
-
-    def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
-        """Logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the Graph of every block."""
-        x, graphs, _ = encode(self, self.stages, images, return_graphs)
-        logits = self.forward_head(x)
-        return (logits, graphs) if return_graphs else logits
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        """Logits (B, num_classes) of the last features (B, C, H, W); the pooled features (B, C) for num_classes=0."""
-        return self.head(x.mean((2, 3), keepdim=True)).flatten(1)
-
-    def forward_stages(self, images: Tensor) -> list[Tensor]:
-        """The features of every stage: (B, C, H, W) each, at strides of patch, 2·patch, 4·patch, …"""
-        kept = encode(self, self.stages, images, keep=range(len(self.stages)))[2]
-        return list(kept.values())

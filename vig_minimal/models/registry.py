@@ -10,8 +10,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from ..atomic_files import CheckpointError, load
 from ..constructors import CONSTRUCTORS
-from ..files import CheckpointError, load
+from ..constructors.schedules import PYRAMID_K, first_k
 from .checks import near
 from .clustervig import ClusterViG, ClusterViGConfig
 from .cnn2graph import CNN2Graph, CNN2GraphConfig
@@ -100,9 +101,8 @@ def create_model(name: str, **overrides) -> nn.Module:
     for field in overrides:
         if field not in known:
             raise ValueError(f"{name} has no field {field!r}{near(field, known)}")
-    # k and stem follow from the image's size: None has them worked out again for another one
-    open_fields = {name: None for name in ("k", "stem") if name in known}
-    config = replace(preset, **open_fields | overrides)
+    stem = {"stem": None} if "stem" in known else {}  # None: chosen by the image's size, not by the preset's
+    config = replace(preset, **stem | overrides)
     network, graph = NETWORKS[type(config)], getattr(config, "graph", None)
     if hasattr(config, "graph") and graph not in list(CONSTRUCTORS):  # whatever was given, also what has no hash
         raise ValueError(f"unknown graph {graph!r}{near(graph, list_constructors())}")
@@ -110,13 +110,30 @@ def create_model(name: str, **overrides) -> nn.Module:
         readers = [f"graph={reader!r}" for reader, (_, own_fields) in CONSTRUCTORS.items() if field in own_fields]
         if not readers or f"graph={graph!r}" in readers:
             continue
-        default = replace(config, **{field: open_fields.get(field, getattr(preset, field))})
-        if value not in (None, getattr(default, field)):
+        if value not in (None, getattr(preset, field)):
             raise ValueError(f"{field} is read by {' and '.join(readers)} alone, and here graph={graph!r}")
     if isinstance(config, ViGConfig):
         one_per_block, _ = CONSTRUCTORS[graph]
         return network(config, one_per_block(config))
     return network(config)  # a pyramid makes its own constructors, for the nodes that each stage has
+
+
+def as_now(name: str, config: dict) -> dict:
+    """Return the fields of a checkpoint's config as this version has them.
+
+    Checkpoints once kept the k that the size gave where nobody had chosen one. So a k that equals it counts as not
+    chosen: the model is the same, and at other sizes k follows the size, as it did."""
+    if "body" in config:  # a detector's backbone
+        return config | {"body": tuple(as_now(name, dict(config["body"])).items())}
+    preset = CONFIGS.get(name)
+    if not isinstance(preset, (ViGConfig, PyramidConfig)) or "k" not in config:
+        return config
+    try:
+        open_config = replace(preset, **config | {"k": None})
+    except (TypeError, ValueError):
+        return config  # cannot work, as `create_model` will say
+    own = first_k(open_config.num_nodes) if isinstance(preset, ViGConfig) else PYRAMID_K
+    return config | {"k": None} if type(config["k"]) is int and config["k"] == own else config
 
 
 def recognise(path: str | Path) -> dict:
@@ -132,7 +149,8 @@ def recognise(path: str | Path) -> dict:
         if "body" in state["config"]:
             raise CheckpointError(f"{path}: holds a detector; --init-from takes a classifier's weights, and --resume"
                                   " goes on with a detector")
-        config = {name: value for name, value in state["config"].items() if name != "num_classes"}
+        config = as_now(state["name"], state["config"])
+        config = {name: value for name, value in config.items() if name != "num_classes"}
         return state | {"config": config, "said": f"{state['name']}, as the checkpoint says"}
     shapes = {str(key).removeprefix("module."): tuple(value.shape) for key, value in unwrapped(state).items()
               if isinstance(value, Tensor)}

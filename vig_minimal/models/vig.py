@@ -1,6 +1,6 @@
-"""ViG: an image as a graph of patches (Han et al., NeurIPS 2022), and the skeleton of all isotropic models.
+"""ViG: an image as a graph of patches (Han et al., NeurIPS 2022), and the skeleton of all models with patches.
 
-    image → stem → [constructor → aggregation → update → FFN] × depth → mean of all patches → head
+    image → stem → position → [constructor → aggregation → update → FFN] × depth → mean of all patches → head
 
 Isotropic means that the width C and the grid stay the same from the first block to the last; `pyramid.py` changes both.
 
@@ -11,8 +11,9 @@ Isotropic means that the width C and the grid stay the same from the first block
     m_i       max_j (x'_j − x'_i)          (B, N, C), inside the graph convolution
     Y, Z      grapher(x), ffn(y)           (B, C, H, W)
 
-Dilation d (`constructors/knn.py`): a node reads from every d-th of its k·d nearest, so it reaches farther with as many
-neighbours, as dilated convolutions do; DeepGCNs (Li et al., 2019) brought this to graphs. k and d grow over the blocks.
+Dilation d (`constructors/schedules.py`): a node reads from every d-th of its k·d nearest, so it reaches farther with
+as many neighbours, as dilated convolutions do; DeepGCNs (Li et al., 2019) brought this to graphs. k and d grow over the
+blocks.
 
 Differs from the paper, as the released code does: BN after every linear layer, heads as in `convs.py`; features are
 L2-normalised before distances; a node is its own nearest neighbour.
@@ -26,22 +27,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..constructors.knn import default_k
 from ..graphs.graph import Graph
 from .checks import check_choices, check_groups, check_numbers, check_whole, image_size
 from .convs import CONVS
 from .layers import (
     FFN,
-    Backbone,
     Block,
     DropPath,
     Stem,
-    after_blocks,
     conv_bn,
     drop_path_rates,
-    encode,
     head,
     init_weights,
+    no_weight_decay,
+    resize_position,
     to_nodes,
 )
 
@@ -72,16 +71,15 @@ class ViGConfig:
     def __post_init__(self):
         check_choices(self, patch=(2, 4, 8, 16), conv=CONVS)
         object.__setattr__(self, "img_size", image_size(self.img_size, self.patch))
-        object.__setattr__(self, "k", default_k(self.num_nodes) if self.k is None else self.k)
-        optional = [name for name in ("hops", "window", "hyperedges") if getattr(self, name) is not None]
-        check_whole(self, "dim", "depth", "k", "clusters", "groups", *optional)
+        optional = [name for name in ("k", "hops", "window", "hyperedges") if getattr(self, name) is not None]
+        check_whole(self, "dim", "depth", "clusters", "groups", *optional)
         check_whole(self, "num_classes", least=0)
         check_numbers(self, "threshold", "decrement", rates=("drop_path", "dropout", "epsilon"))
         smallest = math.lcm(4, self.patch // 2)
         if self.dim % smallest:
             raise ValueError(f"dim={self.dim}: must be a multiple of {smallest} for 4 heads and patch={self.patch}")
         check_groups(self, [self.dim])
-        if self.graph in ("knn", "group_knn") and 2 * self.k > max(2, self.num_nodes):
+        if self.graph in ("knn", "group_knn") and 2 * (self.k or 1) > max(2, self.num_nodes):
             raise ValueError(f"k={self.k}: neighbours grow to 2k, and the grid has {self.num_nodes} nodes; choose k up"
                              f" to {max(1, self.num_nodes // 2)}, a larger image or a smaller patch")
         if self.graph == "cluster_knn" and self.clusters > self.num_nodes:
@@ -91,10 +89,6 @@ class ViGConfig:
         if self.graph == "hypergraph" and (self.hyperedges or 1) > self.num_nodes:
             raise ValueError(f"hyperedges={self.hyperedges}: a {self.grid[0]}×{self.grid[1]} grid has {self.num_nodes}"
                              " nodes; choose fewer hyperedges, a larger image or a smaller patch")
-
-    def at(self, img_size: tuple[int, int]) -> "ViGConfig":
-        """The config of the same model built for images of another size: a k that was not chosen follows the size."""
-        return replace(self, img_size=img_size, k=None if self.k == default_k(self.num_nodes) else self.k)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -124,12 +118,105 @@ class Grapher(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Graph]:
-        # LRGC Eq. 5, ViG's Grapher
+        # LRGC Eq. 5: Grapher, ViG's Grapher
         h = self.fc1(x)  # x' = x W_in: (B, C, H, W)
-        nodes = to_nodes(h)  # (B, N, C)
-        graph = self.constructor(nodes, h.shape[2:])
-        update = self.conv(h, *graph.read(nodes))  # GELU([x', x''] W_update): (B, 2C, H, W)
+        graph = self.constructor(to_nodes(h), h.shape[2:])
+        update = self.conv(h, graph)  # GELU([x', x''] W_update): (B, 2C, H, W)
         return self.drop_path(self.fc2(update)) + x, graph
+
+
+class Backbone(nn.Module):
+    """The skeleton of all models, and what users of models elsewhere expect of one.
+
+    A model has `config`, `num_features` (the channels of its last features), `stem`, `position`, `blocks`, in a pyramid
+    `stages` of blocks, and `head`; or methods of its own, as CNN2Graph. GKGNet's head also takes the labels.
+    """
+
+    lasting = {"head.0", "head.1"}  # what `add_classes` makes alike for any classes
+
+    def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
+        """Logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the Graph of every block."""
+        x, graphs = self.embed(images), []  # stem and position: (B, C, H/patch, W/patch)
+        for part in self.parts:
+            x, made = part(x)  # a block makes one Graph, a stage a list of them
+            if return_graphs:
+                graphs += made if isinstance(made, list) else [made]
+        logits = self.forward_head(x)
+        return (logits, graphs) if return_graphs else logits
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Stem and position embedding: images (B, 3, H, W) to patches (B, C, H/patch, W/patch), channels_last."""
+        if images.shape[1:] != (3, *self.config.img_size):
+            check_images(self.config, images)
+        x, position = self.stem(images.contiguous(memory_format=torch.channels_last)), self.position
+        return x + (position if x.shape[2:] == position.shape[2:] else resize_position(position, x.shape[2:]))
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Logits (B, num_classes) of the last features (B, C, H, W); the pooled features (B, C) for num_classes=0."""
+        return self.head(x.mean((2, 3), keepdim=True)).flatten(1)
+
+    @property
+    def parts(self) -> nn.ModuleList:
+        """What comes between position and head, one after the other: blocks, or a pyramid's stages."""
+        return self.stages if hasattr(self, "stages") else self.blocks
+
+    def forward_stages(self, images: Tensor, blocks: Sequence[int] | None = None) -> list[Tensor]:
+        """The features after these blocks, −1 being the last and the default: (B, C, H/patch, W/patch) each; later
+        blocks do not run. Of a pyramid after these stages, by default all: (B, C, H, W) each, at strides of patch,
+        2·patch, 4·patch, …"""
+        depth = len(self.parts)
+        if blocks is None:
+            blocks = range(depth) if hasattr(self, "stages") else (-1,)
+        if not blocks or any(not -depth <= block < depth for block in blocks):
+            raise ValueError(f"blocks={blocks}: this model has blocks 0 to {depth - 1}; −1 is the last")
+        chosen, kept, x = [block % depth for block in blocks], {}, self.embed(images)
+        for i, part in enumerate(self.parts[:max(chosen) + 1]):
+            x, _ = part(x)
+            if i in chosen:
+                kept[i] = x
+        return [kept[i] for i in chosen]
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The last features, (B, num_features, H, W)."""
+        return self.forward_stages(images)[-1]
+
+    def add_classes(self) -> None:
+        """Make what depends on config.num_classes: for a new model, and again for other classes."""
+        self.head = head(self.num_features, self.config.num_classes, self.config.dropout)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Make the classifier anew for other classes; `lasting` layers of it stay as they were trained. 0: no
+        classifier, and forward gives the pooled features."""
+        old, like, had_classes = dict(self.named_modules()), next(self.parameters()), self.config.num_classes > 0
+        self.config = replace(self.config, num_classes=num_classes)
+        self.add_classes()
+        known = set(old.values())
+        new = [part for part in self.modules() if part not in known]
+        init_weights(new)
+        for part in new:
+            part.to(like).train(self.training)
+        for name in self.lasting & old.keys() if had_classes and num_classes else ():
+            self.set_submodule(name, old[name])
+
+    def no_weight_decay(self) -> set[str]:
+        """The names of the parameters that an optimiser must not decay, as train.py's does not."""
+        return no_weight_decay(self)
+
+
+def check_images(config: object, images: Tensor) -> None:
+    """Raise ValueError for images of a size for which no such model could be built.
+
+    Those of another size than the config's, at which the model is trained, get the position embedding that a model
+    built for their size would load. It is resized anew every time, so that it follows the weights and has their
+    gradient.
+    """
+    size = tuple(images.shape[2:])
+    if images.ndim != 4 or images.shape[1] != 3 or any(side % config.patch or not side for side in size):
+        raise ValueError(f"images of shape {tuple(images.shape)}: this model takes (B, 3, {config.img_size[0]},"
+                         f" {config.img_size[1]}), or another height and width that are multiples of"
+                         f" patch={config.patch}; resize or pad them")
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        replace(config, img_size=size)  # raises ValueError, as for too few patches
 
 
 class ViG(Backbone):
@@ -143,19 +230,5 @@ class ViG(Backbone):
         rates = drop_path_rates(config.drop_path, config.depth)
         self.blocks = nn.ModuleList(Block(Grapher(config.dim, constructor, config.conv, rate), FFN(config.dim, rate))
                                     for constructor, rate in zip(constructors, rates, strict=True))
-        self.head = head(config.dim, config.num_classes, config.dropout)
-        init_weights(self)
-
-    def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
-        """Logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the Graph of every block."""
-        x, graphs, _ = encode(self, self.blocks, images, return_graphs)
-        logits = self.forward_head(x)
-        return (logits, graphs) if return_graphs else logits
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        """Logits (B, num_classes) of the last features (B, C, H, W); the pooled features (B, C) for num_classes=0."""
-        return self.head(x.mean((2, 3), keepdim=True)).flatten(1)
-
-    def forward_stages(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
-        """The features after these blocks, −1 being the last: (B, C, H/patch, W/patch) each."""
-        return after_blocks(self, images, blocks)
+        self.add_classes()  # head
+        init_weights(self.modules())

@@ -30,8 +30,9 @@ try:
 except ImportError:  # not on Windows: there, nothing is locked
     fcntl = None
 
-from ..files import CheckpointError, UnreadableError, load, save
+from ..atomic_files import CheckpointError, UnreadableError, load, save
 from ..graphs.graph import GroupGraph
+from ..models.registry import as_now
 from .recipes import Recipe
 
 __all__ = ["CheckpointError", "as_it_was", "check_data", "check_optimiser", "check_same", "check_types", "last_good",
@@ -62,7 +63,7 @@ def load_run(path: str | Path) -> dict:
     check_types({"flags": {}, "data": {}} | state, path, {"flags": dict, "data": dict})
     for part in (state["config"], state["recipe"], state.get("flags", {})):
         check_types(part, path, dict.fromkeys(part, (bool, int, float, str, tuple, type(None))))
-    return state
+    return state | {"config": as_now(state["name"], state["config"])}
 
 
 def check_types(values: dict, path: str | Path, types: dict) -> None:

@@ -58,6 +58,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         _refuse(error)
     for wrong, sentence in [
         (args.eval_only and args.resume in (None, "auto"), "--eval-only: name the checkpoint with --resume PATH"),
+        (args.plain and args.compile, "--plain and --compile: choose one of them"),
         (args.dry_run and args.eval_only, "--dry-run and --eval-only: choose one of them"),
         (args.eval_split == "train" and not args.eval_only, "--eval-split: goes with --eval-only alone"),
         (len(args.img_size or ()) > 2, f"--img-size {args.img_size}: one side, or height and width"),
@@ -146,6 +147,7 @@ def _run(add: Callable) -> None:
         help="compute in bfloat16 (or fp16, with a scaled loss) where it is safe; graphs are made in float32 of"
              " features that are rounded already")
     add("--compile", action="store_true", default=None, help="torch.compile the model: a slow start, then faster")
+    add("--plain", action="store_true", help="run every operation in its plain form, as the papers read; slow")
     add("--grad-checkpoint", action="store_true", default=None,
         help="compute blocks again for the backward pass: less memory, about a third more time")
     add("--sync-bn", action="store_true", default=None, help="batch norm over the batches of all GPUs together")

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..atomic_files import replacing
 from ..data.datasets import Data, label_counts
 from ..data.loading import FileNote
-from ..files import replacing
 from ..models.checks import plural
 from ..streams import unheard
 from .checkpoint import save_graphs

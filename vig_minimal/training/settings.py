@@ -291,12 +291,10 @@ def choose_fields(args: argparse.Namespace, data: str, model: str, recipe: Recip
     preset = CONFIGS[model]
     fields = {"drop_path": recipe.drop_path} if hasattr(preset, "drop_path") else {}
     if state and state["name"] == model:
-        starts = "said" in state  # from --init-from: stochastic depth is the recipe's, and k follows the size
+        starts = "said" in state  # from --init-from: stochastic depth is the recipe's
         fields |= {name: value for name, value in state["config"].items()
                    if name != "num_classes" and not (starts and name == "drop_path")}
         fields |= {} if args.drop_path is None else {"drop_path": args.drop_path}
-        if starts and args.img_size and "k" in fields:
-            fields["k"] = replace(preset, **fields).at((args.img_size[0], args.img_size[-1])).k
     for name in ("anchors_per_class", "proxies_per_class"):
         if getattr(args, name) is not None:
             fields[name] = getattr(args, name)  # other models refuse it

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from ..atomic_files import CheckpointError
 from ..data.batches import TrainingBatches, ValidationBatches
 from ..data.data_recipe import DataRecipe
 from ..data.datasets import Data, fetch, image_name, open_data, oversampled, targets_of
@@ -18,9 +19,9 @@ from ..data.decoding import DataError
 from ..data.loading import FileNote, PreparedImages, StoredImages, store_if_it_fits
 from ..data.object_batches import ObjectImages, ObjectTraining, ObjectValidation
 from ..data.seeds import mixed_seed
-from ..files import CheckpointError
 from ..models.checks import plural
 from ..models.cost import count_macs, count_parameters, saved_bytes
+from ..models.registry import as_now
 from ..models.released import init_from, misfit
 from ..models.resnet import load_backbone
 from ..models.teacher import create_teacher
@@ -206,7 +207,7 @@ def restore(run: Run, settings: Settings, data: Data, steps: int) -> int:
     CheckpointError for what does not fit."""
     state, path = settings.state, settings.resumed
     free = [setting.partition("=")[0] for setting in settings.flags.set] if settings.flags.eval_only else []
-    config = asdict(run.model.config)
+    config = as_now(settings.model, asdict(run.model.config))
     settings.changes.extend(checkpoint.check_same(state, path, settings.model, config, data.classes, free))
     try:
         if settings.flags.eval_only:

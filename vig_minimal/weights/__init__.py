@@ -1,7 +1,7 @@
 """Trained models of the package, MODEL-DATA.pt: `located` finds one by its name, as lrgc_nano-cifar10.
 
 README.md beside this file says how each was trained and what it reaches. Every file of weights that the project reads
-goes through `files.load`, which asks here: so a name works wherever a path does.
+goes through `atomic_files.load`, which asks here: so a name works wherever a path does.
 """
 
 import os

@@ -7,7 +7,7 @@ of the tensors that it reads and writes. Data that a cache still holds comes fas
 less than its limit. A part near its limit gets faster by doing less; one far above it could do the same faster.
 
 Every operation of torch counts for the innermost function of this project that called it, so a row says where to look.
-Those of the backward pass count for `backward`, but for the one that `graphs/aggregate.py` differentiates itself.
+Those of the backward pass count for `backward`, but for the one that `graphs/fast/maximum.py` differentiates itself.
 """
 
 import sys

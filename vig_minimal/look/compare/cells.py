@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ...atomic_files import replacing
 from ...data.datasets import Data, fetch, open_data
-from ...files import replacing
 from ...training import distributed
 from ...training.flags import parse
 from ...training.settings import Settings, settle

@@ -6,6 +6,7 @@ share of all sources that lie inside.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from ...graphs.graph import Graph
 from ...models.detection import Detector, padded
-from ..explore_layers import Grid, Layer, frame, layers_of
+from ..explore_layers import Grid, Layer, layers_of
 from ..panels import draw_sources, patch_box, picture, sheet
+from ..patch_sources import frame
 from .found import Found, draw_found
 
 PANEL = 200  # about the shorter side of a panel in pixels
@@ -45,7 +47,7 @@ def seen(model: Detector, image: Tensor) -> tuple[Tensor, tuple[float, float]]:
 
 def detector_layers(model: Detector, pixels: Tensor, graphs: Sequence[Graph]) -> list[Layer]:
     """Return the layers of the backbone for an image as it sees it, (3, H′, W′)."""
-    return layers_of(model.body.config.at(tuple(pixels.shape[1:])), graphs)
+    return layers_of(replace(model.body.config, img_size=tuple(pixels.shape[1:])), graphs)
 
 
 def inside(mask: Tensor, grid: Grid, side: float, scale: tuple[float, float]) -> Tensor:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
+from ...atomic_files import CheckpointError, load
 from ...data.augment import normalise
-from ...files import CheckpointError, load
 from ...graphs.graph import Graph, GroupGraph
 from ...models.clustervig import ClusterGraph
-from ...models.registry import create_model
+from ...models.registry import as_now, create_model
 from ..explain import trace
 from ..plot import read_run
 from ..predict import Transform
@@ -29,7 +29,7 @@ def epochs_of(folder: str) -> str:
         if missing := [key for key in KEYS if key not in state]:
             raise CheckpointError(f"{file}: not written by train.py --every, it has no {missing[0]!r}")
         if not data["epochs"]:  # the same model and images in all files
-            model = create_model(state["name"], **state["config"]).eval()
+            model = create_model(state["name"], **as_now(state["name"], state["config"])).eval()
             model.name, model.classes, model.multi_label = state["name"], state["classes"], state["multi_label"]
             model.transform = Transform(model.config.img_size, mean=state["mean"], std=state["std"])
             names = [f"validation image {n}" for n in range(len(state["images"]))]

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from ...constructors import KNN, LRGC, SimilarityThreshold
-from ...models.vig import ViG
+from ...constructors.schedules import at, first_k
+from ...models.vig import ViG, ViGConfig
 from ..explain import ABOVE, ALPHA, DISTANCE, NEAREST, SCORE, SIMILARITY, Step, typeset
 
 BLIND = Step("scores", "scores", "No scores", "–", "This graph compares no nodes: it is the same for every image.")
@@ -86,14 +87,15 @@ def live(model: ViG) -> dict:
         "names": list(parts), "steps": CHOICES,
         "constructorName": {KNN: "knn", LRGC: "lrgc", SimilarityThreshold: "threshold"}[type(constructor)],
         "parts": [{"weight": w.numel(), "bias": b.numel(), "groups": groups} for w, b, groups in layers],
-        "settings": [settings(block.grapher.constructor, config.k, l) for l, block in enumerate(folded.blocks)],
+        "settings": [settings(block.grapher.constructor, config, l) for l, block in enumerate(folded.blocks)],
         "weights": base64.b64encode(numbers.half().numpy().astype("<f2").tobytes()).decode(),
     }
 
 
-def settings(constructor: nn.Module, k: int, seed: int) -> dict:
+def settings(constructor: nn.Module, config: ViGConfig, seed: int) -> dict:
     """What a person may change in one block. The constructors that are not the block's own start with these too."""
     name = {KNN: "knn", LRGC: "lrgc", SimilarityThreshold: "threshold"}[type(constructor)]
     return {"constructor": name, "tau": float(constructor.tau.detach()) if name == "lrgc" else -1.0,
-            "k": getattr(constructor, "k", k), "dilation": getattr(constructor, "dilation", 1),
+            "k": at(getattr(constructor, "k", config.k or first_k), config.num_nodes),
+            "dilation": at(getattr(constructor, "dilation", 1), config.num_nodes),
             "z": getattr(constructor, "z", 1.0), "seed": seed, "edges": {}}

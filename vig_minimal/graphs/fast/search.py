@@ -1,9 +1,9 @@
-"""The search behind `aggregate.max_relative` and `aggregate_max`: each target's maximum, and the source that gives it.
+"""The search behind the maximum: each target's largest message, and the source that gives it, in little memory.
 
     where                        how
     compiled, or exported        one expression over all pairs, which a compiler fuses
     a GPU                        the same expression, a block of targets at a time
-    a CPU, also compiled         a sparse matrix product with maximum for sum, which writes no message
+    a CPU, also compiled         a sparse matrix product with maximum for sum (`sparse.py`), which writes no message
       the winners of an index    messages of a block of targets, in memory that is used again
       edges with weights         the same; compiled, one expression in two strands
 
@@ -13,24 +13,19 @@ gradient, and memory grows with B·N·C.
 
 import math
 import threading
-import warnings
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
-from .graph import Graph, is_compiled, is_traced, may_branch
+from ..graph import Graph
+from . import sparse
+from .compiler import is_compiled, is_traced, may_branch, opaque
 
 # elements searched at a time: 8 MiB, which stay in a CPU's cache; 256 MiB on a GPU
 BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
 _KEPT = threading.local()
-
-with warnings.catch_warnings():  # torch says once in a process that these tensors are in beta: let it be said here
-    warnings.simplefilter("ignore")
-    torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (1, 1))
-
 
 @torch.no_grad()
 def search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool) -> tuple[Tensor, Tensor | None]:
@@ -41,7 +36,7 @@ def search(x: Tensor | None, sources: Tensor, graph: Graph, want_index: bool) ->
     """
     weighted = graph.weights is not None and graph.weights.dtype != torch.bool
     if is_compiled() and sources.device.type == "cpu" and not weighted:
-        best, winner = _uncompiled(x, sources, graph.index, graph.weights, graph.num_sources, want_index)
+        best, winner = _operation(x, sources, graph.index, graph.weights, graph.num_sources, want_index)
     else:
         best, winner = _search(x, sources, graph, weighted, want_index)
     return best, winner if want_index else None
@@ -57,8 +52,8 @@ def _search(x: Tensor | None, sources: Tensor, graph: Graph, weighted: bool,
     if may_branch(sources):
         if weighted:
             best, winner = _by_blocks(_weighted, channels, *about)
-        elif graph.index is None or not want_index:
-            best, winner = _by_blocks(_sparse, 1, *about)
+        elif sparse.IS_THERE and (graph.index is None or not want_index):
+            best, winner = _by_blocks(sparse.largest, 1, *about)
         if best is not None and x is not None:
             best = best - x
     if best is None or weighted and best.sum().isnan():  # of a NaN, or of 0 · ∞ where there is no edge
@@ -71,21 +66,20 @@ def _winner_dtype(num_sources: int) -> torch.dtype:
     return torch.uint8 if num_sources <= 2**8 else torch.int16 if num_sources <= 2**15 else torch.int32
 
 
-@torch.library.custom_op("vig_minimal::search", mutates_args=())
-def _uncompiled(x: Tensor | None, sources: Tensor, index: Tensor | None, weights: Tensor | None, num_sources: int,
-                want_index: bool) -> tuple[Tensor, Tensor]:
-    """Do `search` as an operation that torch.compile calls and does not look into. For a CPU it writes C++ that makes
-    the whole (B, N, M, C) of messages: SViG's training took three times as long as without torch.compile."""
-    best, winner = _search(x, sources, Graph(num_sources, index=index, weights=weights), False, want_index)
-    return best, winner if want_index else sources.new_empty(0)
-
-
-@_uncompiled.register_fake
-def _(x, sources, index, weights, num_sources, want_index):
-    """Return tensors of the same shapes and types, for the compiler."""
+def _alike(x, sources, index, weights, num_sources, want_index):
+    """Return tensors of the shapes and types that `_operation` returns."""
     shape, dtype = (weights if index is None else index).shape[:2], torch.promote_types(sources.dtype, torch.float32)
     best = sources.new_empty(*shape, sources.shape[2], dtype=dtype)
     return best, torch.empty_like(best, dtype=_winner_dtype(num_sources)) if want_index else sources.new_empty(0)
+
+
+@opaque("search", _alike)
+def _operation(x: Tensor | None, sources: Tensor, index: Tensor | None, weights: Tensor | None, num_sources: int,
+               want_index: bool) -> tuple[Tensor, Tensor]:
+    """Do `search` as one operation. For a CPU torch.compile would write C++ that makes the whole (B, N, M, C) of
+    messages: SViG's training took three times as long as without torch.compile."""
+    best, winner = _search(x, sources, Graph(num_sources, index=index, weights=weights), False, want_index)
+    return best, winner if want_index else sources.new_empty(0)
 
 
 def _by_blocks(work: Callable, elements: int, x: Tensor | None, sources: Tensor, graph: Graph,
@@ -160,7 +154,7 @@ def _in_strands(x: Tensor | None, sources: Tensor, weights: Tensor, want_index: 
 
 
 def _wins(message: Tensor, best: Tensor) -> Tensor:
-    """Return where a message (b, n, M, C) is the maximum (b, n, C) of its target. A NaN is; it does not equal itself."""
+    """Return where a message (b, n, M, C) is its target's maximum (b, n, C). A NaN is; it does not equal itself."""
     return (message == best[:, :, None]) | (message != message)
 
 
@@ -187,7 +181,7 @@ def _first_best(message: Tensor, want_index: bool) -> tuple[Tensor, Tensor | Non
     *targets, width, channels = message.shape
     if may_branch(message):
         # as max-pooling of b·n channels_last images of one row: one pass, ten times as fast as `max` and `argmax`
-        images = message.view(-1, 1, width, channels).permute(0, 3, 1, 2)  # (b·n, C, 1, width)
+        images = message.reshape(-1, 1, width, channels).permute(0, 3, 1, 2)  # (b·n, C, 1, width)
         return tuple(t.view(*targets, channels) for t in F.max_pool2d(images, (1, width), return_indices=True))
     best = message.amax(2)
     rank = torch.arange(width, 0, -1, dtype=message.dtype, device=message.device)[:, None]  # the first has the highest
@@ -204,32 +198,3 @@ def _scratch(shape: tuple[int, ...], like: Tensor) -> Tensor | None:
         with torch.inference_mode(False):  # memory made in inference mode could not be written to in training
             kept = vars(_KEPT)[like.dtype] = torch.empty(elements, dtype=like.dtype)
     return kept[:elements].view(shape)
-
-
-def _sparse(x: Tensor | None, sources: Tensor, index: Tensor | None, weights: Tensor | None,
-            want_index: bool) -> tuple[Tensor, Tensor | None]:
-    """Do `_dense` for bools, or for an index without its winners, on a CPU: no messages are made, and x is not
-    subtracted."""
-    batch, num_sources, channels = sources.shape
-    offset = num_sources * torch.arange(batch)  # all images are one sparse matrix (b·n, b·M), a row for each target
-    if index is not None:
-        shape, column = index.shape[:2], (index + offset[:, None, None]).flatten()  # (E,) of E edges
-        begin = torch.arange(0, len(column) + 1, index.shape[2])  # a row's first edge
-    else:
-        image, _, source = weights.nonzero(as_tuple=True)
-        shape, column = weights.shape[:2], source + offset[image]
-        begin = F.pad(weights.sum(2).flatten().cumsum(0), (1, 0))
-    ones, size = sources.new_ones(len(column)), (math.prod(shape), batch * num_sources)
-    matrix = torch.sparse_csr_tensor(begin, column, ones, size, check_invariants=False)
-    values = sources.reshape(-1, channels).detach().requires_grad_(want_index)
-    # torch says which edge gives a maximum only where it would need a gradient; what it saves for that is dropped
-    with torch.set_grad_enabled(want_index), saved_tensors_hooks(lambda saved: None, lambda nothing: nothing):
-        # what torch.sparse.mm(matrix, values, "amax") calls; that one keeps the edges to itself
-        best, edge = torch.ops.aten._sparse_mm_reduce_impl(matrix, values, "amax")
-    best = best.detach().view(*shape, channels)
-    if not want_index:
-        return best, None
-    if len(column) == 0:
-        return best, torch.zeros_like(best, dtype=torch.int64)
-    place = F.pad(source, (0, 1))[edge]  # E: a row without edges
-    return best, place.view(best.shape)

@@ -1,0 +1,16 @@
+"""A partition of the nodes: which node is in which part, and the mean of every part."""
+
+import torch
+from torch import Tensor
+
+
+def membership(labels: Tensor, k: int) -> Tensor:
+    """Return which node is in which partition: labels (B, N) to (B, N, k), bool."""
+    return labels[..., None] == torch.arange(k, device=labels.device)
+
+
+def partition_mean(x: Tensor, member: Tensor) -> Tensor:
+    """Return z_i, the mean of the nodes of each partition: (B, N, C) and `membership` (B, N, k) to (B, k, C), with
+    gradient."""
+    member = member.to(x.dtype)
+    return (member / member.sum(1, keepdim=True).clamp(min=1)).mT @ x

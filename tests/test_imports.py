@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "vig_minimal"
-FOLDERS = ["streams", "weights", "atomic_files", "graphs", "constructors", "models", "data", "training", "look",
-           "trained"]  # streams, atomic_files and trained are files
+FOLDERS = ["streams", "trained_files", "atomic_files", "graphs", "constructors", "models", "data", "training",
+           "weights", "look", "trained"]  # the first three and the last one are files
 TOP = ["__init__", "__main__"]  # above all folders
 FAST = f"{PACKAGE}.graphs.fast."
 MOST_MODULES = 14  # in a folder, __init__.py aside

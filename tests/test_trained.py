@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # as a script; pytest has them
 import train  # noqa: E402
 import vig_minimal  # noqa: E402
 from helpers import TINY, image_folder, script  # noqa: E402
-from vig_minimal import atomic_files, create_model, list_models, load, weights  # noqa: E402
+from vig_minimal import atomic_files, create_model, list_models, load, trained_files  # noqa: E402
 from vig_minimal.look import explain, explore, pack, predict  # noqa: E402
 from vig_minimal.models.registry import recognise  # noqa: E402
 from vig_minimal.models.released import init_from, load_released  # noqa: E402
@@ -51,10 +51,10 @@ def checkpoint(path: Path, name: str = "lrgc_nano", classes=("cat", "crow", "dog
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A package whose only trained model is a tiny lrgc_nano; the working folder is empty."""
-    monkeypatch.setattr(weights, "FOLDER", tmp_path / "weights")
-    weights.FOLDER.mkdir()
+    monkeypatch.setattr(trained_files, "FOLDER", tmp_path / "weights")
+    trained_files.FOLDER.mkdir()
     state = checkpoint(tmp_path / "best.pt")
-    pack.pack(tmp_path / "best.pt", weights.FOLDER / "lrgc_nano-cifar10.pt")
+    pack.pack(tmp_path / "best.pt", trained_files.FOLDER / "lrgc_nano-cifar10.pt")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return state
@@ -72,7 +72,7 @@ def ramps(size: tuple[int, int], count: int = 2) -> Tensor:
 
 
 def test_a_file_holds_the_weights_in_float16_and_no_path(package, tmp_path):
-    state = atomic_files.load(weights.FOLDER / "lrgc_nano-cifar10.pt")
+    state = atomic_files.load(trained_files.FOLDER / "lrgc_nano-cifar10.pt")
     assert {value.dtype for value in state["model"].values() if value.is_floating_point()} == {torch.float16}
     for key, value in package["model"].items():
         assert torch.equal(state["model"][key], value.half() if value.is_floating_point() else value)
@@ -81,7 +81,7 @@ def test_a_file_holds_the_weights_in_float16_and_no_path(package, tmp_path):
 
 
 def test_damage_is_noticed(package):
-    path = weights.FOLDER / "lrgc_nano-cifar10.pt"
+    path = trained_files.FOLDER / "lrgc_nano-cifar10.pt"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -176,7 +176,7 @@ def test_what_is_not_there_says_what_is(package, name, pretrained, says):
 def test_the_list_of_trained_models(package):
     assert list_models(pretrained=True) == ["lrgc_nano"] == list_models("lrgc*", pretrained=True)
     assert list_models("vig*", pretrained=True) == [] and "vig_ti" in list_models()
-    assert weights.trained() == ["lrgc_nano-cifar10"] and weights.trained("vig_nano-*") == []
+    assert trained_files.trained() == ["lrgc_nano-cifar10"] and trained_files.trained("vig_nano-*") == []
 
 
 def test_a_file_of_that_name_comes_first_and_an_unknown_name_lists_all(package):
@@ -203,7 +203,8 @@ def test_training_starts_from_a_name(package, capsys):
     image_folder(Path("pets"), count=4)
     train.main(["--init-from", "lrgc_nano-cifar10", "--data-dir", "pets", "--batch-size", "4", "--device", "cpu",
                 "--workers", "0", "--dry-run"])
-    assert "from lrgc_nano-cifar10: lrgc_nano, as the checkpoint says; new: head" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "from lrgc_nano-cifar10: lrgc_nano, as the checkpoint says; new: head" in said
     with pytest.raises(SystemExit):
         train.main(["--init-from", "lrgc_nano-pets", "--data-dir", "pets"])
     assert "no such file, nor a trained model (lrgc_nano-cifar10)" in capsys.readouterr().err
@@ -214,7 +215,7 @@ def test_evaluation_takes_a_name_and_writes_beside_no_weights(package, capsys):
     train.main(["--resume", "lrgc_nano-cifar10", "--eval-only", "--data-dir", "pets", "--device", "cpu", "--workers",
                 "0"])
     assert "float32" in capsys.readouterr().out
-    assert Path("runs/lrgc_nano-cifar10/confusion.csv").exists() and os.listdir(weights.FOLDER) == [
+    assert Path("runs/lrgc_nano-cifar10/confusion.csv").exists() and os.listdir(trained_files.FOLDER) == [
         "lrgc_nano-cifar10.pt"]
 
 
@@ -258,7 +259,7 @@ def logits(name: str) -> list[list[float]]:
     return [[round(value, 3) for value in row] for row in rows.tolist()]
 
 
-NAMES = weights.trained()
+NAMES = trained_files.trained()
 
 
 def stored(name: str) -> dict:
@@ -268,13 +269,13 @@ def stored(name: str) -> dict:
 def test_every_trained_model_has_stored_answers_and_a_row_in_the_table():
     assert NAMES and sorted(json.loads(STORED.read_text())) == NAMES
     table = (ROOT / "vig_minimal" / "weights" / "README.md").read_text(encoding="utf-8")
-    assert all(f"| `{name}` |" in table for name in NAMES) and weights.DEFAULT in NAMES
+    assert all(f"| `{name}` |" in table for name in NAMES) and trained_files.DEFAULT in NAMES
     assert len(re.findall(r"^\| `\w+-\w+` \|", table, re.MULTILINE)) == len(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_trained_model_gives_what_it_gave(name):
-    path = weights.located(name)
+    path = trained_files.located(name)
     assert path.stat().st_size <= pack.MOST_BYTES and load(name).classes[3] == "cat"
     torch.testing.assert_close(torch.tensor(logits(name)), torch.tensor(stored(name)["logits"]), rtol=0, atol=0.02)
 

@@ -15,7 +15,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from .weights import located, trained
+from .trained_files import located, trained
 
 PLAIN = (bool, int, float, str, type(None), Tensor)
 CHECKSUM_SIZE = 32  # bytes

@@ -6,8 +6,8 @@ from .atomic_files import CheckpointError
 from .look.predict import load
 from .models import registry
 from .models.checks import near
+from .trained_files import trained
 from .training.checkpoint import load_run
-from .weights import trained
 
 # family -> where its authors keep their code, and such weights as they published; `load_released` reads that format
 VIG = "https://github.com/huawei-noah/Efficient-AI-Backbones/tree/master/vig_pytorch"
@@ -34,11 +34,10 @@ def create_model(name: str, pretrained: bool | str = False, **overrides) -> nn.M
     weights = find(name, pretrained)
     kept = load_run(weights)["config"]
     count = overrides.pop("num_classes", kept["num_classes"])
-    follow = {field: None for field in ("k", "stem") if overrides and field in kept}  # worked out again from the others
     try:
         if overrides.get("conv", kept.get("conv")) != kept.get("conv"):
             raise CheckpointError("another convolution may have the same shapes, but not the same meaning")
-        model = load(weights, **follow | overrides)
+        model = load(weights, **overrides)
     except CheckpointError as error:
         given = ", ".join(f"{field}={value!r}" for field, value in overrides.items())
         raise ValueError(f"the trained weights {weights} do not fit {name} with {given}; leave out what changes its"

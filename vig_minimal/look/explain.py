@@ -25,7 +25,7 @@ from ..models.cnn2graph import CNN2Graph
 from ..models.convs import MRConv
 from ..models.gkgnet import GKGNet
 from ..models.layers import Block
-from ..weights import DEFAULT
+from ..trained_files import DEFAULT
 from .command import Parser
 from .predict import in_words, named, open_image, open_model
 

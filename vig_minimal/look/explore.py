@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..data.synthetic import CLASSES
 from ..graphs.graph import GroupGraph
 from ..models.detection import Detector
-from ..weights import DEFAULT
+from ..trained_files import DEFAULT
 from .command import Parser, save_picture
 from .explore_layers import Layer, choose_label, layers_of
 from .objects.found import detect

@@ -7,8 +7,8 @@ and how they came about. vig_minimal/weights/README.md has a row for each, with 
 from pathlib import Path
 
 from ..atomic_files import save
+from ..trained_files import FOLDER
 from ..training.checkpoint import load_run
-from ..weights import FOLDER
 from .command import Parser
 
 KEPT = ("name", "config", "classes", "mean", "std", "multi_label", "anchors", "recipe", "epoch", "step", "steps", "best")

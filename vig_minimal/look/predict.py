@@ -32,7 +32,7 @@ from ..models.registry import create_model
 from ..models.released import load_released
 from ..training.checkpoint import check_types, load_run
 from ..training.distributed import start
-from ..weights import DEFAULT
+from ..trained_files import DEFAULT
 from .command import Parser, save_picture
 from .objects.found import Found, detect, draw_found
 from .panels import sheet

@@ -18,7 +18,7 @@ from ..models.detection import create_detector, detector_size
 from ..models.pyramid import PyramidConfig
 from ..models.registry import CONFIGS, create_model, recognise
 from ..models.teacher import check_teacher
-from ..weights import located, trained
+from ..trained_files import located, trained
 from .checkpoint import MAY_CHANGE, STAY, as_it_was, load_latest, load_run, on_disk, recipe_changes
 from .distributed import Processes, check_sync_bn
 from .flags import FAMILIES

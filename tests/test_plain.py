@@ -47,6 +47,13 @@ def assert_alike(work: Callable[[], list[Tensor]]) -> None:
         torch.testing.assert_close(in_fast, in_plain, rtol=1e-12, atol=1e-12)
 
 
+def gradients(loss: Tensor, wrt: list[Tensor]) -> list[Tensor]:
+    """Those that there are, as shares of the largest number in them if that is above 1."""
+    found = [part for part in torch.autograd.grad(loss, wrt, allow_unused=True) if part is not None]
+    largest = max(1.0, *(float(part.abs().max()) for part in found))
+    return [part / largest for part in found]
+
+
 def parts_of(graph: Graph) -> list[Tensor]:
     """All tensors of a graph."""
     found = [value for value in vars(graph).values() if isinstance(value, Tensor)]
@@ -72,11 +79,8 @@ def test_every_family_of_models_gives_the_same(family, name, training):
         logits, graphs = model(images, return_graphs=True)
         logits = logits if isinstance(logits, tuple) else (logits,)
         loss = sum(part.square().sum() for part in logits)
-        wrt = [images, *model.parameters()]
-        gradients = torch.autograd.grad(loss, wrt, allow_unused=True)
-        scale = max(1.0, *(float(gradient.abs().max()) for gradient in gradients if gradient is not None))
         return [*logits, *(part for graph in graphs for part in parts_of(graph)),
-                *(gradient / scale for gradient in gradients if gradient is not None)]
+                *gradients(loss, [images, *model.parameters()])]
 
     assert_alike(step)
 
@@ -98,7 +102,7 @@ def test_every_constructor_and_convolution_gives_the_same(name, conv):
                 others = [aggregate(x, graph) for aggregate in (aggregate_mean, aggregate_max)]
                 loss = sum((part * (2 + part)).sum() for part in (y, *others))
                 wrt = [x, *module.parameters(), *convolution.parameters()]
-                return [y, *others, *parts_of(graph), *torch.autograd.grad(loss, wrt)]
+                return [y, *others, *parts_of(graph), *gradients(loss, wrt)]
 
             assert_alike(step)
 
@@ -119,8 +123,7 @@ def test_every_aggregation_over_directed_graphs_gives_the_same(kind, aggregate, 
 
     def work() -> list[Tensor]:
         m = aggregate(x, replace(graph, sources=y))
-        gradients = torch.autograd.grad((m * (3 + m)).sum(), wrt, allow_unused=True)
-        return [m, *(gradient for gradient in gradients if gradient is not None)]
+        return [m, *gradients((m * (3 + m)).sum(), wrt)]
 
     assert_alike(work)
 

@@ -6,8 +6,8 @@ Folders, each importing only those before it: graphs, constructors, models, data
 import importlib
 
 __version__ = "0.2.0"
-MODULES = {"Graph": "graphs.graph", "create_model": "models.registry", "list_constructors": "models.registry",
-           "list_models": "models.registry", "init_from": "models.released", "load_released": "models.released",
+MODULES = {"Graph": "graphs.graph", "create_model": "trained", "list_constructors": "models.registry",
+           "list_models": "trained", "init_from": "models.released", "load_released": "models.released",
            "load": "look.predict", "predict": "look.predict", "plain": "graphs.plain"}
 __all__ = list(MODULES)
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "plot": ("plot", "draw loss, accuracy, neighbours and learning rate of one or several runs"),
     "augment": ("augment_sheet", "draw every augmentation of one image"),
     "scenes": ("scene_sheet", "draw the synthetic scenes, or measure a linear classifier on them"),
+    "pack": ("pack", "make a trained model of the package from a run's best.pt"),
     "benchmark": ("benchmark.command", "measure time and memory of models beside the same networks without a graph"),
     "learn": (".learn.command", "learn Vision GNNs by writing them: twelve lessons, each with a check"),
 }

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .trained_files import located, trained
+
 PLAIN = (bool, int, float, str, type(None), Tensor)
 STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
 DAMAGED = "cut short, damaged or not a checkpoint of torch"
@@ -107,17 +109,19 @@ def _check_plain(value: object, where: str) -> None:
 
 
 def load(path: str | Path) -> dict:
-    """Return the dict in a checkpoint, with its tensors on the CPU.
+    """Return the dict in a checkpoint, with its tensors on the CPU. path: or the name of a trained model of the package.
 
     Raises CheckpointError if the file is missing, damaged or no checkpoint, or if loading it would run code."""
     try:
-        if Path(path, "data.pkl").exists():
+        file = located(path)
+        if (file / "data.pkl").exists():
             raise CheckpointError(f"{path}: {UNPACKED}")
-        if Path(path).exists() and not Path(path).is_file():  # a device may have no end
+        if file.exists() and not file.is_file():  # a device may have no end
             raise CheckpointError(f"{path}: cannot be read (a folder or a device)")
-        data = Path(path).read_bytes()
+        data = file.read_bytes()
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
+        names = f", and no trained model: {', '.join(trained())}" if not Path(path).suffix and trained() else ""
+        raise CheckpointError(f"{path}: no such checkpoint{names}") from None
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read ({error.strerror})") from None
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):

@@ -184,9 +184,9 @@ def test_what_it_prints(capsys):
     assert out.splitlines()[-1].startswith("highest: ") and max(map(len, out.splitlines())) < 140
 
 
-def test_an_image_alone_is_shown_to_the_checkpoints_model(capsys):
+def test_an_image_alone_is_shown_to_a_trained_model(capsys):
     explain.main(["shapes:3"])
-    assert capsys.readouterr().out.startswith("lrgc_nano, random weights, shapes:3: ")
+    assert capsys.readouterr().out.startswith("lrgc_nano, lrgc_nano-cifar10, shapes:3: ")
 
 
 def test_who_reads_the_first_lines_alone_ends_it_quietly():

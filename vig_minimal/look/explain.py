@@ -1,7 +1,7 @@
 """Walk through a model on one image, step by step: equation, symbol, shape, range, and the class that computes it.
 
-The values are those of one forward pass. Below, i is a target and j a source. Without a checkpoint the weights are
-random, as at the start of training.
+The values are those of one forward pass. Below, i is a target and j a source. With the name of a model its weights are
+random, as at the start of training; with neither a name nor a checkpoint a trained model of the package is taken.
 """
 
 import html
@@ -26,6 +26,7 @@ from ..models.cnn2graph import CNN2Graph
 from ..models.convs import Attention, MRConv
 from ..models.gkgnet import GKGNet
 from ..models.layers import Block
+from ..trained_files import DEFAULT
 from .command import Parser
 from .predict import in_words, named, open_image, open_model
 from .steps import (
@@ -197,15 +198,16 @@ def wrap(text: str, width: int = 100) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     """Run `python -m vig_minimal explain`."""
     parser = Parser("explain", __doc__, "lrgc_nano shapes:7")
-    parser.add_argument("model", metavar="NAME", nargs="?", help="a name of list_models() (default: the checkpoint's,"
-                                                                 " else lrgc_nano)")
+    parser.add_argument("model", metavar="NAME", nargs="?", help="a name of list_models() (default: the checkpoint's)")
     parser.add_argument("image", nargs="?", help="a file, or shapes:INDEX for a synthetic"
                                                                      " validation scene (default shapes:7)")
-    parser.add_argument("--checkpoint", metavar="PATH", help="best.pt or last.pt of train.py (default: random weights)")
+    parser.add_argument("--checkpoint", metavar="PATH", help="best.pt or last.pt of train.py, or the name of a trained"
+                                                             f" model (default without NAME: {DEFAULT})")
     args = parser.parse_args(argv)
     if args.image is None and args.model and (args.model.startswith("shapes:") or Path(args.model).suffix):
         args.model, args.image = None, args.model  # an image alone, of the checkpoint's model
     args.image = args.image or "shapes:7"
+    args.checkpoint = args.checkpoint or (DEFAULT if args.model is None else None)
     with parser.errors_in_one_sentence():
         model = open_model(args.model, args.checkpoint)
         image = open_image(args.image, model.transform, "multi" if model.multi_label else "single")

@@ -6,7 +6,8 @@ drawn in each stage. Where every group of channels has its own neighbours (GKGNe
 with --label the target is a label, and the patches that it reads from in every stage are drawn. With --partitions, each
 of ClusterViG's κ partitions has a colour. Of a detector, there is a row for each object that it finds: what the patch
 under its centre reads from, and how much of that lies inside the object. A network for segmentation is explored by its
-backbone. Without a checkpoint the weights are random, as at the start of training.
+backbone. With --model or --graph alone the weights are random, as at the start of training; without these and without a
+checkpoint a trained model of the package is taken.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from ..data.synthetic import CLASSES
 from ..graphs.graph import GroupGraph
 from ..models.detection import Detector, padded
 from ..models.segmentation import Segmenter
+from ..trained_files import DEFAULT
 from .command import Parser, save_picture
 from .explore_layers import Layer, choose_label, layers_of
 from .objects.found import detect
@@ -102,9 +104,10 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("image", nargs="*", help="a file, or shapes:INDEX for a synthetic validation scene")
     add("--model", metavar="NAME", action="append", default=[],
-        help="a name of list_models() (default: the checkpoint's, else lrgc_nano)")
+        help="a name of list_models() (default: the checkpoint's; with --graph lrgc_nano)")
     add("--checkpoint", metavar="PATH", action="append", default=[],
-        help="best.pt or last.pt of train.py (default: random weights)")
+        help=f"best.pt or last.pt of train.py, or the name of a trained model (default {DEFAULT}, without --model and"
+             " --graph)")
     add("--graph", metavar="NAME", action="append", default=[],
         help="another constructor in that model: one of list_constructors() (several: --html)")
     add("--node", metavar="ROW,COLUMN", help="the target patch, counted from 0 (default: the one in the middle); in a"
@@ -118,6 +121,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with parser.errors_in_one_sentence():
         pages.check(args)
+        if not (args.checkpoint or args.model or args.graph or args.run):
+            args.checkpoint = [DEFAULT]
         if args.html:
             return pages.write(args)
         args.image, args.model, args.checkpoint, args.graph = (

@@ -1,8 +1,8 @@
 """Say what images show: the most probable classes, of a model with several labels an image all that are probable, of a
 detector the objects, which --out draws, and in segmentation the share of each class, with a picture and masks.
 
-Images are read, cropped and normalised as in evaluation. Of a folder, all images in it and its subfolders are taken.
-Files that cannot be read are listed at the end.
+Without --checkpoint a trained model of the package is taken. Images are read, cropped and normalised as in evaluation.
+Of a folder, all images in it and its subfolders are taken. Files that cannot be read are listed at the end.
 """
 
 import contextlib
@@ -33,6 +33,7 @@ from ..models.released import load_released
 from ..models.segmentation import Segmenter, create_segmenter
 from ..training.checkpoint import check_types, load_run
 from ..training.distributed import start
+from ..trained_files import DEFAULT
 from .command import Parser, save_picture
 from .objects.found import Found, detect, draw_found
 from .panels import sheet
@@ -71,18 +72,20 @@ class Transform:
         return normalise(self.crop(image)[None], self.mean, self.std)[0]
 
 
-def load(path: str | Path) -> nn.Module:
-    """A model as train.py kept it in `path` (best.pt), in evaluation mode, with what it takes to use it:
+def load(path: str | Path, **overrides) -> nn.Module:
+    """A model as train.py kept it in `path` (best.pt), or a trained model of the package by its name, as
+    "lrgc_nano-cifar10", in evaluation mode, with what it takes to use it:
 
     `classes`, their names; `transform`, see `Transform`; `multi_label`, whether an image may show several classes;
-    `name`, as for `create_model`; `seed`, of its run. Raises CheckpointError for a file that is no such checkpoint.
+    `name`, as for `create_model`; `seed`, of its run. overrides: fields of the config that shall differ. Raises
+    CheckpointError for a file that is no such checkpoint, and for weights that do not fit the overrides.
     """
     state = load_run(path)
     check_types(state, path, {"mean": (tuple, list), "std": (tuple, list)})
     check_types(state["recipe"], path, {"eval_crop": float})
     dense = "body" in state["config"]
     create = create_detector if "box_head" in state["config"] else create_segmenter if dense else create_model
-    model = create(state["name"], **state["config"])
+    model = create(state["name"], **state["config"] | overrides)
     load_released(model, state["model"])
     model.seed = state.get("flags", {}).get("seed", 0)
     if len(state["classes"]) != model.config.num_classes:
@@ -258,7 +261,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser("predict", __doc__, "photo.jpg holiday/ --checkpoint runs/lrgc_nano-shapes/best.pt --csv found.csv")
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="a file, a folder, or shapes:INDEX for a synthetic validation scene")
-    add("--checkpoint", required=True, metavar="PATH", help="best.pt or last.pt of train.py")
+    add("--checkpoint", default=DEFAULT, metavar="PATH",
+        help=f"best.pt or last.pt of train.py, or the name of a trained model (default {DEFAULT})")
     add("--top", type=int, default=5, metavar="N", help="how many classes to name (default 5)")
     add("--threshold", type=float, default=0.5, metavar="P", help="with several labels an image, name all classes of at"
                                                                   " least this probability; of a detector, all objects"
@@ -281,16 +285,19 @@ def main(argv: list[str] | None = None) -> None:
         remarks, unread, count, drawn = [], [], 0, {}
         sources = find_images(args.images, remarks)
         model = load(args.checkpoint).to(start(args.device).device)
+        if args.checkpoint == DEFAULT:
+            print(f"{DEFAULT}, which knows {', '.join(model.classes)}", file=sys.stderr)
         detects, segments = isinstance(model, Detector), isinstance(model, Segmenter)
         if args.out and not (detects or segments):
             raise ValueError(f"--out: draws what a detector finds, and {model.name} here names classes; leave it out")
         if args.masks and not segments:
-            raise ValueError(f"--masks: of segmentation alone, and {model.name} here is not trained for it; leave it out")
+            raise ValueError(f"--masks: of segmentation alone, which {model.name} here is not trained for; leave it out")
         masks = Path(args.masks or "masks") if segments else None
         args.out = args.out or ("segments.png" if segments else None)
         table = csv.writer(files.enter_context(replacing(args.csv, "w"))) if args.csv else None
         if table:
-            table.writerow(["file", "rank", "class", *(["score", *SIDES] if detects else ["share" if segments else "probability"])])
+            table.writerow(["file", "rank", "class", *(["score", *SIDES] if detects else
+                                                      ["share" if segments else "probability"])])
         batches = read_and_compute(model, sources, args.batch_size, args.threshold, unread)
         for count, (name, image, row) in enumerate(batches, 1):
             answer = row if detects or segments else named(model, row, args.top, args.threshold)
@@ -306,7 +313,8 @@ def main(argv: list[str] | None = None) -> None:
                     mask_image(answer, model.classes).save(file, "PNG")
             if table:
                 rows = [(name, rank, label, f"{value:.6g}", *(f"{side:.1f}" for side in (box[0] if box else ())))
-                        for rank, (label, value, *box) in enumerate(((one[:2] for one in answer) if segments else answer), 1)]
+                        for rank, (label, value, *box) in enumerate(
+                            [one[:2] for one in answer] if segments else answer, 1)]
                 table.writerows(rows or [(name, "", "", "", *[""] * len(SIDES) * detects)])
         if not count:
             raise ValueError("; ".join(unread[:3]) + f"; and {len(unread) - 3} more" * (len(unread) > 3))

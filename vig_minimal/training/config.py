@@ -56,9 +56,9 @@ class RunConfig:
                           action="append", metavar="FIELD=VALUE")
     img_size: tuple[int, int] = option(None, "model", "side, or height and width (default: the data's)", GIVEN,
                                        Allowed(1, 8192), type=int, nargs="+", metavar="N")
-    init_from: str = option(None, "model", "start from these weights, of train.py or of the papers' authors: they tell"
-                                           " the model and its size, and the recipe is finetune; with --model gkgnet,"
-                                           " Pyramid ViG's", STAYS, metavar="FILE")
+    init_from: str = option(None, "model", "start from these weights, of train.py, of a trained model"
+                                           " (lrgc_nano-cifar10) or of the papers' authors: they tell the model and its"
+                                           " size, and the recipe is finetune; with --model gkgnet, Pyramid ViG's", STAYS, metavar="FILE")
     freeze: bool = option(False, "model", "train the head alone; stem and blocks stay as loaded, batch norm's"
                                           " statistics too", STAYS)
     task: str = option(None, "model", "labels: classification; detection: Mask R-CNN; segmentation: Semantic FPN"

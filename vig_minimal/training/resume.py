@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..atomic_files import CheckpointError
 from ..models.registry import as_now, recognise
 from ..models.released import misfit
+from ..trained_files import located, trained
 from . import checkpoint
 from .config import STAYS, RunConfig, family_of, flag_fields
 from .distributed import Processes
@@ -79,6 +80,8 @@ def settle(given: dict, folder: Path) -> tuple[RunConfig, Start | None, list[str
 def output_folder(given: dict) -> str:
     """Choose where this run writes, never over another run: without --output, the next free number is taken."""
     auto = given.get("resume") == "auto"
+    if given.get("resume") in trained():  # it lies in the package, where nothing is written
+        return str(given.get("output", Path("runs", given["resume"])))
     resumed = Path(given["resume"]).parent if "resume" in given and not auto else None
     if "output" in given or resumed:
         folder = Path(given.get("output", resumed))
@@ -128,8 +131,8 @@ def from_weights(given: dict) -> Start:
     """Return what --init-from holds. Raises ValueError for a file that is not there, or of a model that nobody knows.
     """
     path = given["init_from"]
-    if not os.path.exists(path):
-        raise ValueError(f"--init-from {path}: no such file")
+    if not located(path).exists():
+        raise ValueError(f"--init-from {path}: no such file, nor a trained model ({', '.join(trained())})")
     source = recognise(path)
     if not source and "model" not in given:
         raise ValueError(f"{path}: no checkpoint of train.py, and no released weights of ViG, Pyramid ViG, SViG or"

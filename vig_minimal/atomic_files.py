@@ -109,7 +109,7 @@ def _check_plain(value: object, where: str) -> None:
 
 
 def load(path: str | Path) -> dict:
-    """Return the dict in a checkpoint, with its tensors on the CPU. path: or the name of a trained model of the package.
+    """Return the dict in a checkpoint, with its tensors on the CPU. path: or the name of a trained model.
 
     Raises CheckpointError if the file is missing, damaged or no checkpoint, or if loading it would run code."""
     try:
@@ -153,7 +153,7 @@ def what_it_is(data: bytes) -> str:
         except zipfile.BadZipFile:
             return ""
         if any(name.endswith("constants.pkl") for name in names):
-            return "a TorchScript program and no weights alone; torch.save the state_dict() of what torch.jit.load gives"
+            return "a TorchScript program, not weights alone; torch.save the state_dict() of what torch.jit.load gives"
         if names and all(name.endswith(".npy") for name in names):
             return "arrays of numpy (npz); load them, and torch.save a dict of tensors"
         if not any(name.endswith("data.pkl") for name in names):

@@ -63,7 +63,7 @@ def without(path):
 @pytest.mark.parametrize("spoil, words", [
     (without("train/masks/1.png"), "train/images/1.png: has no mask in masks/"),
     (without("val/images/0.png"), "val/masks/0.png: has no image in images/"),
-    (lambda root: save(root / "train/masks/0.png", np.zeros((5, 3), np.uint8)), "masks/0.png: 3×5 pixels, and its image"),
+    (lambda root: save(root / "train/masks/0.png", np.zeros((5, 3), np.uint8)), "0.png: 3×5 pixels, and its image"),
     (lambda root: save(root / "train/masks/0.png", np.zeros((2, 3, 3), np.uint8)), "masks/0.png: a mask in RGB"),
     (lambda root: save(root / "val/masks/1.png", np.full((2, 3), 7, np.uint8)), "masks/1.png: class number 7, and there"
                                                                                 " are 3 classes"),

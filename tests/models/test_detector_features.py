@@ -113,7 +113,8 @@ def test_fields_are_kept_and_do_what_they_say():
     assert model.rpn.anchor_generator.sizes == ((20,), (40,), (80,), (160,), (320,))
     assert model.roi_heads.box_roi_pool.sampling_ratio == model.roi_heads.mask_roi_pool.sampling_ratio == 3
     assert model.rpn._pre_nms_top_n == {"training": 140, "testing": 70} == model.rpn._post_nms_top_n
-    assert model.rpn.fg_bg_sampler.batch_size_per_image == 20 and model.roi_heads.fg_bg_sampler.batch_size_per_image == 40
+    samplers = model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler
+    assert [sampler.batch_size_per_image for sampler in samplers] == [20, 40]
     assert sum(isinstance(layer, nn.Conv2d) for layer in model.roi_heads.mask_head.modules()) == 3
     assert (model.resize.min_size, model.resize.max_size) == ((96,), 160)
     assert small("vig_nano", samples=8).rpn.fg_bg_sampler.batch_size_per_image == 16  # half of them, and 16 at least

@@ -47,7 +47,7 @@ class WindowKNN(nn.Module):
         grid = int(grid[0]), int(grid[1])  # compiled code is made for one grid
         k, window, shift = at(self.k, grid), at(self.window, grid), at(self.shift, grid)
         member, place, count = windows(grid, window, shift, k, x.device)
-        nodes = unit(x).nan_to_num_(0)  # NaN would tie with padding, which is no node; the loss becomes NaN all the same
+        nodes = unit(x).nan_to_num_(0)  # NaN would tie with padding, which is no node; the loss gets NaN all the same
         nodes = (nodes - mean_node(nodes))[:, member.clamp(min=0)].flatten(0, 1)  # (B·P, S, C), S nodes or fewer each
         distance = squared_distance(nodes, nodes).unflatten(0, (x.shape[0], -1))  # (B, P, S, S)
         distance.masked_fill_((member < 0)[:, None], torch.inf)

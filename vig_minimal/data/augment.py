@@ -162,7 +162,7 @@ def _partner(images: Tensor) -> Tensor:
 
 
 def mixup(images: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """mixup (Zhang et al., 2018) of pairs 0 ↔ 1, 2 ↔ 3, ...: x̃_i = λ x_i + (1 − λ) x_j, ỹ_i = λ y_i + (1 − λ) y_j, with
+    """mixup (Zhang et al., 2018) of pairs 0 ↔ 1, 2 ↔ 3, …: x̃_i = λ x_i + (1 − λ) x_j, ỹ_i = λ y_i + (1 − λ) y_j, with
     λ = `share`. images (B, 3, H, W) and targets (B, classes) are float. Raises ValueError for an odd B."""
     j = _partner(images)
     return share * images + (1 - share) * images[j], share * targets + (1 - share) * targets[j]

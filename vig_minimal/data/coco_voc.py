@@ -141,7 +141,8 @@ def repeats(targets: Tensor, threshold: float) -> list[int]:
 
 def coco(folder: str, kind: type[CocoObjects] | None = None) -> tuple[Dataset, Dataset]:
     """COCO's training and validation photos: of 2017 or, where only these are there, of 2014. Classes are the
-    categories by id; a crowd region counts as its class. kind: of a source with objects or masks; None: with labels alone."""
+    categories by id; a crowd region counts as its class. kind: of a source with objects or masks; None: with
+    labels alone."""
     listed = {year: Path(folder, "annotations", f"instances_train{year}.json").exists() for year in (2017, 2014)}
     year = 2014 if listed[2014] and not listed[2017] else 2017
     train, val = ((kind or _coco_split)(Path(folder), f"{split}{year}") for split in ("train", "val"))

@@ -33,10 +33,11 @@ WITH_BOXES = ("shapes-boxes", "coco")  # boxes and masks of objects
 WITH_MASKS = ("shapes-masks", "maskfolder", "voc2012", "coco")  # a class for every pixel
 MULTI_LABEL = ("shapes-multi", "coco", "voc2007")  # an image may show several classes
 DATA_SETS = ("shapes", "imagefolder", *DOWNLOADS, "shapes-multi", "shapes-boxes", "coco", "shapes-masks", "maskfolder")
-NEED_FOLDER = {"imagefolder": "train/ and val/", "maskfolder": "images/ and masks/", "coco": "train2017/, val2017/ and annotations/"}
+NEED_FOLDER = {"imagefolder": "train/ and val/", "maskfolder": "images/ and masks/",
+               "coco": "train2017/, val2017/ and annotations/"}
 # default side of the images; data sets of photos, which are not listed here, take the model's own
-IMAGE_SIZES = {"shapes": 64, "shapes-multi": 64, "shapes-boxes": 64, "shapes-masks": 64, "cifar10": 32, "cifar100": 32, "stl10": 96,
-               "svhn": 32}
+IMAGE_SIZES = {"shapes": 64, "shapes-multi": 64, "shapes-boxes": 64, "shapes-masks": 64, "cifar10": 32,
+               "cifar100": 32, "stl10": 96, "svhn": 32}
 SHAPES_TRAIN, SHAPES_VAL, SHAPES_DENSE_VAL = 10_000, 2_000, 500  # the last: with boxes or masks
 
 
@@ -81,8 +82,8 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
 
     folder: holds the image folders or downloads. size: height and width at which synthetic scenes are drawn.
     limit: use that many training images, the same random choice every time (synthetic scenes: validation images too).
-    seed: splits a folder of classes that has no train/ and val/. task: labels, detection or segmentation, which says what
-    the targets are.
+    seed: splits a folder of classes that has no train/ and val/. task: labels, detection or segmentation: the kind of
+    the targets.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit}: at least 1 training image")

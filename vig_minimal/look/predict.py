@@ -291,7 +291,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.out and not (detects or segments):
             raise ValueError(f"--out: draws what a detector finds, and {model.name} here names classes; leave it out")
         if args.masks and not segments:
-            raise ValueError(f"--masks: of segmentation alone, which {model.name} here is not trained for; leave it out")
+            raise ValueError(f"--masks: of segmentation, which {model.name} here is not trained for; leave it out")
         masks = Path(args.masks or "masks") if segments else None
         args.out = args.out or ("segments.png" if segments else None)
         table = csv.writer(files.enter_context(replacing(args.csv, "w"))) if args.csv else None

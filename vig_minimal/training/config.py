@@ -58,7 +58,8 @@ class RunConfig:
                                        Allowed(1, 8192), type=int, nargs="+", metavar="N")
     init_from: str = option(None, "model", "start from these weights, of train.py, of a trained model"
                                            " (lrgc_nano-cifar10) or of the papers' authors: they tell the model and its"
-                                           " size, and the recipe is finetune; with --model gkgnet, Pyramid ViG's", STAYS, metavar="FILE")
+                                           " size, and the recipe is finetune; with --model gkgnet, Pyramid ViG's", STAYS,
+                           metavar="FILE")
     freeze: bool = option(False, "model", "train the head alone; stem and blocks stay as loaded, batch norm's"
                                           " statistics too", STAYS)
     task: str = option(None, "model", "labels: classification; detection: Mask R-CNN; segmentation: Semantic FPN"
@@ -83,7 +84,7 @@ class RunConfig:
                              choices=("skip", "error"))
 
     recipe_name: str = option(None, "recipe", f"one of {', '.join(RECIPES)} (default: demo on shapes and for nano"
-                                              " models, else the paper's); each of the following replaces one of its values",
+                                              " models, else the paper's); each of the following replaces one value",
                               GIVEN, flag="--recipe", metavar="NAME", type=str.lower)
     recipe: Recipe = Recipe()
     given: dict = field(default_factory=dict)  # what a checkpoint keeps of what was given

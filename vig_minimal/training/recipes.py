@@ -147,7 +147,8 @@ def kept_recipe(values: dict) -> Recipe:
     own = asdict(Recipe())
     try:
         # recipes from before there were these had none of them
-        if not isinstance(values, dict) or own.keys() - values.keys() - {"layer_decay", "scale_jitter", "scale_range"} or any(
+        younger = {"layer_decay", "scale_jitter", "scale_range"}
+        if not isinstance(values, dict) or own.keys() - values.keys() - younger or any(
                 type(values[k]) is not type(own[k]) for k in values):
             raise TypeError
         return Recipe(**values)

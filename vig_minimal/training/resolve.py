@@ -26,7 +26,8 @@ MULTI_LABEL_FAMILY = "gkgnet"
 # of a task with another target than labels: its data without and with --data-dir, all its data, those that are for it
 # alone, what they hold, its augmentations
 DENSE = {
-    "detection": ("shapes-boxes", "coco", WITH_BOXES, ("shapes-boxes",), "boxes and masks", "--flip and --scale-jitter"),
+    "detection": ("shapes-boxes", "coco", WITH_BOXES, ("shapes-boxes",), "boxes and masks",
+                  "--flip and --scale-jitter"),
     "segmentation": ("shapes-masks", "maskfolder", WITH_MASKS, ("shapes-masks", "maskfolder", "voc2012"),
                      "masks of classes", "--flip and --scale-range"),
 }
@@ -158,7 +159,7 @@ def check_task(config: RunConfig) -> None:
     no_mixing = "give --mixup 0 --cutmix 0"
     _refuse_first([
         (recipe.scale_jitter, "--scale-jitter: scales images with boxes; give --task detection too, or --crop resized"),
-        (recipe.scale_range, "--scale-range: scales images with masks; give --task segmentation too, or --crop resized"),
+        (recipe.scale_range, "--scale-range: scales images with masks; give --task segmentation, or --crop resized"),
         *((data in own, f"{data} tells {what}; give --task {task}, or choose shapes")
           for task, (_, _, _, own, what, _) in DENSE.items()),
         (not several and (made_for or config.multi_label),

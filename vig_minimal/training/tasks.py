@@ -244,7 +244,7 @@ class BipartiteTask(Task):
 
 class DetectionTask(Task):
     """An image shows any number of objects, each with its class, box and mask (ClusterViG, section V); targets are as
-    `data.dense.object_batches` says. Crowd regions are not learned, nor boxes thinner than a pixel; COCO has a few of these.
+    `data.dense.object_batches` says. Crowd regions are not learned, nor boxes thinner than a pixel; COCO has a few.
 
     loss          of                                                                  torchvision's
     proposals     the proposal network: object or not, and its box                    loss_objectness, loss_rpn_box_reg

@@ -1,21 +1,23 @@
-"""Files of weights: written whole or not at all (atomic.py), read without running code.
+"""Safe files: written whole or not at all, read without running code.
 
 A file of weights is a dict of tensors and plain data, loaded with `weights_only=True`. torch writes it as a zip
 archive, whose parts carry checksums (CRC-32); `load` compares them, which torch does not.
 """
 
+import contextlib
 import io
 import os
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
 
-from .atomic import replacing
-
 PLAIN = (bool, int, float, str, type(None), Tensor)
+STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
 DAMAGED = "cut short, damaged or not a checkpoint of torch"
 
 
@@ -25,6 +27,29 @@ class CheckpointError(ValueError):
 
 class UnreadableError(CheckpointError):
     """A file that the system does not let us read: its content may be whole."""
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path, mode: str = "wb", follow: bool = True) -> Iterator[IO]:
+    """Open a temporary file that replaces `path` on success: at any moment `path` is the whole old or new file, also if
+    several processes write it. What is no file, as a pipe or /dev/stdout, is written to. follow: of a link, replace the
+    target."""
+    text = {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    stream = STREAMS.get(str(path))  # may be a file that a shell has open
+    if stream or os.path.exists(path) and not os.path.isfile(path):
+        with open(os.dup(stream) if stream else path, mode, **text) as file:
+            yield file
+        return
+    path = Path(os.path.realpath(path) if follow else path)
+    temporary = path.with_name(f"{path.name}.{os.urandom(4).hex()}.tmp")
+    try:
+        with open(temporary, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def save(path: str | Path, state: dict, keep: str | None = None) -> None:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from PIL import Image
 
-from ..atomic import replacing
+from ..files import replacing
 
 
 def fail(name: str, message: str) -> NoReturn:

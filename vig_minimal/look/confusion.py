@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..atomic import replacing
+from ..files import replacing
 from ..training.engine import Run
 from ..training.resume import Start
 from ..training.run_log import RunLog, per_class

@@ -24,8 +24,7 @@ from ..data.augment import normalise
 from ..data.decoding import Picture, as_rgb
 from ..data.loading import centre_crop
 from ..data.synthetic import CLASSES, Shapes
-from ..atomic import replacing
-from ..files import CheckpointError
+from ..files import CheckpointError, replacing
 from ..models.detection import Detector, create_detector
 from ..models.gkgnet import GKGNet
 from ..models.layers import evaluating

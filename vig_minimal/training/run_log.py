@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..data.datasets import Data, label_counts
 from ..data.loading import FileNote, StoredImages
-from ..atomic import replacing
+from ..files import replacing
 from ..models.checks import plural
 from ..models.cost import count_macs, count_parameters, saved_bytes_per_image
 from ..streams import unheard

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...data.datasets import Data, fetch, open_data
-from ...atomic import replacing
+from ...files import replacing
 from ...training import distributed
 from ...training.config import RunConfig, parse
 from ...training.resolve import resolve

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from vig_minimal.files import load, replacing  # noqa: E402
+from vig_minimal.atomic_files import load, replacing  # noqa: E402
 from vig_minimal.look.page.build import build, fill  # noqa: E402
 from vig_minimal.look.predict import open_model  # noqa: E402
 

@@ -13,8 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "vig_minimal"
-# the first two are modules beside the folders
-FOLDERS = ["streams", "files", "graphs", "constructors", "models", "data", "training", "look"]
+FOLDERS = ["streams", "atomic_files", "graphs", "constructors", "models", "data", "training", "look"]  # two are files
 TOP = ["__init__", "__main__", "train"]  # above all folders
 FAST = f"{PACKAGE}.graphs.fast."
 MOST_MODULES = 14  # in a folder, __init__.py aside
@@ -92,7 +91,7 @@ def test_imports_go_downwards_and_folders_are_small():
 def test_every_file_of_the_package_is_read():
     read = list((ROOT / PACKAGE).rglob("*.py"))
     names = {name for path in read for _, name, _ in imports(path, ROOT)}
-    assert {"torch.nn", f"{PACKAGE}.graphs.graph.Graph", f"{PACKAGE}.files.CheckpointError"} <= names
+    assert {"torch.nn", f"{PACKAGE}.graphs.graph.Graph", f"{PACKAGE}.atomic_files.CheckpointError"} <= names
     assert {_part(path.relative_to(ROOT / PACKAGE).parts) for path in read} == {*FOLDERS, *TOP}
 
 
@@ -118,7 +117,7 @@ def made_up(root: Path, sources: dict[str, str]) -> list[str]:
     (GRAPH, "def f():\n    from ..data.loading import loader\n", 2, "graphs imports from data"),
     (GRAPH, "if True:\n    pass\nelse:\n    from ..models import vig\n", 4, "graphs imports from models"),
     (f"{PACKAGE}/graphs/__init__.py", "from ..models import vig\n", 1, "graphs imports from models"),
-    (f"{PACKAGE}/files.py", "\nfrom .graphs.graph import Graph\n", 2, "files imports from graphs"),
+    (f"{PACKAGE}/atomic_files.py", "\nfrom .graphs.graph import Graph\n", 2, "atomic_files imports from graphs"),
     (f"{PACKAGE}/training/engine.py", "from ..look.plot import plot\n", 1, "training imports from look"),
     (f"{PACKAGE}/look/plot.py", "from .. import create_model\n", 1, "imports create_model from the top"),
     (f"{PACKAGE}/look/plot.py", f"from {PACKAGE} import create_model\n", 1, "imports create_model from the top"),
@@ -143,7 +142,8 @@ def test_what_breaks_a_rule_is_named_with_file_and_line(tmp_path, name, text, li
 
 @pytest.mark.parametrize("name, text", [
     (f"{PACKAGE}/look/plot.py", "import numpy as np\nfrom PIL import Image\nfrom .panels import sheet\n"),
-    (f"{PACKAGE}/look/plot.py", "from ..files import load\nfrom ..training import checkpoint\nfrom .. import files\n"),
+    (f"{PACKAGE}/look/plot.py", "from ..atomic_files import load\nfrom ..training import engine\nimport math\n"),
+    (f"{PACKAGE}/look/plot.py", "from .. import atomic_files\n"),
     (f"{PACKAGE}/training/run_log.py", "def f():\n    import tensorboard\n    from torch.utils import tensorboard\n"),
     (f"{PACKAGE}/graphs/fast/search.py", "from . import sparse\nfrom ..graph import Graph\n"),
     (f"{PACKAGE}/__init__.py", "from .models.registry import create_model\nfrom .look import plot\n"),

@@ -4,6 +4,7 @@ Nothing is downloaded and nothing is trained. Names that a snippet does not defi
 """
 
 import argparse
+import ast
 import functools
 import importlib
 import os
@@ -21,6 +22,7 @@ from PIL import Image
 from torch.distributed.run import get_args_parser
 
 from helpers import on_meta, script
+from test_imports import FOLDERS
 from vig_minimal import create_model, list_models
 from vig_minimal.__main__ import COMMANDS
 from vig_minimal.constructors import CONSTRUCTORS
@@ -283,6 +285,26 @@ def test_files_of_code_that_are_named_exist(page):
     for name in re.findall(r"`([\w/]+\.py)(?:::\w+)?`", prose(page)):
         found = (ROOT / name).is_file() or list((ROOT / "vig_minimal").rglob(name))
         assert found, f"{page.name}: there is no {name}"
+
+
+def test_the_table_of_folders_is_true():
+    """Every folder has a row, in the order of imports; its job is what it says of itself; the files named are in it."""
+    rows = re.findall(r"^\| `(\w+)/` \| ([^|]+) \| ([^|]+) \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    folders = {path.parent.name for path in (ROOT / "vig_minimal").glob("*/__init__.py")}
+    assert [name for name, _, _ in rows] == [name for name in FOLDERS if name in folders] and len(rows) == len(folders)
+    for name, job, files in rows:
+        folder = ROOT / "vig_minimal" / name
+        says = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))).split("\n")[0]
+        assert says == job[0].upper() + job[1:] + ".", f"README.md says «{job}» of {name}/, __init__.py «{says}»"
+        missing = [file for file in re.findall(r"`([\w./]+\.py)`", files)
+                   if not ((folder / file).is_file() or (ROOT / file).is_file())]
+        assert not missing, f"README.md sends readers of {name}/ to {missing}"
+
+
+def test_every_folder_inside_a_folder_says_what_it_is_for_in_one_sentence():
+    for path in (ROOT / "vig_minimal").glob("*/*/__init__.py"):
+        says = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        assert re.match(r"[^.\n]+[.:]", says), f"{path.relative_to(ROOT)} does not say what its folder is for"
 
 
 def test_every_image_is_used():

@@ -91,6 +91,7 @@ def test_groups_that_do_not_fit_are_an_error(constructor, says):
         constructor(torch.randn(B, N, C))
 
 
+@pytest.mark.fast_form
 def test_pairs_of_large_images_are_never_all_in_memory(monkeypatch):
     x, sources, relative = torch.randn(B, N, C).double(), torch.randn(B, M, C).double(), torch.randn(N, M).double()
     whole = GroupKNN(3, 2)(x, sources=sources, relative=relative).index

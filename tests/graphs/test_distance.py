@@ -50,6 +50,7 @@ def test_infinities_zeros_and_the_largest_and_smallest_numbers_are_in_order(way,
     assert all(len(set(row)) == count for row in found.tolist()), "a place came twice"
 
 
+@pytest.mark.fast_form
 def test_of_equal_distances_numpy_takes_the_lowest_place(monkeypatch):
     by_numpy(monkeypatch, True)
     rows = torch.randint(-2, 3, (50, 30)).float()

@@ -49,6 +49,7 @@ def test_the_search_over_groups_goes_block_by_block(elements, monkeypatch):
         torch.testing.assert_close(max_relative(x, replace(graph, sources=sources)), expected)
 
 
+@pytest.mark.fast_form
 def test_memory_for_the_backward_pass_does_not_grow_with_neighbours():
     def kept(k):
         graph, x, sources, sizes = directed_groups(2, 40, 40, k), nodes(B, 40, C), nodes(B, 40, C), []

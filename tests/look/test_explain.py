@@ -1,6 +1,7 @@
 """`python -m vig_minimal explain`: what it shows is what the model computes, and each step names its real place."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,10 @@ from torch.nn import functional as F
 from helpers import FAMILIES, TINY
 from reference import vig as oracle
 from vig_minimal import create_model
+from vig_minimal.constructors import KNN, LRGC, SimilarityThreshold
 from vig_minimal.constructors.schedules import at
 from vig_minimal.look import explain
+from vig_minimal.look.page.build import steps_of
 from vig_minimal.models.layers import to_nodes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +90,35 @@ def test_the_values_obey_the_equations_beside_them(name):
         if name == "vig_nano":
             order = value["scores", layer, "d"][0].argsort(1)[:, :at(grapher.constructor.k, 16)]
             assert torch.equal(adj[0].nonzero()[:, 1].view(order.shape), order.sort(1).values)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-5])
+@torch.no_grad()
+def test_what_is_compared_is_what_the_constructor_compares_also_among_nearly_equal_nodes(spread):
+    h = torch.randn(1, 1, 8) + spread * torch.randn(1, 12, 8)  # in float32; what is expected, in float64
+    x = F.normalize(h.double(), dim=-1)
+    d = (x[:, :, None] - x[:, None]).square().sum(-1)
+    threshold, lrgc, knn = SimilarityThreshold(0.7), LRGC(8), KNN(3)
+    torch.nn.init.normal_(lrgc.query.weight)
+    score = F.linear(h.double(), lrgc.query.weight.double()) @ F.linear(h.double(), lrgc.key.weight.double()).mT
+    for module, expected, edge in (
+            (threshold, (d.mean() - d) / d.std(), lambda z: z > threshold.z),
+            (lrgc, score, lambda score: torch.tanh(F.relu(torch.sigmoid(score) - torch.sigmoid(lrgc.tau)))),
+            (knn, d, lambda d: torch.zeros_like(d).scatter(2, d.argsort(-1)[..., :3], 1).bool())):
+        (_, _, compared), (_, _, edges) = explain.graph_values(module, (h,), module(h))
+        torch.testing.assert_close(compared.double(), expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
+        torch.testing.assert_close(edges, edge(compared))
+        assert module is knn or torch.equal(compared, module.scores(h))
+
+
+def test_an_image_of_one_colour_has_no_scores_and_its_page_is_json_all_the_same():
+    h, module = torch.ones(1, 9, 4), SimilarityThreshold(0.7)
+    values = [explain.Value(step, "layer 0", symbol, tensor, "file class")
+              for step, symbol, tensor in explain.graph_values(module, (h,), module(h))]
+    assert values[0].range == (-torch.inf, -torch.inf) and not values[1].tensor.any()
+    steps = json.loads(json.dumps(steps_of(values), allow_nan=False))
+    assert [steps[0]["values"][0][end] for end in ("low", "high")] == [None, None]
+    assert "from -inf to -inf" in explain.table(values)
 
 
 def test_clustervig_shows_its_partitions_before_what_is_read_along_their_edges():

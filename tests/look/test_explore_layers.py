@@ -11,15 +11,16 @@ from PIL import Image, ImageColor
 from vig_minimal import Graph, create_model
 from vig_minimal.data.synthetic import CLASSES, Shapes
 from vig_minimal.graphs.graph import GroupGraph
-from vig_minimal.look import explore, explore_layers
-from vig_minimal.look.explore_layers import GROUPS, OPACITY, Layer
+from vig_minimal.look import explore, explore_layers, patch_sources
+from vig_minimal.look.explore_layers import Layer
 from vig_minimal.look.panels import patch_box, picture
+from vig_minimal.look.patch_sources import GROUPS, OPACITY
 from vig_minimal.look.predict import load, open_model, probabilities
 from vig_minimal.training import checkpoint
 
 TINY = {"img_size": 32, "patch": 2, "dim": (8, 8, 16, 16), "depth": (1, 1, 2, 1)}  # grids of 16, 8, 4 and 2
 GREY = 95  # of a flat picture
-PALE = round(GREY + explore_layers.PALE * (255 - GREY))  # of what no group reads
+PALE = round(GREY + patch_sources.PALE * (255 - GREY))  # of what no group reads
 
 
 def flat(rows: int, columns: int, side: int = 16) -> torch.Tensor:
@@ -139,7 +140,7 @@ def hand_made() -> GroupGraph:
 
 def test_patches_of_a_label_have_the_colour_of_their_group_and_no_others():
     layer = Layer("cross level 0", hand_made(), (3, 4), of_labels=True)
-    page = explore_layers.explore_groups(flat(3, 4, 64), [layer], (3, 4), target=2)
+    page = patch_sources.explore_groups(flat(3, 4, 64), [layer], (3, 4), target=2)
     image, *groups, both = panels_of(page, 4, 256, 192)
     assert set(pixels(image)) == {(GREY,) * 3}
     reads = {1, 4, 6}, {4, 11}
@@ -155,19 +156,19 @@ def test_patches_of_a_label_have_the_colour_of_their_group_and_no_others():
 def test_a_patch_of_several_groups_has_an_equal_part_of_each_colour():
     plain = Image.new("RGB", (96, 48), (PALE,) * 3)
     read = torch.tensor([[True, True], [True, False], [True, True]])[:, None]  # (3, 1, 2): all, then 0 and 2
-    drawn = explore_layers.tint_groups(plain, read, GROUPS[:3])
+    drawn = patch_sources.tint_groups(plain, read, GROUPS[:3])
     for column, groups in enumerate([(0, 1, 2), (0, 2)]):
         found = patch_pixels(drawn, (1, 2), 0, column)
         counts = [found.count(mixed(group)) / len(found) for group in range(3)]
         assert counts == pytest.approx([(group in groups) / len(groups) for group in range(3)], abs=0.05)
-    small = explore_layers.tint_groups(Image.new("RGB", (8, 4), (PALE,) * 3), read[:2], GROUPS[:2])
+    small = patch_sources.tint_groups(Image.new("RGB", (8, 4), (PALE,) * 3), read[:2], GROUPS[:2])
     assert set(patch_pixels(small, (1, 2), 0, 0)) == {mixed(0), mixed(1)}  # also where it is as small as 4 pixels
 
 
 def test_sources_of_a_patch_have_their_colours_and_a_red_line():
     """Target 4 is row 1, column 0. Its line to source 3 (row 0, column 3) runs through no other source's centre."""
     layer = Layer("layer 0", hand_made(), (3, 4))
-    page = explore_layers.explore_groups(flat(3, 4, 64), [layer], (3, 4), target=(1, 0))
+    page = patch_sources.explore_groups(flat(3, 4, 64), [layer], (3, 4), target=(1, 0))
     panels = panels_of(page, 4, 256, 192)
     reads = set(), {2, 3, 9}, {2, 8, 9}, {2, 3, 8, 9}
     for panel, read in zip(panels, reads, strict=True):
@@ -191,7 +192,7 @@ def test_pooled_sources_are_drawn_over_the_patches_that_they_cover():
     index = torch.zeros(1, 2, 16, 1, dtype=torch.int64)
     index[0, 0, 5], index[0, 1, 5] = 2, 3  # of row 1, column 1, which covers the first stage's 2,2 to 3,3
     layer = Layer("layer 1", GroupGraph(4, index=index), (4, 4), pool=2, scale=2)
-    page = explore_layers.explore_groups(flat(8, 8, 32), [layer], (8, 8), target=(3, 2))
+    page = patch_sources.explore_groups(flat(8, 8, 32), [layer], (8, 8), target=(3, 2))
     _, first, second, both = panels_of(page, 4, 256, 256)
     for row, column in np.ndindex(8, 8):
         spot = column * 32 + 22, row * 32 + 8  # where no line leads through
@@ -207,7 +208,7 @@ def test_pooled_sources_are_drawn_over_the_patches_that_they_cover():
 
 def test_a_small_target_is_framed_around_and_not_hidden():
     panel = Image.new("RGB", (64, 64))
-    explore_layers.frame(panel, (32, 32, 35, 35))
+    patch_sources.frame(panel, (32, 32, 35, 35))
     assert set(pixels(panel.crop((32, 32, 36, 36)))) == {(0, 0, 0)}
     assert panel.getpixel((27, 27)) == panel.getpixel((40, 40)) == (255, 0, 0) != panel.getpixel((26, 26))
 
@@ -217,7 +218,7 @@ def test_one_panel_a_group_and_one_of_all_if_there_are_several():
     for groups in (1, 2, 8):
         reads = torch.eye(groups, 16, dtype=torch.bool)
         layer = Layer("cross level 0", GroupGraph(16, index=torch.zeros(1, groups, 1, 1, dtype=torch.int64)), (4, 4))
-        panels, captions = explore_layers.draw_groups(plain, layer, reads, (4, 4), "patches")
+        panels, captions = patch_sources.draw_groups(plain, layer, reads, (4, 4), "patches")
         assert len(panels) == len(captions) == groups + (groups > 1)
         assert len({patch_pixels(panels[-1], (4, 4), *divmod(i, 4))[0] for i in range(groups)}) == groups
         assert captions[0] == "group 0: 1 patches"
@@ -226,10 +227,10 @@ def test_one_panel_a_group_and_one_of_all_if_there_are_several():
 
 def test_captions_count_different_sources(monkeypatch):
     written = []
-    monkeypatch.setattr(explore_layers, "sheet", lambda panels, captions, columns, title: written.extend(captions))
+    monkeypatch.setattr(patch_sources, "sheet", lambda panels, captions, columns, title: written.extend(captions))
     layer = Layer("layer 3", hand_made(), (3, 4))
-    explore_layers.explore_groups(flat(3, 4), [layer], (3, 4), target=(1, 0))
-    explore_layers.explore_groups(flat(3, 4), [layer], (3, 4), target=2)
+    patch_sources.explore_groups(flat(3, 4), [layer], (3, 4), target=(1, 0))
+    patch_sources.explore_groups(flat(3, 4), [layer], (3, 4), target=2)
     assert written == ["layer 3: patch 1,0 of 3 by 4", "group 0: 3 sources", "group 1: 3 sources",
                        "all groups: 4 different sources\n2 of them in several groups",
                        "layer 3\n3 by 4 patches", "group 0: 3 patches", "group 1: 2 patches",
@@ -250,7 +251,7 @@ def test_a_label_is_drawn_over_the_scene_with_all_its_shapes(tmp_path, capsys):
     assert (np.asarray(panel) == np.asarray(picture(image, 256))).all() and not torch.equal(image, single)
     # the other panels show the sources that the graph has
     graph = probabilities(open_model("gkgnet_nano", None), image[None], return_graphs=True)[1][-1]
-    expected, captions = explore_layers.draw_groups(picture(image, 256), Layer("", graph, (4, 4), scale=8),
+    expected, captions = patch_sources.draw_groups(picture(image, 256), Layer("", graph, (4, 4), scale=8),
                                                     graph.adj()[0, :, CLASSES.index("star")], (32, 32), "patches")
     for i, wanted in enumerate(expected):
         x = 8 + (i + 1) * 264

@@ -11,8 +11,8 @@ from vig_minimal import train
 from commands import own_folder, refused, rows  # noqa: F401
 from helpers import TINY as SMALL
 from vig_minimal import create_model
+from vig_minimal.atomic_files import load, save
 from vig_minimal.data.augment import normalise
-from vig_minimal.files import load, save
 from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.look import explore
 from vig_minimal.look.page.history import graph_of

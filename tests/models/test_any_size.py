@@ -124,6 +124,7 @@ def test_a_size_that_no_model_could_be_built_for_is_an_error(name, fields, size,
 # ------------------------------------------------------------------------------------------- tables of other sizes
 
 
+@pytest.mark.fast_form
 def test_tables_of_other_sizes_are_made_once_and_never_outgrow_their_limit(monkeypatch):
     model = create_model("pvig_nano", **TINY_PYRAMID).eval()
     stage = model.stages[0]
@@ -139,6 +140,7 @@ def test_tables_of_other_sizes_are_made_once_and_never_outgrow_their_limit(monke
         assert model.to("meta").stages[0].relative_on(8, 6).is_meta  # made anew for another device
 
 
+@pytest.mark.fast_form
 def test_a_table_too_large_to_keep_gives_the_same_graphs(monkeypatch):
     images = torch.randn(2, 3, 48, 32)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from torchvision import models
 from helpers import assert_same, nodes, on_meta
 from reference import cnn2graph as oracle
 from vig_minimal import create_model, list_models
-from vig_minimal.files import CheckpointError
+from vig_minimal.atomic_files import CheckpointError
 from vig_minimal.models.cnn2graph import CNN2GNN, CNN2GraphConfig, CNN2Transformer, draw_anchors, maximum, mean
 from vig_minimal.models.cost import count_macs, count_parameters
 from vig_minimal.models.registry import CONFIGS

@@ -15,6 +15,7 @@ from vig_minimal import create_model, list_constructors
 from vig_minimal.graphs.draws import part_of_batch
 
 SHALLOW = {**TINY, "depth": 1}
+pytestmark = pytest.mark.fast_form  # a compiler unrolls all rounds of the plain k-means
 
 
 def assert_same_step(name: str, backend: str) -> None:

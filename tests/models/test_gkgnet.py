@@ -7,8 +7,8 @@ from helpers import assert_same, dense_of, nodes, on_meta, randomise
 from reference import gkgnet as oracle
 from reference.vig import linear
 from vig_minimal import create_model
+from vig_minimal.atomic_files import CheckpointError
 from vig_minimal.constructors import GroupKNN
-from vig_minimal.files import CheckpointError
 from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.models.cost import count_macs, count_parameters
 from vig_minimal.models.gkgnet import CrossLevel

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vig_minimal import create_model
-from vig_minimal.files import CheckpointError
+from vig_minimal.atomic_files import CheckpointError
 from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.models.released import load_released
 

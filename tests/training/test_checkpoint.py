@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vig_minimal.files import CheckpointError
+from vig_minimal.atomic_files import CheckpointError
 from vig_minimal.training import checkpoint, resume
 
 STATE = {"name": "vig_nano", "config": {"dim": 96, "img_size": (64, 64)}, "classes": ["a", "b"],

@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from vig_minimal import train
 from commands import at_call, free_port, join, own_folder, refused, rows  # noqa: F401
 from helpers import coco_folder, same_tensors, thing
-from vig_minimal.files import load
+from vig_minimal.atomic_files import load
 from vig_minimal.models.detection import create_detector
 from vig_minimal.training.coco_ap import coco_ap
 from vig_minimal.training.config import RunConfig

@@ -1,11 +1,13 @@
-"""Graph constructors: nodes in, `Graph` out. One constructor, one file, its paper's equations in order.
+"""Who builds the graph: one constructor, one file.
 
-To add one:
+Nodes in, `Graph` out, the paper's equations in order. What changes from block to block is in `schedules.py`. To add a
+constructor:
 
 1. Write a module that is called as `constructor(nodes, grid)`: it takes nodes (B, N, C) and returns a `Graph` of N
    targets and N sources. `grid` is (H, W), where node h·W + w is the patch in row h and column w; ignore it unless the
    edges depend on places. Images may be of several sizes: what follows from the number of nodes is worked out in each
-   call, by a `Rule` of `schedules.py`. (KNN and GroupKNN also take other nodes as sources, for pyramids and GKGNet's labels.)
+   call, by a `Rule` of `schedules.py`. (KNN and GroupKNN also take other nodes as sources, for pyramids and GKGNet's
+   labels.)
    Pick edges in float32, also under autocast (`graphs.distance`): bfloat16 keeps fewer than three digits, so near ties
    change neighbours. The nodes arrive as the layers before computed them: under bfloat16 autocast they are rounded
    already.

@@ -1,4 +1,6 @@
-"""k nearest neighbours inside partitions (ClusterViG, Parikh et al., 2025, section IV-A and Algorithm 1).
+"""k nearest neighbours inside partitions (ClusterViG, Parikh et al., 2025, section IV-A).
+
+Two lines of Algorithm 1, which as a whole is `DEGC` in `models/clustervig.py`:
 
     V^1, ..., V^κ = partition(V, X)          line 3, by k-means: `ClusterKNN.partition`
     G^i = k-NN(V^i, X_i, K)                  line 5, of every partition i: `cluster_graph`

@@ -1,12 +1,12 @@
 """What changes from block to block, all in one place: k, dilation, SViG's quantile, windows, hyperedges.
 
-    of block l of L, on N nodes     is                                                            from
-    k_l    `neighbours`             k + ⌊k·l/(L − 1)⌋: from k to 2k, at most N                    ViG, ClusterViG, GKGNet
-    d_l    `dilation`               min(⌊l/4⌋ + 1, ⌊N/2k⌋): one more every four blocks            ViG
-    k, d   `pyramid_neighbours`     k in every block; min(⌊l/4⌋ + 1, 5), M sources                Pyramid ViG, GKGNet
-    q_l    `quantiles`              q_0 − l·δ: deeper blocks have more edges                      SViG
-    w, s   `window_side`            half of the shorter side; shift w/2 in every second block     WiGNet
-    E_l    `hyperedges`             E + ⌊E·l/(L − 1)⌋: from E to 2E, at most N                    ViHGNN
+    of block l of L, on N nodes     is                                                           from
+    k_l    `neighbours`             k + ⌊k·l/(L − 1)⌋: from k to 2k, at most N                   ViG, ClusterViG, GKGNet
+    d_l    `dilation`               min(⌊l/4⌋ + 1, ⌊N/2k⌋): one more every four blocks           ViG
+    k, d   `pyramid_neighbours`     k in every block; min(⌊l/4⌋ + 1, 5), M sources               Pyramid ViG, GKGNet
+    q_l    `quantiles`              q_0 − l·δ: deeper blocks have more edges                     SViG
+    w, s   `window_side`            half of the shorter side; shift w/2 in every second block    WiGNet
+    E_l    `hyperedges`             E + ⌊E·l/(L − 1)⌋: from E to 2E, at most N                   ViHGNN
 
 Images may be of several sizes, so most of these are rules: functions of the number of nodes or of the grid. k, w and E
 are None where nobody chose them, and then follow the size too. Stochastic depth is `models.layers.drop_path_rates`.

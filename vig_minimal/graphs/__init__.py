@@ -1,1 +1,1 @@
-"""The graph contract (graph), features flowing along edges (aggregate, gatv2), tools to pick edges (the others)."""
+"""What a graph is, and what flows along its edges."""

@@ -39,8 +39,9 @@ def maximum(x: Tensor | None, y: Tensor, graph: Graph) -> Tensor:
     # LRGC Eq. 5: the maximum of all messages, in the paper's letters α_ij (x'_i − x'_j)
     message = full_precision(y)[:, None]  # y_j: (B, 1, M, C)
     message = message if x is None else message - full_precision(x)[:, :, None]  # y_j − x_i: (B, N, M, C)
-    if graph.index is not None:  # of the k sources of each target: (B, N, k, C)
-        return torch.take_along_dim(message, graph.index[..., None], 2).max(2).values.to(y.dtype)
+    if graph.index is not None:  # of the k sources of each target
+        index = graph.index[..., None].expand(-1, -1, -1, y.shape[2])  # (B, N, k, C)
+        return message.expand(-1, index.shape[1], -1, -1).gather(2, index).max(2).values.to(y.dtype)
     a = graph.weights[..., None]  # (B, N, M, 1)
     if a.dtype == torch.bool:  # of the edges alone
         m = torch.where(a, message, -torch.inf).max(2).values

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from PIL import Image
 
-from ..files import replacing
+from ..atomic_files import replacing
 
 
 def fail(name: str, message: str) -> NoReturn:

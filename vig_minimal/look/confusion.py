@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..files import replacing
+from ..atomic_files import replacing
 from ..training.engine import Run
 from ..training.resume import Start
 from ..training.run_log import RunLog, per_class

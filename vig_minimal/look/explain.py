@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from ..constructors import KNN, LRGC, GroupKNN, SimilarityThreshold
 from ..data.augment import normalise
-from ..graphs.distance import squared_distance, unit
+from ..graphs.distance import mean_node, squared_distance, unit
 from ..graphs.graph import GroupGraph
+from ..graphs.plain import plain
 from ..models.clustervig import DEGC
 from ..models.cnn2graph import CNN2Graph
 from ..models.convs import MRConv
@@ -144,15 +145,14 @@ def graph_values(module: nn.Module, inputs: tuple, output, pyramid: bool = False
     """What a constructor compared, and the adjacency that it made."""
     h, edges = inputs[0], (output if isinstance(output, GroupGraph) else output.union()).adj()
     if isinstance(module, LRGC):
-        return [(SCORE, "α′", module.query(h) @ module.key(h).mT), (ALPHA, "α", edges)]
+        return [(SCORE, "α′", module.scores(h)), (ALPHA, "α", edges)]
     if isinstance(module, SimilarityThreshold):
-        s = -squared_distance(unit(h), unit(h))
-        return [(SIMILARITY, "z", (s - s.mean((1, 2), keepdim=True)) / s.std((1, 2), keepdim=True)),
-                (ABOVE, "N(i)", edges)]
+        return [(SIMILARITY, "z", module.scores(h)), (ABOVE, "N(i)", edges)]
     if isinstance(module, GroupKNN) or pyramid and isinstance(module, KNN):
         return [(GROUPS if isinstance(module, GroupKNN) else NEAR, "N(i)", edges)]
     if type(module) is KNN and h.shape[1] == edges.shape[-1]:
-        return [(DISTANCE, "d", squared_distance(unit(h), unit(h))), (NEAREST, "N(i)", edges)]
+        nodes = unit(h) - mean_node(unit(h))
+        return [(DISTANCE, "d", squared_distance(nodes, nodes)), (NEAREST, "N(i)", edges)]
     return [(CHOSEN, "N(i)", edges)]
 
 
@@ -287,7 +287,8 @@ def main(argv: list[str] | None = None) -> None:
     with parser.errors_in_one_sentence():
         model = open_model(args.model, args.checkpoint)
         image = open_image(args.image, model.transform, "multi" if model.multi_label else "single")
-        logits, _, values = trace(model, normalise(image[None], model.transform.mean, model.transform.std))
+        with plain():  # as the equations are written
+            logits, _, values = trace(model, normalise(image[None], model.transform.mean, model.transform.std))
         way = ("image → stem → [ in → scores → edges → aggregation → update → FFN ] for each layer → head"
                if hasattr(model.config, "grid") else "image → backbone → classifier")
         print(f"{model.name}, {args.checkpoint or 'random weights'}, {args.image}: {way}\n")

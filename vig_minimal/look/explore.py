@@ -19,14 +19,14 @@ from ..data.synthetic import CLASSES
 from ..graphs.graph import GroupGraph
 from ..models.detection import Detector
 from .command import Parser, save_picture
-from .explore_layers import Layer, choose_label, explore_groups, frame, layers_of
+from .explore_layers import Layer, choose_label, layers_of
 from .objects.found import detect
 from .objects.reading import detector_layers, explore_objects, seen
 from .page import command as pages
-from .panels import colours, draw_sources, patch_box, picture, sheet, tint
+from .panels import colours, picture, sheet, tint
+from .patch_sources import PANEL, explore, explore_groups
 from .predict import in_words, named, open_image, open_model, open_scene, probabilities
 
-PANEL = 256  # about the height and width of a panel, in pixels
 PICTURE = "graph.png"
 
 
@@ -35,23 +35,6 @@ def shows(source: str, size: tuple[int, int], name: str) -> bool | None:
     if not source.startswith("shapes:") or name not in CLASSES:
         return None
     return bool(open_scene(source, size, "multi")[1][CLASSES.index(name)])
-
-
-def explore(image: Tensor, layers: list[Layer], whole: tuple[int, int], node: tuple[int, int],
-            title: str = "") -> Image.Image:
-    """Draw the image, and for each layer a panel of what the patch `node` (row, column) of the first stage reads from,
-    or in later stages the patch that covers it. whole: the grid of the first stage."""
-    plain = picture(image, PANEL)
-    panels, captions = [plain.copy()], ["the image"]
-    frame(panels[0], patch_box(plain, whole, *node))
-    for layer in layers:
-        weights = layer.row(node)  # (M,)
-        panels.append(draw_sources(plain, layer.spread(weights, whole)))
-        frame(panels[-1], patch_box(plain, whole, *layer.patch_at(node), layer.scale))
-        captions.append(f"{layer.name}: {int((weights != 0).sum())} neighbours\n"
-                        f"mean of all nodes: {layer.graph.statistics()['mean_degree']:.1f}"
-                        + ("" if layer.grid == layer.source_grid == whole else f"\n{layer.sizes}"))
-    return sheet(panels, captions, columns=4, title=title)
 
 
 def explore_partitions(image: Tensor, layers: list[Layer], title: str = "") -> Image.Image:

@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
+from ..atomic_files import CheckpointError, replacing
 from ..data.augment import normalise
 from ..data.decoding import Picture, as_rgb
 from ..data.loading import centre_crop
 from ..data.synthetic import CLASSES, Shapes
-from ..files import CheckpointError, replacing
 from ..models.detection import Detector, create_detector
 from ..models.gkgnet import GKGNet
 from ..models.layers import evaluating

@@ -1,1 +1,1 @@
-"""One network, one file; `registry` lists every model, `released` reads weights from elsewhere."""
+"""One network, one file, in the paper's order."""

@@ -182,7 +182,7 @@ class Stage(nn.Module):
         grid = (height, width)
         if grid != self.grid:
             return relative_positions(self.dim, grid, self.num_sources(grid)).to(self.relative.device)
-        return self.relative[:]  # the whole table
+        return self.relative
 
     def _apply(self, fn, recurse: bool = True):
         super()._apply(fn, recurse)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from ..atomic_files import CheckpointError, load
 from ..constructors import CONSTRUCTORS
 from ..constructors.schedules import PYRAMID_K, first_k
-from ..files import CheckpointError, load
 from .checks import near
 from .clustervig import ClusterViG, ClusterViGConfig
 from .cnn2graph import CNN2Graph, CNN2GraphConfig
@@ -149,7 +149,8 @@ def recognise(path: str | Path) -> dict:
         if "body" in state["config"]:
             raise CheckpointError(f"{path}: holds a detector; --init-from takes a classifier's weights, and --resume"
                                   " goes on with a detector")
-        config = as_now(state["name"], {name: value for name, value in state["config"].items() if name != "num_classes"})
+        config = as_now(state["name"], state["config"])
+        config = {name: value for name, value in config.items() if name != "num_classes"}
         return state | {"config": config, "said": f"{state['name']}, as the checkpoint says"}
     shapes = {str(key).removeprefix("module."): tuple(value.shape) for key, value in unwrapped(state).items()
               if isinstance(value, Tensor)}

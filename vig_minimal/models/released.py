@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..files import CheckpointError, load
+from ..atomic_files import CheckpointError, load
 from .layers import resize_position
 
 # Names in the released ViG, Pyramid ViG, SViG (class DeepGCN) and GKGNet -> ours. «place N» is the N-th block, in a

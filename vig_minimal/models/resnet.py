@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
-from ..files import CheckpointError, load
+from ..atomic_files import CheckpointError, load
 from .released import misfit, unwrapped
 
 # name: widths and blocks of the stages. Nano is ours.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision import models
 
-from ..files import CheckpointError, load
+from ..atomic_files import CheckpointError, load
 from .checks import IMAGENET_MEAN, IMAGENET_STD
 
 

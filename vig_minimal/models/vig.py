@@ -11,8 +11,9 @@ Isotropic means that the width C and the grid stay the same from the first block
     m_i       max_j (x'_j − x'_i)          (B, N, C), inside the graph convolution
     Y, Z      grapher(x), ffn(y)           (B, C, H, W)
 
-Dilation d (`constructors/schedules.py`): a node reads from every d-th of its k·d nearest, so it reaches farther with as many
-neighbours, as dilated convolutions do; DeepGCNs (Li et al., 2019) brought this to graphs. k and d grow over the blocks.
+Dilation d (`constructors/schedules.py`): a node reads from every d-th of its k·d nearest, so it reaches farther with
+as many neighbours, as dilated convolutions do; DeepGCNs (Li et al., 2019) brought this to graphs. k and d grow over the
+blocks.
 
 Differs from the paper, as the released code does: BN after every linear layer, heads as in `convs.py`; features are
 L2-normalised before distances; a node is its own nearest neighbour.
@@ -184,8 +185,8 @@ class Backbone(nn.Module):
         self.head = head(self.num_features, self.config.num_classes, self.config.dropout)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Make the classifier anew for other classes; `lasting` layers of it stay as they were trained. 0: no classifier,
-        and forward gives the pooled features."""
+        """Make the classifier anew for other classes; `lasting` layers of it stay as they were trained. 0: no
+        classifier, and forward gives the pooled features."""
         old, like, had_classes = dict(self.named_modules()), next(self.parameters()), self.config.num_classes > 0
         self.config = replace(self.config, num_classes=num_classes)
         self.add_classes()

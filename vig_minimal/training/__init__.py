@@ -1,0 +1,1 @@
+"""Recipe, task, step, checkpoint, processes."""

@@ -1,7 +1,7 @@
 """Checkpoints of a run: what is in them, the last good one, and the lock of their folder. resume.py goes on from them.
 
 `Run.save` writes them. A checkpoint is a dict of tensors and plain data and nothing else: `weights_only=True` loads it,
-and runs no code. Writing is atomic (files.py), and the last.pt before this one stays as previous.pt.
+and runs no code. Writing is atomic (atomic_files.py), and the last.pt before this one stays as previous.pt.
 
     model      the weights to use: the exponential moving average where the recipe has one, else the trained weights
     name, config, classes, mean, std, multi_label, anchors   what is needed to use them
@@ -30,7 +30,7 @@ try:
 except ImportError:  # not on Windows: there, nothing is locked
     fcntl = None
 
-from ..files import CheckpointError, UnreadableError, load, save
+from ..atomic_files import CheckpointError, UnreadableError, load, save
 from ..graphs.graph import GroupGraph
 from ..models.registry import as_now
 

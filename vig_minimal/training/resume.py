@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..files import CheckpointError
+from ..atomic_files import CheckpointError
 from ..models.registry import as_now, recognise
 from ..models.released import misfit
 from . import checkpoint

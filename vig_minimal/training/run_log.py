@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ..atomic_files import replacing
 from ..data.datasets import Data, label_counts
 from ..data.loading import FileNote, StoredImages
-from ..files import replacing
 from ..models.checks import plural
 from ..models.cost import count_macs, count_parameters, saved_bytes_per_image
 from ..streams import unheard

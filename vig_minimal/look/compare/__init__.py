@@ -1,0 +1,1 @@
+"""Train variants of one model alike, and compare them."""

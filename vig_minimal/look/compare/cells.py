@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ...atomic_files import replacing
 from ...data.datasets import Data, fetch, open_data
-from ...files import replacing
 from ...training import distributed
 from ...training.config import RunConfig, parse
 from ...training.resolve import resolve

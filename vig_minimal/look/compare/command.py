@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ...files import replacing
+from ...atomic_files import replacing
 from ...models.registry import list_constructors
 from ...training.checkpoint import lock
 from ...training.run_log import duration

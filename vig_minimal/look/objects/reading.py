@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ...graphs.graph import Graph
 from ...models.detection import Detector, padded
-from ..explore_layers import Grid, Layer, frame, layers_of
+from ..explore_layers import Grid, Layer, layers_of
 from ..panels import draw_sources, patch_box, picture, sheet
+from ..patch_sources import frame
 from .found import Found, draw_found
 
 PANEL = 200  # about the shorter side of a panel in pixels

@@ -9,6 +9,7 @@ import html
 import io
 import json
 import math
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -72,6 +73,11 @@ def masks_of(source: str, transform: Transform, grid: tuple[int, int], view: str
     return torch.where(share.amax(0) >= 0.5, share.argmax(0) + 1, 0).tolist()
 
 
+def finite(number: float) -> float | None:
+    """Four digits of a number; None for one that JSON does not have."""
+    return float(f"{number:.4g}") if math.isfinite(number) else None
+
+
 def steps_of(values: Sequence[Value]) -> list[dict]:
     """Every different step once, with the shape and range of its values by layer."""
     steps = {}
@@ -79,9 +85,9 @@ def steps_of(values: Sequence[Value]) -> list[dict]:
         step = steps.setdefault((value.step.key, value.step.title), {
             "key": value.step.key, "short": value.step.short, "title": value.step.title, "says": value.step.says,
             "equation": typeset(value.step.equation), "where": value.where, "values": []})
-        low, high = value.range
+        low, high = value.range  # without an end where z is −∞, in an image of one colour
         step["values"].append({"layer": value.layer, "symbol": value.symbol, "shape": value.shape,
-                               "low": float(f"{low:.4g}"), "high": float(f"{high:.4g}")})
+                               "low": finite(low), "high": finite(high)})
     return list(steps.values())
 
 

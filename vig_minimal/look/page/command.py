@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ...files import replacing
+from ...atomic_files import replacing
 from ..predict import open_model
 from .build import build
 from .history import epochs_of

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
+from ...atomic_files import CheckpointError, load
 from ...data.augment import normalise
-from ...files import CheckpointError, load
 from ...graphs.graph import Graph, GroupGraph
 from ...models.clustervig import ClusterGraph
 from ...models.registry import as_now, create_model

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vig_minimal import streams
-from vig_minimal.files import load, replacing, save
+from vig_minimal.atomic_files import load, replacing, save
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,7 +39,7 @@ def test_a_pipe_is_written_to_and_stays(tmp_path):
 
 @pytest.mark.parametrize("how", [">", ">>"])
 def test_standard_output_that_is_a_file_keeps_what_it_has(tmp_path, how):
-    command = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom vig_minimal.files import replacing\n"
+    command = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom vig_minimal.atomic_files import replacing\n"
                "with replacing('/dev/stdout', 'w') as file: file.write('middle')")
     subprocess.run(f"(echo first; \"$PYTHON\" -c \"$COMMAND\"; echo last) {how} log.txt", shell=True, check=True,
                    cwd=tmp_path, env=os.environ | {"PYTHON": sys.executable, "COMMAND": command})

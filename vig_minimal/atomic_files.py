@@ -150,7 +150,7 @@ def what_it_is(data: bytes) -> str:
     if data[:4] == b"PK\3\4":
         try:
             names = zipfile.ZipFile(io.BytesIO(data)).namelist()
-        except zipfile.BadZipFile:
+        except Exception:  # zipfile raises many kinds for a damaged archive
             return ""
         if any(name.endswith("constants.pkl") for name in names):
             return "a TorchScript program, not weights alone; torch.save the state_dict() of what torch.jit.load gives"

@@ -66,7 +66,8 @@ def train(given: dict, resources: contextlib.ExitStack) -> dict | None:
     except ValueError as error:  # of this machine, maybe of this process alone
         fail(error)
     resources.push(processes.leave)
-    resources.enter_context(plain(given.get("plain", False)))
+    if given.get("plain"):
+        resources.enter_context(plain())
     with one_sentence(ValueError, is_first=processes.is_first, alike=True):
         config, start, changes = begin(given, processes, resources)
         run = build(config, start, changes, processes)

@@ -10,7 +10,7 @@ from PIL import Image, ImageColor
 from vig_minimal.look import chart, plot
 from vig_minimal.look.chart import HEIGHT, LEFT, TOP, WIDTH, Axis, Series, draw_curve, label, log_ticks, ticks
 from vig_minimal.look.panels import FONT, LINE, PALETTE, colours, enlarged, shorten
-from vig_minimal.training.run_log import append_row
+from vig_minimal.training.run_log import write_table
 
 NAN = math.nan
 FIRST = 44  # row of the page below its title, where the panels of a single run begin
@@ -19,8 +19,7 @@ FIRST = 44  # row of the page below its title, where the panels of a single run 
 def write_run(folder, rows, config=None):
     """A run's folder, its metrics.csv written as train.py writes it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for row in rows:
-        append_row(folder / "metrics.csv", row)
+    write_table(folder / "metrics.csv", rows)
     if config is not None:
         model, data, recipe = config
         text = json.dumps({"model": model, "data": {"name": data}, "recipe_name": recipe})

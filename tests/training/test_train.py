@@ -97,6 +97,16 @@ def test_a_run_that_was_killed_goes_on_to_bit_identical_weights(monkeypatch, cap
     assert same_tensors(checkpoint.load("halves/last.pt"), halves) and len(rows("halves")) == 4
 
 
+def test_a_notebook_has_the_last_row_and_the_scores():
+    row = train.main(["--model", "vig_nano", *TINY, "--epochs", "2", "--output", "out"])
+    assert row["epoch"] == 2 and {"train_loss", "val_top1", "images_per_s"} <= row.keys()
+    assert float(rows("out")[-1]["val_top1"]) == pytest.approx(row["val_top1"], rel=1e-5)
+    scores = train.main(["--resume", "out/last.pt", "--eval-only", "--device", "cpu"])
+    assert scores["top1"] == row["val_top1"] and scores["loss"] == pytest.approx(row["val_loss"])
+    again = train.main(["--resume", "out/last.pt", "--device", "cpu"])  # it is finished
+    assert again["epoch"] == 2 and again["val_top1"] == row["val_top1"]
+
+
 def test_the_seed_decides(capsys):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run("--epochs", 1, "--output", name, "--seed", seed)

@@ -44,7 +44,8 @@ def build(config: RunConfig, start: Start | None, changes: list[str], processes:
     model, teacher, new_parts = processes.after_first(create_networks, config, start, processes, data)
     task = processes.together(choose_task, model.config, data, config.recipe, teacher, processes, config.seed,
                               not config.eval_only)
-    images = None if goes_on else next(batches.epoch(0))[0]  # what is broken among the first is found before training
+    if not goes_on:
+        images, _ = processes.together(next, batches.epoch(0))  # what is broken there is said before a run begins
     if start is None and config.task != "detection":
         calibrate(model, task, images, processes)
     run = create_run(model, task, config, processes)

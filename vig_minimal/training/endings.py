@@ -18,6 +18,7 @@ from .checkpoint import last_good
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2  # training could not go on; nothing was begun. By a signal: 128 + its number
 MEMORY = "out of memory: give --accumulation, --grad-checkpoint, --amp or a smaller --batch-size, --img-size or model"
+LOST = ("peer", "connection", "timed out", "timeout", "pipe", "gloo", "nccl")  # in what torch says of a joint operation
 PATIENCE = 1.0  # seconds within which a second SIGINT counts as the first: torchrun passes the terminal's on
 
 
@@ -125,7 +126,7 @@ def in_words(error: Exception, expected: type[Exception]) -> str:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
         return MEMORY
     if distributed.is_initialized() and isinstance(error, RuntimeError) and (isinstance(error, distributed.DistError)
-            or any(word in text for word in ("peer", "Connection", "Timed out", "timed out", "pipe"))):
+            or any(word in text.lower() for word in LOST)):
         return f"another process of this run is gone, or does not answer within --timeout ({text[:200]})"
     return text if isinstance(error, OSError) else ""
 

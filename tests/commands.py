@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import train
+from vig_minimal import train
 
 TINY = ["--model", "vig_nano", "--set", "dim=16", "--set", "depth=2", "--set", "k=2", "--set", "epsilon=0.2",
         "--img-size", "16", "--set", "patch=4", "--device", "cpu"]
@@ -23,9 +23,10 @@ RANDOM = ["--recipe", "lrgc", "--limit", "64", "--batch-size", "16", "--repeats"
           "--epochs", "3", "--save-every", "1", "--workers", "1"]
 SECONDS = 120  # no test waits longer for a process that hangs
 
+ROOT = Path(__file__).resolve().parents[1]
 PROCESSES = multiprocessing.get_context("forkserver")  # forked from a clean process that has imported torch
-PROCESSES.set_forkserver_preload(["train"])
-os.environ["PYTHONPATH"] = os.path.dirname(train.__file__)  # where Python 3.11's fork server looks for it
+PROCESSES.set_forkserver_preload(["vig_minimal.train"])
+os.environ["PYTHONPATH"] = str(ROOT)  # where Python 3.11's fork server looks for it
 
 
 def die() -> None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "vig_minimal"
 FOLDERS = ["streams", "atomic_files", "graphs", "constructors", "models", "data", "training", "look",
            "learn"]  # the first two are files
-TOP = ["__init__", "__main__"]  # above all folders
+TOP = ["__init__", "__main__", "train"]  # above all folders
 FAST = f"{PACKAGE}.graphs.fast."
 MOST_MODULES = 14  # in a folder, __init__.py aside
 DEPENDENCIES = {"torch", "torchvision", "numpy", "PIL", "tqdm"}

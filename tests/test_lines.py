@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lines import functions_run, lines_of
-from vig_minimal import create_model, plain
+from lines import by_folder, functions_run, lines_of
+from vig_minimal import create_model, plain, train
 
 LIMITS = {"vig_ti": 190, "lrgc_ti": 150, "cvig_ti": 260, "pvig_ti": 210, "gkgnet_s": 250}
 
@@ -40,3 +40,10 @@ def test_the_counter_counts_whole_functions_once_without_lambdas():
     lines = lines_of(functions_run(twice))
     assert {place.partition(" ")[2]: count for place, count in lines.items()} == {"mean_node": 3, "unit": 3,
                                                                                   "full_precision": 3}
+
+
+def test_few_lines_run_in_a_training(tmp_path):
+    argv = ["--model", "lrgc", "--epochs", "1", "--limit", "16", "--batch-size", "8", "--workers", "0", "--device", "cpu",
+            "--set", "dim=16", "--set", "depth=2", "--output", str(tmp_path)]
+    lines = by_folder(lines_of(functions_run(lambda: train.main(argv))))
+    assert lines["training"] <= 1085 and lines["train.py"] <= 160, lines

@@ -25,7 +25,7 @@ from vig_minimal.graphs.plain import fast_form, is_plain
 from vig_minimal.models.convs import CONVS
 from vig_minimal.models.pyramid import relative_positions
 from vig_minimal.models.vig import ViGConfig
-from vig_minimal.training.flags import parse
+from vig_minimal.training.config import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 GRID, DIM = (4, 6), 16  # not square

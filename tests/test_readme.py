@@ -32,9 +32,10 @@ from vig_minimal.models import registry
 from vig_minimal.models.detection import create_detector
 from vig_minimal.training import distributed
 from vig_minimal.training.checkpoint import save
-from vig_minimal.training.flags import parse
+from vig_minimal.training.config import parse
 from vig_minimal.training.recipes import RECIPES, get_recipe
-from vig_minimal.training.settings import settle
+from vig_minimal.training.resolve import resolve
+from vig_minimal.training.resume import from_weights, output_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -194,7 +195,7 @@ def understood(main, argv, monkeypatch):
 def understand(words: list[str], monkeypatch) -> None:
     """Check a command as far as that goes without running it. Ends the process if it is refused."""
     match words:
-        case ["srun", *rest]:
+        case ["srun", "--kill-on-bad-exit", *rest]:
             understand(rest, monkeypatch)
         case ["export", *_] | ["pytest"]:
             pass
@@ -217,6 +218,8 @@ def understand(words: list[str], monkeypatch) -> None:
             pass
         case ["python", "docs/compare/cifar_folder.py" as path, *rest]:
             understood(script(path).main, rest, monkeypatch)
+        case ["python", "-m", "vig_minimal", "train", *rest]:
+            check_training(rest)
         case ["python", "-m", "vig_minimal", command, *rest]:
             module, _ = COMMANDS[command]
             understood(importlib.import_module(f".{module}", "vig_minimal.look").main, rest, monkeypatch)
@@ -225,10 +228,10 @@ def understand(words: list[str], monkeypatch) -> None:
 
 
 def check_training(argv: list[str]) -> None:
-    """Parse flags of train.py. Unless there is a checkpoint to open, settle what they mean, which builds the model."""
-    args = parse(argv)
-    if args.resume in (None, "auto"):
-        settle(args, distributed.start("cpu"))
+    """Parse flags of train.py. Unless there is a checkpoint to open, resolve what they mean, which builds the model."""
+    given = parse(argv)
+    if given.get("resume") in (None, "auto"):
+        resolve(given, from_weights(given) if "init_from" in given else None)
 
 
 # ---- the pages -----------------------------------------------------------------------------------------------------
@@ -250,8 +253,7 @@ def test_the_five_commands_use_only_what_earlier_ones_made(tmp_path, monkeypatch
         for run in re.findall(r"runs/[\w-]+", line):
             assert run in made, f"{line}: {run} is not there yet; only {made} is"
         if model := re.search(r"torchrun train.py --model (\w+)", line):
-            args = parse(["--model", model[1]])
-            made.append(str(settle(args, distributed.start("cpu")).folder))
+            made.append(output_folder(parse(["--model", model[1]])))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""`python -m vig_minimal COMMAND …`: everything to ask, to look at and to measure. Training is train.py."""
+"""`python -m vig_minimal COMMAND …`: to train, to ask, to look at and to measure."""
 
 import importlib
 import sys
@@ -7,6 +7,7 @@ from .streams import prepare, unheard
 
 # command -> module, seen from vig_minimal.look, with a `main(argv)`, and its line in the list
 COMMANDS = {
+    "train": (".train", "train or evaluate a model, as train.py does"),
     "predict": ("predict", "say what images show, of one file or of whole folders"),
     "explore": ("explore", "draw the patches that a patch or a label reads from, or make a page of them (--html)"),
     "explain": ("explain", "print every step of a model: equation, symbol, shape, range, and where it is computed"),

@@ -1,13 +1,14 @@
 """Safe files: written whole or not at all, read without running code.
 
-A file of weights is a dict of tensors and plain data, loaded with `weights_only=True`. It ends with its own checksum.
+A file of weights is a dict of tensors and plain data, loaded with `weights_only=True`. torch writes it as a zip
+archive, whose parts carry checksums (CRC-32); `load` compares them, which torch does not.
 """
 
 import contextlib
-import hashlib
 import io
 import os
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -16,9 +17,6 @@ import torch
 from torch import Tensor
 
 PLAIN = (bool, int, float, str, type(None), Tensor)
-CHECKSUM_SIZE = 32  # bytes
-COMMENT_SIZE = CHECKSUM_SIZE.to_bytes(2, "little")
-END_OF_ZIP = b"PK\5\6"  # begins the last 22 bytes of a zip archive, the comment aside
 STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
 DAMAGED = "cut short, damaged or not a checkpoint of torch"
 
@@ -55,26 +53,20 @@ def replacing(path: str | Path, mode: str = "wb", follow: bool = True) -> Iterat
 
 
 def save(path: str | Path, state: dict, keep: str | None = None) -> None:
-    """Write a checkpoint and its checksum, atomically. An existing file is renamed to `keep`, if given.
+    """Write a checkpoint, atomically. An existing file is renamed to `keep`, if given.
 
     Raises TypeError unless `state` holds only tensors, plain data, and dicts, lists and tuples of them. Raises OSError,
     with the old file untouched, if writing fails.
     """
     _check_plain(state, "checkpoint")
-    buffer = io.BytesIO()
+    buffer, path = io.BytesIO(), Path(path)
     torch.save(state, buffer)
-    data, path = buffer.getvalue(), Path(path)
     with replacing(path, follow=not keep) as file:  # a link becomes `keep`: what it leads to stays
-        # torch writes a zip archive, whose last two bytes are the length of a comment: 0. The checksum is that comment.
-        file.write(data[:-2] + COMMENT_SIZE + _checksum(data))
+        file.write(buffer.getbuffer())
         if keep and path.exists():
             file.flush()
             os.fsync(file.fileno())
             os.replace(path, path.with_name(keep))
-
-
-def _checksum(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=CHECKSUM_SIZE).digest()
 
 
 def _check_plain(value: object, where: str) -> None:
@@ -97,15 +89,12 @@ def load(path: str | Path) -> dict:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read ({error.strerror})") from None
-    if data[:2] == b"PK" and not (data[-22:-18] == END_OF_ZIP and data[-2:] == b"\0\0"):  # a comment, or no whole zip
-        end, checksum = data[-22 - CHECKSUM_SIZE:-CHECKSUM_SIZE], data[-CHECKSUM_SIZE:]
-        if end[:4] != END_OF_ZIP or end[-2:] != COMMENT_SIZE:
-            raise CheckpointError(f"{path}: {DAMAGED}")
-        data = data[:-2 - CHECKSUM_SIZE] + b"\0\0"
-        if _checksum(data) != checksum:
-            raise CheckpointError(f"{path}: damaged, its checksum does not match its content")
     try:
+        if data[:2] == b"PK" and (part := zipfile.ZipFile(io.BytesIO(data)).testzip()):
+            raise CheckpointError(f"{path}: damaged, the checksum of {part} does not match its content")
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # torch raises many kinds of errors for damaged files
         if code := re.search(r"GLOBAL (\S+)|unsupported (?:class|function) (\S+)", str(error), re.IGNORECASE):
             raise CheckpointError(f"{path}: refused, since loading it would run code ({code[1] or code[2]}); a"

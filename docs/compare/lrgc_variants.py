@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import train
+from vig_minimal import train
 from vig_minimal.constructors import CONSTRUCTORS, LRGC
 from vig_minimal.graphs.graph import Graph
 from vig_minimal.models import convs

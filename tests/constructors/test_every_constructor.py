@@ -23,8 +23,8 @@ from vig_minimal.look.explore_layers import layers_of
 from vig_minimal.models.vig import ViGConfig
 from vig_minimal.training.distributed import start
 from vig_minimal.training.engine import moving_average
-from vig_minimal.training.flags import parse
-from vig_minimal.training.settings import settle
+from vig_minimal.training.config import parse
+from vig_minimal.training.resolve import resolve
 
 GRID, DIM, K = (3, 5), 4, 3  # sides that no K of the tests divides, so that one way round is not both ways round
 NODES = GRID[0] * GRID[1]
@@ -265,7 +265,7 @@ def test_a_random_graph_is_drawn_once_and_is_kept_with_the_weights():
 @pytest.mark.parametrize("name", list_constructors())
 def test_training_takes_it(name, tmp_path):
     """Settings are tried on a network without memory, before any data is fetched: no constructor may need values."""
-    settings = settle(parse(["--set", f"graph={name}", "--output", str(tmp_path)]), start("cpu"))
+    settings = resolve(parse(["--set", f"graph={name}", "--output", str(tmp_path)]))
     assert settings.build_model().config.graph == name
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision import datasets
 
-import train
+from vig_minimal import train
 from commands import own_folder, refused, rows  # noqa: F401
 from helpers import coco_folder, thing, voc_folder
 from vig_minimal.data.coco_voc import VOC_CLASSES, coco, repeats, voc2007

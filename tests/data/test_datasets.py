@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-import train
+from vig_minimal import train
 from commands import TINY, own_folder  # noqa: F401
 from helpers import image_folder
 from vig_minimal.data import datasets as data_module

@@ -12,6 +12,7 @@ from PIL import Image
 import vig_minimal
 from vig_minimal import __main__ as command_line
 from vig_minimal.look import command
+from vig_minimal.training.config import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +32,7 @@ def test_an_unknown_command_is_one_sentence(capsys):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", command_line.COMMANDS)
+@pytest.mark.parametrize("name", [name for name in command_line.COMMANDS if name != "train"])
 def test_help_shows_an_example_that_the_flags_allow(name, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
@@ -47,6 +48,13 @@ def test_help_shows_an_example_that_the_flags_allow(name, capsys, tmp_path, monk
     monkeypatch.setattr(command.Parser, "parse_args", stop)
     with pytest.raises(KeyboardInterrupt):  # and not SystemExit, which wrong flags raise
         command_line.main([name, *shlex.split(example)])
+
+
+def test_training_is_a_command_too(capsys):
+    with pytest.raises(SystemExit) as end:
+        command_line.main(["train", "--help"])
+    example, = re.findall(r"^example: python -m vig_minimal train (.+)$", capsys.readouterr().out, re.MULTILINE)
+    assert end.value.code == 0 and parse(shlex.split(example))["model"] == "lrgc"
 
 
 def test_a_picture_has_the_format_that_its_name_says(tmp_path):

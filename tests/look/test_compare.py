@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-import train
+from vig_minimal import train
 from helpers import directed_edges
 from vig_minimal import Graph
 from vig_minimal.data.datasets import open_data

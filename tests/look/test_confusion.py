@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-import train
+from vig_minimal import train
 from commands import TINY, own_folder  # noqa: F401  (a fixture)
 from helpers import image_folder
 from vig_minimal.look.confusion import NAMES, SIDE, confusion, draw_matrix, in_words

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import train
+from vig_minimal import train
 from commands import own_folder, refused, rows  # noqa: F401
 from helpers import TINY as SMALL
 from vig_minimal import create_model

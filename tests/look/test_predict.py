@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as TF
 
-import train
+from vig_minimal import train
 import vig_minimal
 from helpers import image_folder
 from vig_minimal import create_model

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import train
+from vig_minimal import train
 from commands import PROCESSES, finish, free_port, join, own_folder, refused, rows  # noqa: F401
 from helpers import image_folder, same_tensors
 from vig_minimal import create_model
@@ -19,10 +19,11 @@ from vig_minimal.look import attention as relations
 from vig_minimal.look.predict import load
 from vig_minimal.models.cnn2graph import CNN2Graph
 from vig_minimal.training import checkpoint
+from vig_minimal.training.config import RunConfig
 from vig_minimal.training.distributed import Processes, start
 from vig_minimal.training.engine import create_run
 from vig_minimal.training.recipes import get_recipe
-from vig_minimal.training.setup import in_their_folder
+from vig_minimal.training.resume import in_their_folder
 from vig_minimal.training.tasks import BipartiteScores, BipartiteTask, proxy_distance
 
 ONE = Processes(0, 1, 0, 1, torch.device("cpu"))
@@ -236,7 +237,7 @@ def gradients(processes):
     images, labels = torch.randn(8, 3, 16, 16).double(), torch.tensor([0, 1, 2, 0, 1, 2, 2, 1])
     model.anchor_images = torch.randn(3, 3, 16, 16).double()
     task = BipartiteTask(None, 0.0, 1.0, processes)
-    run = create_run(model, task, replace(get_recipe("demo"), ema_decay=0.0), processes, seed=0)
+    run = create_run(model, task, RunConfig(recipe=replace(get_recipe("demo"), ema_decay=0.0)), processes)
     share = slice(processes.rank * 8 // processes.world, (processes.rank + 1) * 8 // processes.world)
     run.parallel.train()
     losses = task.losses(run.parallel(images[share]), labels[share], images[share])

@@ -17,18 +17,19 @@ import torch
 import torch.multiprocessing as mp
 from torch import nn
 
-import train
-from commands import PROCESSES, SECONDS, children, finish, free_port, join
+from vig_minimal import train
+from commands import PROCESSES, ROOT, SECONDS, children, finish, free_port, join
 from helpers import image_folder, same_tensors
-from train import train_one_epoch
+from vig_minimal.train import train_one_epoch
 from vig_minimal import create_model
 from vig_minimal.data.batches import TrainingBatches
 from vig_minimal.data.loading import StoredImages
 from vig_minimal.training import checkpoint, distributed
+from vig_minimal.training.config import RunConfig
 from vig_minimal.training.distributed import Processes
 from vig_minimal.training.engine import create_run, evaluate
 from vig_minimal.training.recipes import Recipe, get_recipe
-from vig_minimal.training.setup import calibrate
+from vig_minimal.training.build import calibrate
 from vig_minimal.training.tasks import SingleLabel
 
 STEPS, BATCH, CLASSES = 3, 8, 3
@@ -70,7 +71,7 @@ def train_three_steps(processes):
     model = frozen_model()
     recipe = Recipe(epochs=1, batch_size=BATCH, warmup_epochs=0.0, cooldown_epochs=0.0, lr=1e-3, clip_grad=1.0,
                     ema_decay=0.9)
-    run = create_run(model, SingleLabel(0.1), recipe, processes, seed=0)
+    run = create_run(model, SingleLabel(0.1), RunConfig(recipe=recipe), processes)
     trained = train_one_epoch(run, Batches(processes), 0, NoBar())
     source = torch.Generator().manual_seed(1)
     images = torch.randn(VALIDATION, 3, 16, 16, generator=source, dtype=torch.float64)[processes.rank::processes.world]
@@ -85,12 +86,13 @@ def one_of_two(rank, port, folder):
     processes = distributed.start("cpu")
     torch.save(train_three_steps(processes), f"{folder}/{rank}.pt")
     model = create_model("vig_nano", dim=16, depth=1, img_size=16, patch=4, num_classes=CLASSES)
-    run = create_run(model, SingleLabel(0.1), Recipe(), processes, seed=0)
-    calibrate(run, torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(rank)), torch.zeros(4))
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(rank))
+    calibrate(model, SingleLabel(0.1), images, processes)
+    run = create_run(model, SingleLabel(0.1), RunConfig(recipe=Recipe()), processes)
     torch.save(run.evaluated.state_dict(), f"{folder}/start{rank}.pt")
     answer = processes.from_first(lambda: f"from {processes.rank}")
     try:
-        processes.first_alone(open, f"{folder}/nowhere")
+        processes.from_first(open, f"{folder}/nowhere")
     except OSError as error:
         answer += f" {type(error).__name__}"
     processes.leave()
@@ -137,7 +139,7 @@ def loss_curve(processes, parts=1):
     torch.manual_seed(0)
     batches, losses = Doubled(processes, parts), []
     model = frozen_model("vig_nano", drop_path=0.3, epsilon=0.5, k=2)
-    run = create_run(model, SingleLabel(0.1), batches.recipe, processes, seed=0)
+    run = create_run(model, SingleLabel(0.1), RunConfig(recipe=batches.recipe), processes)
     for epoch in range(2):
         train_one_epoch(run, batches, epoch, NoBar(), after_step=losses.append)
     return losses
@@ -184,7 +186,7 @@ def test_torchrun_starts_again_after_a_worker_died_and_ends_bit_identical(tmp_pa
     argv = [*TINY, "--limit", "64", "--batch-size", "8", "--epochs", "3", "--save-every", "1", "--drop-path", "0.1",
             "--output", "out", "--resume", "auto"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--max-restarts", "2",
-               "--master_port", str(free_port()), os.path.abspath(train.__file__), *argv]
+               "--master_port", str(free_port()), str(ROOT / "train.py"), *argv]
 
     def launch(folder):
         folder.mkdir()

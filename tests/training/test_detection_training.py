@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-import train
+from vig_minimal import train
 from commands import at_call, free_port, join, own_folder, refused, rows  # noqa: F401
 from helpers import coco_folder, same_tensors, thing
 from vig_minimal.atomic_files import load
 from vig_minimal.models.detection import create_detector
 from vig_minimal.training.coco_ap import coco_ap
+from vig_minimal.training.config import RunConfig
 from vig_minimal.training.distributed import Processes, start
 from vig_minimal.training.engine import create_run
 from vig_minimal.training.recipes import Recipe
@@ -152,7 +153,7 @@ def test_a_detector_learns_from_cocos_layout_and_a_broken_photo_is_named(capsys,
 
 def test_a_frozen_detector_trains_neck_and_heads_alone():
     model = create_detector("vig_nano", num_classes=3, dim=16, depth=1, k=2, patch=16, img_size=64)
-    run = create_run(model, DetectionTask(["a", "b", "c"]), Recipe(), ONE, seed=0, freeze=True)
+    run = create_run(model, DetectionTask(["a", "b", "c"]), RunConfig(recipe=Recipe(), freeze=True), ONE)
     learned = {name.rpartition(".body.")[0] for name, value in model.named_parameters() if value.requires_grad}
     assert learned == {""} and any(value.requires_grad for value in model.backbone.neck.parameters())
     assert not any(value.requires_grad for value in model.body.parameters()) and run.frozen

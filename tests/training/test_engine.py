@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from vig_minimal import create_model
+from vig_minimal.training.config import RunConfig
 from vig_minimal.training.distributed import Processes
 from vig_minimal.training.engine import create_optimiser, create_run, evaluate, learning_rate, moving_average
 from vig_minimal.training.metrics import TopK
@@ -99,12 +100,12 @@ def test_top_5_of_three_classes_is_everything():
 
 def test_evaluation_takes_the_average_and_leaves_it_in_evaluation_mode():
     model = create_model("vig_nano", dim=16, depth=1, img_size=16, num_classes=3)
-    run = create_run(model, SingleLabel(0.0), Recipe(ema_decay=0.9), ONE, seed=0)
+    run = create_run(model, SingleLabel(0.0), RunConfig(recipe=Recipe(ema_decay=0.9)), ONE)
     for parameter in run.average.module.head[4].parameters():
         parameter.data.zero_()  # equal scores for all classes, in the average only
     scores = evaluate(run, [(torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 0]))])
     assert scores["loss"] == pytest.approx(math.log(3), rel=1e-6) and not run.evaluated.training
-    assert create_run(model, SingleLabel(0.0), Recipe(ema_decay=0.0), ONE, seed=0).evaluated is model
+    assert create_run(model, SingleLabel(0.0), RunConfig(recipe=Recipe(ema_decay=0.0)), ONE).evaluated is model
 
 
 def test_mean_neighbours_are_those_of_the_graphs():
@@ -116,7 +117,7 @@ def test_mean_neighbours_are_those_of_the_graphs():
 def test_state_can_be_restored_and_must_match():
     def run(decay):
         model = create_model("lrgc_nano", dim=16, depth=1, img_size=16, num_classes=3)
-        return create_run(model, SingleLabel(0.0), Recipe(ema_decay=decay), ONE, seed=0)
+        return create_run(model, SingleLabel(0.0), RunConfig(recipe=Recipe(ema_decay=decay)), ONE)
 
     first, second = run(0.9), run(0.9)
     second.restore(first.state())

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-import train
+from vig_minimal import train
 from commands import own_folder, rows  # noqa: F401
 from helpers import same_tensors
-from vig_minimal.training import setup
+from vig_minimal.training import build
 from vig_minimal.training.endings import Stopped
 
 SMALL = ["--img-size", "32", "--limit", "32", "--batch-size", "16", "--workers", "0", "--device", "cpu",
@@ -46,7 +46,7 @@ def test_no_step_changes_by_the_statistics_at_the_start(average, monkeypatch):
     for output in ("with", "without"):
         train.main(["--model", "lrgc_nano", *TINY, *SMALL, *average, "--output", output])
         states.append(torch.load(f"{output}/last.pt", weights_only=True)["training"])
-        monkeypatch.setattr(setup, "calibrate", lambda run, images, targets: None)
+        monkeypatch.setattr(build, "calibrate", lambda *_: None)
     given, plain = (state["model"] for state in states)
     statistics = {name for name in given if "running" in name}
     assert all(not torch.equal(given.pop(name), plain.pop(name)) for name in statistics)

@@ -7,18 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-import train
+from vig_minimal import train
 from commands import own_folder, refused, rows  # noqa: F401
 from helpers import image_folder, same_tensors
 from vig_minimal import create_model
 from vig_minimal.data.datasets import open_data, oversampled
 from vig_minimal.data.decoding import DataError
-from vig_minimal.training import checkpoint, settings
+from vig_minimal.training import checkpoint
+from vig_minimal.training.config import RunConfig
 from vig_minimal.training.distributed import Processes
-from vig_minimal.training.flags import parse
+from vig_minimal.training.config import parse
 from vig_minimal.training.losses import asymmetric_loss, smooth_bce
 from vig_minimal.training.metrics import multilabel_metrics
 from vig_minimal.training.recipes import get_recipe
+from vig_minimal.training.resolve import choose_data
 from vig_minimal.training.tasks import MultiLabelTask, choose_task
 
 ONE = Processes(0, 1, 0, 1, torch.device("cpu"))
@@ -179,4 +181,4 @@ def test_multi_label_data_is_marked_as_such():
 def test_an_image_folder_is_not_read_before_the_task_is_checked(capsys, tmp_path):
     image_folder(tmp_path / "photos")
     assert "exactly one" in refused(capsys, "--model", "gkgnet", "--data-dir", tmp_path / "photos")
-    assert settings.choose_data(parse(["--model", "gkgnet", "--data-dir", "photos"]), None) == "imagefolder"
+    assert choose_data(RunConfig.of(parse(["--model", "gkgnet", "--data-dir", "photos"])), None) == "imagefolder"

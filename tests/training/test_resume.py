@@ -2,19 +2,20 @@
 
 import contextlib
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-import train
+from vig_minimal import train
 from commands import at_call, own_folder, refused, rows  # noqa: F401
 from helpers import image_folder, same_tensors
 from vig_minimal import create_model, load
 from vig_minimal.models.pyramid import PyramidConfig
 from vig_minimal.models.registry import CONFIGS
-from vig_minimal.training import checkpoint
+from vig_minimal.training import checkpoint, recipes
 from vig_minimal.training.tasks import SingleLabel
 
 SMALL = ["--img-size", "16", "--limit", "32", "--batch-size", "16", "--device", "cpu", "--workers", "0"]
@@ -98,17 +99,15 @@ def test_a_chosen_k_that_equals_the_schedule_goes_on_too():
     assert checkpoint.load("out/last.pt")["config"]["k"] == 2 and checkpoint.load("out/last.pt")["epoch"] == 2
 
 
-@pytest.mark.slow
-def test_a_damaged_table_is_set_aside(capsys):
+@pytest.mark.parametrize("content", [b"epoch,a\nzero,0\n", b"\xff\xfe\x00", b"\n", None])
+def test_a_table_that_is_damaged_or_gone_is_written_again_from_the_checkpoint(content):
     argv = [*VIG, "--output", "out", "--resume", "auto"]
     run(*argv, "--epochs", 1)
-    damaged = b"epoch,a\nzero,0\n", b"\xff\xfe\x00", b"epoch,a\n\x000,0\n", b"a\n1\n", b"\n"
-    for epoch, content in enumerate(damaged, 2):
-        Path("out/metrics.csv").write_bytes(content)
-        run(*argv, "--epochs", epoch)
-        assert "out/metrics.csv is damaged; it is kept as out/damaged.csv" in capsys.readouterr().out
-        assert [row["epoch"] for row in rows("out")] == [str(epoch)]
-        assert Path("out/damaged.csv").read_bytes() == content
+    before, table = rows("out"), Path("out/metrics.csv")
+    table.unlink() if content is None else table.write_bytes(content)
+    run(*argv, "--epochs", 2)
+    assert [row["epoch"] for row in rows("out")] == ["0", "1", "2"]
+    assert [row | {"images_per_s": ""} for row in before] == rows("out")[:2]  # a checkpoint keeps no times
 
 
 # ---- checkpoints of a wrong kind -----------------------------------------------------------------------------------
@@ -118,7 +117,7 @@ WRONG = [LEFT_OUT, None, 3, "x", [3], {"x": 3}, torch.zeros(2, 3)]
 PARTS = ["name", "config", "classes", "recipe", "epoch", "step", "steps", "best", "model", "training", "config/dim",
          "config/graph", "config/k", "recipe/epochs", "recipe/lr", "recipe/crop", "recipe/mean", "best/epoch",
          "best/top1", "model/pos", "training/model", "training/model/pos", "training/average", "training/optimiser",
-         "training/scaler", "training/losses", "training/skipped", "training/bad_in_a_row", "training/optimiser/state",
+         "training/scaler", "training/losses", "training/history", "given", "training/optimiser/state",
          "training/optimiser/param_groups", "training/optimiser/state/0", "training/optimiser/state/0/exp_avg"]
 
 
@@ -145,7 +144,7 @@ def test_a_state_of_wrong_types_shapes_or_keys_is_one_sentence(capsys, monkeypat
             accepted.append(f"{place} {value}")
             capsys.readouterr()
     possible = ["config/graph left out", "training/optimiser/state/0 left out", "training/losses {'x': 3}", "step 3",
-                "best/epoch 3", "best/top1 3", "training/skipped 3", "training/bad_in_a_row 3", "recipe/epochs 3",
+                "best/epoch 3", "best/top1 3", "recipe/epochs 3",
                 "training/scaler {'x': 3}"]
     assert " + ".join(case for case in accepted if case not in possible) == ""
 
@@ -154,7 +153,7 @@ def test_an_optimiser_of_another_kind_or_shape_is_one_sentence(capsys):
     for own, other in (("adamw", "sgd"), ("sgd", "adamw")):
         run(*VIG, "--epochs", 1, "--output", own, "--optimiser", own)
         state = torch.load(f"{own}/last.pt")
-        state["recipe"]["optimiser"] = other
+        state["recipe"]["optimiser"] = state["given"]["optimiser"] = other
         checkpoint.save(f"{own}/wrong.pt", state)
         capsys.readouterr()
         said = refused(capsys, *VIG, "--resume", f"{own}/wrong.pt")
@@ -164,31 +163,64 @@ def test_an_optimiser_of_another_kind_or_shape_is_one_sentence(capsys):
 # ---- a run that went wrong -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_run_that_diverged_goes_on_from_before_it_went_wrong_with_another_rate(capsys, monkeypatch):
-    argv = [*VIG, "--limit", 256, "--batch-size", 8, "--epochs", 1, "--output", "out", "--resume", "auto"]
-    for _ in range(2):  # again from there, it diverges again, and loses nothing
-        with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
-            patch.setattr(train, "learning_rate", lambda step, *_: 1e30 if step else 1e-3)  # breaks in the second
-            run(*argv, "--lr", "1000", "--save-every", 1)
-        said = capsys.readouterr().err
-        assert end.value.code == 1 and "10 steps in a row were not finite" in said
-        assert "the last good checkpoint is out/previous.pt, of epoch 0 and step 1" in said
-        assert torch.load("out/diverged.pt")["step"] == 2 and not Path("out/last.pt").exists()
-    run(*argv, "--lr", "1e-3")
-    said = capsys.readouterr().out
-    assert "epoch 1/1" in said and "skipped" not in said
+    argv = [*VIG, "--limit", 64, "--batch-size", 8, "--epochs", 1, "--output", "out"]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(train, "learning_rate", lambda step, *_: 1e30 if step else 1e-3)  # breaks in the second
+        run(*argv, "--lr", "1000", "--save-every", 1)
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and "not finite" in said and "epoch 1, step 3, learning rate 1.00e+30" in said
+    assert "the last good checkpoint is out/previous.pt, of epoch 0 and step 1" in said  # last.pt has the bad weights
+    assert "go on from it with --resume out/previous.pt" in said and said.count("\n") == 1
+    run("--resume", "out/previous.pt", "--lr", "1e-3", "--device", "cpu")
+    assert "epoch 1/1" in capsys.readouterr().out
     assert [row["epoch"] for row in rows("out")] == ["0", "1"]
 
 
-def test_nothing_is_written_while_steps_are_bad(capsys, monkeypatch):
+def test_nothing_is_written_by_a_step_that_is_not_finite(capsys, monkeypatch):
     monkeypatch.setattr(SingleLabel, "losses", lambda self, outputs, targets, images: {
         "cross_entropy": outputs.sum() * torch.nan})
     with pytest.raises(SystemExit) as end:
-        run(*VIG, "--epochs", 3, "--output", "out", "--save-every", 1)  # six bad steps
-    assert end.value.code == 1
+        run(*VIG, "--epochs", 3, "--output", "out", "--save-every", 1)
+    assert end.value.code == 1 and "no checkpoint was written before" in capsys.readouterr().err
     assert torch.load("out/last.pt")["step"] == 0 and not Path("out/best.pt").exists()
-    assert "6 steps at the end not finite" in capsys.readouterr().err
+
+
+# ---- a checkpoint of another version -------------------------------------------------------------------------------
+
+
+def earlier(path):
+    """Make a checkpoint what it was before it kept what was given and its rows."""
+    state = torch.load(path)
+    training = {name: value for name, value in state.pop("training", {}).items() if name != "history"}
+    del state["given"]
+    state["flags"] = {name: value for name, value in state["flags"].items() if name not in ("init_from", "multi_label")}
+    torch.save(state | ({"training": training | {"skipped": 0, "bad_in_a_row": 0}} if training else {}), path)
+
+
+@pytest.mark.parametrize("model", [VIG, GKGNET], ids=["one label", "several labels"])
+def test_an_earlier_one_is_evaluated_and_started_from_and_not_gone_on_with(capsys, model):
+    run(*model, "--epochs", 1, "--output", "out")
+    for name in ("last.pt", "best.pt"):
+        earlier(f"out/{name}")
+    capsys.readouterr()
+    run("--resume", "out/best.pt", "--eval-only", "--device", "cpu")
+    last = rows("out")[-1]
+    key = "mAP" if "val_mAP" in last else "top1"
+    assert f"{key} {float(last[f'val_{key}']):.3f}" in capsys.readouterr().out
+    run("--init-from", "out/best.pt", *model[2:8], "--epochs", 1, "--output", "other", "--device", "cpu")
+    capsys.readouterr()
+    assert "of an earlier version, which kept neither what was given nor the rows of metrics.csv" in refused(
+        capsys, "--resume", "out/last.pt", "--device", "cpu")
+
+
+def test_one_that_came_to_something_else_is_refused_by_the_name_of_the_field(capsys, monkeypatch):
+    run(*VIG, "--epochs", 1, "--output", "out")
+    capsys.readouterr()
+    demo = dict(recipes.RECIPES)["demo"]
+    monkeypatch.setitem(recipes.RECIPES, "demo", replace(demo, weight_decay=0.02))
+    said = refused(capsys, "--resume", "out/last.pt", "--device", "cpu", "--epochs", "2")
+    assert "out/last.pt: trained with weight_decay=0.05, and this run has weight_decay=0.02" in said
 
 
 # ---- the checkpoint alone ------------------------------------------------------------------------------------------

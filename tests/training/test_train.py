@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -15,17 +14,15 @@ import torch
 from torch.utils.data import Subset
 from torchvision import models
 
-import train
+from vig_minimal import train
 import vig_minimal
 from commands import own_folder, refused, rows  # noqa: F401
 from helpers import image_folder, same_tensors
 from vig_minimal import create_model, list_models
-from vig_minimal.data.datasets import DATA_SETS, open_data
-from vig_minimal.models.registry import CONFIGS
+from vig_minimal.data.datasets import open_data
 from vig_minimal.models.released import load_released
-from vig_minimal.training import checkpoint, flags, run_log, settings
-from vig_minimal.training.engine import AMP
-from vig_minimal.training.flags import parse
+from vig_minimal.training import checkpoint, resolve, run_log
+from vig_minimal.training.config import RunConfig, parse
 from vig_minimal.training.metrics import TopK
 from vig_minimal.training.recipes import get_recipe
 from vig_minimal.training.tasks import SingleLabel
@@ -98,6 +95,16 @@ def test_a_run_that_was_killed_goes_on_to_bit_identical_weights(monkeypatch, cap
 
     run(*same, model="vig_nano")  # nothing is left to do, and nothing changes
     assert same_tensors(checkpoint.load("halves/last.pt"), halves) and len(rows("halves")) == 4
+
+
+def test_a_notebook_has_the_last_row_and_the_scores():
+    row = train.main(["--model", "vig_nano", *TINY, "--epochs", "2", "--output", "out"])
+    assert row["epoch"] == 2 and {"train_loss", "val_top1", "images_per_s"} <= row.keys()
+    assert float(rows("out")[-1]["val_top1"]) == pytest.approx(row["val_top1"], rel=1e-5)
+    scores = train.main(["--resume", "out/last.pt", "--eval-only", "--device", "cpu"])
+    assert scores["top1"] == row["val_top1"] and scores["loss"] == pytest.approx(row["val_loss"])
+    again = train.main(["--resume", "out/last.pt", "--device", "cpu"])  # it is finished
+    assert again["epoch"] == 2 and again["val_top1"] == row["val_top1"]
 
 
 def test_the_seed_decides(capsys):
@@ -197,11 +204,12 @@ def test_an_evaluation_reads_no_training_image(capsys, tmp_path):
 
 def test_a_column_that_comes_later_stands_below_its_own_name(tmp_path):
     """COCO's figures of small objects are there only where an image shows one."""
+    table = []
     for row in ({"epoch": 0, "a": 1.5}, {"epoch": 1, "small": 2.5, "a": 3.5}, {"epoch": 2, "a": 4.5}):
-        run_log.append_row(tmp_path / "metrics.csv", row)
+        table.append(row)
+        run_log.write_table(tmp_path / "metrics.csv", table)
     assert rows(tmp_path) == [{"epoch": "0", "a": "1.5", "small": ""}, {"epoch": "1", "a": "3.5", "small": "2.5"},
                               {"epoch": "2", "a": "4.5", "small": ""}]
-    assert run_log.keep_rows(tmp_path / "metrics.csv", 2) and len(rows(tmp_path)) == 3
 
 
 def test_a_run_goes_on_when_nobody_reads_what_it_prints(capsys, monkeypatch):
@@ -213,16 +221,6 @@ def test_a_run_goes_on_when_nobody_reads_what_it_prints(capsys, monkeypatch):
     monkeypatch.setattr(run_log, "unheard", lambda: unheard.append(1))
     run("--epochs", 1, "--output", "out")
     assert unheard and [row["epoch"] for row in rows("out")] == ["0", "1"]
-
-
-def test_ctrl_c_while_torch_loads_leaves_no_traceback():
-    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--dry-run"], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True,  # whatever becomes of Ctrl-C where the tests run
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    assert process.stdout.readline().startswith("loading torch")
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode in (-signal.SIGINT, 130) and "Traceback" not in error
 
 
 def test_bfloat16_and_no_average(capsys):
@@ -308,8 +306,8 @@ def test_what_looks_wrong_is_said(tmp_path):
     assert run_log.warnings(dogs) == ["warning: no training image of 1 class: cat"]
     assert run_log.warnings(replace(data, val=Subset(Subset(data.val, [0, 5, 1]), [0, 2]))) == [
         "warning: no validation image of 1 class: dog"]
-    assert "exactly 100 %" in run_log.suspicious({"top1": 100.0}, 1) and run_log.suspicious({"top1": 50.0}, 1) is None
-    assert run_log.suspicious({"top1": 0.0}, 0) is None  # before training
+    assert "exactly 100 %" in run_log.suspicious({"top1": 100.0}, 1)[0] and run_log.suspicious({"top1": 50.0}, 1) == []
+    assert run_log.suspicious({"top1": 0.0}, 0) == []  # before training
     chance = SingleLabel.chance(10)
     assert "far from it" in run_log.first_loss(9.0, *chance) and "far" not in run_log.first_loss(2.4, *chance)
 
@@ -361,20 +359,15 @@ def test_no_run_is_ever_overwritten(capsys):
     (["--model", "cnn2mean"], "shapes", ("cnn2mean_nano", "demo")),
 ])
 def test_model_and_recipe_decide_about_each_other(argv, data, names):
-    assert settings.choose_names(parse(argv), data, None) == names
+    assert resolve.choose_names(replace(RunConfig.of(parse(argv)), data=data), None) == names
     assert names[0] in list_models()
 
 
-@pytest.mark.parametrize("argv", [["train.py", "--help"], ["-m", "vig_minimal"], ["-c", "import vig_minimal"]])
+@pytest.mark.parametrize("argv", [["-m", "vig_minimal"], ["-c", "import vig_minimal"]])
 def test_help_does_not_wait_for_torch(argv):
     done = subprocess.run([sys.executable, "-X", "importtime", *argv], cwd=ROOT, capture_output=True, text=True)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert done.returncode == 0 and len(imported) > 20 and not imported & {"torch", "torchvision"}
-
-
-def test_the_names_in_the_help_are_those_that_exist():
-    assert flags.FAMILIES == tuple(sorted({name.partition("_")[0] for name in CONFIGS}))
-    assert flags.DATA_SETS == DATA_SETS and flags.AMP == tuple(AMP)
 
 
 def test_the_package_has_its_public_names():
@@ -394,13 +387,15 @@ def test_the_package_has_its_public_names():
     (["--img-size", "20"], "shapes", "vig_nano", (20, 20), 2),
 ])
 def test_the_patch_keeps_the_grid_near_the_presets(argv, data, model, size, patch):
-    fields = settings.choose_fields(parse(argv), data, model, get_recipe("demo"), None)
+    config = RunConfig.of(parse(argv) | {"data": data, "model": model, "recipe_name": "demo"})
+    fields = resolve.choose_fields(replace(config, recipe=get_recipe("demo")), None)
     assert (fields["img_size"], fields["patch"]) == (size, patch)
 
 
 def test_set_takes_numbers_and_words():
     argv = [part for setting in ("k=6", "conv=gin", "epsilon=0.2", "drop_path=0.3") for part in ("--set", setting)]
-    fields = settings.choose_fields(parse(argv), "shapes", "vig_nano", get_recipe("vig"), None)
+    config = RunConfig.of(parse(argv) | {"data": "shapes", "model": "vig_nano", "recipe_name": "vig"})
+    fields = resolve.choose_fields(replace(config, recipe=get_recipe("vig")), None)
     assert {name: fields[name] for name in ("k", "conv", "epsilon", "drop_path")} == {
         "k": 6, "conv": "gin", "epsilon": 0.2, "drop_path": 0.3}
 

@@ -1,4 +1,4 @@
-"""One step and what surrounds it: skipped steps, parts, recomputed blocks, half precision, distillation, batches."""
+"""One step and what surrounds it: what is not finite, parts, recomputed blocks, half precision, teachers, batches."""
 
 import copy
 import math
@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision import models
 
-from train import train_one_epoch
+from vig_minimal.train import train_one_epoch
 from vig_minimal import create_model
 from vig_minimal.data.augment import normalise
 from vig_minimal.data.batches import TrainingBatches, TrainingOrder
 from vig_minimal.data.loading import StoredImages
 from vig_minimal.models.teacher import create_teacher
+from vig_minimal.training.config import RunConfig
 from vig_minimal.training.distributed import Processes
 from vig_minimal.training.endings import Diverged
 from vig_minimal.training.engine import create_run, learning_rate
@@ -59,7 +60,7 @@ def tiny(name="lrgc_nano", **fields):
 
 
 def trained(batches, recipe=PLAIN, model=None, **options):
-    run = create_run(model or tiny(), SingleLabel(0.1), recipe, ONE, seed=0, **options)
+    run = create_run(model or tiny(), SingleLabel(0.1), RunConfig(recipe=recipe, **options), ONE)
     return run, train_one_epoch(run, batches, 0, NoBar())
 
 
@@ -68,35 +69,39 @@ def assert_same_weights(one, other, **tolerance):
         torch.testing.assert_close(a, b, msg=name, **tolerance)
 
 
-# ---- steps that are skipped ----------------------------------------------------------------------------------------
+# ---- what is not finite --------------------------------------------------------------------------------------------
 
 
-def test_a_step_whose_loss_is_not_finite_leaves_no_trace():
-    run, result = trained(Noise(4, poisoned=[3]))
-    sound, expected = trained(Noise(3))
-    assert_same_weights(run.model, sound.model, rtol=0, atol=0)  # running statistics too
-    assert_same_weights(run.average, sound.average, rtol=0, atol=0)
-    assert (result["skipped"], expected["skipped"], run.step) == (1, 0, 4)
-    assert result["loss"] == expected["loss"] and math.isfinite(result["loss"])
+def test_a_loss_that_is_not_finite_ends_training_at_once_and_moves_no_weight():
+    sound, _ = trained(Noise(3))
+    run = create_run(tiny(), SingleLabel(0.1), RunConfig(recipe=PLAIN), ONE)
+    with pytest.raises(Diverged, match=r"not finite: loss nan, at epoch 1, step 4, learning rate 1.00e-0") as end:
+        train_one_epoch(run, Noise(5, poisoned=[3]), 0, NoBar())
+    assert end.value.args[1] == run.step == 3
+    for one, other in ((run.model, sound.model), (run.average.module, sound.average.module)):
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_a_gradient_that_is_not_finite_is_skipped_too():
+def test_so_does_a_gradient():
     class Root(SingleLabel):
         def losses(self, outputs, targets, images):
             return {"root": outputs.sum().sub(outputs.sum().detach()).sqrt()}  # 0, with an infinite gradient
 
     model = tiny()
-    before = copy.deepcopy(model.state_dict())
-    run = create_run(model, Root(0.0), PLAIN, ONE, seed=0)
-    assert train_one_epoch(run, Noise(1), 0, NoBar())["skipped"] == 1
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    before = copy.deepcopy(dict(model.named_parameters()))
+    run = create_run(model, Root(0.0), RunConfig(recipe=PLAIN), ONE)
+    with pytest.raises(Diverged, match="not finite: norm of the gradient (inf|nan), at epoch 1, step 1"):
+        train_one_epoch(run, Noise(1), 0, NoBar())
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
-def test_ten_bad_steps_in_a_row_end_training_and_nine_do_not():
-    run, result = trained(Noise(12, poisoned=[*range(1, 10)]))
-    assert result["skipped"] == 9 and run.bad_in_a_row == 0
-    with pytest.raises(Diverged, match=r"10 steps in a row .*\(loss nan\), at epoch 1, step 11, learning rate .*e-0"):
-        trained(Noise(12, poisoned=[*range(1, 11)]))
+def test_fp16_skips_steps_whose_gradients_overflow():
+    run = create_run(tiny(), SingleLabel(0.1), RunConfig(recipe=PLAIN, amp="fp16"), ONE)
+    before = copy.deepcopy(dict(run.model.named_parameters()))
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
+    train_one_epoch(run, Noise(1), 0, NoBar())
+    assert all(torch.equal(value, before[name]) for name, value in run.model.named_parameters())
+    assert run.scaler.get_scale() == 2.0**125 and run.step == 1
 
 
 # ---- the same in other ways ----------------------------------------------------------------------------------------
@@ -125,7 +130,7 @@ def test_parts_of_a_batch_give_the_step_of_the_whole(parts):
 def test_recomputed_blocks_give_the_same_weights_and_running_statistics(name):
     fields = {"drop_path": 0.3} | ({"epsilon": 0.5, "k": 2} if name == "vig_nano" else {})
     plain, _ = trained(Noise(3), model=tiny(name, **fields))
-    recomputed, _ = trained(Noise(3), model=tiny(name, **fields), recompute=True)
+    recomputed, _ = trained(Noise(3), model=tiny(name, **fields), grad_checkpoint=True)
     assert_same_weights(recomputed.model, plain.model, rtol=1e-5, atol=1e-7)
     assert_same_weights(recomputed.average.module, plain.average.module, rtol=1e-5, atol=1e-7)
 
@@ -135,7 +140,7 @@ def test_recomputing_keeps_less():
 
     model, images = tiny(depth=6), torch.randn(4, 3, 16, 16)
     before = saved_bytes(model.train(), images)
-    create_run(model, SingleLabel(0.0), PLAIN, ONE, seed=0, recompute=True)
+    create_run(model, SingleLabel(0.0), RunConfig(recipe=PLAIN, grad_checkpoint=True), ONE)
     assert saved_bytes(model, images) < 0.5 * before
 
 
@@ -143,31 +148,31 @@ def test_recomputing_keeps_less():
 def test_half_precision_trains_like_full(amp):
     full, one = trained(Noise(3))
     half, other = trained(Noise(3), amp=amp)
-    assert other["loss"] == pytest.approx(one["loss"], rel=0.02) and other["skipped"] == 0
+    assert other["loss"] == pytest.approx(one["loss"], rel=0.02)
     assert half.scaler.is_enabled() == (amp == "fp16")
-    again = create_run(tiny(), SingleLabel(0.1), PLAIN, ONE, seed=0, amp=amp)
+    again = create_run(tiny(), SingleLabel(0.1), RunConfig(recipe=PLAIN, amp=amp), ONE)
     again.restore(half.state())
     assert again.scaler.state_dict() == half.scaler.state_dict()
 
 
 def test_synchronised_batch_norm_is_refused_on_the_cpu():
     with pytest.raises(ValueError, match="--sync-bn: torch has synchronised batch norm for GPUs only"):
-        create_run(tiny(), SingleLabel(0.0), PLAIN, ONE, seed=0, sync_bn=True)
+        create_run(tiny(), SingleLabel(0.0), RunConfig(recipe=PLAIN, sync_bn=True), ONE)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 1, reason="synchronised batch norm runs on GPUs only")
 def test_synchronised_batch_norm_is_batch_norm_where_there_is_one_process():
     device = torch.device("cuda", 0)
     place, images = Processes(0, 1, 0, 1, device), torch.randn(8, 3, 16, 16, device=device)
-    plain = create_run(tiny().to(device), SingleLabel(0.0), PLAIN, place, seed=0)
-    synchronised = create_run(tiny().to(device), SingleLabel(0.0), PLAIN, place, seed=0, sync_bn=True)
+    plain = create_run(tiny().to(device), SingleLabel(0.0), RunConfig(recipe=PLAIN), place)
+    synchronised = create_run(tiny().to(device), SingleLabel(0.0), RunConfig(recipe=PLAIN, sync_bn=True), place)
     assert any(isinstance(part, nn.SyncBatchNorm) for part in synchronised.model.modules())
     torch.testing.assert_close(synchronised.model.train()(images), plain.model.train()(images))
 
 
 def test_sgd_moves_with_momentum():
     recipe = replace(PLAIN, optimiser="sgd", weight_decay=0.0, lr=0.1, schedule="step", ema_decay=0.0)
-    run = create_run(tiny(), SingleLabel(0.0), recipe, ONE, seed=0)
+    run = create_run(tiny(), SingleLabel(0.0), RunConfig(recipe=recipe), ONE)
     (group, _), weight = run.optimiser.param_groups, run.model.head[4].weight
     assert isinstance(run.optimiser, torch.optim.SGD) and group["momentum"] == 0.9
     velocity, expected, gradients = 0.0, weight.detach().clone(), []

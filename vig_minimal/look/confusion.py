@@ -9,8 +9,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..atomic_files import replacing
-from ..training.run_log import per_class
-from ..training.setup import Job
+from ..training.engine import Run
+from ..training.resume import Start
+from ..training.run_log import RunLog, per_class
 from .panels import FONT, sheet, shorten
 
 SIDE = 360  # of a matrix, in pixels
@@ -63,29 +64,29 @@ def draw_matrix(matrix: Tensor, classes: Sequence[str], written: str = "") -> Im
     return page
 
 
-def report(job: Job) -> None:
+def report(run: Run, start: Start, log: RunLog) -> None:
     """Say accuracies and confused pairs of the evaluation that was made, and write the matrix as a table and a picture;
     on the first process, and for data with one label an image."""
-    if not hasattr(job.run.task.last, "pairs") or not job.run.processes.is_first:
+    if not hasattr(run.task.last, "pairs") or not run.processes.is_first:
         return
-    classes, settings = job.data.classes, job.settings
-    matrix = confusion(job.run.task.last.pairs, len(classes))
-    job.log.say(*in_words(matrix, classes))
-    split = "" if settings.flags.eval_split == "val" else "-train"
-    part = "validation" if settings.flags.eval_split == "val" else "training"
-    was = settings.state.get("data", {}).get(part)
-    if settings.flags.set or was not in (None, job.seen[part]):
+    classes, config = run.data.classes, run.config
+    matrix = confusion(run.task.last.pairs, len(classes))
+    log.say(*in_words(matrix, classes))
+    split = "" if config.eval_split == "val" else "-train"
+    part = "validation" if config.eval_split == "val" else "training"
+    was = start.state.get("data", {}).get(part)
+    if start.asked or was not in (None, run.seen[part]):
         split += "-changed"  # the matrix of the run's own model and data stays
-    paths = [settings.folder / f"confusion{split}.{kind}" for kind in ("csv", "png")]
+    paths = [config.output / f"confusion{split}.{kind}" for kind in ("csv", "png")]
     percent = 100 * matrix / matrix.sum(1, keepdim=True).clamp(min=1)
-    title = f"{settings.model}, {settings.resumed}\npercent of each class (rows) that is taken for each class (columns)"
+    title = f"{config.model}, {start.path}\npercent of each class (rows) that is taken for each class (columns)"
     try:
-        settings.folder.mkdir(parents=True, exist_ok=True)
+        config.output.mkdir(parents=True, exist_ok=True)
         with replacing(paths[0], "w") as file:
             csv.writer(file).writerows([["class", *classes], *([name, *row] for name, row in
                                                                zip(classes, matrix.tolist(), strict=True))])
         with replacing(paths[1]) as file:
             sheet([draw_matrix(percent, classes, "{:.0f}")], [""], 1, title).save(file, "PNG")
     except OSError as error:
-        return job.log.say(f"warning: the confusion matrix is not written ({error}); name a folder with --output")
-    job.log.say(f"wrote {paths[0]} (rows: classes; columns: what they are taken for) and {paths[1]}")
+        return log.say(f"warning: the confusion matrix is not written ({error}); name a folder with --output")
+    log.say(f"wrote {paths[0]} (rows: classes; columns: what they are taken for) and {paths[1]}")

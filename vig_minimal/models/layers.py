@@ -158,27 +158,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-class RunningStatistics:
-    """Batch norm's running statistics before a step: a skipped step must not change them."""
-
-    def __init__(self, model: nn.Module):
-        norms = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
-        self.buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
-        self.kept = [buffer.clone() for buffer in self.buffers]
-
-    @torch.no_grad()
-    def keep(self) -> None:
-        """Remember them, before a step."""
-        for kept, buffer in zip(self.kept, self.buffers):
-            kept.copy_(buffer)
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Undo a skipped step."""
-        for kept, buffer in zip(self.kept, self.buffers):
-            buffer.copy_(kept)
-
-
 def recompute_blocks(model: nn.Module) -> None:
     """Activation checkpointing of every block (Chen et al., 2016): less memory for about a third more time."""
     for block in model.blocks:
@@ -189,8 +168,12 @@ def recompute_blocks(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def _without_statistics(block: nn.Module) -> Iterator[None]:
-    statistics = RunningStatistics(block)  # batch norm has seen this batch: undo the second update
+    """Put batch norm's statistics back at the end: they have seen this batch already."""
+    norms = [part for part in block.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
+    kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
     try:
         yield
     finally:
-        statistics.restore()
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)

@@ -1,11 +1,10 @@
-"""One process or many: which one this is, the device it computes on, and what the processes exchange.
+"""One process or many: which one this is, the device it computes on, how gradients are averaged, and what is exchanged.
 
 A launcher starts one process per GPU (or several on a CPU). Each holds the whole model and works on its share of every
 batch. torchrun and others set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. srun sets variables of its
 own, which are read if MASTER_ADDR and MASTER_PORT are set too.
 """
 
-import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -18,14 +17,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..models.checks import plural
-from .watch import Signals, Watch
+from .endings import Signals
+
+WAIT = timedelta(hours=1)  # at most, for what the first process does alone, as a download, and for an evaluation's end
 
 
 @dataclass(frozen=True)
 class Processes:
     """This process, number `rank` of `world` in all and `local_rank` of `local_world` on its machine, and its device.
 
-    Every process must call the methods, in the same order.
+    Every process must call the methods, in the same order. signals: those that ask the run to end. patient: a group of
+    all processes, whose operations may take as long as WAIT.
     """
 
     rank: int
@@ -33,7 +35,8 @@ class Processes:
     local_rank: int
     local_world: int
     device: torch.device
-    watch: Watch = field(default_factory=Watch)
+    signals: Signals = field(default_factory=Signals)
+    patient: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -41,81 +44,9 @@ class Processes:
         return self.rank == 0
 
     @property
-    def signals(self) -> Signals:
-        """The signals that ask the run to end."""
-        return self.watch.signals
-
-    @property
     def share(self) -> tuple[int, int]:
         """(rank, world): which part of every batch this process works on."""
         return self.rank, self.world
-
-    def begin(self) -> None:
-        """Note that this process has come to a joint operation, so that one that never comes is found."""
-        self.watch.state.joint += 1
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Return the sum of `values` over all processes, on the CPU."""
-        if self.world == 1:
-            return values.cpu()
-        self.begin()
-        values = values.to(self.device, copy=True)
-        dist.all_reduce(values)
-        return values.cpu()
-
-    def any(self, value: object) -> bool:
-        """Return whether `value` is true in any process."""
-        return bool(self.sum(torch.tensor(float(bool(value)))) > 0)
-
-    def gather(self, value: object) -> list:
-        """Return the values (plain data) of all processes in the order of their ranks."""
-        values = [value] * self.world
-        if self.world > 1:
-            self.begin()
-            dist.all_gather_object(values, value)
-        return values
-
-    def joined(self, values: Tensor) -> Tensor:
-        """Return the rows of all processes, one after the other, with gradient. Each must have as many rows."""
-        return values if self.world == 1 else _Joined.apply(values, self.rank, self.world)
-
-    def from_first(self, function: Callable, *args) -> object:
-        """Return the first process's function(*args), which must be plain data, in all; or raise its error in all."""
-        if self.world == 1:
-            return function(*args)
-        answer = [None, None]
-        if self.is_first:
-            try:
-                answer[0] = function(*args)
-            except (ValueError, OSError) as error:
-                answer[1] = error
-        self.watch.wait_for_first()  # outside the joint operation: a download may take longer than its patience
-        self.begin()
-        dist.broadcast_object_list(answer, device=self.device)
-        if answer[1] is not None:
-            raise answer[1]
-        return answer[0]
-
-    def first_alone(self, function: Callable, *args) -> None:
-        """Call function(*args), such as a download, on the first process while the others wait; raise its error in all.
-        """
-        def without_result() -> None:
-            function(*args)
-
-        self.from_first(without_result)
-
-    def listening(self) -> contextlib.AbstractContextManager:
-        """Let SIGTERM and SIGINT end the run after the current step, inside this context."""
-        return self.signals.listening("" if self.is_first else f"process of rank {self.rank}: ")
-
-    def leave(self, *error: object) -> None:
-        """Leave the other processes, as the exit of a context; they end too if this one has an error."""
-        code = getattr(error[1], "code", 1) if error and error[1] else 0
-        self.watch.end(failed=code in (1, 2))
-        if dist.is_initialized():
-            # torch 2.6 waits for gloo's threads without letting Python go, which they need to drop their last tensors
-            time.sleep(0.1)
-            dist.destroy_process_group()
 
     def parallel(self, model: nn.Module) -> nn.Module:
         """Return the model wrapped so that every backward pass averages gradients over all processes."""
@@ -126,9 +57,57 @@ class Processes:
     @torch.no_grad()
     def share_buffers(self, model: nn.Module) -> None:
         """Copy the first process's running statistics to all, so that all evaluate the same model."""
-        self.begin()
         for buffer in model.buffers() if self.world > 1 else ():
             dist.broadcast(buffer, 0)
+
+    def joined(self, values: Tensor) -> Tensor:
+        """Return the rows of all processes, one after the other, with gradient; each must have as many. Each process
+        computes the whole loss from all rows: the backward pass sums the gradients of a row, and with the mean that
+        `parallel` takes it is the gradient of one loss."""
+        return values if self.world == 1 else _Joined.apply(values, self.rank, self.world)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of `values` over all processes, on the CPU."""
+        if self.world == 1:
+            return values.cpu()
+        values = values.to(self.device, copy=True)
+        dist.all_reduce(values)
+        return values.cpu()
+
+    def gather(self, value: object) -> list:
+        """Return the values of all processes in the order of their ranks."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value, group=self.patient)
+        return values
+
+    def together(self, function: Callable, *args) -> object:
+        """Return function(*args) of each process, in which none waits for another; an error of one is raised in all."""
+        result = error = None
+        try:
+            result = function(*args)
+        except (ValueError, OSError) as wrong:
+            error = wrong
+        if error := next(filter(None, self.gather(error)), None):
+            raise error
+        return result
+
+    def from_first(self, function: Callable, *args) -> object:
+        """Return the first process's function(*args) in all, while the others wait; or raise its error in all."""
+        return self.gather(self.together(function, *args) if self.is_first else self.together(lambda: None))[0]
+
+    def after_first(self, function: Callable, *args) -> object:
+        """Do as `together`, in the first process before the others, which find what it downloads."""
+        first = self.together(function if self.is_first else lambda *_: None, *args)
+        other = self.together(function if not self.is_first else lambda *_: None, *args)
+        return first if self.is_first else other
+
+    def leave(self, *_: object) -> None:
+        """Leave the other processes, as the exit of a context."""
+        if dist.is_initialized():
+            # torch 2.6 waits for gloo's threads without letting Python go, which they need to drop their last tensors
+            time.sleep(0.1)
+            dist.destroy_process_group()
 
 
 def check_sync_bn(processes: Processes) -> None:
@@ -138,8 +117,7 @@ def check_sync_bn(processes: Processes) -> None:
 
 
 class _Joined(torch.autograd.Function):
-    """Rows of all processes. Each process computes the whole loss from all rows, so backward sums over processes the
-    gradients of its own rows; DistributedDataParallel's mean over processes then gives the gradient of one loss."""
+    """`Processes.joined`; torch's own function for it, torch.distributed.nn.functional.all_gather, is deprecated."""
 
     @staticmethod
     def forward(ctx, values, rank, world):
@@ -186,38 +164,33 @@ def read_place() -> tuple[int, int, int, int]:
 
 
 def start(device: str = "auto", patience: float = 300.0) -> Processes:
-    """Join the other processes, if there are any. device: auto, cpu, cuda, cuda:1, mps, … patience: seconds that a
-    process waits for another one, see `Watch`.
+    """Join the other processes, if there are any. device: auto, cpu, cuda, cuda:1, mps, … patience: seconds after which
+    a joint operation fails that another process does not come to.
 
     Raises ValueError if there is no such device, or if the processes do not meet.
     """
     rank, world, local_rank, local_world = read_place()
     chosen = _device(device, world, local_rank)
     if world == 1:
-        watch = Watch()  # of the launcher, if there is one
-        watch.start()
-        return Processes(rank, world, local_rank, local_world, chosen, watch)
+        return Processes(rank, world, local_rank, local_world, chosen)
     gpu = chosen if chosen.type == "cuda" else None
     if gpu:
         torch.cuda.set_device(gpu)
-    address, port, wait = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], timedelta(seconds=patience)
+    wait = timedelta(seconds=patience)
     try:
         # torchrun may restart the processes: a prefix per restart hides what the earlier ones left in its store
-        prefix = f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
         store, _, _ = next(dist.rendezvous("env://", rank, world, timeout=wait))
-        own = dist.TCPStore(address, int(port), is_master=False, wait_for_workers=False, timeout=wait)
-        watch = Watch(rank, world, dist.PrefixStore(prefix, own), patience)
-        watch.meet()
-        watch.start()
-        # the watch says who is missing; torch, which does not know, waits longer
-        dist.init_process_group("nccl" if gpu else "gloo", store=dist.PrefixStore(prefix, store), rank=rank,
-                                world_size=world, device_id=gpu, timeout=2 * wait + timedelta(minutes=1))
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=world, timeout=wait,
+                                device_id=gpu)
+        patient = dist.new_group(backend="gloo", timeout=max(wait, WAIT))
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
             reason = "that port is in use; choose another MASTER_PORT"
-        raise ValueError(f"the processes cannot meet at {address}:{port}: {reason}") from None
-    return Processes(rank, world, local_rank, local_world, chosen, watch)
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ValueError(f"the processes cannot meet at {place}: {reason}") from None
+    return Processes(rank, world, local_rank, local_world, chosen, patient=patient)
 
 
 def _device(name: str, world: int, local_rank: int) -> torch.device:

@@ -1,26 +1,24 @@
-"""How a run ends before its time: one sentence and an exit code for each thing that can go wrong."""
+"""How a run ends before its time: signals, and one sentence and an exit code for each thing that can go wrong."""
 
 import contextlib
-import math
 import pickle
 import shutil
 import signal
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import torch
-from torch.distributed import DistError
+from torch import distributed
 
-from .checkpoint import last_good, set_aside
-
-if TYPE_CHECKING:
-    from .watch import Watch
+from .checkpoint import last_good
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2  # training could not go on; nothing was begun. By a signal: 128 + its number
 MEMORY = "out of memory: give --accumulation, --grad-checkpoint, --amp or a smaller --batch-size, --img-size or model"
+PATIENCE = 1.0  # seconds within which a second SIGINT counts as the first: torchrun passes the terminal's on
 
 
 class Stopped(Exception):
@@ -29,6 +27,40 @@ class Stopped(Exception):
 
 class Diverged(Exception):
     """Training cannot go on: a sentence, and the steps done when it went wrong."""
+
+
+class Signals:
+    """SIGTERM and SIGINT ask the run to save and end after the current step; a second SIGINT ends it at once.
+
+    received: the number of the signal that came to this process, 0 if none did.
+    """
+
+    def __init__(self):
+        self.received, self._since = 0, 0.0
+
+    def take(self, number: int, what: str) -> None:
+        """Ask the run to end, and say why unless that is known."""
+        if not self.received:
+            self.received, self._since = number, time.monotonic()
+            with contextlib.suppress(OSError):  # of `2>&1 | tee`, which the same Ctrl-C has ended
+                print(f"\n{what}: this step is finished, then the run saves and ends", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def listening(self, name: str = "") -> Iterator[None]:
+        """Receive the signals inside this context. name: of this process, where there are several."""
+        def handle(number: int, _) -> None:
+            if self.received == number == signal.SIGINT and time.monotonic() - self._since > PATIENCE:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                raise KeyboardInterrupt
+            again = " (a second Ctrl-C ends it at once)" if number == signal.SIGINT else ""
+            self.take(number, f"{name}{signal.Signals(number).name}{again}")
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def fill(text: str, indent: str = "  ") -> str:
@@ -40,49 +72,34 @@ def fill(text: str, indent: str = "  ") -> str:
                          break_on_hyphens=False).replace("\xa0", " ")
 
 
-def complain(sentence: object) -> None:
-    """Print an error: one line, broken only where a person reads it."""
-    text = f"train.py: error: {sentence}"
-    with contextlib.suppress(OSError):  # whoever read it may have gone
-        print(fill(text) if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
-
-
 def fail(error: object, code: int = EXIT_REFUSED, said: bool = False) -> NoReturn:
-    """Print one sentence, unless another process says it, and exit with that code."""
-    if not said:
-        complain(error)
+    """Print one sentence, broken only where a person reads it, unless another process says it; exit with that code."""
+    text = f"train.py: error: {error}"
+    with contextlib.suppress(OSError):  # whoever read it may have gone
+        if not said:
+            print(fill(text) if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
     sys.exit(code)
 
 
 @contextlib.contextmanager
-def one_sentence(watch: "Watch", expected: type[Exception], folder: Path | None = None) -> Iterator[None]:
+def one_sentence(expected: type[Exception], folder: Path | None = None, is_first: bool = True,
+                 alike: bool = False) -> Iterator[None]:
     """Turn what may go wrong into one sentence and an exit code. expected: errors that tell a person what is wrong.
     folder: where a run that is under way writes checkpoints; the sentence names the one to go on from. None: nothing is
-    begun, and the input is what is wrong."""
-    code, step = (EXIT_REFUSED if folder is None else EXIT_FAILED), math.inf
-
-    def advice() -> str:
-        return f"; {last_good(folder, step)}" if folder else ""
-
-    def end(sentence: str, code: int) -> NoReturn:
-        said = not watch.silent.acquire(blocking=False) or watch.said_by_first(sentence)
-        fail(f"{sentence}{advice()}", code, said=said)
-
-    watch.advice = advice
+    begun, and the input is what is wrong. is_first: whether this process speaks for all, of what all know: losses that
+    are not finite and, with `alike`, expected errors."""
     try:
         yield
-    except Diverged as error:
+    except Diverged as error:  # in the same step of all
         sentence, step = error.args
-        if watch.rank == 0 and folder:
-            set_aside(folder, step)
-        end(sentence, EXIT_FAILED)
+        fail(f"{sentence}; {last_good(folder, step)}" if folder else sentence, EXIT_FAILED, said=not is_first)
     except Exception as error:
         with undisturbed():
             if not (sentence := in_words(error, expected)):
-                if watch.world == 1 or not lost_another(error):
-                    raise
-                sentence = watch.why()
-            end(sentence, code)
+                raise
+            if folder is None:
+                fail(sentence, said=alike and not is_first and isinstance(error, expected))
+            fail(f"{sentence}; {last_good(folder)}", EXIT_FAILED)
 
 
 @contextlib.contextmanager
@@ -98,7 +115,8 @@ def undisturbed() -> Iterator[None]:
 
 
 def in_words(error: Exception, expected: type[Exception]) -> str:
-    """Return a sentence on an expected error, and on those of memory, files and readers; "" for any other."""
+    """Return a sentence on an expected error, and on those of memory, files, readers and processes; "" for any other.
+    """
     text = " ".join(str(error).split())
     if isinstance(error, expected):
         return text
@@ -106,13 +124,10 @@ def in_words(error: Exception, expected: type[Exception]) -> str:
         return f"a process that reads images died ({died})"
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
         return MEMORY
+    if distributed.is_initialized() and isinstance(error, RuntimeError) and (isinstance(error, distributed.DistError)
+            or any(word in text for word in ("peer", "Connection", "Timed out", "timed out", "pipe"))):
+        return f"another process of this run is gone, or does not answer within --timeout ({text[:200]})"
     return text if isinstance(error, OSError) else ""
-
-
-def lost_another(error: Exception) -> bool:
-    """Whether a joint operation failed, since another process is gone."""
-    return isinstance(error, DistError) or isinstance(error, RuntimeError) and any(
-        word in str(error) for word in ("peer", "Connection", "Timed out", "timed out", "pipe"))
 
 
 def reader_death(error: BaseException | None) -> str:

@@ -1,4 +1,5 @@
-"""A training run: what trains together, where it stands, its evaluation and its optimiser. The loop is in train.py.
+"""Run: the network, what trains it and where it stands; its evaluation, optimiser and learning rate. The loop is in
+vig_minimal/train.py.
 
 What differs between kinds of training (one label, several labels, anchors and proxies) is the task, see tasks.py.
 Nothing here knows what a label is.
@@ -7,45 +8,56 @@ Nothing here knows what a label is.
 import contextlib
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..data.batches import TrainingBatches, ValidationBatches
+from ..data.datasets import Data
+from ..data.decoding import DataError
 from ..data.seeds import mixed_seed
 from ..graphs.draws import part_of_batch
 from ..models.layers import no_weight_decay, recompute_blocks
 from ..models.released import BODY
+from . import checkpoint
+from .config import AMP, RunConfig
 from .distributed import Processes, check_sync_bn
 from .endings import Stopped
 from .recipes import Recipe
 from .tasks import Task
 
-AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 @dataclass
 class Run:
-    """Everything that trains together, and where it stands."""
+    """All that moves: what trains together, where it stands, and the batches that it reads."""
 
+    config: RunConfig                # all that is fixed
+    processes: Processes
+    task: Task
     model: nn.Module
     parallel: nn.Module              # the same, wrapped by DDP where there are several processes
     average: AveragedModel | None    # moving average of the weights (EMA)
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler     # scales fp16 losses; does nothing otherwise
-    task: Task
-    recipe: Recipe
-    processes: Processes
-    seed: int
-    amp: str | None
-    frozen: list[nn.Module] = field(default_factory=list)   # parts that are not trained
+    frozen: list[nn.Module]          # parts that are not trained
+    best: dict[str, float]           # best epoch and its score
     epoch: int = 0                   # epochs done
-    step: int = 0                    # steps done in all, skipped ones among them
-    best: dict[str, float] = field(default_factory=dict)    # best epoch and its score
+    step: int = 0                    # steps done in all
+    first_step: int = 0              # steps done of the open epoch, where a run goes on in its middle
     losses: dict[str, float] = field(default_factory=dict)  # sums over this epoch's steps, by name
-    skipped: int = 0                 # steps of this epoch whose loss or gradient was not finite
-    bad_in_a_row: int = 0
+    history: list[dict] = field(default_factory=list)       # rows of metrics.csv
+    data: Data | None = None
+    seen: dict = field(default_factory=dict)                # fingerprint of the data
+    batches: TrainingBatches | None = None                  # none in an evaluation
+    val_batches: ValidationBatches | None = None
+    remarks: dict[str, str] = field(default_factory=dict)   # what there is to say about its start, heading to text
+    knows_classes: bool = False      # whether it starts from weights that know the classes
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.config.recipe
 
     @property
     def evaluated(self) -> nn.Module:
@@ -61,7 +73,8 @@ class Run:
 
     def autocast(self) -> torch.autocast:
         """The autocast context of --amp."""
-        return torch.autocast(self.processes.device.type, AMP.get(self.amp), enabled=self.amp is not None)
+        amp = self.config.amp
+        return torch.autocast(self.processes.device.type, AMP.get(amp), enabled=amp is not None)
 
     @contextlib.contextmanager
     def part(self, number: int, images: int) -> Iterator[None]:
@@ -71,20 +84,32 @@ class Run:
         k-means, …) follow from the step and an image's place in the global batch. DDP averages gradients over processes
         in the last part only.
         """
-        torch.manual_seed(mixed_seed("step", self.seed, self.step))
+        torch.manual_seed(mixed_seed("step", self.config.seed, self.step))
         last = number == self.recipe.accumulation - 1
         first = (number * self.processes.world + self.processes.rank) * images
         alone = contextlib.nullcontext() if last or self.processes.world == 1 else self.parallel.no_sync()
-        self.processes.begin()
         with alone, part_of_batch(first, self.recipe.batch_size):
             yield
+
+    def save(self, name: str, with_training: bool) -> None:
+        """Write a checkpoint: the weights to use and, with_training, what is needed to go on."""
+        config, data, recipe = self.config, self.data, self.recipe
+        if self.step > self.epoch * len(self.batches):  # in the middle of an epoch: as before an evaluation
+            with contextlib.suppress(DataError):  # the data may be what is lost; the weights must not be
+                self.task.begin_evaluation(self.evaluated)
+        state = {"name": config.model, "config": asdict(self.model.config), "classes": data.classes,
+                 "mean": recipe.mean, "std": recipe.std, "multi_label": data.multi_label,
+                 "anchors": self.task.anchor_names, "model": self.evaluated.state_dict(), "recipe": asdict(recipe),
+                 "epoch": self.epoch, "step": self.step, "steps": len(self.batches), "best": self.best,
+                 "given": config.given, "flags": config.kept(), "data": self.seen}
+        state |= {"training": self.state()} if with_training else {}
+        checkpoint.save(config.output / name, state, keep="previous.pt" if with_training else None)
 
     def state(self) -> dict:
         """What is needed to go on, as tensors and plain data. Order of images and random draws follow from the step."""
         average = None if self.average is None else self.average.state_dict()
         return {"model": self.model.state_dict(), "average": average, "optimiser": self.optimiser.state_dict(),
-                "scaler": self.scaler.state_dict(), "losses": dict(self.losses), "skipped": self.skipped,
-                "bad_in_a_row": self.bad_in_a_row}
+                "scaler": self.scaler.state_dict(), "losses": dict(self.losses), "history": list(self.history)}
 
     def restore(self, state: dict) -> None:
         """Take over the `state()` of an equal run. Raises ValueError if one of the two has no average; for what fits
@@ -97,36 +122,31 @@ class Run:
             self.average.load_state_dict(state["average"])
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-        self.losses, self.skipped, self.bad_in_a_row = (state[k] for k in ("losses", "skipped", "bad_in_a_row"))
+        self.losses, self.history = state["losses"], state["history"]
 
 
-def create_run(model: nn.Module, task: Task, recipe: Recipe, processes: Processes, seed: int,
-               amp: str | None = None, compiled: bool = False, recompute: bool = False, sync_bn: bool = False,
-               freeze: bool = False) -> Run:
-    """Build a run at its start. The model must be on the device of `processes`, and the same in all of them.
-
-    amp: bf16, fp16 or None. recompute: activation checkpointing of blocks. sync_bn: batch norm over the batches of all
-    processes; on GPUs only (ValueError). freeze: train the head alone, of a detector all but stem and blocks.
-    """
-    body = getattr(model, "body", model)  # of a detector, the network without its neck
-    frozen = [part for name, part in body.named_children() if freeze and name in BODY]
+def create_run(model: nn.Module, task: Task, config: RunConfig, processes: Processes) -> Run:
+    """Build a run at its start. The model must be on the device of `processes`, and the same in all of them. Raises
+    ValueError for synchronised batch norm without GPUs."""
+    body, recipe = getattr(model, "body", model), config.recipe  # of a detector, the network without its neck
+    frozen = [part for name, part in body.named_children() if config.freeze and name in BODY]
     for part in frozen:
         part.requires_grad_(False)
-    if freeze and isinstance(getattr(body, "position", None), nn.Parameter):
+    if config.freeze and isinstance(getattr(body, "position", None), nn.Parameter):
         body.position.requires_grad_(False)
-    if sync_bn:
+    if config.sync_bn:
         check_sync_bn(processes)
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     average = moving_average(model, recipe.ema_decay) if recipe.ema_decay > 0 else None
-    if recompute:
+    if config.grad_checkpoint:
         recompute_blocks(model)
-    if compiled:  # after the average has its copy, which is compiled for evaluation
+    if config.compile:  # after the average has its copy, which is compiled for evaluation
         model.compile()
         if average is not None:
             average.module.compile()
-    scaler = torch.amp.GradScaler(processes.device.type, enabled=amp == "fp16")
-    return Run(model, processes.parallel(model), average, create_optimiser(model, recipe), scaler, task, recipe,
-               processes, seed, amp, frozen, best={"epoch": 0, task.key: 0.0})
+    scaler = torch.amp.GradScaler(processes.device.type, enabled=config.amp == "fp16")
+    return Run(config, processes, task, model, processes.parallel(model), average, create_optimiser(model, recipe),
+               scaler, frozen, best={"epoch": 0, task.key: 0.0})
 
 
 @torch.no_grad()
@@ -146,9 +166,19 @@ def evaluate(run: Run, batches: Iterable[tuple[Tensor, Tensor]], bar=None) -> di
         metric.update(outputs, targets)
         if bar is not None:
             bar.update(len(images) * run.processes.world)
-    if run.processes.any(run.processes.signals.received):
+    if any(run.processes.gather(run.processes.signals.received)):
         raise Stopped
     return metric.compute(run.processes)
+
+
+@torch.no_grad()
+def mean_neighbours(model: nn.Module, images: Tensor) -> list[float]:
+    """Return the mean number of neighbours per node in every layer's graph of these images (LRGC Figure 5)."""
+    model.eval()
+    if not hasattr(model.config, "graph") and model.config.aggregation == "none":
+        return []
+    _, graphs = model.forward(images, return_graphs=True)  # not the compiled __call__, which returns no graphs
+    return [float(graph.degree().float().mean()) for graph in graphs]
 
 
 def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:

@@ -132,7 +132,7 @@ def kept_recipe(values: dict) -> Recipe:
             raise TypeError
         return Recipe(**values)
     except (KeyError, TypeError):
-        raise ValueError("the checkpoint's recipe is of another version of this project; give --recipe NAME") from None
+        raise ValueError("the checkpoint's recipe is of another version of this project") from None
 
 
 def override(recipe: Recipe, changes: dict, scale_lr: bool = False) -> Recipe:
@@ -153,3 +153,30 @@ def override(recipe: Recipe, changes: dict, scale_lr: bool = False) -> Recipe:
 def flags() -> dict[str, Field]:
     """Return the fields that have a flag, by name; their metadata hold `help` and what is `allowed`."""
     return {field.name: field for field in fields(Recipe) if field.metadata}
+
+
+# values that switch a field of the recipe off
+OFF = {"oversample": 0, "color_jitter": 0, "rand_augment": 0, "mixup": 0, "cutmix": 0, "erasing": 0, "clip_grad": 0,
+       "scale_jitter": 0, "weight_decay": 0, "label_smoothing": 0, "ema_decay": 0, "drop_path": 0, "contrastive": 0,
+       "asymmetric": 0, "cooldown_epochs": 0, "repeats": 1, "layer_decay": 1, "teacher": "none"}
+
+
+def used(recipe: Recipe, config: object, multi_label: bool) -> dict[str, str]:
+    """Return the fields of the recipe, in words, that the training of a model with this config uses: those that are
+    switched on, and said nowhere else in the first lines of a run. Fields of data and augmentation come last."""
+    other = {"epochs", "batch_size", "accumulation", "lr", "size"}
+    other |= {"min_lr", "cooldown_epochs"} if recipe.schedule == "step" else {"decay_epochs"}
+    other |= set() if recipe.warmup_epochs else {"warmup_epochs", "warmup_lr"}
+    other |= set() if multi_label else {"asymmetric"}
+    other |= set() if getattr(config, "aggregation", "none") != "none" else {"contrastive"}
+    other |= {"crop", "eval_crop", "label_smoothing"} if hasattr(config, "body") else set()
+    own = dict(getattr(config, "body", vars(config)))  # of a detector, its backbone
+    values = asdict(recipe) | {"drop_path": own.get("drop_path", 0)}
+    shown = [name for name, value in values.items() if name not in other and value != OFF.get(name)]
+    return {name: _short(values[name]) for name in sorted(shown, key=DataRecipe.__dataclass_fields__.__contains__)}
+
+
+def _short(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(f"{part:g}" for part in value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,51 +1,43 @@
-"""What a run prints and writes: first lines, a line and a row of metrics.csv for each epoch, config.json."""
+"""What a run prints and writes: first lines, a line and a row of metrics.csv for each epoch, config.json, tables."""
 
-import contextlib
+import copy
 import csv
 import json
 import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..atomic_files import replacing
 from ..data.datasets import Data, label_counts
-from ..data.loading import FileNote
+from ..data.loading import FileNote, StoredImages
 from ..models.checks import plural
+from ..models.cost import count_macs, count_parameters, saved_bytes_per_image
 from ..streams import unheard
 from .checkpoint import save_graphs
 from .endings import fill
-from .engine import Run
-from .recipes import Recipe
-from .settings import Settings
-
-try:
-    import resource
-except ImportError:  # not on Windows
-    resource = None
+from .engine import Run, mean_neighbours
+from .recipes import used
+from .resume import Start
 
 KEPT = 4  # images whose graphs --every keeps
 FEW = 10  # names that are printed; the rest are in the output folder
+AMP_NAMES = {None: "float32", "bf16": "bfloat16", "fp16": "float16 with a scaled loss"}
 
 
 class RunLog:
-    """What a run prints, and metrics.csv, config.json and its other tables. The first process alone prints and writes.
+    """What a run prints, and its tables in the output folder. The first process alone prints and writes."""
 
-    steps: of an epoch.
-    """
-
-    def __init__(self, settings: Settings, data: Data, run: Run, steps: int):
-        self.settings, self.data, self.run, self.steps = settings, data, run, steps
-        self.is_first = run.processes.is_first
+    def __init__(self, run: Run):
+        self.run, self.folder, self.is_first = run, run.config.output, run.processes.is_first
         self.told: set[str] = set()  # image files that were named already
-        self.events, self.probe = None, None
-        self.start = time.perf_counter()
+        self.rows: list[dict] = []    # of metrics.csv
+        self.events, self.probe, self.start = None, None, time.perf_counter()
 
     def say(self, *lines: str, indent: str = "  ") -> None:
         """Print lines, above any progress bar; what does not fit into one goes on below, indented."""
@@ -65,47 +57,49 @@ class RunLog:
                     disable=not self.is_first or not sys.stderr.isatty())
 
     def begin(self, heading: dict[str, str]) -> None:
-        """Say what will happen, heading to text, and what looks wrong about the data and the last checkpoint."""
+        """Say what will happen, heading to text, and what looks wrong about the data."""
         for name, text in heading.items():
             self.say(f"{name:8}{text}", indent=" " * 8)
-        self.say(*warnings(self.data))
-        if self.settings.damaged:
-            self.say(f"warning: {self.settings.damaged}; going on from {self.settings.resumed}, the one before it")
+        self.say(*warnings(self.run.data))
 
-    def open(self, val_batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Write config.json, and drop rows of metrics.csv that will be written again."""
+    def open(self) -> None:
+        """Write config.json, and metrics.csv as far as the run has come."""
         if not self.is_first:
             return
-        folder, run, settings = self.settings.folder, self.run, self.settings
-        self.probe = next(iter(val_batches))[0]  # the images whose graphs are counted
-        if settings.flags.tensorboard:
+        run, config = self.run, self.run.config
+        self.probe = next(iter(run.val_batches))[0]  # the images whose graphs are counted
+        if config.tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
-                self.events = SummaryWriter(str(folder))
+                self.events = SummaryWriter(str(self.folder))
             except ImportError:
                 self.say("--tensorboard: no event files are written, since the package tensorboard is not installed")
-        data = {"name": self.data.name, "classes": self.data.classes, "train": len(self.data.train),
-                "val": len(self.data.val), "remarks": list(self.data.remarks)}
-        config = {"command": sys.argv, "model": settings.model, "config": asdict(run.model.config),
-                  "recipe_name": settings.recipe_name, "recipe": asdict(run.recipe), "data": data, "seed": run.seed,
-                  "amp": run.amp, "processes": run.processes.world, "torch": torch.__version__}
-        with replacing(folder / "config.json", "w") as file:
-            json.dump(config, file, indent=2)
-        if not keep_rows(folder / "metrics.csv", run.epoch if settings.state else -1):
-            self.say(f"warning: {folder / 'metrics.csv'} is damaged; it is kept as {folder / 'damaged.csv'}")
+        data = {"name": run.data.name, "classes": run.data.classes, "train": len(run.data.train),
+                "val": len(run.data.val), "remarks": list(run.data.remarks)}
+        about = {"command": sys.argv, "model": config.model, "config": asdict(run.model.config),
+                 "recipe_name": config.recipe_name, "recipe": asdict(run.recipe), "data": data, "seed": config.seed,
+                 "amp": config.amp, "processes": run.processes.world, "torch": torch.__version__}
+        with replacing(self.folder / "config.json", "w") as file:
+            json.dump(about, file, indent=2)
+        self.rows = list(run.history)
+        if self.rows:
+            write_table(self.folder / "metrics.csv", self.rows)
 
     def row(self, trained: dict[str, float], scores: dict[str, float]) -> dict:
-        """Write and return the row of metrics.csv of the epoch that is done."""
-        row = metrics_row(self.run, trained, scores, mean_neighbours(self.run.evaluated, self.probe))
-        append_row(self.settings.folder / "metrics.csv", row)
-        if self.settings.flags.every and self.run.epoch % self.settings.flags.every == 0:
-            about = {"name": self.settings.model, "classes": self.data.classes, "multi_label": self.data.multi_label,
-                     "epoch": self.run.epoch, "mean": self.run.recipe.mean, "std": self.run.recipe.std}
-            save_graphs(self.settings.folder / f"graphs-{self.run.epoch:03d}.pt", self.run.evaluated,
-                        self.probe[:KEPT], about)
+        """Add the row of the epoch that is done to the run's history, write metrics.csv, and return the row. The history
+        keeps no times: the checkpoint of a run that was cut off is that of one that was not."""
+        run, config = self.run, self.run.config
+        row = metrics_row(run, trained, scores, mean_neighbours(run.evaluated, self.probe))
+        run.history.append({name: value for name, value in row.items() if name != "images_per_s"})
+        self.rows.append(row)
+        write_table(self.folder / "metrics.csv", self.rows)
+        if config.every and run.epoch % config.every == 0:
+            about = {"name": config.model, "classes": run.data.classes, "multi_label": run.data.multi_label,
+                     "epoch": run.epoch, "mean": run.recipe.mean, "std": run.recipe.std}
+            save_graphs(self.folder / f"graphs-{run.epoch:03d}.pt", run.evaluated, self.probe[:KEPT], about)
         for name, value in row.items() if self.events else ():
             if value != "" and name not in ("epoch", "step"):
-                self.events.add_scalar(name, value, self.run.epoch)
+                self.events.add_scalar(name, value, run.epoch)
         if self.events:
             self.events.flush()
         return row
@@ -113,9 +107,8 @@ class RunLog:
     def best(self) -> None:
         """Write the average precision of each class at the best epoch, where the task has one."""
         if aps := getattr(self.run.task.last, "per_class", None):
-            with replacing(self.settings.folder / "per_class_ap.csv", "w") as file:
-                rows = ((name, "" if ap is None else f"{ap:.4f}") for name, ap in aps.items())
-                csv.writer(file).writerows([("class", "AP"), *rows])
+            write_table(self.folder / "per_class_ap.csv",
+                        [{"class": name, "AP": "" if ap is None else f"{ap:.4f}"} for name, ap in aps.items()])
 
     def epoch(self, row: dict, scores: dict[str, float], notes: dict[str, list[FileNote]]) -> None:
         """Say how the epoch went, which files were replaced or converted for the first time, and what looks wrong."""
@@ -123,9 +116,8 @@ class RunLog:
         for split, of_split in notes.items():
             new = [note for note in {note.name: note for note in of_split}.values() if note.name not in self.told]
             self.told.update(note.name for note in new)
-            self.say(*file_notes(new, split, self.settings.folder / "bad_images.tsv"))
-        if warning := suspicious(scores, self.run.epoch):
-            self.say(warning)
+            self.say(*(file_notes(new, split, self.folder / "bad_images.tsv") if new else ()))
+        self.say(*suspicious(scores, self.run.epoch))
 
     def evaluation(self, scores: dict[str, float], notes: dict[str, list[FileNote]]) -> None:
         """Say the scores of --eval-only, and which files were converted."""
@@ -135,15 +127,14 @@ class RunLog:
     def stopped(self) -> None:
         """Say where a signal ended the run."""
         run = self.run
-        bad = f", the last {plural(run.bad_in_a_row, 'step')} not finite and not saved" if run.bad_in_a_row else ""
-        self.say(f"ended by a signal after step {run.step - run.epoch * self.steps} of epoch {run.epoch + 1}{bad};"
-                 f" --resume auto goes on from {self.settings.folder / 'last.pt'}")
+        self.say(f"ended by a signal after step {run.step - run.epoch * len(run.batches)} of epoch {run.epoch + 1};"
+                 f" --resume auto goes on from {self.folder / 'last.pt'}")
 
     def end(self, images: int, seconds: float) -> None:
         """Say the best epoch and what it took. images, seconds: of training alone."""
         speed = f", {images / seconds:.0f} images/s in training" if images else ""
         self.say(*self._per_class(), f"{self.best_score()}; this took {duration(time.perf_counter() - self.start)}"
-                                     f"{speed}; everything is in {self.settings.folder}")
+                                     f"{speed}; everything is in {self.folder}")
 
     def best_score(self) -> str:
         """Return the best epoch and its score, in words."""
@@ -161,19 +152,20 @@ def metrics_row(run: Run, trained: dict[str, float], scores: dict[str, float], n
     terms = {f"train_{name}": trained.get(f"loss_{name}", "") for name in names}
     trained = {name: "" if math.isnan(value) else value for name, value in trained.items()}
     return {"epoch": run.epoch, "step": run.step, "lr": trained.get("lr", ""), "train_loss": trained.get("loss", ""),
-            **terms, "skipped": trained.get("skipped", ""), **{f"val_{name}": value for name, value in scores.items()},
+            **terms, **{f"val_{name}": value for name, value in scores.items()},
             "images_per_s": trained.get("images_per_s", ""),
             **{f"neighbours_{layer}": value for layer, value in enumerate(neighbours)}}
 
 
-@torch.no_grad()
-def mean_neighbours(model: nn.Module, images: Tensor) -> list[float]:
-    """Return the mean number of neighbours per node in every layer's graph of these images (LRGC Figure 5)."""
-    model.eval()
-    if not hasattr(model.config, "graph") and model.config.aggregation == "none":
-        return []
-    _, graphs = model.forward(images, return_graphs=True)  # not the compiled __call__, which returns no graphs
-    return [float(graph.degree().float().mean()) for graph in graphs]
+def write_table(path: Path, rows: Sequence[dict]) -> None:
+    """Write rows as a table, at once. A column is there if a row has it: COCO's figures of small objects are there only
+    if an image shows one, and a run may go on with other data."""
+    names = list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
+    with replacing(path, "w") as file:
+        table = csv.DictWriter(file, names)
+        table.writeheader()
+        table.writerows({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+                        for row in rows)
 
 
 def line(row: dict, epochs: int, scores: dict[str, str]) -> str:
@@ -184,8 +176,6 @@ def line(row: dict, epochs: int, scores: dict[str, str]) -> str:
     for name, text in texts.items():
         if row.get(name, "") != "":
             parts.append(text.format(row[name]))
-    if row["skipped"]:
-        parts.append(f"{plural(row['skipped'], 'step')} skipped, whose loss or gradient was not finite")
     neighbours = [f"{value:.1f}" for name, value in row.items() if name.startswith("neighbours_")]
     return "  ".join([*parts, "neighbours " + " ".join(neighbours)])
 
@@ -221,12 +211,11 @@ def warnings(data: Data) -> list[str]:
     return lines
 
 
-def suspicious(scores: dict[str, float], epoch: int) -> str | None:
+def suspicious(scores: dict[str, float], epoch: int) -> list[str]:
     """Warn if top-1 is exactly 0 or 100 % after training."""
-    if epoch > 0 and scores.get("top1") in (0.0, 100.0):
-        return (f"warning: top-1 is exactly {scores['top1']:.0f} %: check that the validation images are sorted into"
-                " classes as the training images are")
-    return None
+    exact = epoch > 0 and scores.get("top1") in (0.0, 100.0)
+    return [f"warning: top-1 is exactly {scores['top1']:.0f} %: check that the validation images are sorted into"
+            " classes as the training images are"] if exact else []
 
 
 def file_notes(notes: list[FileNote], split: str, path: Path | None = None) -> list[str]:
@@ -244,20 +233,6 @@ def file_notes(notes: list[FileNote], split: str, path: Path | None = None) -> l
     return lines
 
 
-def estimate(step_seconds: float, steps: int, evaluation_seconds: float, recipe: Recipe, device: torch.device) -> str:
-    """Estimate the time of a whole run, evaluations included, and its memory. steps: of an epoch."""
-    training, evaluation = recipe.epochs * steps * step_seconds, (recipe.epochs + 1) * evaluation_seconds
-    peak, what = 0, "memory"
-    if device.type == "cuda":
-        peak, what = torch.cuda.max_memory_allocated(device), "GPU memory"
-    elif resource:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return (f"dry run: a step takes {step_seconds:.3g} s ({recipe.batch_size / step_seconds:.0f} images/s), an"
-            f" evaluation about {duration(evaluation_seconds)}; {plural(recipe.epochs, 'epoch')} of"
-            f" {plural(steps, 'step')} would take about {duration(training + evaluation)}, with"
-            f" {peak / 2**20:,.0f} MiB of {what} a process")
-
-
 def duration(seconds: float) -> str:
     """Format seconds as '2 h 5 min', '3 min 20 s' or '4 s'."""
     minutes, rest = divmod(round(seconds), 60)
@@ -267,41 +242,58 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
-def append_row(path: Path, row: dict) -> None:
-    """Append a row to metrics.csv. What the row has first gets a new column, and what it lacks stays empty: COCO's
-    figures of small objects are there only if an image shows one, and a run may go on with other data."""
-    header, rows = [], []
-    if path.exists():
-        with open(path, newline="") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-    names = [*header, *(name for name in row if name not in header)]
-    if names != header:
-        empty = [""] * (len(names) - len(header))
-        with replacing(path, "w") as file:
-            csv.writer(file).writerows([names, *([*was, *empty] for was in rows)])
-    with open(path, "a", newline="") as file:
-        csv.DictWriter(file, names).writerow(
-            {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
+def describe(run: Run, start: Start | None, given_model: str | None) -> dict[str, str]:
+    """Return the first lines, heading to text. given_model: as a person named it, maybe by its family alone."""
+    config, data, processes, recipe = run.config, run.data, run.processes, run.recipe
+    model, name = run.model.config, config.model
+    if given_model == config.model.rpartition("_")[0]:
+        name += f" (family {given_model}, size of the recipe {config.recipe_name})"
+    parameters, macs, kept = costs(run)
+    grid = f" in patches of {model.patch}: {model.grid[0]}×{model.grid[1]} nodes" if hasattr(model, "patch") else ""
+    sources = {split: batches.loader.dataset for split, batches in
+               (("training", run.batches), ("validation", run.val_batches)) if batches is not None}
+    where = {True: "in memory", False: "read as needed"}
+    counts = [f"{plural(len(images), f'{split} image')} ({where[isinstance(images, StoredImages)]})"
+              for split, images in sources.items()]
+    steps = f" of {plural(len(run.batches), 'step')}" if run.batches else ""
+    threads = f", {plural(torch.get_num_threads(), 'thread')}" if processes.device.type == "cpu" else ""
+    lines = {
+        "model": f"{name}: {parameters:,} parameters, {macs / 1e9:.3f} GMACs an image",
+        "grid": f"{model.img_size[0]}×{model.img_size[1]} pixels{grid}",
+        "data": "; ".join([f"{data.name}: {plural(len(data.classes), 'class')}, {', '.join(counts)}", *data.remarks]),
+        "recipe": f"{config.recipe_name}: {plural(recipe.epochs, 'epoch')}{steps}, "
+                  + ", ".join(f"{field} {value}" for field, value in used(recipe, model, data.multi_label).items()),
+    }
+    if not config.eval_only:
+        share = recipe.batch_size // (processes.world * recipe.accumulation)
+        copies = 4 if run.average is None else 5  # weights, gradients, AdamW's two moments, moving average
+        lines["batch"] = (f"{plural(recipe.batch_size, 'image')} a step (global) = {share} a process ×"
+                          f" {plural(processes.world, 'process')} × {plural(recipe.accumulation, 'part')}"
+                          f" (accumulation), learning rate {recipe.lr:g}")
+        lines["memory"] = (f"about {(4 * copies * parameters + kept * share) / 2**20:,.0f} MiB a process:"
+                           f" {4 * copies * parameters / 2**20:,.0f} for weights, gradients and averages,"
+                           f" {kept / 2**20:.1f} for each image of the backward pass")
+    lines["device"] = f"{processes.device}{threads}, {AMP_NAMES[config.amp]}, torch {torch.__version__}"
+    lines["output"] = "none: a dry run" if config.dry_run else str(config.output)
+    if config.eval_only:
+        several = data.multi_label or config.task == "detection"
+        lines["output"] = (f"{'none' if several else f'confusion matrix in {config.output}'}: evaluates {start.path}")
+    elif start is not None and start.goes_on:
+        steps = f" and {run.first_step} steps" if run.first_step else ""
+        lines["output"] += f", going on after epoch {run.epoch}{steps} of {start.path}"
+    return lines | run.remarks
 
 
-def keep_rows(path: Path, last_epoch: int) -> bool:
-    """Drop the rows after that epoch: the run that goes on from there writes them again. A file that is no table of
-    epochs becomes damaged.csv; returns False then."""
-    if not path.exists():
-        return True
-    try:
-        with open(path, newline="") as file:
-            header, *rows = list(csv.reader(file)) or [["epoch"]]
-        # a crash may have cut a row short
-        rows = [row for row in rows if len(row) == len(header) and int(row[0]) <= last_epoch]
-        if header[:1] != ["epoch"]:
-            raise ValueError
-    except (ValueError, csv.Error):
-        path.replace(path.with_name("damaged.csv"))
-        return False
-    if not rows:
-        path.unlink()
-        return True
-    with replacing(path, "w") as file:
-        csv.writer(file).writerows([header, *rows])
-    return True
+def costs(run: Run) -> tuple[int, float, float]:
+    """Return parameters, multiply-adds of an image, and bytes that each image keeps for the backward pass."""
+    network, task = copy.deepcopy(run.evaluated), copy.copy(run.task)  # measuring moves statistics, a task remembers
+    task.begin_evaluation(network)
+    task.begin_epoch(network, 0)
+    noise, kept = torch.rand(2, 3, *network.config.img_size, device=run.processes.device), 0.0
+    with run.autocast():
+        macs = count_macs(network, noise)
+        if not run.config.eval_only:
+            network.train()
+            kept = saved_bytes_per_image(network, noise,
+                                         lambda images: task.outputs(network, images, task.blank(images)))
+    return count_parameters(network), macs, kept

@@ -32,7 +32,7 @@ import torch
 
 from ...models.checks import check_compiler
 from ...models.registry import CONFIGS, create_model, list_models
-from ...training.settings import read_field
+from ...training.config import read_field
 from ..command import Parser
 from .floor import print_ratios
 from .graph_cost import print_graphs

@@ -12,6 +12,7 @@ off goes on by `--resume auto`.
 
 import itertools
 import json
+import os
 import re
 import signal
 import subprocess
@@ -24,10 +25,10 @@ from typing import NamedTuple
 from ...atomic_files import replacing
 from ...data.datasets import Data, fetch, open_data
 from ...training import distributed
-from ...training.flags import parse
-from ...training.settings import Settings, settle
+from ...training.config import RunConfig, parse
+from ...training.resolve import resolve
 
-TRAIN = Path(__file__).resolve().parents[3] / "train.py"
+PACKAGE = Path(__file__).resolve().parents[2]
 SAVE_EVERY = 100  # steps
 
 
@@ -67,10 +68,11 @@ class Study:
         fields = itertools.chain(*(("--set", field) for field in variant.fields))
         return ["--model", self.model, *fields, "--seed", str(seed), *self.flags]
 
-    def settle(self, variant: Variant) -> Settings:
-        """Return the settings of a variant. Raises ValueError for what cannot work, before anything is trained."""
-        flags = parse(self.arguments(variant, 0))
-        return settle(flags, distributed.start(flags.device))
+    def settle(self, variant: Variant) -> RunConfig:
+        """Return the config of a variant. Raises ValueError for what cannot work, before anything is trained."""
+        config = resolve(parse(self.arguments(variant, 0)))
+        distributed.start(config.device)  # raises if there is no such device
+        return config
 
     def cells(self, variants: Sequence[Variant], seeds: Sequence[int]) -> list[Cell]:
         """Return all cells: the first seed of all variants comes first, so that a table is soon of use."""
@@ -110,25 +112,23 @@ def variants_of(graphs: Sequence[str], convs: Sequence[str], fields: Sequence[st
     return variants
 
 
-def data_of(settings: Settings, seed: int = 0) -> Data:
+def data_of(config: RunConfig, seed: int = 0) -> Data:
     """Return the images that the cells of that seed are trained and evaluated on: it splits a folder without train/ and
     val/. Raises ValueError if they are not there."""
-    flags = settings.flags
-    fetch(settings.data, flags.data_dir)
-    return open_data(settings.data, flags.data_dir, settings.fields["img_size"], flags.limit, seed)
+    fetch(config.data, config.data_dir)
+    return open_data(config.data, config.data_dir, config.img_size, config.limit, seed)
 
 
 def train(study: Study, cell: Cell) -> None:
     """Train a cell, or go on with it. Raises ValueError if train.py refused it or could not go on, with what it said,
     and SystemExit if a signal ended it."""
-    if not TRAIN.exists():
-        raise ValueError(f"{TRAIN} is not there: run compare from a copy of the repository, which has train.py")
     run = cell.folder / "run"
-    command = [sys.executable, str(TRAIN), *study.arguments(cell.variant, cell.seed), "--output", str(run), "--resume",
-               "auto", "--save-every", str(SAVE_EVERY)]
+    command = [sys.executable, "-m", "vig_minimal", "train", *study.arguments(cell.variant, cell.seed), "--output",
+               str(run), "--resume", "auto", "--save-every", str(SAVE_EVERY)]
+    path = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))  # wherever it was begun
     with open(cell.folder / "log.txt", "a", encoding="utf-8") as log:
         begun = log.tell()
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": path})
         # train.py saves and ends when a signal comes; Ctrl-C reaches it by itself
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:

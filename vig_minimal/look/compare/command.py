@@ -36,9 +36,9 @@ HANDED_ON = ("data", "data-dir", "img-size", "epochs", "batch-size", "recipe", "
 
 
 def settings_of(study: Study, variants: Sequence[Variant]) -> dict:
-    """Return the settings of each variant. Raises ValueError for what cannot work, and for a model without patches."""
+    """Return the config of each variant. Raises ValueError for what cannot work, and for a model without patches."""
     settings = {variant: study.settle(variant) for variant in variants}
-    if next(iter(settings.values())).flags.task == "detection":
+    if next(iter(settings.values())).task == "detection":
         raise ValueError("compare trains classifiers; leave --task detection out, and choose data without boxes")
     if "patch" not in next(iter(settings.values())).fields:
         raise ValueError(f"--model {study.model}: it has no patches, so neither graphs nor a floor to compare with;"
@@ -53,7 +53,7 @@ def estimate(cells: Sequence[Cell], settings: dict) -> str:
         left = sum(cell.variant == variant and not cell.result.exists() for cell in cells)
         model, batch = own.build_model(num_classes=len(data.classes)), own.recipe.batch_size
         model = model.to(memory_format=torch.channels_last)
-        images = torch.randn(batch, 3, *own.fields["img_size"]).to(memory_format=torch.channels_last)
+        images = torch.randn(batch, 3, *own.img_size).to(memory_format=torch.channels_last)
         training, = best_times([model.train()], images, forward_backward, 1) if left else [0.0]
         evaluation, = best_times([model.eval()], images, forward_only, 1) if left else [0.0]
         epochs, steps = own.recipe.epochs, len(data.train) // batch
@@ -83,12 +83,12 @@ def work(study: Study, cells: Sequence[Cell], settings: dict, baseline: Variant)
     data_of(next(iter(settings.values())))  # raises before anything is trained
     for cell in (bar := tqdm([cell for cell in cells if not cell.result.exists()], "runs", disable=None)):
         bar.set_postfix_str(f"{cell.variant.name}, seed {cell.seed}")
-        try:
-            held = lock(cell.folder)
-        except ValueError:
-            elsewhere.append(f"{cell.variant.name}, seed {cell.seed}: another process works on it")
-            continue
-        with held:
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(lock(cell.folder))
+            except ValueError:
+                elsewhere.append(f"{cell.variant.name}, seed {cell.seed}: another process works on it")
+                continue
             if cell.result.exists():  # another process has just finished it
                 continue
             try:

@@ -25,7 +25,7 @@ from ...data.datasets import Data
 from ...data.loading import PreparedImages, checked, loader, validation_order
 from ...data.synthetic import compose, paint
 from ...models.layers import to_nodes
-from ...training.settings import Settings
+from ...training.config import RunConfig
 from ..benchmark.floor import costs
 from ..explore_layers import Layer, layers_of
 from ..plot import read_run
@@ -37,7 +37,7 @@ COSTS = ("parameters", "gmacs", "mb_kept", "eval_ms", "eval_ratio", "train_ms", 
 SCORES = {"val_top1": "top-1 %", "val_mAP": "mAP %"}
 
 
-def measure(run: Path, settings: Settings, data: Data) -> dict[str, float | str]:
+def measure(run: Path, config: RunConfig, data: Data) -> dict[str, float | str]:
     """Return all that is known of a finished run of train.py. Raises ValueError for a run that is not whole."""
     rows = read_run(run)
     column = next(name for name in SCORES if name in rows[max(rows)])
@@ -46,10 +46,10 @@ def measure(run: Path, settings: Settings, data: Data) -> dict[str, float | str]
     return {"score_name": SCORES[column], "score": rows[max(rows)][column],
             "best": max(row[column] for epoch, row in rows.items() if epoch > 0 and column in row),
             "epochs": max(rows), **{name: found[name] for name in COSTS},
-            **graphs(model, *probe(model, settings, data))}
+            **graphs(model, *probe(model, config, data))}
 
 
-def probe(model: nn.Module, settings: Settings, data: Data) -> tuple[Tensor, list[Tensor] | None]:
+def probe(model: nn.Module, config: RunConfig, data: Data) -> tuple[Tensor, list[Tensor] | None]:
     """Return validation images (P, 3, H, W), evenly spread over all, and of synthetic scenes the masks of the objects
     in each, (n, H, W) bool."""
     numbers = range(0, len(data.val), -(-len(data.val) // PROBE))
@@ -57,7 +57,7 @@ def probe(model: nn.Module, settings: Settings, data: Data) -> tuple[Tensor, lis
     images = PreparedImages(Subset(data.val, numbers), use.size, use.eval_crop)
     batch, = checked(loader(images, validation_order(len(numbers), PROBE), workers=0))
     images = normalise(batch.images, use.mean, use.std)
-    if not settings.data.startswith("shapes") or use.eval_crop < 1:
+    if not config.data.startswith("shapes") or use.eval_crop < 1:
         return images, None
     masks, (height, width), unit = [], use.size, min(use.size)
     for number in numbers:

@@ -1,0 +1,260 @@
+"""Train or evaluate a Vision GNN: the loop. `python -m vig_minimal train`, `torchrun train.py` and
+`torchrun -m vig_minimal.train` are the same.
+
+Read it from top to bottom: main → train → fit (epochs) → train_one_epoch (steps), which calls backward and update. What
+is fixed about a run is decided in training/resolve.py, how a run goes on in training/resume.py, and data, model and
+task are made in training/build.py. It writes metrics.csv, config.json, last.pt (to go on from) and best.pt (to use)
+into the output folder. Where the recipe has a moving average of the weights (ema_decay), that is what is evaluated, and
+`model` in these files.
+
+Exit codes: 0 done; 1 training could not go on (what is saved stays); 2 bad input, nothing was begun; 130 and 143 ended
+by SIGINT (Ctrl-C) and SIGTERM after saving. `--resume auto` goes on.
+"""
+
+import contextlib
+import itertools
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # another process that is gone is a sentence, no stack of C++
+
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from .data.batches import TrainingBatches  # noqa: E402
+from .data.decoding import DataError  # noqa: E402
+from .data.loading import FileNote  # noqa: E402
+from .graphs.plain import plain  # noqa: E402
+from .look import confusion  # noqa: E402
+from .models.checks import plural  # noqa: E402
+from .streams import prepare  # noqa: E402
+from .training.build import build  # noqa: E402
+from .training.distributed import start as join  # noqa: E402
+from .training.endings import Diverged, Stopped, fail, one_sentence  # noqa: E402
+from .training.engine import Run, evaluate, learning_rate  # noqa: E402
+from .training.config import parse  # noqa: E402
+from .training.recipes import Recipe  # noqa: E402
+from .training.resume import begin  # noqa: E402
+from .training.run_log import RunLog, describe, duration, first_loss  # noqa: E402
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
+
+DRY_STEPS, DRY_BATCHES = 2, 4  # of training and of evaluation in a dry run
+
+
+def main(argv: list[str] | None = None) -> dict | None:
+    """The command; see --help. Returns the last row of metrics.csv, or the scores of an evaluation."""
+    try:
+        with contextlib.ExitStack() as resources:  # leaves the other processes and the output folder at the end
+            return train(parse(argv), resources)
+    except KeyboardInterrupt:
+        print("\ninterrupted; --resume auto goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def train(given: dict, resources: contextlib.ExitStack) -> dict | None:
+    """Set up, say what will happen, then train, evaluate or try. What is wrong with the input is said before that."""
+    try:
+        processes = join(given.get("device", "auto"), 60 * given.get("timeout", 5.0))
+    except ValueError as error:  # of this machine, maybe of this process alone
+        fail(error)
+    resources.push(processes.leave)
+    if given.get("plain"):
+        resources.enter_context(plain())
+    with one_sentence(ValueError, is_first=processes.is_first, alike=True):
+        config, start, changes = begin(given, processes, resources)
+        run = build(config, start, changes, processes)
+        log, first_lines = RunLog(run), describe(run, start, given.get("model"))
+    name = "" if processes.is_first else f"process of rank {processes.rank}: "
+    folder = config.output if config.writes else None
+    with one_sentence(DataError, folder, processes.is_first), processes.signals.listening(name):
+        try:
+            log.begin(first_lines)
+            if config.eval_only:
+                scores = evaluation(run, log)
+                log.evaluation(scores, file_notes(run))
+                confusion.report(run, start, log)
+                return scores
+            if config.dry_run:
+                return log.say(dry_run(run, log))
+            return fit(run, log)
+        except Stopped:
+            if config.writes and run.step > 0:
+                processes.from_first(run.save, "last.pt", True)
+                log.stopped()
+            sys.exit(128 + max(processes.gather(processes.signals.received)))  # it came to one of them
+
+
+def fit(run: Run, log: RunLog) -> dict | None:
+    """Train to the last epoch; after each, evaluate and save. Returns the last row of metrics.csv."""
+    recipe, images, seconds = run.recipe, 0, 0.0
+    if run.epoch >= recipe.epochs:
+        log.say(f"this run is finished: {log.best_score()}; a larger --epochs trains on")
+        return run.history[-1]
+    log.open()
+    if not run.history:
+        close_epoch(run, log, {}, evaluation(run, log))
+    for epoch in range(run.epoch, recipe.epochs):
+        begun = time.perf_counter()
+        with log.bar(f"epoch {epoch + 1}/{recipe.epochs}", len(run.batches) * recipe.batch_size) as bar:
+            trained = train_one_epoch(run, run.batches, epoch, bar, run.first_step,
+                                      after_step=lambda loss: after_step(run, log, loss))
+        images += (len(run.batches) - run.first_step) * recipe.batch_size
+        seconds += time.perf_counter() - begun
+        scores = evaluation(run, log)  # a signal in here leaves the epoch open: it is evaluated when the run goes on
+        run.epoch, run.first_step = epoch + 1, 0
+        close_epoch(run, log, trained, scores)
+    log.end(images, seconds)
+    return log.rows[-1] if log.rows else None
+
+
+def evaluation(run: Run, log: RunLog) -> dict[str, float]:
+    """The scores of the evaluated network."""
+    with log.bar("evaluation", len(run.val_batches.loader.dataset)) as bar:
+        return evaluate(run, run.val_batches, bar)
+
+
+def close_epoch(run: Run, log: RunLog, trained: dict[str, float], scores: dict[str, float]) -> None:
+    """Write the row of metrics.csv, then the checkpoints, and say how the epoch went; on the first process."""
+    run.losses, key, keep_every = {}, run.task.key, run.config.keep_every
+    notes = file_notes(run)
+    if not run.processes.is_first:
+        return
+    row = log.row(trained, scores)
+    if run.epoch > 0 and (scores[key] > run.best[key] or run.best["epoch"] == 0):
+        run.best = {"epoch": run.epoch, key: scores[key]}
+        run.save("best.pt", with_training=False)
+        log.best()
+    if keep_every and run.epoch % keep_every == 0:
+        run.save(f"epoch-{run.epoch:03d}.pt", with_training=False)
+    run.save("last.pt", with_training=True)  # the last to be written: from here the epoch is done
+    log.epoch(row, scores, notes)
+
+
+def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_step: int = 0,
+                    last_step: int | None = None, after_step: Callable[[float], None] | None = None) -> dict:
+    """One pass over the training images, or its steps from first_step to last_step; epochs count from 0.
+    bar: a tqdm bar, which counts images. after_step: called with the loss of each step.
+    Returns the mean `loss`, its terms as `loss_NAME`, `images_per_s` and the last `lr`.
+    Raises Stopped after the step in which a signal came, and Diverged for a loss or gradient that is not finite.
+    """
+    recipe, begun = run.recipe, time.perf_counter()
+    last_step = len(batches) if last_step is None else last_step
+    parts = batches.epoch(epoch, first_step)
+    run.task.begin_epoch(run.model, epoch)
+    run.train()
+    for step in range(first_step, last_step):
+        lr = learning_rate(run.step, len(batches), recipe)
+        losses, stop = backward(run, parts)
+        update(run, losses, lr, where=f"epoch {epoch + 1}, step {step + 1}, learning rate {lr:.2e}")
+        run.step += 1
+        bar.update(recipe.batch_size)
+        if after_step is not None:
+            after_step(sum(losses.values()))
+        # several processes learn of a signal with the next step's losses, and all stop after the same step
+        if stop or (run.processes.world == 1 and run.processes.signals.received):
+            raise Stopped
+    run.processes.share_buffers(run.evaluated)
+    done = last_step - first_step
+    means = {f"loss_{name}": total / last_step for name, total in run.losses.items()}
+    return {"loss": sum(means.values()), **means, "lr": learning_rate(run.step - 1, len(batches), recipe),
+            "images_per_s": done * recipe.batch_size / (time.perf_counter() - begun) if done else math.nan}
+
+
+def backward(run: Run, parts: Iterator[tuple[Tensor, Tensor]]) -> tuple[dict[str, float], bool]:
+    """Forward and backward pass of the next batch, part by part.
+
+    Returns the batch's mean losses, and whether a signal told any process to end.
+    """
+    count, total = run.recipe.accumulation, 0.0
+    for part in range(count):
+        images, targets = next(parts)
+        with run.part(part, len(images)):  # DDP averages gradients over processes in the last part
+            with run.autocast():  # AMP
+                outputs = run.task.outputs(run.parallel, images, targets)
+                losses = run.task.losses(outputs, targets, images)  # named; their sum is trained on
+            run.scaler.scale(sum(losses.values()) / count).backward()
+        total = total + torch.stack([value.detach() for value in losses.values()]) / count
+    stop = torch.tensor([float(run.processes.signals.received > 0)], device=total.device)
+    *sums, stops = run.processes.sum(torch.cat([total, stop])).tolist()
+    return {name: value / run.processes.world for name, value in zip(losses, sums, strict=True)}, stops > 0
+
+
+def update(run: Run, losses: dict[str, float], lr: float, where: str) -> None:
+    """Move the weights. Raises Diverged, with nothing moved, if loss or gradient is not finite."""
+    for group in run.optimiser.param_groups:
+        group["lr"] = lr * group.get("scale", 1.0)
+    loss = sum(losses.values())
+    run.scaler.unscale_(run.optimiser)
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip_grad or math.inf)
+    # fp16 finds its scale by trying: there, the scaler skips steps whose gradients overflow
+    if not math.isfinite(loss) or not (math.isfinite(norm) or run.scaler.is_enabled()):
+        what = f"loss {loss}" if not math.isfinite(loss) else f"norm of the gradient {float(norm)}"
+        raise Diverged(f"not finite: {what}, at {where}; try a lower learning rate or --clip-grad, and --detect-anomaly"
+                       " to find the operation", run.step)
+    run.scaler.step(run.optimiser)
+    run.scaler.update()
+    if run.average is not None:
+        run.average.update_parameters(run.model)
+    run.losses = {name: run.losses.get(name, 0.0) + value for name, value in losses.items()}
+    run.optimiser.zero_grad(set_to_none=True)
+
+
+def after_step(run: Run, log: RunLog, loss: float) -> None:
+    """Say the loss of the first step beside that of a guess, unless the weights know the classes already; write last.pt
+    every --save-every steps."""
+    if run.step == 1 and not run.knows_classes:
+        log.say(first_loss(loss, *run.task.chance(len(run.data.classes))))
+    every = run.config.save_every
+    if run.config.writes and run.processes.is_first and every and run.step % every == 0:
+        run.save("last.pt", with_training=True)
+
+
+def file_notes(run: Run) -> dict[str, list[FileNote]]:
+    """Remarks of all processes on image files since the last call, by split."""
+    splits = {"training": run.batches.notes if run.batches else {}, "validation": run.val_batches.notes}
+    notes = {split: sum(run.processes.gather(list(own.values())), []) for split, own in splits.items()}
+    for own in splits.values():
+        own.clear()
+    return notes
+
+
+def dry_run(run: Run, log: RunLog) -> str:
+    """Two steps and an evaluation of a few batches, and what they say about the whole run."""
+    times, steps = [time.perf_counter()], len(run.batches)
+
+    def clock(loss: float) -> None:
+        times.append(time.perf_counter())
+        after_step(run, log, loss)
+
+    train_one_epoch(run, run.batches, 0, tqdm(disable=True), last_step=min(DRY_STEPS, steps), after_step=clock)
+    begun, some = time.perf_counter(), min(DRY_BATCHES, len(run.val_batches))
+    evaluate(run, itertools.islice(run.val_batches, some))
+    seconds = (time.perf_counter() - begun) * len(run.val_batches) / max(1, some)
+    return estimate(times[-1] - times[-2], steps, seconds, run.recipe, run.processes.device)
+
+
+def estimate(step_seconds: float, steps: int, evaluation_seconds: float, recipe: Recipe, device: torch.device) -> str:
+    """Estimate the time of a whole run, evaluations included, and its memory. steps: of an epoch."""
+    training, evaluation = recipe.epochs * steps * step_seconds, (recipe.epochs + 1) * evaluation_seconds
+    peak, what = 0, "memory"
+    if device.type == "cuda":
+        peak, what = torch.cuda.max_memory_allocated(device), "GPU memory"
+    elif resource:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return (f"dry run: a step takes {step_seconds:.3g} s ({recipe.batch_size / step_seconds:.0f} images/s), an"
+            f" evaluation about {duration(evaluation_seconds)}; {plural(recipe.epochs, 'epoch')} of"
+            f" {plural(steps, 'step')} would take about {duration(training + evaluation)}, with"
+            f" {peak / 2**20:,.0f} MiB of {what} a process")
+
+
+if __name__ == "__main__":
+    prepare()
+    main()

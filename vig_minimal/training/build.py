@@ -1,0 +1,151 @@
+"""From a config to a run: data, model, task and optimiser; where a checkpoint is gone on with, its state."""
+
+import hashlib
+import os
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from ..data.batches import TrainingBatches, ValidationBatches, images_of_epoch
+from ..data.datasets import Data, fetch, image_name, open_data, oversampled, targets_of
+from ..data.loading import PreparedImages, store_if_it_fits
+from ..data.object_batches import ObjectImages, ObjectTraining, ObjectValidation
+from ..data.seeds import mixed_seed
+from ..models.checks import check_compiler, plural
+from ..models.released import init_from
+from ..models.resnet import load_backbone
+from ..models.teacher import create_teacher
+from .config import RunConfig
+from .distributed import Processes, check_sync_bn
+from .engine import Run, create_run
+from .recipes import Recipe
+from .resume import Start, in_their_folder, restore
+from .tasks import Task, choose_task
+
+
+def build(config: RunConfig, start: Start | None, changes: list[str], processes: Processes) -> Run:
+    """Make a run. changes: what differs from the run of a checkpoint so far. Raises ValueError, in all processes, for
+    data and files that cannot work."""
+    goes_on = start is not None and start.goes_on
+    torch.autograd.set_detect_anomaly(config.detect_anomaly)
+    processes.from_first(fetch, config.data, config.data_dir)
+    data, batches, val_batches = processes.together(open_batches, config, start, processes)
+    begun = start.state.get("step") if goes_on else None
+    if len(set(processes.gather((begun, len(data.train), len(data.val))))) > 1:
+        raise ValueError("the processes read different checkpoints or data; --output and --data-dir must be folders"
+                         " that all machines share, or alike on all of them")
+    model, teacher, new_parts = processes.after_first(create_networks, config, start, processes, data)
+    task = processes.together(choose_task, model.config, data, config.recipe, teacher, processes, config.seed,
+                              not config.eval_only)
+    if not goes_on:
+        images, _ = processes.together(next, batches.epoch(0))  # what is broken there is said before a run begins
+    if start is None and config.task != "detection":
+        calibrate(model, task, images, processes)
+    run = create_run(model, task, config, processes)
+    run.data, run.batches, run.val_batches, run.seen = data, batches, val_batches, fingerprint(data)
+    changes = changes + processes.together(lambda: restore(run, start) if goes_on else [])
+    if goes_on and start.damaged and config.writes:  # else the next save would write it over the good previous.pt
+        processes.from_first(lambda: (config.output / "last.pt").replace(config.output / "damaged.pt") and None)
+    if changes:
+        run.remarks["changed"] = "; ".join(changes)
+    if new_parts is not None:
+        run.remarks["start"] = (f"from {config.init_from}: {start.said}; new: {', '.join(new_parts) or 'nothing'}"
+                                f"{'; all else is frozen' if config.freeze else ''}")
+    run.knows_classes = new_parts == []
+    return run
+
+
+def open_batches(config: RunConfig, start: Start | None, processes: Processes
+                 ) -> tuple[Data, TrainingBatches | None, ValidationBatches]:
+    """Open the data, and make the batches of training and validation, of validation alone for an evaluation."""
+    if config.sync_bn:
+        check_sync_bn(processes)
+    if config.compile:
+        check_compiler(processes.device.type)
+    recipe, size, detects = config.recipe, config.img_size, config.task == "detection"
+    # an evaluation with another seed has the run's own split
+    split_seed = start.state.get("flags", {}).get("seed", config.seed) if start and start.goes_on else config.seed
+    data = open_data(config.data, config.data_dir, size, config.limit, split_seed, boxes=detects)
+    workers = config.workers
+    if workers is None:
+        workers = min(8, max(1, (os.cpu_count() or 1) // processes.local_world))
+    place = processes.share, processes.device, workers
+
+    def images(source, **about):
+        if detects:
+            return ObjectImages(source, size, recipe.eval_crop, **about)
+        prepared = PreparedImages(source, size, recipe.eval_crop, **about)
+        return store_if_it_fits(prepared, workers, processes.local_world, processes.device)
+
+    training, validation = (ObjectTraining, ObjectValidation) if detects else (TrainingBatches, ValidationBatches)
+    batches = None
+    if config.eval_only:
+        check_batch(recipe, recipe.batch_size, processes)
+    else:
+        data = oversampled(data, recipe.oversample) if recipe.oversample > 0 else data
+        check_batch(recipe, len(data.train), processes)
+        skip = config.bad_images == "skip"
+        batches = training(images(data.train, recipe=recipe, seed=config.seed, skip=skip), len(data.classes), recipe,
+                           config.seed, *place)
+    evaluated = data.train if config.eval_split == "train" else data.val
+    return data, batches, validation(images(evaluated), recipe, *place)
+
+
+def create_networks(config: RunConfig, start: Start | None, processes: Processes, data: Data):
+    """Return the model with its first weights, the teacher or None, and the parts that --init-from left random."""
+    recipe, new_parts, teacher = config.recipe, None, None
+    torch.manual_seed(mixed_seed("model", config.seed))
+    model = config.build_model(num_classes=len(data.classes))
+    if start is not None and not start.goes_on:
+        new_parts = init_from(model, config.init_from)
+        if not new_parts and start.state.get("classes", data.classes) != data.classes:
+            model.reset_classifier(len(data.classes))  # of other classes, though as many
+            new_parts = ["the last layer"]
+    if config.backbone_weights and not (start and start.goes_on):
+        load_backbone(model.backbone, model.config.backbone, config.backbone_weights)
+    model = model.to(processes.device, memory_format=torch.channels_last)  # as images and gradients are
+    if recipe.teacher != "none" and not config.eval_only:
+        teacher = create_teacher(recipe.teacher, config.teacher_weights, len(data.classes), recipe.mean, recipe.std,
+                                 processes.device)
+    return model, teacher, new_parts
+
+
+def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
+    """Raise ValueError if the batch is larger than the data, or cannot be split over processes and parts."""
+    size, parts = recipe.batch_size, processes.world * recipe.accumulation
+    if size > images:
+        raise ValueError(f"--batch-size {size}: larger than the data set of {plural(images, 'training image')}")
+    if size > (drawn := images_of_epoch(images, recipe.repeats)):
+        raise ValueError(f"--batch-size {size}: with --repeats {recipe.repeats} an epoch of this data has {drawn}"
+                         " images, a multiple of 256; choose a smaller batch, or --repeats 1")
+    share, rest = divmod(size, parts)
+    what = f"--batch-size {size}: the global batch, of which each of {plural(processes.world, 'process')}"
+    what += f" and {recipe.accumulation} parts (--accumulation)" if recipe.accumulation > 1 else ""
+    if rest or share < 2:
+        raise ValueError(f"{what} must get the same share, of at least 2 images for batch norm")
+    if recipe.mixes and share % 2:
+        raise ValueError(f"{what} gets {share} images; mixup and CutMix pair them, and need an even number")
+
+
+def calibrate(model: nn.Module, task: Task, images: Tensor, processes: Processes) -> None:
+    """Start batch norm's running statistics at those of the first batch, alike in all processes. From means 0 and
+    variances 1 an untrained network's first evaluation has a loss near 1000. No step reads them: docs/differences.md.
+    """
+    task.begin_epoch(model, 0)
+    update_bn([images], model)
+    for norm in model.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.num_batches_tracked.zero_()  # it counts steps
+    processes.share_buffers(model)
+
+
+def fingerprint(data: Data) -> dict[str, list]:
+    """Return the number of images of each split, and a hash of their names, wherever their folder lies, and labels."""
+    splits = {}
+    for split, source in (("training", data.train), ("validation", data.val)):
+        names, targets = [image_name(source, index) for index in range(len(source))], targets_of(source)
+        content = "\n".join(in_their_folder(names)).encode(errors="surrogateescape")
+        content += b"" if targets is None else targets.numpy().tobytes()
+        splits[split] = [len(names), hashlib.blake2b(content, digest_size=16).hexdigest()]
+    return splits

@@ -1,0 +1,196 @@
+"""What follows from what was given: `resolve` makes the whole `RunConfig`, before any data is read.
+
+Data, model and recipe follow from one another in this order; each choice is one function. `start` is the checkpoint or
+the weights that a run begins from, see `resume.Start`.
+"""
+
+import math
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL, WITH_BOXES
+from ..models.checks import near
+from ..models.cost import count_parameters
+from ..models.detection import detector_size
+from ..models.pyramid import PyramidConfig
+from ..models.registry import CONFIGS, create_model
+from ..models.teacher import check_teacher
+from .config import FAMILIES, RunConfig, family_of
+from .recipes import PAPERS, Recipe, flags, get_recipe, override
+
+if TYPE_CHECKING:
+    from .resume import Start
+
+MULTI_LABEL_FAMILY = "gkgnet"
+MOST_PARAMETERS, MOST_NODES = 2**31, 2**17
+
+
+def resolve(given: dict, start: "Start | None" = None) -> RunConfig:
+    """Decide everything about a run. given: fields of `RunConfig` and `Recipe`. Raises ValueError for what cannot work
+    together."""
+    config = resolve_names(given, start)
+    goes_on = start is not None and start.goes_on
+    for flag in ("backbone_weights", "teacher_weights"):
+        path = getattr(config, flag)
+        if path and not goes_on and path != "torchvision" and not os.path.exists(path):
+            raise ValueError(f"--{flag.replace('_', '-')} {path}: no such file")
+    if config.freeze and start is None:
+        raise ValueError("--freeze: keeps the loaded weights; name them with --init-from FILE")
+    start = start and start.of(config)
+    config = replace(config, recipe=choose_recipe(given, config, start))
+    config = replace(config, fields=choose_fields(config, start))
+    config = replace(config, img_size=config.fields["img_size"])
+    check_task(config)
+    if config.recipe.teacher != "none" and not config.eval_only:
+        check_teacher(config.recipe.teacher)
+    with torch.device("meta"):  # what cannot work is found before any data is fetched or memory taken
+        count = count_parameters(config.build_model())
+    if count > MOST_PARAMETERS:
+        raise ValueError(f"{config.model}: {count:,} parameters, and at most {MOST_PARAMETERS:,} are allowed; choose a"
+                         " smaller dim or depth with --set")
+    return config
+
+
+def resolve_names(given: dict, start: "Start | None" = None) -> RunConfig:
+    """Decide data, task, model and the name of the recipe: the first part of `resolve`."""
+    config = RunConfig.of(given)
+    config = replace(config, data=choose_data(config, start))
+    config = replace(config, task=config.task or ("detection" if config.data == "shapes-boxes" else "labels"))
+    model, recipe = choose_names(config, start and start.of(config))
+    return replace(config, model=model, recipe_name=recipe)
+
+
+def choose_data(config: RunConfig, start: "Start | None") -> str:
+    """Name the data set: --data, else image folders if there is --data-dir, else synthetic scenes."""
+    model = config.model or (start.name if start else "")
+    several = config.multi_label or model.startswith(MULTI_LABEL_FAMILY)
+    if not config.data and config.task == "detection":
+        return "coco" if config.data_dir else "shapes-boxes"
+    if not config.data:
+        return "imagefolder" if config.data_dir else "shapes-multi" if several else "shapes"
+    known = list(dict.fromkeys((*DATA_SETS, *DOWNLOADS)))
+    if name := next((name for name in known if name.lower() == config.data.lower()), ""):
+        return name
+    raise ValueError(f"unknown data set {config.data!r}{near(config.data, known)}")
+
+
+def choose_names(config: RunConfig, start: "Start | None") -> tuple[str, str]:
+    """Return the model's full name and the recipe's name. The recipe is finetune for a model that starts trained, demo
+    for nano models and synthetic scenes, else the paper's; a family without a size takes the recipe's."""
+    detects, data = config.task == "detection", config.data
+    model = config.model or (start.name if start else "cvig" if detects else "lrgc")
+    if start and family_of(start.name) == model:
+        model = start.name
+    family = family_of(model)
+    paper = PAPERS.get(family, "vig")
+    paper = {("gkgnet", "voc2007"): "gkgnet_voc", ("cnn2graph", "cifar100"): "cnn2graph_100",
+             ("cnn2graph", "imagefolder"): "cnn2graph_100"}.get((paper, data), paper)
+    demo = "demo_multi" if data in MULTI_LABEL else "demo"
+    if detects:
+        paper, demo = "detection", "demo_detection"
+    recipe = config.recipe_name or (start.recipe_name if start else "") or (
+        demo if data.startswith("shapes") or model.endswith("_nano") else paper)
+    if model not in FAMILIES:
+        return model, recipe
+    size = get_recipe(recipe).size.removeprefix("resnet" if family == "resnet" else "")  # resnet_18, cnn2gnn_resnet18
+    if f"{model}_{size}" not in CONFIGS:
+        raise ValueError(f"--recipe {recipe}: made for models of size {size}, which {model} does not have; give a full"
+                         f" name, one of {', '.join(name for name in CONFIGS if family_of(name) == model)}")
+    return f"{model}_{size}", recipe
+
+
+def choose_recipe(given: dict, config: RunConfig, start: "Start | None") -> Recipe:
+    """Return the recipe with the crop, mean and std of the weights that the run starts from, and with the values that
+    were given."""
+    recipe = get_recipe(config.recipe_name)
+    if start:
+        kept = start.recipe
+        recipe = replace(recipe, eval_crop=kept.eval_crop, mean=tuple(kept.mean), std=tuple(kept.std))
+    return override(recipe, {name: given[name] for name in flags() if name in given}, config.scale_lr)
+
+
+def choose_fields(config: RunConfig, start: "Start | None") -> dict:
+    """Return fields of the model's config: those of the weights to start from, of the recipe, of --set and --img-size.
+    Unless it is set, patch is chosen so that the grid is near the preset's."""
+    model = config.model
+    if model not in CONFIGS:
+        create_model(model)  # raises, naming the models there are
+    preset, recipe, detects = CONFIGS[model], config.recipe, config.task == "detection"
+    if recipe.drop_path and recipe.drop_path != get_recipe(config.recipe_name).drop_path and not hasattr(
+            preset, "drop_path"):
+        raise ValueError(f"--drop-path {recipe.drop_path:g}: {model} has no stochastic depth; leave it out")
+    fields = dict(start.config) if start and start.name == model else {}
+    fields |= {"drop_path": recipe.drop_path} if hasattr(preset, "drop_path") else {}
+    fields |= {name: value for name in ("anchors_per_class", "proxies_per_class")
+               if (value := getattr(config, name)) is not None}  # other models refuse it
+    fields |= config.fields or {}
+    if config.img_size or "img_size" not in fields:
+        own = detector_size(model) if detects else preset.img_size[:1]
+        size = config.img_size or ([IMAGE_SIZES[config.data]] if config.data in IMAGE_SIZES else own)
+        fields["img_size"] = (size[0], size[-1])
+    height, width = fields["img_size"]
+    if "patch" not in fields and hasattr(preset, "patch") and not detects:
+        strides = (2, 4, 8) if isinstance(preset, PyramidConfig) else (2, 4, 8, 16)
+        possible = [patch for patch in strides if height % patch == 0 and width % patch == 0] or [preset.patch]
+        fields["patch"] = min(possible, key=lambda patch: abs(math.log(height / patch / preset.grid[0])))
+    if type(patch := fields.get("patch")) is int and patch > 0 and height * width > MOST_NODES * patch**2:
+        raise ValueError(f"{height}×{width} pixels in patches of {patch}: more than {MOST_NODES:,} nodes; choose a"
+                         " smaller --img-size or a larger patch")
+    return fields
+
+
+def check_task(config: RunConfig) -> None:
+    """Raise ValueError if model or recipe cannot learn from single-label or from multi-label data."""
+    if config.task == "detection":
+        return check_detection(config)
+    data, model, recipe, preset = config.data, config.model, config.recipe, CONFIGS[config.model]
+    several, made_for = data in MULTI_LABEL, model.startswith(MULTI_LABEL_FAMILY)
+    has_anchors = getattr(preset, "aggregation", "none") != "none"
+    taught = recipe.teacher != "none" or config.fields.get("distillation", getattr(preset, "distillation", False))
+    no_mixing = "give --mixup 0 --cutmix 0"
+    _refuse_first([
+        (recipe.scale_jitter, "--scale-jitter: scales images with boxes; give --task detection too, or --crop resized"),
+        (data == "shapes-boxes", "shapes-boxes tells boxes and masks; give --task detection, or choose shapes"),
+        (not several and (made_for or config.multi_label),
+         f"{model if made_for else '--multi-label: the model'} answers yes or no for every class, and an image of"
+         f" {data} has exactly one; multi-label data are {', '.join(MULTI_LABEL)}; choose one, or another model"),
+        (not several and recipe.mixes and has_anchors,
+         f"mixup and CutMix give an image shares of two classes, and triplets need one; {no_mixing}"),
+        (config.backbone_weights and not hasattr(preset, "backbone"),
+         f"--backbone-weights: {model} has no ResNet; give --init-from its own weights"),
+        (config.every and not hasattr(preset, "grid"), f"--every: {model} has no graph over patches"),
+        (several and not (made_for or config.multi_label),
+         f"{model} tells the one class of an image, and an image of {data} shows several or none; choose gkgnet, or"
+         " give --multi-label to train yes or no for every class"),
+        (several and recipe.mixes, f"mixup and CutMix mix images of one class each; for multi-label data {no_mixing}"),
+        (several and taught, "a teacher tells one class an image; for multi-label data give --teacher none and, with"
+                             " ClusterViG, --set distillation=False"),
+        (several and has_anchors, f"{model}: its anchors stand for one class each; choose resnet, or another model"),
+    ])
+
+
+def check_detection(config: RunConfig) -> None:
+    """Raise ValueError if a detector cannot learn from this data, or by this recipe."""
+    recipe = config.recipe
+    _refuse_first([
+        (config.data not in WITH_BOXES,
+         f"--task detection: {config.data} has no boxes and masks; {' and '.join(WITH_BOXES)} have"),
+        (config.every, "--every: keeps graphs of classifiers alone; leave it out"),
+        (config.multi_label, "--multi-label and --task detection: choose one of them"),
+        (config.backbone_weights, "--backbone-weights: goes with CNN2GNN's ResNet alone; start a detector's backbone"
+                                  " with --init-from"),
+        (recipe.mixes or recipe.erasing or recipe.rand_augment or recipe.color_jitter or recipe.oversample,
+         "--task detection: of all augmentation it has --flip and --scale-jitter; choose a recipe without the others,"
+         " as detection"),
+        (recipe.teacher != "none", "--task detection: a teacher tells one class an image; give --teacher none"),
+        (config.compile, "--compile: what a detector computes depends on what it finds; leave it out"),
+    ])
+
+
+def _refuse_first(rules: list[tuple[object, str]]) -> None:
+    for wrong, sentence in rules:
+        if wrong:
+            raise ValueError(sentence)

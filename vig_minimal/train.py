@@ -29,6 +29,7 @@ from .data.batches import TrainingBatches  # noqa: E402
 from .data.decoding import DataError  # noqa: E402
 from .data.loading import FileNote  # noqa: E402
 from .graphs.plain import plain  # noqa: E402
+from .learn.use import use_lessons  # noqa: E402
 from .look import confusion  # noqa: E402
 from .models.checks import plural  # noqa: E402
 from .streams import prepare  # noqa: E402
@@ -69,6 +70,8 @@ def train(given: dict, resources: contextlib.ExitStack) -> dict | None:
     if given.get("plain"):
         resources.enter_context(plain())
     with one_sentence(ValueError, is_first=processes.is_first, alike=True):
+        if given.get("lessons"):
+            resources.enter_context(use_lessons(given["lessons"]))
         config, start, changes = begin(given, processes, resources)
         run = build(config, start, changes, processes)
         log, first_lines = RunLog(run), describe(run, start, given.get("model"))

@@ -134,7 +134,7 @@ def raised_by_file(error: BaseException, path: Path) -> str:
 def difference(theirs: Outcome, right: Outcome, with_gradient: list[str]) -> list[str]:
     """Where two outcomes differ: what is returned, its shapes, its types, its numbers, its gradients."""
     if theirs.problem:
-        return wrap(f"It {theirs.problem}.")
+        return wrap(f"It {theirs.problem}")
     if len(theirs.values) != len(right.values):
         return wrap(f"It returns {count(theirs.values)}, and {count(right.values)} should come.")
     for mine, good in zip(theirs.values, right.values, strict=True):

@@ -101,16 +101,16 @@ def solution(lesson: Lesson) -> str:
 @contextlib.contextmanager
 def limited(path: Path, seconds: float) -> Iterator[None]:
     """End the process if what is inside takes longer, and show the line of the file where it was."""
-    main, file = threading.get_ident(), str(path.resolve())
+    main, file, out = threading.get_ident(), str(path.resolve()), sys.stdout  # a check may catch what is printed
 
     def end() -> None:
         frames = traceback.extract_stack(sys._current_frames()[main])
-        print(f"\nStopped: the check was still running after {seconds:g} s.")
+        print(f"\nStopped: the check was still running after {seconds:g} s.", file=out)
         for frame in reversed(frames):
             if frame.filename == file:
-                print(f"It was in line {frame.lineno} of {path}:\n\n    {frame.line}\n\nDoes its loop end?")
+                print(f"It was in line {frame.lineno} of {path}:\n\n    {frame.line}\n\nDoes its loop end?", file=out)
                 break
-        sys.stdout.flush()
+        out.flush()
         os._exit(1)
 
     timer = threading.Timer(seconds, end)

@@ -93,7 +93,7 @@ def call(task: Task, function: Callable, arguments: tuple, aloud: bool = False) 
         return Outcome(error=error)
     for name, before, after in zip(task.arguments(), arguments, copies, strict=True):
         if isinstance(before, Tensor) and not _close(before, after.detach()):
-            return Outcome(problem=f"changes its argument {name}, which its caller still needs; make a new tensor")
+            return Outcome(problem=f"changes its argument {name}, which its caller still needs; make a new tensor.")
     return Outcome(tuple(value.detach() for value in values), gradients)
 
 
@@ -108,7 +108,7 @@ def _tensors(result: object) -> tuple[Tensor, ...] | str:
             return tuple(result)
         with contextlib.suppress(TypeError, ValueError, RuntimeError):
             return (torch.tensor([part.item() if hasattr(part, "item") else part for part in result]),)
-    return f"returns a {type(result).__name__}, not a tensor"
+    return f"returns a {type(result).__name__}, not a tensor."
 
 
 def _gradients(values: tuple[Tensor, ...], inputs: list[Tensor]) -> tuple[Tensor | None, ...]:

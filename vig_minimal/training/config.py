@@ -112,6 +112,8 @@ class RunConfig:
     compile: bool = option(False, "run", "torch.compile the model: a slow start, then faster", STAYS)
     plain: bool = option(False, "run", "compute everything in its plain form, as it is defined: slower, to be stepped"
                                        " through")
+    lessons: str = option(None, "run", "compute with your own functions, of a folder in which lessons 3, 5, 6 and 8 of"
+                                       " python -m vig_minimal learn are done", metavar="DIR")
     grad_checkpoint: bool = option(False, "run", "compute blocks again for the backward pass: less memory, about a"
                                                  " third more time", CHANGES)
     sync_bn: bool = option(False, "run", "batch norm over the batches of all GPUs together", STAYS)

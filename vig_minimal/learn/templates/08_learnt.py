@@ -13,11 +13,11 @@ scores and τ in one range, tanh keeps 0 at 0.
 In the paper i is the source and j the target. Rows are targets everywhere, so α_ij is stored at [b,
 j, i].
 
-An edge that was cut gets no gradient any more, and does not come back. So all edges must be there
-at first: τ starts at −1, and here W_query at 0, so that every score is 0. Then every α is tanh(σ(0) − σ(−1)) =
-0.227, and training can only cut. And as the paper multiplies the differences of cut edges by 0, the
-maximum of Eq. 5 runs over all i: a cut edge carries 0. So a target that has lost an edge never gets
-a negative message.
+An edge that was cut gets no gradient any more: nothing pulls it back. So all edges must be there at
+first: τ starts at −1, and here W_query at 0, so that every score is 0. Then every α is tanh(σ(0) −
+σ(−1)) = 0.227, and training prunes. And as the paper multiplies the differences of cut edges by 0,
+the maximum of Eq. 5 runs over all i: a cut edge carries 0. So a target that has lost an edge never
+gets a negative message.
 
 Symbols: h = x' nodes, α' scores, α weights, σ the sigmoid, τ one number a block; B images, N nodes,
 D channels.

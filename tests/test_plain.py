@@ -1,6 +1,7 @@
 """The plain and the fast form of everything: the same values, graphs and gradients, in float64 to 1e-12."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,15 +15,17 @@ import torch
 from torch import Tensor, nn
 
 import vig_minimal
-from helpers import ADAPTVIG, PYRAMID, TINY, directed_groups, features, graph_of_kind
+from helpers import ADAPTVIG, PYRAMID, TINY, directed_groups, features, graph_of_kind, script
 from vig_minimal import Graph, create_model, list_constructors, list_models, plain
 from vig_minimal.constructors import CONSTRUCTORS, KNN
+from vig_minimal.graphs import aggregate
 from vig_minimal.graphs.aggregate import aggregate_max, aggregate_mean, aggregate_sum, max_relative
 from vig_minimal.graphs.kmeans import kmeans
 from vig_minimal.graphs.plain import fast_form, is_plain
 from vig_minimal.models.convs import CONVS
 from vig_minimal.models.pyramid import relative_positions
 from vig_minimal.models.vig import ViGConfig
+from vig_minimal.training.flags import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 GRID, DIM = (4, 6), 16  # not square
@@ -100,7 +103,7 @@ def test_every_constructor_and_convolution_gives_the_same(name, conv):
             def step(module=module) -> list[Tensor]:
                 graph = module(x, GRID)
                 y = convolution(x.mT.unflatten(2, GRID), graph)
-                others = [aggregate(x, graph) for aggregate in (aggregate_mean, aggregate_max)]
+                others = [function(x, graph) for function in (aggregate_mean, aggregate_max)]
                 loss = sum((part * (2 + part)).sum() for part in (y, *others))
                 wrt = [x, *module.parameters(), *convolution.parameters()]
                 return [y, *others, *parts_of(graph), *gradients(loss, wrt)]
@@ -109,10 +112,10 @@ def test_every_constructor_and_convolution_gives_the_same(name, conv):
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("aggregate", [max_relative, aggregate_max, aggregate_sum, aggregate_mean])
+@pytest.mark.parametrize("function", [max_relative, aggregate_max, aggregate_sum, aggregate_mean])
 @pytest.mark.parametrize("kind", ["edges", "weights", "index", "groups"])
 @pytest.mark.parametrize("num_sources", [7, 5])
-def test_every_aggregation_over_directed_graphs_gives_the_same(kind, aggregate, ties, num_sources):
+def test_every_aggregation_over_directed_graphs_gives_the_same(kind, function, ties, num_sources):
     graph = directed_groups(2, 7, num_sources) if kind == "groups" else graph_of_kind(kind, 2, 7, num_sources)
     x, y = (torch.randn(2, n, 6, dtype=torch.float64) * 2 for n in (7, num_sources))
     if ties:  # of equal sources the first wins
@@ -123,7 +126,7 @@ def test_every_aggregation_over_directed_graphs_gives_the_same(kind, aggregate, 
     wrt = [x, y, *([graph.weights] if kind == "weights" else [])]
 
     def work() -> list[Tensor]:
-        m = aggregate(x, replace(graph, sources=y))
+        m = function(x, replace(graph, sources=y))
         return [m, *gradients((m * (3 + m)).sum(), wrt)]
 
     assert_alike(work)
@@ -191,6 +194,15 @@ def test_without_its_fast_form_a_definition_is_itself():
         fast_form("maximum")(definition)
 
 
+def test_every_fast_form_has_a_definition_and_a_line_on_the_folders_first_page():
+    package = ROOT / "vig_minimal"
+    sources = [path.read_text(encoding="utf-8") for path in package.rglob("*.py")]
+    marked = {name for text in sources for name in re.findall(r'@fast_form\("(\w+)"\)\n', text)}
+    files = {path.stem for path in (package / "graphs" / "fast").glob("*.py")} - {"__init__"}
+    listed = set(re.findall(r"^    (\w+)  ", (package / "graphs" / "fast" / "__init__.py").read_text(), re.MULTILINE))
+    assert listed - {"file"} == files and marked == files - {"compiler", "search", "sparse"}
+
+
 def test_the_plain_form_of_the_maximum_calls_nothing_of_fast():
     calls = []
     with plain():
@@ -236,3 +248,14 @@ def test_without_the_folder_fast_everything_works_and_gives_the_same(tmp_path):
         assert with_fast[0] == without[0]
         torch.testing.assert_close(torch.tensor([float(n) for n in with_fast[1:]]),
                                    torch.tensor([float(n) for n in without[1:]]), rtol=1e-4, atol=1e-5)
+
+
+def test_train_py_runs_in_plain_form_and_leaves_it(tmp_path, monkeypatch):
+    seen, maximum = [], aggregate.maximum
+    monkeypatch.setattr(aggregate, "maximum", lambda *about: seen.append(is_plain()) or maximum(*about))
+    before = is_plain()
+    script("train.py").main(["--plain", "--dry-run", "--device", "cpu", "--data", "shapes", "--limit", "8", "--batch-size",
+                             "4", "--set", "depth=1", "--set", "dim=16", "--workers", "0", "--output", str(tmp_path)])
+    assert seen and all(seen) and is_plain() == before
+    with pytest.raises(SystemExit):
+        parse(["--plain", "--compile"])

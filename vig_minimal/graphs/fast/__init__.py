@@ -1,8 +1,9 @@
 """The same results sooner or in less memory; a reader may leave this folder out, and without it everything works.
 
 A definition marked `@fast_form("FILE")` elsewhere has its fast form in FILE.py here, under the same name. Nothing else
-imports from this folder. Figures are of an image and a block of `vig_ti` (196 nodes, 192 channels, float32, two threads
-unless it says otherwise); [1] is `python docs/compare/fast_forms.py`, [2] is docs/speed.md, which has the commands.
+imports from this folder. Figures are of an image and a block of `vig_ti` (196 nodes, 192 channels, float32). [1] is
+`python docs/compare/fast_forms.py` on one thread of a busy machine, where ratios say more than times; [2] is
+docs/speed.md, on two threads, with its commands.
 
     file                  in place of                    brings                                          where
     maximum               autograd through all messages  α: 30 MB kept become 0.34; k-NN: 34, 0.04 [1]   everywhere
@@ -18,16 +19,16 @@ unless it says otherwise); [1] is `python docs/compare/fast_forms.py`, [2] is do
     sparse                messages in memory             0.15 ms become 0.06 (k-NN), 2.2 become 0.35     CPU, if torch
                                                          (25 % of all pairs), without gradient [2]       has it
     alpha                 autograd's three steps         0.46 MB become 0.15 [1]; two to three times as  everywhere
-                                                         slow backward: 0.2 ms become 0.5, 1 thread [1]
+                                                         slow backward: 0.2 ms become 0.5 [1]
     smallest              topk                           18 of 196: 0.19 ms become 0.07 [2]              CPU, float32,
                                                                                                          AVX2, numpy 2
-    diagonal              a copy of all distances        0.04 ms become 0.002, 1 thread [1]              not exported
+    diagonal              a copy of all distances        0.04 ms become 0.002 [1]              not exported
     nearest               all N·M distances at once      128 MiB at most, at any size of image           everywhere
-    kmeans                20 rounds, whatever happens    14 ms become 1.5, 1 thread [1]; compiled in     CPU
+    kmeans                20 rounds, whatever happens    14 ms become 1.5 [1]; compiled in     CPU
                                                          seconds, not seven minutes
     fuzzy_c_means         20 rounds that are unrolled    the same for a compiler                         compiled
     partitions            N² distances                   267 ms become 72, of 1764 nodes in 6            CPU
-                                                         partitions, 1 thread [1]; nothing at 196
+                                                         partitions [1]; nothing at 196
     relative_positions    a float64 table of N²          674 ms become 100 for pvig_ti's first stage,    pyramids
                                                          1 thread [1]; at 448 pixels 1.3 GB become 40 MB
     kept                  a table for each block         graphs of places cost 0.01 ms [2]               not exported

@@ -54,7 +54,7 @@ def test_the_first_of_n_blocks_builds(name, every, expected):
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_blocks_read_along_edges_of_an_earlier_blocks_features(every):
     """The double loop of ViG's Grapher, with the adjacency of the block that builds; values and all gradients."""
-    model, image = made("vig_nano", depth=3, k=3, graph_every=every), nodes(1, 16, 4, 4)
+    model, image = made("vig_nano", dim=8, depth=3, k=3, graph_every=every), nodes(1, 8, 4, 4)
     x, adj, out, graph = as_nodes(image), None, image, None
     for l, block in enumerate(model.blocks):
         grapher, ffn = block.grapher, block.ffn

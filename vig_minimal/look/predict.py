@@ -37,7 +37,7 @@ from ..trained_files import DEFAULT
 from .command import Parser, save_picture
 from .objects.found import Found, detect, draw_found
 from .panels import sheet
-from .segments import Region, draw_regions, mask_image, segment
+from .objects.segments import Region, draw_regions, mask_image, segment
 
 DENSE = (Detector, Segmenter)  # networks that take whole images
 FEW = 100  # images that are read without processes of their own, which take seconds to start

@@ -1,1 +1,1 @@
-"""What a detector finds, and what those objects read from."""
+"""What a detector or a network for segmentation finds, and what those objects read from."""

@@ -8,10 +8,10 @@ import torch
 from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
-from ..data.augment import normalise
-from ..models.layers import evaluating
-from ..models.segmentation import Segmenter
-from .panels import FONT, LINE, colours, picture, sheet, tint
+from ...data.augment import normalise
+from ...models.layers import evaluating
+from ...models.segmentation import Segmenter
+from ..panels import FONT, LINE, colours, picture, sheet, tint
 
 SIDE = 300  # about the shorter side of a drawn image in pixels, where the image is smaller
 SHARE = 0.5  # of a class's colour in its pixels

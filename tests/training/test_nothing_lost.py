@@ -16,7 +16,7 @@ import torch
 from vig_minimal import train
 from commands import RANDOM, SECONDS, TINY, at_call, children, die, fell, finish, said, start, unfolded, until
 from helpers import image_folder, same_tensors
-from vig_minimal import atomic_files as files
+from vig_minimal import atomic_files
 from vig_minimal.data.decoding import DataError
 from vig_minimal.training import checkpoint, endings, metrics, resume
 

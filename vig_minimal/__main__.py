@@ -8,6 +8,7 @@ from .streams import prepare, unheard
 # command -> module, seen from vig_minimal.look, with a `main(argv)`, and its line in the list
 COMMANDS = {
     "train": (".train", "train or evaluate a model, as train.py does"),
+    "learn": (".learn.command", "learn Vision GNNs by writing them: twelve lessons, each with a check"),
     "predict": ("predict", "say what images show, of one file or of whole folders"),
     "explore": ("explore", "draw the patches that a patch or a label reads from, or make a page of them (--html)"),
     "explain": ("explain", "print every step of a model: equation, symbol, shape, range, and where it is computed"),
@@ -18,7 +19,6 @@ COMMANDS = {
     "scenes": ("scene_sheet", "draw the synthetic scenes, or measure a linear classifier on them"),
     "pack": ("pack", "make a trained model of the package from a run's best.pt"),
     "benchmark": ("benchmark.command", "measure time and memory of models beside the same networks without a graph"),
-    "learn": (".learn.command", "learn Vision GNNs by writing them: twelve lessons, each with a check"),
 }
 
 
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         print("\n".join(f"  {name:10} {line}" for name, (_, line) in COMMANDS.items()))
         return
     if argv[0] not in COMMANDS:
-        from .look.command import fail  # imports torch, which takes seconds; the list needs none
+        from .look.command import fail
         fail("vig_minimal", f"unknown command {argv[0]!r}; choose one of {', '.join(COMMANDS)}")
     module, _ = COMMANDS[argv[0]]
     importlib.import_module(f".{module}", "vig_minimal.look").main(argv[1:])

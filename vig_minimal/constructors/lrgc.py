@@ -7,7 +7,7 @@ ViG-Ti with a learnt constructor: attention between keys and queries, cut at a l
     Eq. 2      α'_ij = key(v_i)·query(v_j)                  `LRGC.scores`
     Eq. 3      α'' = ReLU(σ(α') − σ(τ)), α = tanh(α'')      `alpha_of`
     Eq. 4      Eq. 3 with Eq. 2 inside                      `LRGC`
-    Eq. 5      x''_j = max α_ij (x'_i − x'_j), update       `vig.Grapher`, with `aggregate.max_relative`
+    Eq. 5      x''_j = max α_ij (x'_i − x'_j), update       `vig.Grapher`, `convs.MRConv`, `aggregate.maximum`
 
 In the paper and in this file i is the source and j the target; in all other files i is the target. The rows of an
 adjacency are always targets: α_ij is stored at adj[b, j, i].

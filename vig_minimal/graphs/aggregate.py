@@ -7,8 +7,8 @@ without edges gets 0, with zero gradient. In a GroupGraph each group of channels
 In a weighted graph a maximum runs over all sources, and a source without an edge (weight 0) counts as 0: the maximum is
 at least 0 if one source has no edge (LRGC, text under Figure 4). Without weights it runs over the edges alone. From a
 maximum, a weight of 0 gets no gradient, and of several equal sources the first gets all. A NaN among the messages of a
-target makes its maximum NaN. A maximum is found in float32 or better, and given in the widest dtype among nodes and
-weights.
+target's edges makes its maximum NaN. A maximum is found in float32 or better, and given in the widest dtype among nodes
+and weights.
 """
 
 import torch
@@ -36,7 +36,7 @@ def maximum(x: Tensor | None, y: Tensor, graph: Graph) -> Tensor:
     if isinstance(graph, GroupGraph):  # groups of channels as nodes of their own
         x, y = (None if t is None else subnodes(t, graph) for t in (x, y))  # (B, N·G, C/G)
         return maximum(x, y, graph.subnodes()).unflatten(1, (graph.num_targets, -1)).flatten(2)
-    # LRGC Eq. 5: the maximum of all messages, in the paper's letters α_ij (x'_i − x'_j)
+    # LRGC Eq. 5: the maximum of all messages; printed α_ij (x'_i − x'_j), with i for the source and j for the target
     message = full_precision(y)[:, None]  # y_j: (B, 1, M, C)
     if graph.index is not None:  # of the k sources of each target
         index = graph.index[..., None].expand(-1, -1, -1, y.shape[2])  # (B, N, k, C)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .distance import full_precision, mean_node, squared_distance
-from .partition import membership, partition_mean
+from .membership import membership, partition_mean
 from .plain import fast_form
 
 

@@ -1,4 +1,5 @@
-"""Two forms of an operation: the plain form is the definition, the fast form gives the same sooner or in less memory.
+"""Two forms of an operation: the plain form is the definition, the fast form gives the same, to rounding, sooner or in
+less memory.
 
 The plain form stands where a reader meets the operation: dense, short, differentiated by autograd. The line above it
 
@@ -15,7 +16,7 @@ import importlib
 from collections.abc import Callable, Iterator
 
 FAST = f"{__package__}.fast"
-_plain = False  # global, since backward passes may run in other threads
+_plain = False  # global: blocks that are computed again in a backward pass may run in another thread
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ..constructors import ClusterKNN
 from ..graphs.gatv2 import GATv2
 from ..graphs.graph import Graph
-from ..graphs.partition import membership, partition_mean
+from ..graphs.membership import membership, partition_mean
 from .checks import check_choices
 from .convs import CONVS
 from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, init_weights, to_nodes

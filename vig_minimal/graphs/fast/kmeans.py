@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..partition import membership, partition_mean
+from ..membership import membership, partition_mean
 from .compiler import may_branch, opaque_if_compiled
 
 

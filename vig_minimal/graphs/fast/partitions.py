@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..distance import smallest, squared_distance
-from ..partition import membership
+from ..membership import membership
 from .compiler import is_compiled, may_branch, opaque
 from .diagonal import fill_diagonal
 from .nearest import DISTANCES

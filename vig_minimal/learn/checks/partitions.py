@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...constructors.cluster_knn import cluster_graph
 from ...graphs.kmeans import kmeans
-from ...graphs.partition import membership, partition_mean
+from ...graphs.membership import membership, partition_mean
 from ..task import Task, draw
 from . import nearest
 from .nearest import FOUR
@@ -90,7 +90,7 @@ TASKS = [
          lambda x, labels, k: means(x, labels[:1].expand_as(labels), k)),
         ("The numbers are right, but no gradient comes back. Lesson 10 reads these means, and learns through them.",
          lambda x, labels, k: means(x, labels, k).detach()),
-    ], ["graphs.partition.partition_mean"], gradient=(0,)),
+    ], ["graphs.membership.partition_mean"], gradient=(0,)),
     Task("nearest_inside", nearest_inside, "(B, N, N) bool", PARTS, [
         ("Neighbours in other partitions: only those with the same label may be found.",
          lambda x, labels, k: within(x, torch.ones_like(same(labels)), k)),

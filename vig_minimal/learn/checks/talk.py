@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...graphs.gatv2 import GATv2
-from ...graphs.partition import membership
+from ...graphs.membership import membership
 from ...models.convs import interleave
 from ..task import Task, draw
 

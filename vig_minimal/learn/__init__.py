@@ -1,1 +1,1 @@
-"""Learn by doing: twelve lessons in which a person writes the equations, and is told what went wrong."""
+"""Twelve lessons in which you write the equations."""

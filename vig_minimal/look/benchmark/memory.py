@@ -49,9 +49,9 @@ def kept_with_checkpoints(model: nn.Module, images: Tensor, amp: bool) -> float:
     for hook in hooks:
         hook.remove()
 
-    def run(block: nn.Module, others: list[Tensor], x: Tensor) -> Tensor:
-        # relative positions are the same for all images
-        return block(x, *(t[:len(x)].clone() if len(t) == len(images) else t for t in others))
+    def run(block: nn.Module, others: list, x: Tensor) -> Tensor:
+        # of what has a row for each image, as many rows; relative positions are the same for all, a graph may be none
+        return block(x, *(t[:len(x)].clone() if isinstance(t, Tensor) and len(t) == len(images) else t for t in others))
 
     inside = max(kept(block, x, amp, partial(run, block, others)) for block, x, *others in calls)
     recompute_blocks(model)

@@ -1,4 +1,4 @@
-"""`create_model` and `list_models` as users call them: those of models/registry.py, and the package's trained models."""
+"""`create_model` and `list_models` as users call them: those of models/registry.py, and the trained models."""
 
 from torch import nn
 
@@ -71,8 +71,8 @@ def find(name: str, pretrained: bool | str = True) -> str:
     there = ", ".join(trained()) or "none"
     family, size = name.split("_", 1)
     if family in AUTHORS and size != "nano":
-        raise ValueError(f"{name}: no trained weights in this package (it has {there}). The authors' code, and the"
-                         f" files that they published, are at {AUTHORS[family]}; load one with"
+        raise ValueError(f"{name}: no trained weights in this package (it has {there}). The authors' code and the files"
+                         f" that they published are at {AUTHORS[family]}; load one with"
                          f" vig_minimal.load_released(vig_minimal.create_model({name!r}), FILE)")
     raise ValueError(f"{name}: no trained weights in this package (it has {there}), and none of its authors' that"
                      f" load_released reads; train it with train.py --model {name}")

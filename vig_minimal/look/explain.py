@@ -199,15 +199,13 @@ def main(argv: list[str] | None = None) -> None:
     """Run `python -m vig_minimal explain`."""
     parser = Parser("explain", __doc__, "lrgc_nano shapes:7")
     parser.add_argument("model", metavar="NAME", nargs="?", help="a name of list_models() (default: the checkpoint's)")
-    parser.add_argument("image", nargs="?", help="a file, or shapes:INDEX for a synthetic"
-                                                                     " validation scene (default shapes:7)")
-    parser.add_argument("--checkpoint", metavar="PATH", help="best.pt or last.pt of train.py, or the name of a trained"
-                                                             f" model (default without NAME: {DEFAULT})")
+    parser.add_argument("image", nargs="?", help="a file, or shapes:INDEX for a synthetic scene (default shapes:7)")
+    parser.add_argument("--checkpoint", metavar="PATH",
+                        help=f"best.pt or last.pt of train.py, or a trained model's name (default: {DEFAULT})")
     args = parser.parse_args(argv)
     if args.image is None and args.model and (args.model.startswith("shapes:") or Path(args.model).suffix):
         args.model, args.image = None, args.model  # an image alone, of the checkpoint's model
-    args.image = args.image or "shapes:7"
-    args.checkpoint = args.checkpoint or (DEFAULT if args.model is None else None)
+    args.image, args.checkpoint = args.image or "shapes:7", args.checkpoint or (None if args.model else DEFAULT)
     with parser.errors_in_one_sentence():
         model = open_model(args.model, args.checkpoint)
         image = open_image(args.image, model.transform, "multi" if model.multi_label else "single")
@@ -215,8 +213,7 @@ def main(argv: list[str] | None = None) -> None:
             logits, _, values = trace(model, normalise(image[None], model.transform.mean, model.transform.std))
         way = ("image → stem → [ in → scores → edges → aggregation → update → FFN ] for each layer → head"
                if hasattr(model.config, "grid") else "image → backbone → classifier")
-        print(f"{model.name}, {args.checkpoint or 'random weights'}, {args.image}: {way}\n")
-        print(table(values))
+        print(f"{model.name}, {args.checkpoint or 'random weights'}, {args.image}: {way}\n\n{table(values)}")
         scores = logits[0].sigmoid() if model.multi_label else logits[0].softmax(0)
         print("\nhighest: " + in_words(named(model, scores, top=3, threshold=scores.sort().values[-3:][0])))
 

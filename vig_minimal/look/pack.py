@@ -1,6 +1,6 @@
 """Make a file of the package's trained models from a run's best.pt or last.pt.
 
-It holds what best.pt does, in float16, and without paths of the machine that trained it: the weights, what `load` needs,
+It holds what best.pt does, in float16, and without paths of the machine that trained it: the weights, what `load` needs
 and how they came about. vig_minimal/weights/README.md has a row for each, with its accuracy.
 """
 
@@ -11,13 +11,13 @@ from ..trained_files import FOLDER
 from ..training.checkpoint import load_run
 from .command import Parser
 
-KEPT = ("name", "config", "classes", "mean", "std", "multi_label", "anchors", "recipe", "epoch", "step", "steps", "best")
+KEPT = ("name", "config", "classes", "mean", "std", "multi_label", "recipe", "epoch", "step", "steps", "best")
 FLAGS = ("recipe", "seed")  # not amp: these weights are evaluated in float32
 MOST_BYTES = 2_500_000  # of a file in the package
 
 
 def pack(checkpoint: str | Path, path: str | Path) -> int:
-    """Write the weights of `checkpoint` to `path`, and return the bytes of the new file. Raises ValueError, the old file
+    """Write the weights of `checkpoint` to `path`, and return the bytes of the file. Raises ValueError, the old file
     untouched, for weights beyond the range of float16 and for more than MOST_BYTES."""
     state = load_run(checkpoint)
     weights = {key: value.half() if value.is_floating_point() else value for key, value in state["model"].items()}

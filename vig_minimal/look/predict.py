@@ -1,7 +1,7 @@
 """Say what images show: the most probable classes, of a model with several labels an image all that are probable, of a
 detector the objects, which --out draws, and in segmentation the share of each class, with a picture and masks.
 
-Without --checkpoint a trained model of the package is taken. Images are read, cropped and normalised as in evaluation.
+Without --checkpoint a trained model of the package is asked. Images are read, cropped and normalised as in evaluation.
 Of a folder, all images in it and its subfolders are taken. Files that cannot be read are listed at the end.
 """
 

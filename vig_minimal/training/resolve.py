@@ -135,11 +135,11 @@ def choose_fields(config: RunConfig, start: "Start | None") -> dict:
                if (value := getattr(config, name)) is not None}  # other models refuse it
     fields |= config.fields or {}
     if config.img_size or "img_size" not in fields:
-        own = MODELS[config.task][1](model)
+        own = MODELS[config.task or "labels"][1](model)
         size = config.img_size or ([IMAGE_SIZES[config.data]] if config.data in IMAGE_SIZES else own)
         fields["img_size"] = (size[0], size[-1])
     height, width = fields["img_size"]
-    if "patch" not in fields and hasattr(preset, "patch") and config.task == "labels":
+    if "patch" not in fields and hasattr(preset, "patch") and config.task not in DENSE:
         possible = [patch for patch in preset.patches if height % patch == 0 and width % patch == 0] or [preset.patch]
         fields["patch"] = min(possible, key=lambda patch: abs(math.log(height / patch / preset.grid[0])))
     if type(patch := fields.get("patch")) is int and patch > 0 and height * width > MOST_NODES * patch**2:
@@ -193,8 +193,8 @@ def check_dense(config: RunConfig) -> None:
          f"--task {task}: {config.data} has no {what}; {' and '.join(data)} have"),
         (config.every, "--every: keeps graphs of classifiers alone; leave it out"),
         (config.multi_label, f"--multi-label and --task {task}: choose one of them"),
-        (config.backbone_weights, "--backbone-weights: goes with CNN2GNN's ResNet alone; start the backbone with"
-                                  " --init-from"),
+        (config.backbone_weights, "--backbone-weights: goes with CNN2GNN's ResNet alone; start a detector's backbone"
+                                  " with --init-from"),
         (recipe.mixes or recipe.erasing or recipe.rand_augment or recipe.color_jitter or recipe.oversample or other,
          f"--task {task}: of all augmentation it has {augmentation}; choose a recipe without the others, as {task}"),
         (recipe.teacher != "none", f"--task {task}: a teacher tells one class an image; give --teacher none"),

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -25,6 +26,8 @@ from vig_minimal.look.compare.cells import Study, Variant, variants_of
 from vig_minimal.look.predict import load
 
 TINY = ["--limit", "32", "--epochs", "1", "--", "--img-size", "32", "--set", "dim=16", "--set", "depth=2"]
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def here(study, cell):
@@ -298,14 +301,14 @@ def test_without_masks_and_without_edges_there_is_nothing_to_measure():
 def test_a_killed_comparison_goes_on_where_it_was(tmp_path):
     argv = [sys.executable, "-m", "vig_minimal", "compare", "--graphs", "none", "--limit", "640", "--epochs", "4",
             "--output", str(tmp_path), "--", "--set", "dim=16", "--set", "depth=1", "--img-size", "32"]
-    process = subprocess.Popen(argv, cwd=cells.TRAIN.parent)
+    process = subprocess.Popen(argv, cwd=ROOT)
     metrics = tmp_path / "graph=none" / "seed-0" / "run" / "metrics.csv"
     while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 143 and not (tmp_path / "graph=none" / "seed-0" / "result.json").exists()
-    subprocess.run(argv, cwd=cells.TRAIN.parent, check=True)
+    subprocess.run(argv, cwd=ROOT, check=True)
     log = " ".join((tmp_path / "graph=none" / "seed-0" / "log.txt").read_text().split())
     assert "ended by a signal" in log and "going on after epoch" in log
     assert json.loads((tmp_path / "graph=none" / "seed-0" / "result.json").read_text())["epochs"] == 4

@@ -230,6 +230,7 @@ with plain():
 """
 
 
+@pytest.mark.slow
 def test_without_the_folder_fast_everything_works_and_gives_the_same(tmp_path):
     """What a reader leaves out can be deleted."""
     printed = []

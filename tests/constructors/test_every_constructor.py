@@ -77,7 +77,8 @@ def test_the_graph_is_that_of_the_double_loop(name):
 
 
 @pytest.mark.parametrize("grid", [(9, 10), (6, 15)])
-@pytest.mark.parametrize("name", [name for name in list_constructors() if name not in ("full", "none", "lrgc")])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "hypergraph"))
+                                  for name in list_constructors() if name not in ("full", "none", "lrgc")])
 def test_the_graph_is_that_of_the_double_loop_on_larger_grids(name, grid):
     check_graph(name, grid, images=1)
 

@@ -137,6 +137,7 @@ def test_a_membership_of_exactly_a_hundredth_is_none():
     assert Hypergraph(99).eval()(torch.ones(1, 120, 3)).member.all()
 
 
+@pytest.mark.slow
 def test_fuzzy_c_means_does_twenty_rounds():
     """On features where fifteen rounds, nineteen or twenty-one have other hyperedges."""
     torch.manual_seed(3)

@@ -197,6 +197,7 @@ def test_a_model_without_patches_has_no_floor(capsys):
         assert network(torch.randn(2, 3, 64, 64)).shape == (2, 4)
 
 
+@pytest.mark.fast_form
 def test_the_profile_names_the_lines_and_counts_what_they_do(capsys):
     """Of the first linear layer of a Grapher: multiply-adds, bytes, calls."""
     model = create_model("vig_nano", depth=1).eval()

@@ -47,6 +47,7 @@ def test_multiply_adds_of_one_image(name, giga):
     assert round(macs / 1e9, 3) == giga
 
 
+@pytest.mark.fast_form
 def test_what_a_training_step_keeps_of_lrgc_ti_stays_under_70_megabytes_an_image():
     assert saved_bytes(create_model("lrgc_ti").train(), torch.randn(2, 3, 224, 224)) < 70e6
 

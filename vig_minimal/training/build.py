@@ -37,7 +37,7 @@ def build(config: RunConfig, start: Start | None, changes: list[str], processes:
     torch.autograd.set_detect_anomaly(config.detect_anomaly)
     processes.from_first(fetch, config.data, config.data_dir)
     data, batches, val_batches = processes.together(open_batches, config, start, processes)
-    begun = start.state.get("step") if goes_on else None
+    begun = str(start.state.get("step")) if goes_on else ""  # it may be of any type: nothing of it is checked yet
     if len(set(processes.gather((begun, len(data.train), len(data.val))))) > 1:
         raise ValueError("the processes read different checkpoints or data; --output and --data-dir must be folders"
                          " that all machines share, or alike on all of them")

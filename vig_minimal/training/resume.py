@@ -73,7 +73,7 @@ def settle(given: dict, folder: Path) -> tuple[RunConfig, Start | None, list[str
     start = find_start(given, folder)
     if start is None or not start.goes_on:
         return replace(resolve(given, start), output=folder), start, []
-    config = replace(resolve(merged(start.state, given), start), output=folder)
+    config = replace(resolve(merged(start, given), start), output=folder)
     return config, start, compare(config, start)
 
 
@@ -144,10 +144,13 @@ def from_weights(given: dict) -> Start:
                  said=source.get("said", "weights"))
 
 
-def merged(state: dict, now: dict) -> dict:
-    """Return what was given to the run of a checkpoint, and what is given now instead or in addition."""
-    kept = state.get("flags", {})
-    then = state.get("given")
+def merged(start: Start, now: dict) -> dict:
+    """Return what was given to the run of a checkpoint, and what is given now instead or in addition. Raises
+    CheckpointError for a flag of another version."""
+    state = start.state
+    kept, then = state.get("flags", {}), state.get("given")
+    if unknown := [name for name in then or () if name not in flag_fields() | flags()]:
+        raise CheckpointError(f"{start.path}: of another version, it was given {unknown[0]!r}, which is no flag now")
     if then is None:  # of an earlier version, which kept what it came to alone
         fields = {name: value for name, value in state["config"].items() if name != "num_classes"}
         then = {name: value for name, value in kept.items() if name in flag_fields() and value is not None} | {

@@ -45,7 +45,7 @@ def draw_regions(image: Tensor, regions: Sequence[Region], classes: Sequence[str
     """Draw a uint8 image (3, H, W) beside itself under the colours of its classes, with their names and shares. The
     first class, mostly the background, has no colour."""
     plain = picture(image, SIDE)
-    page, legend, palette = plain, [], colours(max(2, len(classes)))
+    page, legend, palette = plain, [], colours(len(classes) - 1)
     for region in regions:
         label = classes.index(region.name)
         if label > 0:
@@ -71,6 +71,6 @@ def mask_image(regions: Sequence[Region], classes: Sequence[str]) -> Image.Image
     result = Image.new("P", numbers.shape[::-1])
     result.putdata(numbers.flatten().tolist())
     palette = np.zeros((256, 3), np.uint8)
-    palette[1:len(classes)] = [ImageColor.getrgb(colour) for colour in colours(max(2, len(classes)))[:len(classes) - 1]]
+    palette[1:len(classes)] = [ImageColor.getrgb(colour) for colour in colours(len(classes) - 1)]
     result.putpalette(palette.flatten().tolist())
     return result

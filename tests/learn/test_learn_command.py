@@ -60,6 +60,25 @@ def test_the_path_the_file_the_check(capsys):
     assert "  open   1  an image is a set of nodes" in learn(capsys)[1]
 
 
+def test_looking_works_from_a_clone_without_pythonpath(tmp_path):
+    (tmp_path / "vig_minimal").symlink_to(ROOT / "vig_minimal", target_is_directory=True)
+    finish(FOLDER, find(3), loops)
+    write(FOLDER, find(4), answered(find(4), loops))  # takes functions of lesson 3 while it is read
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", "vig_minimal", "learn", "4"]
+    checked = subprocess.run(command, capture_output=True, timeout=600, env=environment, text=True)
+    assert checked.returncode == 0 and "To look at it: python -m vig_minimal learn 4 --look\n" in checked.stdout
+    looked = subprocess.run([*command, "--look"], capture_output=True, timeout=600, env=environment, text=True)
+    assert looked.returncode == 0 and looked.stderr == ""
+    assert "wrote 04_dilation.png" in looked.stdout and Path("04_dilation.png").is_file()
+
+
+def test_looking_too_early_shows_the_line(capsys):
+    assert learn(capsys, 5, "--look")[1].startswith("wrote ")  # the file, for a beginning
+    code, text = learn(capsys, 5, "--look")
+    assert code == 1 and "It stopped; line" in text and "NotImplementedError: not written yet" in text
+
+
 def test_all_done(capsys):
     for lesson in LESSONS:
         assert ("--lessons" in learn(capsys)[1]) == (lesson.number > 8)  # 3, 5, 6 and 8 are done
@@ -87,7 +106,7 @@ def test_a_solution_is_a_file_and_a_line(lesson, capsys, monkeypatch):
 
 @pytest.mark.parametrize("argv, words", [
     ((0,), "invalid choice"), ((13,), "invalid choice"), (("--hint",), "number, 1 to 12"),
-    (("--solution",), "number, 1 to 12"), ((3, "--notebook", "n.ipynb"), "give no other"),
+    (("--solution",), "number, 1 to 12"), ((3, "--notebook", "n.ipynb"), "give no other"), (("--look",), "number, 1 to 12"),
 ])
 def test_wrong_arguments_are_one_sentence(argv, words, capsys):
     with pytest.raises(SystemExit) as end:

@@ -117,8 +117,8 @@ def raised(error: BaseException, function: Callable, called: str) -> Found:
                                      f"    {text}", "", *(row for part in message[:6] for row in wrap(part))])
 
 
-def raised_by_file(error: BaseException, path: Path) -> str:
-    """An exception while a lesson's file was read, with the line that it came from."""
+def raised_by_file(error: BaseException, path: Path, what: str = "The file cannot be read") -> str:
+    """An exception while a lesson's file was read or run, with the line that it came from."""
     if isinstance(error, SyntaxError) and error.filename == str(path.resolve()):
         line, text = error.lineno, error.text or ""
     else:
@@ -127,7 +127,7 @@ def raised_by_file(error: BaseException, path: Path) -> str:
         line = lines[-1] if lines else 0
         text = linecache.getline(str(path.resolve()), line)
     message = error.msg if isinstance(error, SyntaxError) else error
-    return "\n".join([f"  The file cannot be read; line {line}:", "", f"    {text.strip()}", "",
+    return "\n".join([f"  {what}; line {line}:", "", f"    {text.strip()}", "",
                       *wrap(f"{type(error).__name__}: {message}")])
 
 

@@ -1,12 +1,14 @@
 """Learn Vision GNNs by writing them: twelve lessons, each one file in the folder lessons/.
 
 The first `learn N` writes the file of lesson N, which is yours and never overwritten; from then on it checks what you
-wrote in it. Without a number: all lessons, which are done, and what comes next.
+wrote in it, and `learn N --look` draws what it does. Without a number: all lessons, which are done, and what comes
+next.
 """
 
 import contextlib
 import faulthandler
 import os
+import runpy
 import sys
 import threading
 import traceback
@@ -70,7 +72,21 @@ def check_file(lesson: Lesson, folder: Path) -> tuple[bool, str]:
     Progress(folder).passed(lesson, report.done)
     if not report.done:
         return False, title + report.text
-    return True, f"{title}{report.text}\n\nDone. To look at it: python {path}\n{_next(folder)}"
+    return True, (f"{title}{report.text}\n\nDone. To look at it: python -m vig_minimal learn {lesson.number} --look\n"
+                  f"{_next(folder)}")
+
+
+def look(lesson: Lesson, folder: Path) -> str:
+    """Run a lesson's file as a script, in this process, which finds the package wherever this command did. What went
+    wrong, or nothing."""
+    from .check import raised_by_file
+
+    path = folder / lesson.file
+    try:
+        runpy.run_path(str(path.resolve()), run_name="__main__")
+    except Exception as error:
+        return raised_by_file(error, path, "It stopped")
+    return ""
 
 
 def hint(lesson: Lesson, folder: Path) -> str:
@@ -133,18 +149,19 @@ def main(argv: list[str] | None = None) -> None:
                         help="a lesson, 1 to 12")
     parser.add_argument("--hint", action="store_true", help="the next hint of lesson N")
     parser.add_argument("--solution", action="store_true", help="where the package has the answers: files and lines")
+    parser.add_argument("--look", action="store_true", help="run the file of lesson N, which draws")
     parser.add_argument("--notebook", metavar="FILE", help="write all lessons as one Jupyter notebook")
     args = parser.parse_args(argv)
     if args.notebook:
         from .notebook import write
-        if args.number or args.hint or args.solution:
+        if args.number or args.hint or args.solution or args.look:
             parser.error("--notebook: holds all lessons; give no other argument")
         with parser.errors_in_one_sentence():
             return print(write(Path(args.notebook)))
     if args.number is None:
-        if not (args.hint or args.solution):
+        if not (args.hint or args.solution or args.look):
             return print(path_of_lessons(FOLDER))
-        parser.error("--hint and --solution: of which lesson? Give its number, 1 to 12")
+        parser.error("--hint, --solution and --look: of which lesson? Give its number, 1 to 12")
     lesson = find(args.number)
     with parser.errors_in_one_sentence():
         if args.hint:
@@ -153,6 +170,11 @@ def main(argv: list[str] | None = None) -> None:
             return print(solution(lesson))
         if not (FOLDER / lesson.file).exists():
             return print(begin(lesson, FOLDER))
+        if args.look:
+            if wrong := look(lesson, FOLDER):
+                print(wrong)
+                sys.exit(1)
+            return None
         lesson.checks()  # imports torch, which is not in the time of the check
         with limited(FOLDER / lesson.file, SECONDS):
             is_done, text = check_file(lesson, FOLDER)

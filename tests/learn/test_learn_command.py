@@ -106,7 +106,8 @@ def test_a_solution_is_a_file_and_a_line(lesson, capsys, monkeypatch):
 
 @pytest.mark.parametrize("argv, words", [
     ((0,), "invalid choice"), ((13,), "invalid choice"), (("--hint",), "number, 1 to 12"),
-    (("--solution",), "number, 1 to 12"), ((3, "--notebook", "n.ipynb"), "give no other"), (("--look",), "number, 1 to 12"),
+    (("--solution",), "number, 1 to 12"), ((3, "--notebook", "n.ipynb"), "give no other"),
+    (("--look",), "number, 1 to 12"),
 ])
 def test_wrong_arguments_are_one_sentence(argv, words, capsys):
     with pytest.raises(SystemExit) as end:

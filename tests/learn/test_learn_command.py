@@ -136,6 +136,17 @@ def test_what_is_wrong_is_shown_with_their_line(text, words, capsys):
     assert all(word in " ".join(printed.split()) for word in words), printed
 
 
+@pytest.mark.parametrize("line", [
+    "adj.float() @ x", "adj @ x", "torch.zeros(4, 4).index_put((torch.tensor(0),), x[0, 0, 0]) + x",
+    "torch.zeros(1, 4, 2).scatter(1, adj.long(), x)", "torch.bmm(adj.float(), x)"])
+def test_types_that_differ_are_explained(line, capsys):
+    text = answered(find(2), loops).replace("\n\nif __name__", f"\n\ndef mean_of_sources(adj, x):\n    return {line}"
+                                            "\n\n\nif __name__")
+    write(FOLDER, find(2), text)
+    code, printed = learn(capsys, 2)
+    assert code == 1 and "The check uses float64. adj.to(x) or adj.to(x.dtype)" in " ".join(printed.split()), printed
+
+
 def test_what_an_answer_prints_is_shown_once(capsys):
     write(FOLDER, find(3), body("nearest", f"print('here', k); {ANSWER}"))
     code, printed = learn(capsys, 3)

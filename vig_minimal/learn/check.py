@@ -19,6 +19,10 @@ from .task import Open, Outcome, Task, agree, call, kind
 WIDTH = 79
 ROWS, NUMBERS, SHORT = 12, 4, 8  # of a table: its rows, and its columns of floats or of whole numbers
 
+TYPES_DIFFER = "expected scalar type|same dtype|dtypes match|dtype to be equal|not implemented for"  # torch's words
+TYPES = ("The check uses float64. adj.to(x) or adj.to(x.dtype) has the type of x: so a bool matrix becomes numbers, and"
+         " new tensors fit.")
+
 
 class Report(NamedTuple):
     """Whether a lesson is done, and what to read."""
@@ -107,14 +111,17 @@ def raised(error: BaseException, function: Callable, called: str) -> Found:
         return Found("raises an error", wrap(f"Called as {called}: {error}"))
     frame, line = frames[-1]
     written_there = list(traceback.walk_tb(error.__traceback__))[-1][0] is frame
-    if isinstance(error, NotImplementedError) and written_there:
+    if isinstance(error, NotImplementedError) and written_there and "not implemented for" not in str(error):  # torch's
         name = frame.f_code.co_name
         return Found("not written yet", wrap(f"{name}: not written yet (line {line}). Write its body in place of the"
                                              " raise, then check again."))
     text = linecache.getline(frame.f_code.co_filename, line).strip()
     message = f"{type(error).__name__}: {error}".splitlines() or [type(error).__name__]
-    return Found("raises an error", [*wrap(f"Called as {called}, it raises an error in line {line}:"), "",
-                                     f"    {text}", "", *(row for part in message[:6] for row in wrap(part))])
+    lines = [*wrap(f"Called as {called}, it raises an error in line {line}:"), "",
+             f"    {text}", "", *(row for part in message[:6] for row in wrap(part))]
+    if re.search(TYPES_DIFFER, str(error)):
+        lines += ["", *wrap(TYPES)]
+    return Found("raises an error", lines)
 
 
 def raised_by_file(error: BaseException, path: Path, what: str = "The file cannot be read") -> str:

@@ -48,6 +48,12 @@ def gradient_by(won: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     return -to_edges.sum(2), to_edges.sum(1)
 
 
+def lonely(x: Tensor, y: Tensor, adj: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient as if a target without sources had source 0 for its winner."""
+    best = differences(x, y).masked_fill(~adj[..., None], -torch.inf).argmax(2)  # (B, N, C)
+    return gradient_by(torch.nn.functional.one_hot(best, adj.shape[2]).transpose(2, 3), grad)
+
+
 def last_one_only(x: Tensor, y: Tensor, adj: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     won = winners(x, y, adj)
     grad_y = torch.zeros_like(y)
@@ -93,9 +99,9 @@ TASKS = [
          last_one_only),
         ("The target's sign: the message is y_j - x_i, so what x_i gets is negative.",
          lambda *given: (-max_relative_gradient(*given)[0], max_relative_gradient(*given)[1])),
-        ("A target without sources has a maximum of 0 that depends on nothing: it passes no gradient on, and gets"
-         " none.",
-         lambda x, y, adj, grad: (-grad, max_relative_gradient(x, y, adj, grad)[1])),
+        *[("A target without sources has a maximum of 0 that depends on nothing. It has no winner: no gradient.", wrong)
+          for wrong in (lambda x, y, adj, grad: (-grad, max_relative_gradient(x, y, adj, grad)[1]), lonely,
+                        lambda *given: (max_relative_gradient(*given)[0], lonely(*given)[1]))],
         ("The two came in the wrong order: first that of x, then that of y.",
          lambda x, y, adj, grad: max_relative_gradient(x, y, adj, grad)[::-1]),
     ], ["graphs.aggregate.maximum"]),

@@ -68,6 +68,8 @@ TASKS = [
         ("The places are right, their order is not: nodes go along the first row, then along the second.",
          lambda grid: places(grid[::-1]).flip(1)),
         ("Counting starts at 0: the first node is at (0, 0).", lambda grid: places(grid) + 1),
+        *[("They count rows and columns: whole numbers.", wrong)
+          for wrong in (lambda grid: places(grid).float(), lambda grid: places(grid).double())],
         ("Two rows of N numbers: each node should be a row, (N, 2).", lambda grid: places(grid).mT),
     ], ["constructors.axial.SVGA"]),
 ]

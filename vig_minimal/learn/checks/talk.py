@@ -91,6 +91,8 @@ TASKS = [
          lambda x, m, z, labels: interleave(x, of_node(z, labels), m)),
         ("All nodes of the batch look into the partitions of the first image.",
          lambda x, m, z, labels: join(x, m, z[:1].expand_as(z), labels)),
+        ("The labels of the first image were used for all images; each has its own.",
+         lambda x, m, z, labels: join(x, m, z, labels[:1].expand_as(labels))),
         ("Every node got the mean of all z'; it should get that of its own partition.",
          lambda x, m, z, labels: interleave(x, m, z.mean(1, keepdim=True).expand_as(x))),
         ("x and m were interleaved, and z' follows behind: the three take turns.",

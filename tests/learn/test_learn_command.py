@@ -87,13 +87,28 @@ def test_all_done(capsys):
 
 
 def test_hints_come_one_after_the_other(capsys):
-    hints = find(5).checks().HINTS
+    hints = sum(find(5).checks().HINTS.values(), ())
     for number in range(len(hints)):
         code, text = learn(capsys, 5, "--hint")
         assert code == 0 and text.startswith(f"Hint {number + 1} of {len(hints)}: ")
         assert " ".join(hints[number].split()) in " ".join(text.split())
     code, text = learn(capsys, 5, "--hint")
     assert code == 0 and f"all {len(hints)} hints" in text and "learn 5 --solution" in text
+
+
+def test_hints_are_for_the_function_that_is_not_right(capsys):
+    assert learn(capsys, 3, "--hint")[1].startswith("Hint 1 of 4: x.norm")  # nothing is checked yet
+    write(FOLDER, find(3), body("nearest", "return None"))
+    learn(capsys, 3)
+    hints = find(3).checks().HINTS["nearest"]
+    for number, text in enumerate(hints):
+        printed = " ".join(learn(capsys, 3, "--hint")[1].split())
+        assert printed == f"Hint {number + 1} of {len(hints)} for nearest: {text}"
+    assert learn(capsys, 3, "--hint")[1].startswith("You have read all 2 hints for nearest:\n")
+    write(FOLDER, find(3), find(3).text())  # from the beginning
+    learn(capsys, 3)
+    assert learn(capsys, 3, "--hint")[1].startswith("Hint 1 of 1 for unit: ")
+    assert learn(capsys, 3, "--hint")[1].startswith("You have read the hint for unit:\n")
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)

@@ -25,10 +25,11 @@ TYPES = ("The check uses float64. adj.to(x) or adj.to(x.dtype) has the type of x
 
 
 class Report(NamedTuple):
-    """Whether a lesson is done, and what to read."""
+    """Whether a lesson is done, what to read, and the function that is not right."""
 
     done: bool
     text: str
+    failing: str = ""
 
 
 def check(lesson: Lesson, answers: dict) -> Report:
@@ -42,7 +43,7 @@ def check(lesson: Lesson, answers: dict) -> Report:
         lines.append(f"  {task.name:{width}}  {'right' if not found else found.short}")
         if found:
             lines += [f"  {later.name:{width}}  -" for later in tasks[place + 1:]]
-            return Report(False, "\n".join([*lines, "", *found.lines]).rstrip())
+            return Report(False, "\n".join([*lines, "", *found.lines]).rstrip(), task.name)
     return Report(True, "\n".join(lines))
 
 

@@ -69,7 +69,7 @@ def check_file(lesson: Lesson, folder: Path) -> tuple[bool, str]:
         Progress(folder).passed(lesson, False)
         return False, title + raised_by_file(error, path)
     report = check(lesson, answers)
-    Progress(folder).passed(lesson, report.done)
+    Progress(folder).passed(lesson, report.done, report.failing)
     if not report.done:
         return False, title + report.text
     return True, (f"{title}{report.text}\n\nDone. To look at it: python -m vig_minimal learn {lesson.number} --look\n"
@@ -90,15 +90,18 @@ def look(lesson: Lesson, folder: Path) -> str:
 
 
 def hint(lesson: Lesson, folder: Path) -> str:
-    """The next hint of a lesson."""
+    """The next hint for the function that the last check ended at, or, if none is known, for all in turn."""
     from .check import wrap
 
-    hints, given = lesson.checks().HINTS, Progress(folder).next_hint(lesson)
+    failing, given = Progress(folder).next_hint(lesson)
+    by_function = lesson.checks().HINTS
+    hints = by_function.get(failing, sum(by_function.values(), ()))
+    what = f" for {failing}" if failing in by_function else ""
     if given >= len(hints):
-        return (f"You have read all {len(hints)} hints:\n\n"
+        return (f"You have read {f'all {len(hints)} hints' if len(hints) > 1 else 'the hint'}{what}:\n\n"
                 + "\n".join(line for text in hints for line in [*wrap("- " + text)])
                 + f"\n\nWhere the answer stands: python -m vig_minimal learn {lesson.number} --solution")
-    return "\n".join(wrap(f"Hint {given + 1} of {len(hints)}: {hints[given]}"))
+    return "\n".join(wrap(f"Hint {given + 1} of {len(hints)}{what}: {hints[given]}"))
 
 
 def solution(lesson: Lesson) -> str:
@@ -147,7 +150,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser("learn", __doc__, "3")
     parser.add_argument("number", nargs="?", type=int, choices=range(1, len(LESSONS) + 1), metavar="N",
                         help="a lesson, 1 to 12")
-    parser.add_argument("--hint", action="store_true", help="the next hint of lesson N")
+    parser.add_argument("--hint", action="store_true",
+                        help="the next hint of lesson N, for the function that is not right")
     parser.add_argument("--solution", action="store_true", help="where the package has the answers: files and lines")
     parser.add_argument("--look", action="store_true", help="run the file of lesson N, which draws")
     parser.add_argument("--notebook", metavar="FILE", help="write all lessons as one Jupyter notebook")

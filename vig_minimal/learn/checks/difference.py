@@ -107,12 +107,16 @@ TASKS = [
     ], ["graphs.aggregate.maximum"]),
 ]
 
-HINTS = (
-    "All messages: y[:, None] - x[:, :, None] is (B, N, M, C). Where there is no edge, put -inf, then take the maximum"
-    " over the sources: masked_fill and amax.",
-    "Targets without sources: adj.any(2) is (B, N). torch.where or masked_fill puts the 0.",
-    "Whoever is subtracted for all sources of a target alike may be subtracted after the maximum. But mind the targets"
-    " without sources.",
-    "The gradient: argmax gives the winner of each target and channel. Each winner gets the gradient of its target,"
-    " scatter_add_ adds them up. The target gets the same with a minus.",
-)
+HINTS = {
+    "max_relative": (
+        "All messages: y[:, None] - x[:, :, None] is (B, N, M, C). Where there is no edge, put -inf, then take the"
+        " maximum over the sources: masked_fill and amax.",
+        "Targets without sources: adj.any(2) is (B, N). torch.where or masked_fill puts the 0.",
+        "Whoever is subtracted for all sources of a target alike may be subtracted after the maximum. But mind the"
+        " targets without sources.",
+    ),
+    "max_relative_gradient": (
+        "The gradient: argmax gives the winner of each target and channel. Each winner gets the gradient of its"
+        " target, scatter_add_ adds them up. The target gets the same with a minus.",
+    ),
+}

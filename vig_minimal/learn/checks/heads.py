@@ -100,12 +100,17 @@ TASKS = [
     ], ["models.vig.Grapher.forward"], gradient=(0, 1, 2, 3)),
 ]
 
-HINTS = (
-    "torch.stack with dim=-1 makes pairs (B, N, C, 2). Flattened, they are x0, m0, x1, m1, ...",
-    "x.unflatten(-1, (heads, -1)) is (B, N, heads, C / heads), the slice of each head.",
-    "torch.einsum('bnhc,hcd->bnhd', slices, weight) multiplies each head's slice with its own weights. A loop over"
-    " heads"
-    " and torch.cat do the same.",
-    "grapher is Eq. 5 line by line: h = x @ w_in; nearest, adjacency, max_relative of h; interleave(h, m); in_heads;"
-    " gelu; @ w_out; + x.",
-)
+HINTS = {
+    "interleave": (
+        "torch.stack with dim=-1 makes pairs (B, N, C, 2). Flattened, they are x0, m0, x1, m1, ...",
+    ),
+    "in_heads": (
+        "x.unflatten(-1, (heads, -1)) is (B, N, heads, C / heads), the slice of each head.",
+        "torch.einsum('bnhc,hcd->bnhd', slices, weight) multiplies each head's slice with its own weights. A loop"
+        " over heads and torch.cat do the same.",
+    ),
+    "grapher": (
+        "grapher is Eq. 5 line by line: h = x @ w_in; nearest, adjacency, max_relative of h; interleave(h, m);"
+        " in_heads; gelu; @ w_out; + x.",
+    ),
+}

@@ -91,10 +91,17 @@ TASKS = [
     ], ["graphs.aggregate.maximum"], gradient=(0, 1)),
 ]
 
-HINTS = (
-    "key = h @ w_key.T and query = h @ w_query.T are (B, N, D). Which of the two must give the rows of the product?",
-    "For tensors with a batch, x.mT transposes the last two dimensions.",
-    "Eq. 3 from the inside: sigmoid of both, difference, relu, tanh.",
-    "strongest is max_relative of lesson 5 with a product in place of the mask: 0 belongs to the maximum here.",
-    "Where a gradient is missing: float(tau), tau.item(), detach and torch.tensor(tau) cut tau off.",
-)
+HINTS = {
+    "scores": (
+        "key = h @ w_key.T and query = h @ w_query.T are (B, N, D). Which of the two must give the rows of the"
+        " product?",
+        "For tensors with a batch, x.mT transposes the last two dimensions.",
+    ),
+    "soft_threshold": (
+        "Eq. 3 from the inside: sigmoid of both, difference, relu, tanh.",
+        "Where a gradient is missing: float(tau), tau.item(), detach and torch.tensor(tau) cut tau off.",
+    ),
+    "strongest": (
+        "strongest is max_relative of lesson 5 with a product in place of the mask: 0 belongs to the maximum here.",
+    ),
+}

@@ -87,13 +87,18 @@ TASKS = [
     ], ["graphs.aggregate.aggregate_mean"], gradient=(1,)),
 ]
 
-HINTS = (
-    "Begin with zeros of shape (B, N, M) and set True in row i at the places that index[b, i] names. scatter_ does that"
-    " along the last dimension; a loop does it too.",
-    "A comparison gives bools: adj != 0. Their sum along the last dimension counts a row.",
-    "adj @ x multiplies each row with the nodes: where adj is 1 they are added, where it is 0 they are not. adj must"
-    " have"
-    " the type of x: adj.to(x.dtype).",
-    "Divide by the degree, kept as (B, N, 1); a degree of 0 may be counted as 1, since its sum is 0 anyway:"
-    " clamp(min=1).",
-)
+HINTS = {
+    "adjacency": (
+        "Begin with zeros of shape (B, N, M) and set True in row i at the places that index[b, i] names. scatter_"
+        " does that along the last dimension; a loop does it too.",
+    ),
+    "degree": (
+        "A comparison gives bools: adj != 0. Their sum along the last dimension counts a row.",
+    ),
+    "mean_of_sources": (
+        "adj @ x multiplies each row with the nodes: where adj is 1 they are added, where it is 0 they are not. adj"
+        " must have the type of x: adj.to(x.dtype).",
+        "Divide by the degree, kept as (B, N, 1); a degree of 0 may be counted as 1, since its sum is 0 anyway:"
+        " clamp(min=1).",
+    ),
+}

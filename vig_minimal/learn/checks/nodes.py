@@ -74,12 +74,18 @@ TASKS = [
     ], ["constructors.axial.SVGA"]),
 ]
 
-HINTS = (
-    "An image (B, C, H, W) is also (B, C, rows, patch, columns, patch): cut H and W in two with reshape or unflatten.",
-    "permute brings `rows` and `columns` to the front, behind B. Then merge dimensions that stand side by side:"
-    " flatten.",
-    "to_image undoes each step in the reverse order. torch.nn.functional.pixel_unshuffle and pixel_shuffle, or"
-    " unfold and"
-    " fold, are other ways.",
-    "Node n of a grid with `columns` columns is in row n // columns and column n % columns.",
-)
+HINTS = {
+    "to_nodes": (
+        "An image (B, C, H, W) is also (B, C, rows, patch, columns, patch): cut H and W in two with reshape or"
+        " unflatten.",
+        "permute brings `rows` and `columns` to the front, behind B. Then merge dimensions that stand side by side:"
+        " flatten.",
+    ),
+    "to_image": (
+        "to_image undoes each step in the reverse order. torch.nn.functional.pixel_unshuffle and pixel_shuffle, or"
+        " unfold and fold, are other ways.",
+    ),
+    "places": (
+        "Node n of a grid with `columns` columns is in row n // columns and column n % columns.",
+    ),
+}

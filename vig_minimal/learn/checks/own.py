@@ -82,9 +82,12 @@ RULES = [
 
 TASKS = [Open("my_graph", my_graph, RULES, ["constructors.controls.Surroundings"])]
 
-HINTS = (
-    "Two sources of ideas: what patches show (nodes), and where they are (grid). Lesson 1's places has the second.",
-    "Masks can be joined: near & alike, near | alike. What does each lose, what does it gain?",
-    "Ideas: k nearest, but not next door; the row and the column of a patch; the nearest of each quarter of the image;"
-    " edges that run both ways only; a threshold that grows with the distance on the grid.",
-)
+HINTS = {
+    "my_graph": (
+        "Two sources of ideas: what patches show (nodes), and where they are (grid). Lesson 1's places has the"
+        " second.",
+        "Masks can be joined: near & alike, near | alike. What does each lose, what does it gain?",
+        "Ideas: k nearest, but not next door; the row and the column of a patch; the nearest of each quarter of the"
+        " image; edges that run both ways only; a threshold that grows with the distance on the grid.",
+    ),
+}

@@ -133,14 +133,20 @@ TASKS = [
     ], ["constructors.cluster_knn.nearest_inside", "constructors.cluster_knn.cluster_graph"]),
 ]
 
-HINTS = (
-    "squared_distances of lesson 3 between nodes and centroids is (B, N, k); argmin over the last dimension is the"
-    " label.",
-    "Empty: a label that occurs in no node of an image. A loop over images and labels is fine; so is"
-    " (labels[..., None] == arange(k)).any(1).",
-    "How far each node is from its own centroid: the smallest of its k distances, amin. Its argmax is the one that"
-    " moves.",
-    "member = labels[..., None] == torch.arange(k) is (B, N, k). member.to(x.dtype).mT @ x adds up the members.",
-    "labels[:, :, None] == labels[:, None] is (B, N, N): who may read from whom. Give all other pairs an infinite"
-    " distance, take topk, and drop what is infinite.",
-)
+HINTS = {
+    "assign": (
+        "squared_distances of lesson 3 between nodes and centroids is (B, N, k); argmin over the last dimension is"
+        " the label.",
+        "Empty: a label that occurs in no node of an image. A loop over images and labels is fine; so is"
+        " (labels[..., None] == arange(k)).any(1).",
+        "How far each node is from its own centroid: the smallest of its k distances, amin. Its argmax is the one"
+        " that moves.",
+    ),
+    "means": (
+        "member = labels[..., None] == torch.arange(k) is (B, N, k). member.to(x.dtype).mT @ x adds up the members.",
+    ),
+    "nearest_inside": (
+        "labels[:, :, None] == labels[:, None] is (B, N, N): who may read from whom. Give all other pairs an"
+        " infinite distance, take topk, and drop what is infinite.",
+    ),
+}

@@ -80,11 +80,17 @@ TASKS = [
     ], ["constructors.similarity_threshold.SimilarityThreshold.forward"]),
 ]
 
-HINTS = (
-    "Lesson 3 has all that similarity needs: the squared distances of the unit features, with a minus.",
-    "s.mean((1, 2), keepdim=True) is (B, 1, 1), one number for each image. torch's std is unbiased unless told"
-    " otherwise.",
-    "statistics.NormalDist().inv_cdf(q) is the inverse of the normal distribution function. torch.special.ndtri is"
-    " too.",
-    "threshold_graph is one comparison: standardise(similarity(x)) with that number.",
-)
+HINTS = {
+    "similarity": (
+        "Lesson 3 has all that similarity needs: the squared distances of the unit features, with a minus.",
+    ),
+    "standardise": (
+        "s.mean((1, 2), keepdim=True) is (B, 1, 1), one number for each image. torch's std is unbiased unless told"
+        " otherwise.",
+    ),
+    "threshold_graph": (
+        "statistics.NormalDist().inv_cdf(q) is the inverse of the normal distribution function. torch.special.ndtri"
+        " is too.",
+        "threshold_graph is one comparison: standardise(similarity(x)) with that number.",
+    ),
+}

@@ -61,3 +61,15 @@ def test_a_students_mistake_is_named(name, wrong, words):
     answers = {task.name: task.right for task in lesson.checks().TASKS}
     report = check(lesson, {**answers, name: wrong})
     assert not report.done and words in " ".join(report.text.split()), report.text
+
+
+@pytest.mark.parametrize("name", ["max_relative", "means", "soft_threshold", "strongest"])
+def test_a_gradient_that_is_missing_is_said_once(name):
+    lesson = owner(name)
+    answers = {task.name: task.right for task in lesson.checks().TASKS}
+
+    def cut(*given):
+        return answers[name](*given).detach()
+
+    report = check(lesson, {**answers, name: cut})
+    assert not report.done and report.text.count("The numbers are right") == 1, report.text

@@ -47,3 +47,17 @@ def test_a_graph_that_depends_on_its_batch_is_told_so(graph):
 def test_a_graph_that_depends_on_its_image_alone_passes(graph):
     report = check(LESSONS[11], {"my_graph": lambda nodes, grid: graph(nodes, grid, distances(nodes))})
     assert report.done, report.text
+
+
+@pytest.mark.parametrize("fails_on, words", [
+    ((3, 4), "Called as my_graph(nodes (3, 12, 5), grid=(3, 4)), it raises an error in line"),
+    ((5, 6), "Called as my_graph(nodes (2, 30, 8), grid=(5, 6)), it raises an error in line"),
+])
+def test_an_error_says_what_the_function_was_called_with(fails_on, words):
+    def my_graph(nodes, grid):
+        if grid == fails_on:
+            raise ValueError("no")
+        return near(grid).expand(len(nodes), -1, -1)
+
+    report = check(LESSONS[11], {"my_graph": my_graph})
+    assert not report.done and words in " ".join(report.text.split()), report.text

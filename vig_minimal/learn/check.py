@@ -1,6 +1,7 @@
 """The check of a lesson: calls its functions, compares them with the package's definitions, and puts the difference
 into words. Text is ASCII and at most 79 characters wide."""
 
+import inspect
 import itertools
 import linecache
 import re
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .lessons import Lesson
-from .task import Open, Outcome, Task, agree, call, kind
+from .task import Open, Outcome, Task, agree, call, in_words, kind
 
 WIDTH = 79
 ROWS, NUMBERS, SHORT = 12, 4, 8  # of a table: its rows, and its columns of floats or of whole numbers
@@ -95,12 +96,19 @@ def given(task: Task, arguments: tuple) -> list[str]:
 
 
 def _rule(task: Open, function: Callable) -> Found | None:
+    called, names = task.name, list(inspect.signature(task.right).parameters)
+
+    def noted(*arguments: object) -> object:
+        nonlocal called
+        called = in_words(task.name, names, arguments)
+        return function(*arguments)
+
     for sentence, broken in task.rules:
         try:
-            if broken(function):
+            if broken(noted):
                 return Found("not yet", wrap(sentence))
         except (Exception, SystemExit) as error:
-            return raised(error, function, task.name)
+            return raised(error, function, called)
     return None
 
 

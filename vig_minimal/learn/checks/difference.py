@@ -87,7 +87,7 @@ TASKS = [
          lambda x, y, adj: (differences(x, y) * adj[..., None]).sum(2) / adj.sum(2)[..., None].clamp(min=1)),
         ("This is the smallest difference, not the largest.",
          lambda x, y, adj: -over_edges(-differences(x, y), adj)),
-        ("The numbers are right, but no gradient comes back: was detach, .data, numpy or no_grad used?",
+        ("Was detach, .data, numpy or no_grad used?",
          lambda x, y, adj: max_relative(x, y, adj).detach()),
     ], ["graphs.aggregate.maximum"], gradient=(0, 1)),
     Task("max_relative_gradient", max_relative_gradient, "two tensors, of x (B, N, C) and of y (B, M, C)",

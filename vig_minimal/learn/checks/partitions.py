@@ -101,7 +101,7 @@ TASKS = [
          lambda x, labels, k: x.mean(1, keepdim=True).expand(-1, k, -1)),
         ("The members of the first image count in all others too: labels differ from image to image.",
          lambda x, labels, k: means(x, labels[:1].expand_as(labels), k)),
-        ("The numbers are right, but no gradient comes back. Lesson 10 reads these means, and learns through them.",
+        ("Lesson 10 reads these means, and learns through them: what cut them off from x?",
          lambda x, labels, k: means(x, labels, k).detach()),
     ], ["graphs.membership.partition_mean"], gradient=(0,)),
     Task("nearest_inside", nearest_inside, "(B, N, N) bool", PARTS, [

@@ -60,21 +60,56 @@ def test_the_path_the_file_the_check(capsys):
     assert "  open   1  an image is a set of nodes" in learn(capsys)[1]
 
 
+def test_looking_works_from_a_clone_without_pythonpath(tmp_path):
+    (tmp_path / "vig_minimal").symlink_to(ROOT / "vig_minimal", target_is_directory=True)
+    finish(FOLDER, find(3), loops)
+    write(FOLDER, find(4), answered(find(4), loops))  # takes functions of lesson 3 while it is read
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", "vig_minimal", "learn", "4"]
+    checked = subprocess.run(command, capture_output=True, timeout=600, env=environment, text=True)
+    assert checked.returncode == 0 and "To look at it: python -m vig_minimal learn 4 --look\n" in checked.stdout
+    looked = subprocess.run([*command, "--look"], capture_output=True, timeout=600, env=environment, text=True)
+    assert looked.returncode == 0 and looked.stderr == ""
+    assert "wrote 04_dilation.png" in looked.stdout and Path("04_dilation.png").is_file()
+
+
+def test_looking_too_early_shows_the_line(capsys):
+    assert learn(capsys, 5, "--look")[1].startswith("wrote ")  # the file, for a beginning
+    code, text = learn(capsys, 5, "--look")
+    assert code == 1 and "It stopped; line" in text and "NotImplementedError: not written yet" in text
+
+
 def test_all_done(capsys):
     for lesson in LESSONS:
-        assert ("--lessons" in learn(capsys)[1]) == (lesson.number > 8)  # 3, 5, 6 and 8 are done
+        for words in ("--lessons", "several times slower"):
+            assert (words in learn(capsys)[1]) == (lesson.number > 8)  # 3, 5, 6 and 8 are done
         finish(FOLDER, lesson, loops)
     assert "12 of 12 are done. That is the whole path." in learn(capsys)[1]
 
 
 def test_hints_come_one_after_the_other(capsys):
-    hints = find(5).checks().HINTS
+    hints = sum(find(5).checks().HINTS.values(), ())
     for number in range(len(hints)):
         code, text = learn(capsys, 5, "--hint")
         assert code == 0 and text.startswith(f"Hint {number + 1} of {len(hints)}: ")
         assert " ".join(hints[number].split()) in " ".join(text.split())
     code, text = learn(capsys, 5, "--hint")
     assert code == 0 and f"all {len(hints)} hints" in text and "learn 5 --solution" in text
+
+
+def test_hints_are_for_the_function_that_is_not_right(capsys):
+    assert learn(capsys, 3, "--hint")[1].startswith("Hint 1 of 4: x.norm")  # nothing is checked yet
+    write(FOLDER, find(3), body("nearest", "return None"))
+    learn(capsys, 3)
+    hints = find(3).checks().HINTS["nearest"]
+    for number, text in enumerate(hints):
+        printed = " ".join(learn(capsys, 3, "--hint")[1].split())
+        assert printed == f"Hint {number + 1} of {len(hints)} for nearest: {text}"
+    assert learn(capsys, 3, "--hint")[1].startswith("You have read all 2 hints for nearest:\n")
+    write(FOLDER, find(3), find(3).text())  # from the beginning
+    learn(capsys, 3)
+    assert learn(capsys, 3, "--hint")[1].startswith("Hint 1 of 1 for unit: ")
+    assert learn(capsys, 3, "--hint")[1].startswith("You have read the hint for unit:\n")
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
@@ -88,6 +123,7 @@ def test_a_solution_is_a_file_and_a_line(lesson, capsys, monkeypatch):
 @pytest.mark.parametrize("argv, words", [
     ((0,), "invalid choice"), ((13,), "invalid choice"), (("--hint",), "number, 1 to 12"),
     (("--solution",), "number, 1 to 12"), ((3, "--notebook", "n.ipynb"), "give no other"),
+    (("--look",), "number, 1 to 12"),
 ])
 def test_wrong_arguments_are_one_sentence(argv, words, capsys):
     with pytest.raises(SystemExit) as end:
@@ -114,6 +150,17 @@ def test_what_is_wrong_is_shown_with_their_line(text, words, capsys):
     code, printed = learn(capsys, 3)
     assert code == 1 and "vig_minimal/" not in printed and "Traceback" not in printed
     assert all(word in " ".join(printed.split()) for word in words), printed
+
+
+@pytest.mark.parametrize("line", [
+    "adj.float() @ x", "adj @ x", "torch.zeros(4, 4).index_put((torch.tensor(0),), x[0, 0, 0]) + x",
+    "torch.zeros(1, 4, 2).scatter(1, adj.long(), x)", "torch.bmm(adj.float(), x)"])
+def test_types_that_differ_are_explained(line, capsys):
+    text = answered(find(2), loops).replace("\n\nif __name__", f"\n\ndef mean_of_sources(adj, x):\n    return {line}"
+                                            "\n\n\nif __name__")
+    write(FOLDER, find(2), text)
+    code, printed = learn(capsys, 2)
+    assert code == 1 and "The check uses float64. adj.to(x) or adj.to(x.dtype)" in " ".join(printed.split()), printed
 
 
 def test_what_an_answer_prints_is_shown_once(capsys):

@@ -70,8 +70,10 @@ def test_functions_have_names_of_their_own_and_earlier_ones_come_from_earlier_le
 @lessons
 def test_hints_and_places_are_there(lesson):
     checks = lesson.checks()
-    assert 3 <= len(checks.HINTS) <= 5 and len(sentences(lesson)) >= 4
-    for text in (*checks.HINTS, *sentences(lesson), *(getattr(task, "returns", "") for task in checks.TASKS)):
+    hints = sum(checks.HINTS.values(), ())
+    assert list(checks.HINTS) == functions(lesson) and all(checks.HINTS.values())
+    assert 3 <= len(hints) <= 5 and len(sentences(lesson)) >= 4
+    for text in (*hints, *sentences(lesson), *(getattr(task, "returns", "") for task in checks.TASKS)):
         assert text.isascii() and "  " not in text
     for task in checks.TASKS:
         for name in task.where:

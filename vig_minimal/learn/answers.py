@@ -1,7 +1,8 @@
 """A person's answers: their files, what is done, and their functions in the place of the package's.
 
-LESSONS/progress.json keeps which lessons are done, each with a hash of the file as it passed, and the hints that were
-read. A file that has been changed since is not done until it passes again.
+LESSONS/progress.json keeps which lessons are done, each with a hash of the file as it passed, the function that the
+last check of a lesson ended at, and how many hints were read. A file that has been changed since is not done until it
+passes again.
 """
 
 import builtins
@@ -30,8 +31,9 @@ class Progress:
         try:
             kept = json.loads(self.file.read_text(encoding="utf-8"))
             self.done, self.hints = dict(kept["done"]), {name: int(n) for name, n in kept["hints"].items()}
+            self.failing = dict(kept.get("failing", {}))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            self.done, self.hints = {}, {}
+            self.done, self.hints, self.failing = {}, {}, {}
 
     def is_done(self, lesson: Lesson) -> bool:
         """Whether its file is there and as it was when it passed."""
@@ -42,23 +44,28 @@ class Progress:
         """The numbers of the lessons of NEEDED that are not done."""
         return [number for number in NEEDED if not self.is_done(find(number))]
 
-    def passed(self, lesson: Lesson, passed: bool) -> None:
+    def passed(self, lesson: Lesson, passed: bool, failing: str = "") -> None:
+        """Keep whether a lesson passed, and which of its functions is not right."""
         self.done.pop(lesson.name, None)
+        self.failing[lesson.name] = failing
         if passed:
             self.done[lesson.name] = fingerprint(self.folder / lesson.file)
         self._write()
 
-    def next_hint(self, lesson: Lesson) -> int:
-        """Count a hint of this lesson: 0 for the first."""
-        given = self.hints.get(lesson.name, 0)
-        self.hints[lesson.name] = given + 1
+    def next_hint(self, lesson: Lesson) -> tuple[str, int]:
+        """Count a hint: the function of this lesson that is not right, "" if none is known, and 0 for the first."""
+        failing = self.failing.get(lesson.name, "")
+        name = f"{lesson.name}.{failing}" if failing else lesson.name
+        given = self.hints.get(name, 0)
+        self.hints[name] = given + 1
         self._write()
-        return given
+        return failing, given
 
     def _write(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        kept = {"done": self.done, "failing": self.failing, "hints": self.hints}
         temporary = self.file.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"done": self.done, "hints": self.hints}, indent=1), encoding="utf-8")
+        temporary.write_text(json.dumps(kept, indent=1), encoding="utf-8")
         os.replace(temporary, self.file)
 
 

@@ -1,6 +1,7 @@
 """The check of a lesson: calls its functions, compares them with the package's definitions, and puts the difference
 into words. Text is ASCII and at most 79 characters wide."""
 
+import inspect
 import itertools
 import linecache
 import re
@@ -14,17 +15,22 @@ import torch
 from torch import Tensor
 
 from .lessons import Lesson
-from .task import Open, Outcome, Task, agree, call, kind
+from .task import Open, Outcome, Task, agree, call, in_words, kind
 
 WIDTH = 79
 ROWS, NUMBERS, SHORT = 12, 4, 8  # of a table: its rows, and its columns of floats or of whole numbers
 
+TYPES_DIFFER = "expected scalar type|same dtype|dtypes match|dtype to be equal|not implemented for"  # torch's words
+TYPES = ("The check uses float64. adj.to(x) or adj.to(x.dtype) has the type of x: so a bool matrix becomes numbers, and"
+         " new tensors fit.")
+
 
 class Report(NamedTuple):
-    """Whether a lesson is done, and what to read."""
+    """Whether a lesson is done, what to read, and the function that is not right."""
 
     done: bool
     text: str
+    failing: str = ""
 
 
 def check(lesson: Lesson, answers: dict) -> Report:
@@ -38,7 +44,7 @@ def check(lesson: Lesson, answers: dict) -> Report:
         lines.append(f"  {task.name:{width}}  {'right' if not found else found.short}")
         if found:
             lines += [f"  {later.name:{width}}  -" for later in tasks[place + 1:]]
-            return Report(False, "\n".join([*lines, "", *found.lines]).rstrip())
+            return Report(False, "\n".join([*lines, "", *found.lines]).rstrip(), task.name)
     return Report(True, "\n".join(lines))
 
 
@@ -90,12 +96,19 @@ def given(task: Task, arguments: tuple) -> list[str]:
 
 
 def _rule(task: Open, function: Callable) -> Found | None:
+    called, names = task.name, list(inspect.signature(task.right).parameters)
+
+    def noted(*arguments: object) -> object:
+        nonlocal called
+        called = in_words(task.name, names, arguments)
+        return function(*arguments)
+
     for sentence, broken in task.rules:
         try:
-            if broken(function):
+            if broken(noted):
                 return Found("not yet", wrap(sentence))
         except (Exception, SystemExit) as error:
-            return raised(error, function, task.name)
+            return raised(error, function, called)
     return None
 
 
@@ -107,18 +120,21 @@ def raised(error: BaseException, function: Callable, called: str) -> Found:
         return Found("raises an error", wrap(f"Called as {called}: {error}"))
     frame, line = frames[-1]
     written_there = list(traceback.walk_tb(error.__traceback__))[-1][0] is frame
-    if isinstance(error, NotImplementedError) and written_there:
+    if isinstance(error, NotImplementedError) and written_there and "not implemented for" not in str(error):  # torch's
         name = frame.f_code.co_name
         return Found("not written yet", wrap(f"{name}: not written yet (line {line}). Write its body in place of the"
                                              " raise, then check again."))
     text = linecache.getline(frame.f_code.co_filename, line).strip()
     message = f"{type(error).__name__}: {error}".splitlines() or [type(error).__name__]
-    return Found("raises an error", [*wrap(f"Called as {called}, it raises an error in line {line}:"), "",
-                                     f"    {text}", "", *(row for part in message[:6] for row in wrap(part))])
+    lines = [*wrap(f"Called as {called}, it raises an error in line {line}:"), "",
+             f"    {text}", "", *(row for part in message[:6] for row in wrap(part))]
+    if re.search(TYPES_DIFFER, str(error)):
+        lines += ["", *wrap(TYPES)]
+    return Found("raises an error", lines)
 
 
-def raised_by_file(error: BaseException, path: Path) -> str:
-    """An exception while a lesson's file was read, with the line that it came from."""
+def raised_by_file(error: BaseException, path: Path, what: str = "The file cannot be read") -> str:
+    """An exception while a lesson's file was read or run, with the line that it came from."""
     if isinstance(error, SyntaxError) and error.filename == str(path.resolve()):
         line, text = error.lineno, error.text or ""
     else:
@@ -127,7 +143,7 @@ def raised_by_file(error: BaseException, path: Path) -> str:
         line = lines[-1] if lines else 0
         text = linecache.getline(str(path.resolve()), line)
     message = error.msg if isinstance(error, SyntaxError) else error
-    return "\n".join([f"  The file cannot be read; line {line}:", "", f"    {text.strip()}", "",
+    return "\n".join([f"  {what}; line {line}:", "", f"    {text.strip()}", "",
                       *wrap(f"{type(error).__name__}: {message}")])
 
 

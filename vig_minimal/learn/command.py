@@ -1,12 +1,14 @@
 """Learn Vision GNNs by writing them: twelve lessons, each one file in the folder lessons/.
 
 The first `learn N` writes the file of lesson N, which is yours and never overwritten; from then on it checks what you
-wrote in it. Without a number: all lessons, which are done, and what comes next.
+wrote in it, and `learn N --look` draws what it does. Without a number: all lessons, which are done, and what comes
+next.
 """
 
 import contextlib
 import faulthandler
 import os
+import runpy
 import sys
 import threading
 import traceback
@@ -36,7 +38,8 @@ def _next(folder: Path) -> str:
     """What to do next, in a sentence."""
     progress = Progress(folder)
     trains = "" if progress.missing() else ("\nLessons 3, 5, 6 and 8 are done, so your own functions can train:\n"
-                                            f"python train.py --model vig_nano --lessons {folder}")
+                                            f"python train.py --model vig_nano --lessons {folder}\n"
+                                            "(Such plain forms train several times slower than the package's.)")
     for lesson in LESSONS:
         if not progress.is_done(lesson):
             return f"Next: python -m vig_minimal learn {lesson.number}{trains}"
@@ -67,22 +70,41 @@ def check_file(lesson: Lesson, folder: Path) -> tuple[bool, str]:
         Progress(folder).passed(lesson, False)
         return False, title + raised_by_file(error, path)
     report = check(lesson, answers)
-    Progress(folder).passed(lesson, report.done)
+    Progress(folder).passed(lesson, report.done, report.failing)
     if not report.done:
         return False, title + report.text
-    return True, f"{title}{report.text}\n\nDone. To look at it: python {path}\n{_next(folder)}"
+    return True, (f"{title}{report.text}\n\nDone. To look at it: python -m vig_minimal learn {lesson.number} --look\n"
+                  f"{_next(folder)}")
+
+
+def look(lesson: Lesson, folder: Path) -> str:
+    """Run a lesson's file as a script, in this process, which finds the package wherever this command did. What went
+    wrong, or nothing."""
+    from .check import raised_by_file
+
+    path = folder / lesson.file
+    try:
+        runpy.run_path(str(path.resolve()), run_name="__main__")
+    except BrokenPipeError:  # whoever reads what is printed has read enough
+        raise
+    except Exception as error:
+        return raised_by_file(error, path, "It stopped")
+    return ""
 
 
 def hint(lesson: Lesson, folder: Path) -> str:
-    """The next hint of a lesson."""
+    """The next hint for the function that the last check ended at, or, if none is known, for all in turn."""
     from .check import wrap
 
-    hints, given = lesson.checks().HINTS, Progress(folder).next_hint(lesson)
+    failing, given = Progress(folder).next_hint(lesson)
+    by_function = lesson.checks().HINTS
+    hints = by_function.get(failing, sum(by_function.values(), ()))
+    what = f" for {failing}" if failing in by_function else ""
     if given >= len(hints):
-        return (f"You have read all {len(hints)} hints:\n\n"
+        return (f"You have read {f'all {len(hints)} hints' if len(hints) > 1 else 'the hint'}{what}:\n\n"
                 + "\n".join(line for text in hints for line in [*wrap("- " + text)])
                 + f"\n\nWhere the answer stands: python -m vig_minimal learn {lesson.number} --solution")
-    return "\n".join(wrap(f"Hint {given + 1} of {len(hints)}: {hints[given]}"))
+    return "\n".join(wrap(f"Hint {given + 1} of {len(hints)}{what}: {hints[given]}"))
 
 
 def solution(lesson: Lesson) -> str:
@@ -131,20 +153,22 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser("learn", __doc__, "3")
     parser.add_argument("number", nargs="?", type=int, choices=range(1, len(LESSONS) + 1), metavar="N",
                         help="a lesson, 1 to 12")
-    parser.add_argument("--hint", action="store_true", help="the next hint of lesson N")
+    parser.add_argument("--hint", action="store_true",
+                        help="the next hint of lesson N, for the function that is not right")
     parser.add_argument("--solution", action="store_true", help="where the package has the answers: files and lines")
+    parser.add_argument("--look", action="store_true", help="run the file of lesson N, which draws")
     parser.add_argument("--notebook", metavar="FILE", help="write all lessons as one Jupyter notebook")
     args = parser.parse_args(argv)
     if args.notebook:
         from .notebook import write
-        if args.number or args.hint or args.solution:
+        if args.number or args.hint or args.solution or args.look:
             parser.error("--notebook: holds all lessons; give no other argument")
         with parser.errors_in_one_sentence():
             return print(write(Path(args.notebook)))
     if args.number is None:
-        if not (args.hint or args.solution):
+        if not (args.hint or args.solution or args.look):
             return print(path_of_lessons(FOLDER))
-        parser.error("--hint and --solution: of which lesson? Give its number, 1 to 12")
+        parser.error("--hint, --solution and --look: of which lesson? Give its number, 1 to 12")
     lesson = find(args.number)
     with parser.errors_in_one_sentence():
         if args.hint:
@@ -153,6 +177,11 @@ def main(argv: list[str] | None = None) -> None:
             return print(solution(lesson))
         if not (FOLDER / lesson.file).exists():
             return print(begin(lesson, FOLDER))
+        if args.look:
+            if wrong := look(lesson, FOLDER):
+                print(wrong)
+                sys.exit(1)
+            return None
         lesson.checks()  # imports torch, which is not in the time of the check
         with limited(FOLDER / lesson.file, SECONDS):
             is_done, text = check_file(lesson, FOLDER)

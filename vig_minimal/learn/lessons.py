@@ -26,7 +26,7 @@ class Lesson(NamedTuple):
         return (TEMPLATES / self.file).read_text(encoding="utf-8")
 
     def checks(self) -> types.ModuleType:
-        """The module with TASKS and HINTS."""
+        """The module with TASKS, and HINTS for each of their functions."""
         return importlib.import_module(f"vig_minimal.learn.checks.{self.name}")
 
 

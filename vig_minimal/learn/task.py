@@ -38,10 +38,7 @@ class Task:
         return list(inspect.signature(self.right).parameters)
 
     def call_in_words(self, arguments: tuple) -> str:
-        """As "nearest(x (1, 4, 2), k=2)"."""
-        parts = [f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name}={value}"
-                 for name, value in zip(self.arguments(), arguments, strict=True)]
-        return f"{self.name}({', '.join(parts)})"
+        return in_words(self.name, self.arguments(), arguments)
 
     def with_gradient(self) -> list[str]:
         """The names of the arguments that carry a gradient."""
@@ -57,6 +54,13 @@ class Open:
     right: Callable
     rules: Sequence[tuple[str, Callable[[Callable], bool]]]
     where: Sequence[str]
+
+
+def in_words(function: str, names: Sequence[str], arguments: Sequence) -> str:
+    """A call, as "nearest(x (1, 4, 2), k=2)"."""
+    parts = [f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name}={value}"
+             for name, value in zip(names, arguments, strict=True)]
+    return f"{function}({', '.join(parts)})"
 
 
 class Outcome(NamedTuple):

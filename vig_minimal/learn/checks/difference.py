@@ -48,6 +48,12 @@ def gradient_by(won: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     return -to_edges.sum(2), to_edges.sum(1)
 
 
+def lonely(x: Tensor, y: Tensor, adj: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient as if a target without sources had source 0 for its winner."""
+    best = differences(x, y).masked_fill(~adj[..., None], -torch.inf).argmax(2)  # (B, N, C)
+    return gradient_by(torch.nn.functional.one_hot(best, adj.shape[2]).transpose(2, 3), grad)
+
+
 def last_one_only(x: Tensor, y: Tensor, adj: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     won = winners(x, y, adj)
     grad_y = torch.zeros_like(y)
@@ -81,7 +87,7 @@ TASKS = [
          lambda x, y, adj: (differences(x, y) * adj[..., None]).sum(2) / adj.sum(2)[..., None].clamp(min=1)),
         ("This is the smallest difference, not the largest.",
          lambda x, y, adj: -over_edges(-differences(x, y), adj)),
-        ("The numbers are right, but no gradient comes back: was detach, .data, numpy or no_grad used?",
+        ("Was detach, .data, numpy or no_grad used?",
          lambda x, y, adj: max_relative(x, y, adj).detach()),
     ], ["graphs.aggregate.maximum"], gradient=(0, 1)),
     Task("max_relative_gradient", max_relative_gradient, "two tensors, of x (B, N, C) and of y (B, M, C)",
@@ -93,20 +99,24 @@ TASKS = [
          last_one_only),
         ("The target's sign: the message is y_j - x_i, so what x_i gets is negative.",
          lambda *given: (-max_relative_gradient(*given)[0], max_relative_gradient(*given)[1])),
-        ("A target without sources has a maximum of 0 that depends on nothing: it passes no gradient on, and gets"
-         " none.",
-         lambda x, y, adj, grad: (-grad, max_relative_gradient(x, y, adj, grad)[1])),
+        *[("A target without sources has a maximum of 0 that depends on nothing. It has no winner: no gradient.", wrong)
+          for wrong in (lambda x, y, adj, grad: (-grad, max_relative_gradient(x, y, adj, grad)[1]), lonely,
+                        lambda *given: (max_relative_gradient(*given)[0], lonely(*given)[1]))],
         ("The two came in the wrong order: first that of x, then that of y.",
          lambda x, y, adj, grad: max_relative_gradient(x, y, adj, grad)[::-1]),
     ], ["graphs.aggregate.maximum"]),
 ]
 
-HINTS = (
-    "All messages: y[:, None] - x[:, :, None] is (B, N, M, C). Where there is no edge, put -inf, then take the maximum"
-    " over the sources: masked_fill and amax.",
-    "Targets without sources: adj.any(2) is (B, N). torch.where or masked_fill puts the 0.",
-    "Whoever is subtracted for all sources of a target alike may be subtracted after the maximum. But mind the targets"
-    " without sources.",
-    "The gradient: argmax gives the winner of each target and channel. Each winner gets the gradient of its target,"
-    " scatter_add_ adds them up. The target gets the same with a minus.",
-)
+HINTS = {
+    "max_relative": (
+        "All messages: y[:, None] - x[:, :, None] is (B, N, M, C). Where there is no edge, put -inf, then take the"
+        " maximum over the sources: masked_fill and amax.",
+        "Targets without sources: adj.any(2) is (B, N). torch.where or masked_fill puts the 0.",
+        "Whoever is subtracted for all sources of a target alike may be subtracted after the maximum. But mind the"
+        " targets without sources.",
+    ),
+    "max_relative_gradient": (
+        "The gradient: argmax gives the winner of each target and channel. Each winner gets the gradient of its"
+        " target, scatter_add_ adds them up. The target gets the same with a minus.",
+    ),
+}

@@ -64,9 +64,16 @@ TASKS = [
     ], ["constructors.schedules.dilation"]),
 ]
 
-HINTS = (
-    "Lesson 3 sorts neighbours from near to far. Ask it for k*d of them.",
-    "A slice may have a step: index[..., ::d] begins with the first.",
-    "int(), //, and a tensor's .long() all round down positive numbers.",
-    "Block l of `depth` blocks is the part l / (depth - 1) of the way from k to 2k.",
-)
+HINTS = {
+    "dilated": (
+        "Lesson 3 sorts neighbours from near to far. Ask it for k*d of them.",
+        "A slice may have a step: index[..., ::d] begins with the first.",
+    ),
+    "neighbours": (
+        "Block l of `depth` blocks is the part l / (depth - 1) of the way from k to 2k.",
+        "int(), //, and a tensor's .long() all round down positive numbers.",
+    ),
+    "dilations": (
+        "The blocks go in fours, l // 4; of two bounds min takes the smaller.",
+    ),
+}

@@ -21,9 +21,9 @@ def in_heads(x: Tensor, weight: Tensor) -> Tensor:
     return F.conv1d(x.mT, weight.mT.reshape(heads * out, -1, 1), groups=heads).mT
 
 
-def messages(h: Tensor, k: int) -> Tensor:
-    """x'': max-relative over the k nearest of h."""
-    return difference.max_relative(h, h, matrix.adjacency(nearest.nearest(h, k), h.shape[1]))
+def messages(h: Tensor, k: int, near: Tensor | None = None) -> Tensor:
+    """x'': max-relative over the k nearest of h, or of the nodes `near`."""
+    return difference.max_relative(h, h, matrix.adjacency(nearest.nearest(h if near is None else near, k), h.shape[1]))
 
 
 def grapher(x: Tensor, w_in: Tensor, w_update: Tensor, w_out: Tensor, k: int, act: Callable = F.gelu,
@@ -73,6 +73,9 @@ TASKS = [
          lambda x, weight: in_heads(x, weight).unflatten(-1, (len(weight), -1)).sum(2)),
         ("The outputs of the heads are mixed: first all of head 0, then all of head 1.",
          lambda x, weight: in_heads(x, weight).unflatten(-1, (len(weight), -1)).mT.flatten(2)),
+        ("The matrices of the heads were transposed: each slice is a row, of as many channels as weight[h] has rows.",
+         lambda x, weight: torch.cat([part @ matrix.T for part, matrix in zip(
+             x.unflatten(-1, (len(weight), -1)).unbind(2), weight, strict=True)], -1)),
         ("The heads met their slices in the reverse order.",
          lambda x, weight: in_heads(x.unflatten(-1, (len(weight), -1)).flip(2).flatten(2), weight)),
     ], ["models.convs.mlp", "models.layers.conv_bn"], gradient=(0, 1)),
@@ -84,6 +87,8 @@ TASKS = [
         ("The graph and its messages were made of x. They are made of x' = x W_in.",
          lambda x, w_in, w_update, w_out, k: F.gelu(in_heads(interleave(x @ w_in, messages(x, k)), w_update)) @ w_out
          + x),
+        ("The messages are of x', but x said who is near: of which features is the graph made?",
+         lambda x, *w: grapher(x, *w, join=lambda h, m: interleave(h, messages(h, w[3], x)))),
         ("Between W_update and W_out stands a GELU.",
          lambda *given: grapher(*given, act=lambda x: x)),
         ("A ReLU where the papers have a GELU.",
@@ -95,12 +100,17 @@ TASKS = [
     ], ["models.vig.Grapher.forward"], gradient=(0, 1, 2, 3)),
 ]
 
-HINTS = (
-    "torch.stack with dim=-1 makes pairs (B, N, C, 2). Flattened, they are x0, m0, x1, m1, ...",
-    "x.unflatten(-1, (heads, -1)) is (B, N, heads, C / heads), the slice of each head.",
-    "torch.einsum('bnhc,hcd->bnhd', slices, weight) multiplies each head's slice with its own weights. A loop over"
-    " heads"
-    " and torch.cat do the same.",
-    "grapher is Eq. 5 line by line: h = x @ w_in; nearest, adjacency, max_relative of h; interleave(h, m); in_heads;"
-    " gelu; @ w_out; + x.",
-)
+HINTS = {
+    "interleave": (
+        "torch.stack with dim=-1 makes pairs (B, N, C, 2). Flattened, they are x0, m0, x1, m1, ...",
+    ),
+    "in_heads": (
+        "x.unflatten(-1, (heads, -1)) is (B, N, heads, C / heads), the slice of each head.",
+        "torch.einsum('bnhc,hcd->bnhd', slices, weight) multiplies each head's slice with its own weights. A loop"
+        " over heads and torch.cat do the same.",
+    ),
+    "grapher": (
+        "grapher is Eq. 5 line by line: h = x @ w_in; nearest, adjacency, max_relative of h; interleave(h, m);"
+        " in_heads; gelu; @ w_out; + x.",
+    ),
+}

@@ -124,15 +124,19 @@ TASKS = [
     ], ["models.cnn2graph.CNN2GNN.forward"], gradient=(0, 1, 2, 3, 4, 5)),
 ]
 
-HINTS = (
-    "d.unflatten(-1, (groups, -1)).transpose(1, 2) is (B, G, L, C/G). Lesson 3's unit works on any number of"
-    " dimensions;"
-    " its distances need (B * G, L, C/G), or @ with .mT, or torch.cdist.",
-    "read_patches group by group: take the group's slice of d and of s, choose k sources with its part of index,"
-    " subtract,"
-    " take the maximum. torch.cat puts the slices together.",
-    "s_slice[b, index[b, g]] is (L, k, C/G): indexing with a matrix chooses rows.",
-    "read_proxies is lesson 10's attention with other sources: once for anchors, once for proxies, and their sums"
-    " added.",
-    "The image's own edge adds x @ w2.T.",
-)
+HINTS = {
+    "group_nearest": (
+        "d.unflatten(-1, (groups, -1)).transpose(1, 2) is (B, G, L, C/G). Lesson 3's unit works on any number of"
+        " dimensions; its distances need (B * G, L, C/G), or @ with .mT, or torch.cdist.",
+    ),
+    "read_patches": (
+        "read_patches group by group: take the group's slice of d and of s, choose k sources with its part of"
+        " index, subtract, take the maximum. torch.cat puts the slices together.",
+        "s_slice[b, index[b, g]] is (L, k, C/G): indexing with a matrix chooses rows.",
+    ),
+    "read_proxies": (
+        "read_proxies is lesson 10's attention with other sources: once for anchors, once for proxies, and their"
+        " sums added.",
+        "The image's own edge adds x @ w2.T.",
+    ),
+}

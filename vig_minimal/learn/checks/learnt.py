@@ -68,8 +68,7 @@ TASKS = [
         ("A hard threshold: what is kept does not know how near it was to being cut, and tau gets no gradient. Subtract"
          " before you cut.",
          lambda score, tau: torch.tanh(torch.where(score > tau, torch.sigmoid(score), 0.0))),
-        ("The numbers are right, but tau gets no gradient, and would never be learnt. Was it turned into a plain"
-         " number?",
+        ("tau would never be learnt. Was it turned into a plain number?",
          lambda score, tau: soft_threshold(score, tau.detach())),
     ], ["constructors.lrgc.alpha_of"], gradient=(0, 1)),
     Task("strongest", strongest, "(B, N, D)", ALPHAS, [
@@ -86,15 +85,22 @@ TASKS = [
          lambda x, alpha: (alpha[..., None] * relative(x)).sum(2)),
         ("The source itself is weighted, not its difference to the target.",
          lambda x, alpha: (alpha[..., None] * x[:, None]).amax(2)),
-        ("The numbers are right, but alpha gets no gradient: then keys, queries and tau would never be learnt.",
+        ("Without a gradient of alpha, keys, queries and tau would never be learnt.",
          lambda x, alpha: strongest(x, alpha.detach())),
     ], ["graphs.aggregate.maximum"], gradient=(0, 1)),
 ]
 
-HINTS = (
-    "key = h @ w_key.T and query = h @ w_query.T are (B, N, D). Which of the two must give the rows of the product?",
-    "For tensors with a batch, x.mT transposes the last two dimensions.",
-    "Eq. 3 from the inside: sigmoid of both, difference, relu, tanh.",
-    "strongest is max_relative of lesson 5 with a product in place of the mask: 0 belongs to the maximum here.",
-    "Where a gradient is missing: float(tau), tau.item(), detach and torch.tensor(tau) cut tau off.",
-)
+HINTS = {
+    "scores": (
+        "key = h @ w_key.T and query = h @ w_query.T are (B, N, D). Which of the two must give the rows of the"
+        " product?",
+        "For tensors with a batch, x.mT transposes the last two dimensions.",
+    ),
+    "soft_threshold": (
+        "Eq. 3 from the inside: sigmoid of both, difference, relu, tanh.",
+        "Where a gradient is missing: float(tau), tau.item(), detach and torch.tensor(tau) cut tau off.",
+    ),
+    "strongest": (
+        "strongest is max_relative of lesson 5 with a product in place of the mask: 0 belongs to the maximum here.",
+    ),
+}

@@ -36,6 +36,11 @@ def one_list_for_all(index: Tensor, num_sources: int) -> Tensor:
     return adj
 
 
+def mean_by_columns(adj: Tensor, x: Tensor, by: int, least: int = 0) -> Tensor:
+    """The mean with rows and columns exchanged; divided by the degrees of rows, by=2, or of columns, by=1."""
+    return adj.mT.to(x) @ x / (adj != 0).sum(by)[..., None].clamp(min=least)
+
+
 four = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1], [1, 1, 1, 0]], dtype=torch.bool)[None]
 weighted = draw(4, 2, 3, 5) * edges(5, 2, 3, 5)
 x = torch.tensor([[[1.0, 0.0], [3.0, 2.0], [5.0, -2.0], [7.0, 4.0]]], dtype=torch.float64)
@@ -73,19 +78,27 @@ TASKS = [
          lambda adj, x: adj.double() @ x / adj.sum(2, keepdim=True)),
         ("Each source's share is divided by the number of its own targets (columns); the mean is over a row.",
          lambda adj, x: (adj / adj.sum(1, keepdim=True).clamp(min=1)).double() @ x),
+        *[("Rows and columns are exchanged. Row i belongs to target i: which nodes should it add up?", wrong)
+          for wrong in (lambda adj, x: mean_by_columns(adj, x, 2), lambda adj, x: mean_by_columns(adj, x, 2, 1),
+                        lambda adj, x: mean_by_columns(adj, x, 1), lambda adj, x: mean_by_columns(adj, x, 1, 1))],
         ("The target was counted as a source of its own. It is one only where adj[i, i] is True.",
          lambda adj, x: (adj.double() @ x + torch.nn.functional.pad(x, (0, 0, 0, max(0, adj.shape[1] - x.shape[1])))
                          [:, :adj.shape[1]]) / (adj.sum(2, keepdim=True) + 1)),
     ], ["graphs.aggregate.aggregate_mean"], gradient=(1,)),
 ]
 
-HINTS = (
-    "Begin with zeros of shape (B, N, M) and set True in row i at the places that index[b, i] names. scatter_ does that"
-    " along the last dimension; a loop does it too.",
-    "A comparison gives bools: adj != 0. Their sum along the last dimension counts a row.",
-    "adj @ x multiplies each row with the nodes: where adj is 1 they are added, where it is 0 they are not. adj must"
-    " have"
-    " the type of x: adj.to(x.dtype).",
-    "Divide by the degree, kept as (B, N, 1); a degree of 0 may be counted as 1, since its sum is 0 anyway:"
-    " clamp(min=1).",
-)
+HINTS = {
+    "adjacency": (
+        "Begin with zeros of shape (B, N, M) and set True in row i at the places that index[b, i] names. scatter_"
+        " does that along the last dimension; a loop does it too.",
+    ),
+    "degree": (
+        "A comparison gives bools: adj != 0. Their sum along the last dimension counts a row.",
+    ),
+    "mean_of_sources": (
+        "adj @ x multiplies each row with the nodes: where adj is 1 they are added, where it is 0 they are not. adj"
+        " must have the type of x: adj.to(x.dtype).",
+        "Divide by the degree, kept as (B, N, 1); a degree of 0 may be counted as 1, since its sum is 0 anyway:"
+        " clamp(min=1).",
+    ),
+}

@@ -72,11 +72,17 @@ TASKS = [
     ], ["constructors.knn.nearest_sources"]),
 ]
 
-HINTS = (
-    "x.norm(dim=-1, keepdim=True) is (B, N, 1), the length of each node. torch.nn.functional.normalize also takes"
-    " care of"
-    " zeros.",
-    "x[:, :, None] - y[:, None] is (B, N, M, C), all differences. Without that much memory: the lengths and x @ y.mT.",
-    "distance.topk(k, largest=False) returns values and indices of the k smallest in each row, smallest first.",
-    "nearest is topk of the squared distances between unit(x) and unit(x). Self comes out first by itself.",
-)
+HINTS = {
+    "unit": (
+        "x.norm(dim=-1, keepdim=True) is (B, N, 1), the length of each node. torch.nn.functional.normalize also"
+        " takes care of zeros.",
+    ),
+    "squared_distances": (
+        "x[:, :, None] - y[:, None] is (B, N, M, C), all differences. Without that much memory: the lengths and x @"
+        " y.mT.",
+    ),
+    "nearest": (
+        "distance.topk(k, largest=False) returns values and indices of the k smallest in each row, smallest first.",
+        "nearest is topk of the squared distances between unit(x) and unit(x). Self comes out first by itself.",
+    ),
+}

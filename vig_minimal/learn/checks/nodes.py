@@ -68,16 +68,24 @@ TASKS = [
         ("The places are right, their order is not: nodes go along the first row, then along the second.",
          lambda grid: places(grid[::-1]).flip(1)),
         ("Counting starts at 0: the first node is at (0, 0).", lambda grid: places(grid) + 1),
+        *[("They count rows and columns: whole numbers.", wrong)
+          for wrong in (lambda grid: places(grid).float(), lambda grid: places(grid).double())],
         ("Two rows of N numbers: each node should be a row, (N, 2).", lambda grid: places(grid).mT),
     ], ["constructors.axial.SVGA"]),
 ]
 
-HINTS = (
-    "An image (B, C, H, W) is also (B, C, rows, patch, columns, patch): cut H and W in two with reshape or unflatten.",
-    "permute brings `rows` and `columns` to the front, behind B. Then merge dimensions that stand side by side:"
-    " flatten.",
-    "to_image undoes each step in the reverse order. torch.nn.functional.pixel_unshuffle and pixel_shuffle, or"
-    " unfold and"
-    " fold, are other ways.",
-    "Node n of a grid with `columns` columns is in row n // columns and column n % columns.",
-)
+HINTS = {
+    "to_nodes": (
+        "An image (B, C, H, W) is also (B, C, rows, patch, columns, patch): cut H and W in two with reshape or"
+        " unflatten.",
+        "permute brings `rows` and `columns` to the front, behind B. Then merge dimensions that stand side by side:"
+        " flatten.",
+    ),
+    "to_image": (
+        "to_image undoes each step in the reverse order. torch.nn.functional.pixel_unshuffle and pixel_shuffle, or"
+        " unfold and fold, are other ways.",
+    ),
+    "places": (
+        "Node n of a grid with `columns` columns is in row n // columns and column n % columns.",
+    ),
+}

@@ -33,9 +33,21 @@ def shape_is_wrong(function: Callable) -> bool:
     return tuple(function(NODES.clone(), GRID).shape) != (3, 12, 12)
 
 
+def companions(seed: int) -> list[Tensor]:
+    """Batches (3, 12, 5) of one image and two that differ from it: in size, and in how alike their nodes are."""
+    image, small, large, noise = draw(seed, 4, 12, 5)
+    alike = large[:1] + 0.01 * noise  # all nodes in nearly one direction
+    opposite = alike * torch.tensor([1.0, -1.0]).repeat(6)[:, None]  # half of them turned round
+    return [torch.stack(batch) for batch in ((image, 0.01 * small, 100 * large), (image, alike, 0.01 * alike),
+                                             (image, opposite, 100 * opposite))]
+
+
 def changes_with_batch(function: Callable) -> bool:
-    alone = torch.cat([function(image.clone(), GRID) for image in NODES.split(1)])
-    return not torch.allclose(function(NODES.clone(), GRID).double(), alone.double(), 1e-6, 1e-9)
+    for batch in (NODES, *(batch for seed in (3, 4, 5) for batch in companions(seed))):
+        alone = torch.cat([function(image.clone(), GRID) for image in batch.split(1)])
+        if not torch.allclose(function(batch.clone(), GRID).double(), alone.double(), 1e-6, 1e-9):
+            return True
+    return False
 
 
 def another_size(function: Callable) -> bool:
@@ -70,9 +82,12 @@ RULES = [
 
 TASKS = [Open("my_graph", my_graph, RULES, ["constructors.controls.Surroundings"])]
 
-HINTS = (
-    "Two sources of ideas: what patches show (nodes), and where they are (grid). Lesson 1's places has the second.",
-    "Masks can be joined: near & alike, near | alike. What does each lose, what does it gain?",
-    "Ideas: k nearest, but not next door; the row and the column of a patch; the nearest of each quarter of the image;"
-    " edges that run both ways only; a threshold that grows with the distance on the grid.",
-)
+HINTS = {
+    "my_graph": (
+        "Two sources of ideas: what patches show (nodes), and where they are (grid). Lesson 1's places has the"
+        " second.",
+        "Masks can be joined: near & alike, near | alike. What does each lose, what does it gain?",
+        "Ideas: k nearest, but not next door; the row and the column of a patch; the nearest of each quarter of the"
+        " image; edges that run both ways only; a threshold that grows with the distance on the grid.",
+    ),
+}

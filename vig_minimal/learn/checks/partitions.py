@@ -41,10 +41,23 @@ def filled(x: Tensor, centroids: Tensor, choose: Callable[[Tensor, int], Tensor]
 
 def within(x: Tensor, allowed: Tensor, k: int) -> Tensor:
     """The k nearest among the allowed, fewer where there are fewer."""
-    distance = nearest.of(x).masked_fill(~allowed, torch.inf)
-    k = min(k, x.shape[1])
-    found = distance.topk(k, largest=False)
-    return torch.zeros_like(allowed).scatter_(2, found.indices, True) & allowed
+    return nearest_of(nearest.of(x), allowed, k)
+
+
+def nearest_of(distance: Tensor, allowed: Tensor, k: int) -> Tensor:
+    """As `within`, of distances (B, N, N)."""
+    return filled_up(distance.masked_fill(~allowed, torch.inf), k) & allowed
+
+
+def filled_up(distance: Tensor, k: int) -> Tensor:
+    """The k smallest distances of each row, also where fewer are allowed."""
+    return marked(distance.topk(min(k, distance.shape[2]), largest=False).indices, k)
+
+
+def marked(index: Tensor, k: int) -> Tensor:
+    """The first k of each row of an index, as (B, N, N) bool."""
+    empty = torch.zeros(*index.shape[:2], index.shape[1], dtype=torch.bool)
+    return empty.scatter_(2, index[..., :k], True)
 
 
 def same(labels: Tensor) -> Tensor:
@@ -88,7 +101,7 @@ TASKS = [
          lambda x, labels, k: x.mean(1, keepdim=True).expand(-1, k, -1)),
         ("The members of the first image count in all others too: labels differ from image to image.",
          lambda x, labels, k: means(x, labels[:1].expand_as(labels), k)),
-        ("The numbers are right, but no gradient comes back. Lesson 10 reads these means, and learns through them.",
+        ("Lesson 10 reads these means, and learns through them: what cut them off from x?",
          lambda x, labels, k: means(x, labels, k).detach()),
     ], ["graphs.membership.partition_mean"], gradient=(0,)),
     Task("nearest_inside", nearest_inside, "(B, N, N) bool", PARTS, [
@@ -98,35 +111,42 @@ TASKS = [
          " choose"
          " k.",
          lambda x, labels, k: within(x, torch.ones_like(same(labels)), k) & same(labels)),
-        ("A partition with fewer than k nodes reached into others to have k. It uses what it has.",
-         lambda x, labels, k: torch.zeros_like(same(labels)).scatter_(2, nearest.of(x).add(100.0 * ~same(labels)).topk(
-             min(k, x.shape[1]), largest=False).indices, True)),
+        *[("A partition with fewer than k nodes reached into others to have k. It uses what it has.", wrong)
+          for wrong in (lambda x, labels, k: filled_up(nearest.of(x).add(100.0 * ~same(labels)), k),
+                        lambda x, labels, k: filled_up(nearest.of(x).masked_fill(~same(labels), torch.inf), k),
+                        lambda x, labels, k: marked(nearest.of(x).masked_fill(~same(labels), torch.inf).argsort(2), k),
+                        lambda x, labels, k: marked(nearest.of(x).masked_fill(~same(labels), 1e9).argsort(2), k))],
         ("All nodes of the partition, not the k nearest.", lambda x, labels, k: same(labels)),
         ("The partitions are the wrong way round: a node reads from all but its own.",
          lambda x, labels, k: within(x, ~same(labels), k)),
         ("The node itself was left out; it is one of the k.",
          lambda x, labels, k: within(x, same(labels) & ~torch.eye(x.shape[1], dtype=torch.bool), k)),
-        ("The features as they are: where are the unit features?",
-         lambda x, labels, k: within_raw(x, same(labels), k)),
+        *[("The features as they are: where are the unit features?", wrong)
+          for wrong in (lambda x, labels, k: nearest_of(nearest.squared_distances(x, x), same(labels), k),
+                        lambda x, labels, k: nearest_of(-x @ x.mT, same(labels), k))],
+        *[("The features as they are, and a partition with fewer than k nodes reached into others: two things to"
+           " mend.", wrong)
+          for wrong in (lambda x, labels, k: filled_up(nearest.squared_distances(x, x).masked_fill(
+                            ~same(labels), torch.inf), k),
+                        lambda x, labels, k: marked(nearest.squared_distances(x, x).masked_fill(
+                            ~same(labels), torch.inf).argsort(2), k))],
     ], ["constructors.cluster_knn.nearest_inside", "constructors.cluster_knn.cluster_graph"]),
 ]
 
-
-def within_raw(x: Tensor, allowed: Tensor, k: int) -> Tensor:
-    """As `within`, of features that are not normalised."""
-    distance = nearest.squared_distances(x, x).masked_fill(~allowed, torch.inf)
-    found = distance.topk(min(k, x.shape[1]), largest=False)
-    return torch.zeros_like(allowed).scatter_(2, found.indices, True) & allowed
-
-
-HINTS = (
-    "squared_distances of lesson 3 between nodes and centroids is (B, N, k); argmin over the last dimension is the"
-    " label.",
-    "Empty: a label that occurs in no node of an image. A loop over images and labels is fine; so is"
-    " (labels[..., None] == arange(k)).any(1).",
-    "How far each node is from its own centroid: the smallest of its k distances, amin. Its argmax is the one that"
-    " moves.",
-    "member = labels[..., None] == torch.arange(k) is (B, N, k). member.to(x.dtype).mT @ x adds up the members.",
-    "labels[:, :, None] == labels[:, None] is (B, N, N): who may read from whom. Give all other pairs an infinite"
-    " distance, take topk, and drop what is infinite.",
-)
+HINTS = {
+    "assign": (
+        "squared_distances of lesson 3 between nodes and centroids is (B, N, k); argmin over the last dimension is"
+        " the label.",
+        "Empty: a label that occurs in no node of an image. A loop over images and labels is fine; so is"
+        " (labels[..., None] == arange(k)).any(1).",
+        "How far each node is from its own centroid: the smallest of its k distances, amin. Its argmax is the one"
+        " that moves.",
+    ),
+    "means": (
+        "member = labels[..., None] == torch.arange(k) is (B, N, k). member.to(x.dtype).mT @ x adds up the members.",
+    ),
+    "nearest_inside": (
+        "labels[:, :, None] == labels[:, None] is (B, N, N): who may read from whom. Give all other pairs an"
+        " infinite distance, take topk, and drop what is infinite.",
+    ),
+}

@@ -91,6 +91,8 @@ TASKS = [
          lambda x, m, z, labels: interleave(x, of_node(z, labels), m)),
         ("All nodes of the batch look into the partitions of the first image.",
          lambda x, m, z, labels: join(x, m, z[:1].expand_as(z), labels)),
+        ("The labels of the first image were used for all images; each has its own.",
+         lambda x, m, z, labels: join(x, m, z, labels[:1].expand_as(labels))),
         ("Every node got the mean of all z'; it should get that of its own partition.",
          lambda x, m, z, labels: interleave(x, m, z.mean(1, keepdim=True).expand_as(x))),
         ("x and m were interleaved, and z' follows behind: the three take turns.",
@@ -98,12 +100,17 @@ TASKS = [
     ], ["models.clustervig.DEGC.forward", "models.convs.MRConv.forward"], gradient=(0, 1, 2)),
 ]
 
-HINTS = (
-    "right = z @ w_right.T and left = z @ w_left.T are (B, k, C'). right[:, :, None] + left[:, None] is (B, k, k,"
-    " C'): row"
-    " i has target i and all sources.",
-    "After the LeakyReLU (slope 0.2), @ a takes the product with a: (B, k, k). softmax(2) is over the sources.",
-    "global_update is one matrix product: attention @ left.",
-    "z' of each node: z[b, labels[b]] in a loop, gather, or the membership (B, N, k) of lesson 9 @ z.",
-    "join is lesson 6's interleave with three: torch.stack([x, m, z], -1).flatten(2).",
-)
+HINTS = {
+    "attention": (
+        "right = z @ w_right.T and left = z @ w_left.T are (B, k, C'). right[:, :, None] + left[:, None] is (B, k,"
+        " k, C'): row i has target i and all sources.",
+        "After the LeakyReLU (slope 0.2), @ a takes the product with a: (B, k, k). softmax(2) is over the sources.",
+    ),
+    "global_update": (
+        "global_update is one matrix product: attention @ left.",
+    ),
+    "join": (
+        "z' of each node: z[b, labels[b]] in a loop, gather, or the membership (B, N, k) of lesson 9 @ z.",
+        "join is lesson 6's interleave with three: torch.stack([x, m, z], -1).flatten(2).",
+    ),
+}

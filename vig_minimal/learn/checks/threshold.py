@@ -67,10 +67,12 @@ TASKS = [
          lambda x, q: where_above(x, NormalDist().cdf(q))),
         ("s was compared, not yet standardised.",
          lambda x, q: similarity(x) > phi_inverse(q)),
-        ("This keeps a share 1 - q of the pairs exactly. SViG's threshold is that of the normal distribution, so"
-         " that an"
-         " image decides itself how many edges it has.",
-         lambda x, q: similarity(x) > similarity(x).flatten(1).quantile(q, dim=1)[:, None, None]),
+        *[("This keeps a share 1 - q of the pairs exactly. SViG's threshold is that of the normal distribution, so that"
+           " an image decides itself how many edges it has.", wrong)
+          for wrong in (lambda x, q: similarity(x) > similarity(x).flatten(1).quantile(q, dim=1)[:, None, None],
+                        lambda x, q: similarity(x) > similarity(x).quantile(q, dim=2, keepdim=True),  # of each row
+                        lambda x, q: where_above(x, standardise(similarity(x)).quantile(q)),  # of the whole batch
+                        lambda x, q: similarity(x) > similarity(x).quantile(q))],
         ("Phi^-1(1 - q): the higher q is, the fewer edges there should be.",
          lambda x, q: where_above(x, phi_inverse(1 - q))),
         ("An inverse of erf, not of Phi: Phi(z) = (1 + erf(z / sqrt(2))) / 2.",
@@ -78,11 +80,17 @@ TASKS = [
     ], ["constructors.similarity_threshold.SimilarityThreshold.forward"]),
 ]
 
-HINTS = (
-    "Lesson 3 has all that similarity needs: the squared distances of the unit features, with a minus.",
-    "s.mean((1, 2), keepdim=True) is (B, 1, 1), one number for each image. torch's std is unbiased unless told"
-    " otherwise.",
-    "statistics.NormalDist().inv_cdf(q) is the inverse of the normal distribution function. torch.special.ndtri is"
-    " too.",
-    "threshold_graph is one comparison: standardise(similarity(x)) with that number.",
-)
+HINTS = {
+    "similarity": (
+        "Lesson 3 has all that similarity needs: the squared distances of the unit features, with a minus.",
+    ),
+    "standardise": (
+        "s.mean((1, 2), keepdim=True) is (B, 1, 1), one number for each image. torch's std is unbiased unless told"
+        " otherwise.",
+    ),
+    "threshold_graph": (
+        "statistics.NormalDist().inv_cdf(q) is the inverse of the normal distribution function. torch.special.ndtri"
+        " is too.",
+        "threshold_graph is one comparison: standardise(similarity(x)) with that number.",
+    ),
+}

@@ -46,6 +46,8 @@ def mean_of_sources(adj: Tensor, x: Tensor) -> Tensor:
     """The mean of each target's sources: adj (B, N, M) bool and nodes (B, M, C) to (B, N, C). A target without sources
     gets 0.
 
+    The check uses float64, and a product needs two matrices of one type: adj.to(x) or adj.to(x.dtype) makes numbers of
+    a bool matrix.
     With that matrix, nodes [[[1, 0], [3, 2], [5, -2], [7, 4]]] become [[[2, 1], [4, 0], [4, 2], [7, 4]]].
     """
     raise NotImplementedError("not written yet")

@@ -1,6 +1,6 @@
 """What each fast form of graphs/fast/ brings: `python docs/compare/fast_forms.py`, about a minute.
 
-Both forms take turns on the same input; the best of the turns counts, in milliseconds an image. For what has a gradient,
+Both forms take turns on the same input; the best turn counts, in milliseconds an image. For what has a gradient,
 a forward and backward pass, and the bytes that autograd keeps of an image in between.
 """
 

@@ -25,5 +25,5 @@ def test_lessons_that_are_not_done_are_refused_before_anything_begins(capsys):
     with pytest.raises(SystemExit) as end:
         train.main([*TINY, "--lessons", "nowhere", "--dry-run"])
     out, err = capsys.readouterr()
-    assert end.value.code == 2 and err.startswith("train.py: error: --lessons nowhere: needs lessons 3, 5, 6 and 8, and")
+    assert end.value.code == 2 and err.startswith("train.py: error: --lessons nowhere: needs lessons 3, 5, 6 and 8,")
     assert err.count("\n") == 1 and "first step" not in out

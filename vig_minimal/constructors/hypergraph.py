@@ -12,7 +12,7 @@ A hyperedge joins any number of nodes. It is a node of its own in two bipartite 
     member    graph.member        (B, N, E), bool: u_ne > 0.01
     m_i       graph.sources       (B, N, C), with gradient
 
-Every node is in a hyperedge, since its largest membership is at least 1/E.
+With fewer than 100 hyperedges every node is in one, since its largest membership is at least 1/E.
 
 Differs from the released code: there centres begin as means of random memberships and rounds are 15, here they begin
 at E nodes (random ones in training, always the same in evaluation) and rounds are 20; where any node of a batch has no

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from vig_minimal.data.synthetic import CLASSES, SHAPES, VIEWS, Shapes, compose
+from vig_minimal.data.synthetic import CLASSES, SHAPES, VIEWS, Shapes, compose, paint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,6 +53,30 @@ def test_scenes_stay_what_they_are():
     for index, expected in pinned.items():
         item = compose(index, "train", 0, (1, 1)).items[0]
         np.testing.assert_allclose([item.x, item.y, item.radius, *item.colour], expected, atol=1e-6)
+
+
+def test_a_whole_scene_stays_what_it_is():
+    """Ground, strokes, companions and pixels: whoever trains on them again must see the same images."""
+    scene = compose(12, "val", 2, (1.5, 1.0))
+    close = dict(rtol=0, atol=6e-5)
+    np.testing.assert_allclose(scene.ground, [[0.0485, 0.0895, 0.3685], [0.4047, 0.2475, 0.3505]], **close)
+    np.testing.assert_allclose(scene.waves, [[0.6011, -3.1271, 6.0440], [0.1854, -4.0040, 4.4117]], **close)
+    np.testing.assert_allclose(scene.hardness, 2.3567, **close)
+    np.testing.assert_allclose([[*line, *colour] for *line, colour in scene.strokes], [
+        [0.8550, 0.9669, 0.5298, 1.0468, 0.0143, 0.3653, 0.5619, 0.3650],
+        [0.5195, 0.7911, 0.7879, 0.6732, 0.0146, 0.2406, 0.4621, 0.2194],
+        [0.9181, 0.8055, 1.1385, 0.5980, 0.0125, 0.5738, 0.2994, 0.0841],
+        [0.9335, 0.9722, 0.7992, 0.6232, 0.0103, 0.1297, 0.0646, 0.4229]], **close)
+    np.testing.assert_allclose([[*numbers, *colour] for *numbers, colour in scene.items], [
+        [2, 0.4307, 0.5698, 0.2452, 4.8932, 0.8232, 0.8507, 0.8862],
+        [6, 1.0748, 0.7123, 0.1460, 0.4731, 0.7472, 0.9573, 0.9498],
+        [1, 1.3194, 0.4182, 0.1474, 3.5249, 0.6342, 0.6445, 0.9405]], **close)
+    image, masks = paint(scene, 16, 24)
+    expected = [[[12, 38, 45, 12], [91, 103, 103, 12], [63, 210, 74, 104], [12, 90, 96, 12]],
+                [[23, 34, 37, 23], [58, 63, 63, 23], [45, 217, 73, 75], [23, 57, 100, 23]],
+                [[94, 93, 92, 94], [90, 89, 89, 94], [91, 226, 81, 103], [94, 90, 91, 94]]]
+    np.testing.assert_allclose(image[:, ::5, ::6].astype(int), expected, rtol=0, atol=1)
+    assert masks.sum((1, 2)).tolist() == [30, 8, 13]
 
 
 def test_seed_split_and_index_each_change_the_image():

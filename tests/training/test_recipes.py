@@ -7,7 +7,7 @@ from torch import nn
 
 from vig_minimal.models.checks import IMAGENET_MEAN, IMAGENET_STD
 from vig_minimal.training.engine import create_optimiser, learning_rate
-from vig_minimal.training.recipes import PAPERS, get_recipe
+from vig_minimal.training.recipes import PAPERS, RECIPES, get_recipe
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 # what no paper has, and so no paper's recipe
@@ -70,14 +70,31 @@ PRINTED = {
     "cnn2graph_100": CNN2GNN | {"batch_size": 100},
     "detection": DETECTION,
     "segmentation": SEGMENTATION,
+    "adaptvig": LRGC | IMAGENET | {"batch_size": 1024, "teacher": "regnet_y_16gf", "size": "s"},  # as ClusterViG
+}
+# the project's own, by which the figures in docs/ were made
+DEMO = LRGC | PLAIN | {
+    "epochs": 2, "batch_size": 32, "lr": 1.5e-3, "schedule": "cosine", "warmup_epochs": 0.2, "drop_path": 0.0,
+    "ema_decay": 0.99, "clip_grad": 1.0, "crop": "pad", "eval_crop": 1.0, "size": "nano"}
+OURS = {
+    "demo": DEMO,
+    "demo_multi": DEMO | {"epochs": 5, "warmup_epochs": 0.5},
+    "demo_detection": DEMO | {"batch_size": 8, "lr": 1e-3, "warmup_epochs": 0.1, "flip": False},
+    "demo_segmentation": DEMO | {"epochs": 3, "batch_size": 16, "flip": False},
+    "cifar": DEMO | {"epochs": 10, "batch_size": 64, "lr": 2e-3, "min_lr": 0.0, "warmup_epochs": 0.625,
+                     "ema_decay": 0.0},
+    "finetune": LRGC | PLAIN | {
+        "epochs": 20, "batch_size": 32, "lr": 5e-4, "schedule": "cosine", "layer_decay": 0.75, "min_lr": 1e-6,
+        "warmup_epochs": 2.0, "clip_grad": 1.0, "crop": "pad"},
 }
 
 
-@pytest.mark.parametrize("name", PRINTED)
+@pytest.mark.parametrize("name", PRINTED | OURS)
 def test_a_recipe_is_what_its_paper_prints(name):
-    recipe, printed = asdict(get_recipe(name)), PRINTED[name]
+    recipe, printed = asdict(get_recipe(name)), (PRINTED | OURS)[name]
     assert {field: recipe[field] for field in printed} == printed  # the difference shows field by field
     assert recipe.keys() == printed.keys(), "a new field needs its value in every paper's table"
+    assert RECIPES.keys() == (PRINTED | OURS).keys()
 
 
 def test_families_have_their_papers_recipes():

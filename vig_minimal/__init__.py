@@ -6,9 +6,9 @@ Folders, each importing only those before it: graphs, constructors, models, data
 import importlib
 
 __version__ = "0.2.0"
-MODULES = {"Graph": "graphs.graph", "create_model": "trained", "list_constructors": "models.registry",
-           "list_models": "trained", "init_from": "models.released", "load_released": "models.released",
-           "load": "look.predict", "predict": "look.predict", "plain": "graphs.plain"}
+MODULES = {"Graph": "graphs.graph", "create_model": "trained", "draw": "look.patch_sources",
+           "list_constructors": "models.registry", "list_models": "trained", "init_from": "models.released",
+           "load_released": "models.released", "load": "look.predict", "predict": "look.predict", "plain": "graphs.plain"}
 __all__ = list(MODULES)
 
 

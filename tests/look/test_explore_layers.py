@@ -13,7 +13,7 @@ from vig_minimal.data.synthetic import CLASSES, Shapes
 from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.look import explore, explore_layers, patch_sources
 from vig_minimal.look.explore_layers import Layer
-from vig_minimal.look.panels import patch_box, picture
+from vig_minimal.look.panels import LINE, patch_box, picture
 from vig_minimal.look.patch_sources import GROUPS, OPACITY
 from vig_minimal.look.predict import load, open_model, probabilities
 from vig_minimal.training import checkpoint
@@ -44,8 +44,8 @@ def patch_pixels(panel: Image.Image, grid: tuple[int, int], row: int, column: in
 
 
 def panels_of(page: Image.Image, number: int, width: int, height: int) -> list[Image.Image]:
-    """The panels of a page's only row, which has no title above it."""
-    return [page.crop((x, 8, x + width, 8 + height)) for x in range(8, 8 + number * (width + 8), width + 8)]
+    """The panels of a page's only row, with one line of legend and no title above it."""
+    return [page.crop((x, 8 + LINE, x + width, 8 + LINE + height)) for x in range(8, 8 + number * (width + 8), width + 8)]
 
 
 def saved(path, name, classes, **fields) -> str:
@@ -140,7 +140,7 @@ def hand_made() -> GroupGraph:
 
 def test_patches_of_a_label_have_the_colour_of_their_group_and_no_others():
     layer = Layer("cross level 0", hand_made(), (3, 4), of_labels=True)
-    page = patch_sources.explore_groups(flat(3, 4, 64), [layer], (3, 4), target=2)
+    page = patch_sources.explore_groups(flat(3, 4, 64), [(layer, 2)], (3, 4))
     image, *groups, both = panels_of(page, 4, 256, 192)
     assert set(pixels(image)) == {(GREY,) * 3}
     reads = {1, 4, 6}, {4, 11}
@@ -168,7 +168,7 @@ def test_a_patch_of_several_groups_has_an_equal_part_of_each_colour():
 def test_sources_of_a_patch_have_their_colours_and_a_red_line():
     """Target 4 is row 1, column 0. Its line to source 3 (row 0, column 3) runs through no other source's centre."""
     layer = Layer("layer 0", hand_made(), (3, 4))
-    page = patch_sources.explore_groups(flat(3, 4, 64), [layer], (3, 4), target=(1, 0))
+    page = patch_sources.explore_groups(flat(3, 4, 64), [(layer, (1, 0))], (3, 4))
     panels = panels_of(page, 4, 256, 192)
     reads = set(), {2, 3, 9}, {2, 8, 9}, {2, 3, 8, 9}
     for panel, read in zip(panels, reads, strict=True):
@@ -183,8 +183,9 @@ def test_sources_of_a_patch_have_their_colours_and_a_red_line():
             middle = ((32 + column * 64 + 32) // 2, (96 + row * 64 + 32) // 2)
             if node in (2, 3, 8):
                 assert (panel.getpixel(middle) == (255, 0, 0)) == (node in read), (node, middle)
-        assert panel.getpixel((0, 64)) == panel.getpixel((63, 127)) == (255, 0, 0)  # the target's frame
-        assert panel.getpixel((3, 80)) == (255, 255, 255)
+        frame = (GREY,) * 3 if panel is panels[0] else (255, 0, 0)  # the first is the plain image
+        assert panel.getpixel((0, 64)) == panel.getpixel((63, 127)) == frame
+        assert panel is panels[0] or panel.getpixel((3, 80)) == (255, 255, 255)
 
 
 def test_pooled_sources_are_drawn_over_the_patches_that_they_cover():
@@ -192,7 +193,7 @@ def test_pooled_sources_are_drawn_over_the_patches_that_they_cover():
     index = torch.zeros(1, 2, 16, 1, dtype=torch.int64)
     index[0, 0, 5], index[0, 1, 5] = 2, 3  # of row 1, column 1, which covers the first stage's 2,2 to 3,3
     layer = Layer("layer 1", GroupGraph(4, index=index), (4, 4), pool=2, scale=2)
-    page = patch_sources.explore_groups(flat(8, 8, 32), [layer], (8, 8), target=(3, 2))
+    page = patch_sources.explore_groups(flat(8, 8, 32), [(layer, (3, 2))], (8, 8))
     _, first, second, both = panels_of(page, 4, 256, 256)
     for row, column in np.ndindex(8, 8):
         spot = column * 32 + 22, row * 32 + 8  # where no line leads through
@@ -218,23 +219,23 @@ def test_one_panel_a_group_and_one_of_all_if_there_are_several():
     for groups in (1, 2, 8):
         reads = torch.eye(groups, 16, dtype=torch.bool)
         layer = Layer("cross level 0", GroupGraph(16, index=torch.zeros(1, groups, 1, 1, dtype=torch.int64)), (4, 4))
-        panels, captions = patch_sources.draw_groups(plain, layer, reads, (4, 4), "patches")
+        panels, captions = patch_sources.draw_groups(plain, layer, reads, (4, 4), "patch")
         assert len(panels) == len(captions) == groups + (groups > 1)
         assert len({patch_pixels(panels[-1], (4, 4), *divmod(i, 4))[0] for i in range(groups)}) == groups
-        assert captions[0] == "group 0: 1 patches"
-    assert captions[-1] == "all groups: 8 different patches\n0 of them in several groups"
+        assert captions[0] == "group 0: 1 patch"
+    assert captions[-1] == "all groups: 8 different patches\n0 in several groups"
 
 
 def test_captions_count_different_sources(monkeypatch):
     written = []
-    monkeypatch.setattr(patch_sources, "sheet", lambda panels, captions, columns, title: written.extend(captions))
+    monkeypatch.setattr(patch_sources, "sheet", lambda panels, captions, *rest: written.extend(captions))
     layer = Layer("layer 3", hand_made(), (3, 4))
-    patch_sources.explore_groups(flat(3, 4), [layer], (3, 4), target=(1, 0))
-    patch_sources.explore_groups(flat(3, 4), [layer], (3, 4), target=2)
+    patch_sources.explore_groups(flat(3, 4), [(layer, (1, 0))], (3, 4))
+    patch_sources.explore_groups(flat(3, 4), [(layer, 2)], (3, 4))
     assert written == ["layer 3: patch 1,0 of 3 by 4", "group 0: 3 sources", "group 1: 3 sources",
-                       "all groups: 4 different sources\n2 of them in several groups",
+                       "all groups: 4 different sources\n2 in several groups",
                        "layer 3\n3 by 4 patches", "group 0: 3 patches", "group 1: 2 patches",
-                       "all groups: 4 different patches\n1 of them in several groups"]
+                       "all groups: 4 different patches\n1 in several groups"]
 
 
 # ---- the command
@@ -247,12 +248,12 @@ def test_a_label_is_drawn_over_the_scene_with_all_its_shapes(tmp_path, capsys):
     image, _ = Shapes(64, 20, "val", "multi")[number]
     single, _ = Shapes(64, 20, "val", "single")[number]
     page = Image.open(out)
-    panel = page.crop((8, 8 + 3 * 17, 8 + 256, 8 + 3 * 17 + 256))  # below the title's three lines
+    panel = page.crop((8, 8 + 3 * 17, 8 + 256, 8 + 3 * 17 + 256))  # below the title's two lines and the legend
     assert (np.asarray(panel) == np.asarray(picture(image, 256))).all() and not torch.equal(image, single)
     # the other panels show the sources that the graph has
     graph = probabilities(open_model("gkgnet_nano", None), image[None], return_graphs=True)[1][-1]
     expected, captions = patch_sources.draw_groups(picture(image, 256), Layer("", graph, (4, 4), scale=8),
-                                                    graph.adj()[0, :, CLASSES.index("star")], (32, 32), "patches")
+                                                    graph.adj()[0, :, CLASSES.index("star")], (32, 32), "patch")
     for i, wanted in enumerate(expected):
         x = 8 + (i + 1) * 264
         assert (np.asarray(page.crop((x, 59, x + 256, 59 + 256))) == np.asarray(wanted)).all()
@@ -277,23 +278,23 @@ def test_a_patch_of_a_pyramid_is_drawn_in_every_stage(name, tmp_path, capsys):
 
 
 def test_the_source_panels_of_a_pyramid_are_those_of_its_graph():
-    """Without groups: orange where the patch reads, dark elsewhere, r × r patches a source."""
+    """Without groups: orange where the patch reads, the image elsewhere, r × r patches a source."""
     torch.manual_seed(1)
     layers, config = layers_and_config("pvig_nano", **TINY)
-    page = explore.explore(torch.full((3, 32, 32), 200, dtype=torch.uint8), layers[1:2], config.grid, (5, 9))
+    page = explore.explore(torch.full((3, 32, 32), 200, dtype=torch.uint8), [(layers[1], (5, 9))], config.grid)
     panel = panels_of(page, 2, 256, 256)[1]
     row = layers[1].graph.adj()[0, 2 * 8 + 4].view(4, 4)  # the patch 2,4 of 8 by 8; sources of 2 × 2 patches
     assert layers[1].pool == 2 and 0 < row.sum() < 16
     for i, j in np.ndindex(16, 16):
         if (i // 2, j // 2) != (2, 4):
             red, _, blue = panel.getpixel((j * 16 + 8, i * 16 + 8))
-            assert (red > 200 and blue < 100 if row[i // 4, j // 4] else red == blue == 50), (i, j)
+            assert (red > 200 > blue if row[i // 4, j // 4] else red == blue == 200), (i, j)
 
 
 def test_names_come_from_the_checkpoint_and_the_title_says_the_score(tmp_path, monkeypatch):
     titles = []
-    monkeypatch.setattr(explore, "explore_groups", lambda image, layers, whole, label, title: titles.append(
-        (label, title)) or Image.new("RGB", (1, 1)))
+    monkeypatch.setattr(explore, "explore_groups", lambda image, rows, whole, title: titles.append(
+        (rows[0][1], title)) or Image.new("RGB", (1, 1)))
     path = saved(tmp_path / "best.pt", "gkgnet_nano", ["a dog", *CLASSES], **TINY)
     model = load(path)
     shown = Shapes(32, 8, "val", "multi")[7][1]
@@ -344,8 +345,8 @@ def test_groups_of_an_isotropic_model(fields, tmp_path, capsys):
     (["--label", "xyz"], "--label xyz: no such label. There are 10, by name or number: disc, ring"),
     (["--label", "10"], "--label 10: no such label. There are 10"),
     (["--label", ""], "no such label. There are 10"),
-    (["--label", "star", "--node", "0,0"], "--label: the label is the target, so leave --node and --partitions out"),
-    (["--label", "star", "--partitions"], "--label: the label is the target, so leave --node and --partitions out"),
+    (["--label", "star", "--node", "0,0"], "--label and --node: one picture shows one of them; leave the other out"),
+    (["--label", "star", "--partitions"], "--label and --partitions: one picture shows one of them"),
     (["--label", "star", "--layers", "4"], "--layers 4: takes numbers of this model's cross levels, 0 to 3"),
     (["--layers", "5"], "--layers 5: takes numbers of this model's layers, 0 to 4"),
     (["--node", "32,0"], "--node 32,0: takes ROW,COLUMN of a patch, from 0,0 to 31,31"),

@@ -83,6 +83,17 @@ def test_an_image_may_be_a_path_a_picture_or_a_tensor(tmp_path):
     assert vig_minimal.predict(model, []) == []
 
 
+@pytest.mark.parametrize("name, view", [("vig_nano", "single"), ("gkgnet_nano", "multi")])
+def test_a_scene_has_the_name_that_the_commands_take(name, view, tmp_path):
+    model = vig_minimal.load(kept(tmp_path / "best.pt", name))
+    image, _ = Shapes(model.transform.size, 10, "val", view)[9]
+    expected = vig_minimal.predict(model, image, threshold=0)
+    assert vig_minimal.predict(model, "shapes:9", threshold=0) == expected
+    assert vig_minimal.predict(model, ["shapes:9", image], threshold=0, batch_size=1) == [expected, expected]
+    with pytest.raises(ValueError, match="shapes:x: after shapes: comes the number of a scene"):
+        vig_minimal.predict(model, "shapes:x")
+
+
 @pytest.mark.parametrize("mode, suffix", [("L", "png"), ("CMYK", "jpg"), ("RGBA", "png"), ("I;16", "png"),
                                           ("P", "gif")])
 def test_a_picture_of_any_kind_is_read_as_its_file_is(mode, suffix, tmp_path):

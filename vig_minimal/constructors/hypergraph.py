@@ -75,9 +75,13 @@ class Hypergraph(nn.Module):
         own = torch.arange(x.shape[1], device=x.device)[:, None].expand(x.shape[0], -1, -1)  # (B, N, 1)
         return HyperedgeGraph(x.shape[1], index=own, member=self.members(x)).again(x)
 
-    @torch.no_grad()
     def members(self, x: Tensor) -> Tensor:
         """Return which node is in which hyperedge: (B, N, C) to (B, N, E), bool."""
+        return self.memberships(x) > self.least
+
+    @torch.no_grad()
+    def memberships(self, x: Tensor) -> Tensor:
+        """Return u_ne: (B, N, C) to (B, N, E), without gradient."""
         hyperedges = at(self.hyperedges, int(x.shape[1]))
         if hyperedges > x.shape[1]:
             raise ValueError(f"hyperedges={hyperedges}: more than the {x.shape[1]} nodes; choose fewer, a larger image"
@@ -87,7 +91,7 @@ class Hypergraph(nn.Module):
             start = torch.randperm(x.shape[1])[:hyperedges]
         with torch.autocast(x.device.type, enabled=False):
             x = full_precision(x)
-            return fuzzy_c_means(x, pick(x, start), self.rounds) > self.least
+            return fuzzy_c_means(x, pick(x, start), self.rounds)
 
     def extra_repr(self) -> str:
         return f"hyperedges={self.hyperedges}, rounds={self.rounds}, least={self.least:g}"

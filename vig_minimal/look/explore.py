@@ -1,13 +1,13 @@
-"""Draw, for one patch of an image, the patches it reads from in the graph of every layer.
+"""Draw, for one patch of an image, the patches that it reads from in the graph of every layer, beside the image itself.
 
-The chosen patch, a target of the graph, has a red frame. Its sources are orange: darker orange = heavier edge, relative
-to the target's heaviest one. Every other patch is almost black. In a pyramid, the patch that covers the same place is
-drawn in each stage. Where every group of channels has its own neighbours (GKGNet), each group has a panel and a colour;
-with --label the target is a label, and the patches that it reads from in every stage are drawn. With --partitions, each
-of ClusterViG's κ partitions has a colour. Of a detector, there is a row for each object that it finds: what the patch
-under its centre reads from, and how much of that lies inside the object. A network for segmentation is explored by its
-backbone. With --model or --graph alone the weights are random, as at the start of training; without these and without a
-checkpoint a trained model of the package is taken.
+The target patch has a red frame, its sources an outline. Where edges have weights, the colour of a source shows its
+weight on the scale of the legend: in LRGC α, with conv="attention" the mean attention of the heads; so it is a heat map
+of attention. In a pyramid, the patch that covers the same place is drawn in each stage. Where every group of channels
+has its own neighbours (GKGNet), each group has a panel and a colour. With --label the target is a label. --partitions
+draws ClusterViG's partitions, --hyperedge the patches of one hyperedge, by membership. Of a detector, there is a row
+for each object that it finds: what the patch under its centre reads from, and how much of that lies inside the object.
+A network for segmentation is explored by its backbone. With --model or --graph alone the weights are random, as at the
+start of training; without these and without a checkpoint a trained model of the package is taken.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from ..models.detection import Detector, padded
 from ..models.segmentation import Segmenter
 from ..trained_files import DEFAULT
 from .command import Parser, save_picture
-from .explore_layers import Layer, choose_label, layers_of
+from .explore_layers import Layer, attentions, choose_label, counted, layers_of, memberships_of
 from .objects.found import detect
 from .objects.reading import detector_layers, explore_objects, seen
 from .page import command as pages
-from .panels import colours, picture, sheet, tint
+from .panels import colours, draw_sources, picture, ramp, sheet, square, tint
 from .patch_sources import PANEL, explore, explore_groups
-from .predict import in_words, named, open_image, open_model, open_scene, probabilities
+from .predict import in_words, named, open_image, open_model, open_scene, probabilities, scene_view
 
 PICTURE = "graph.png"
 
@@ -58,7 +58,22 @@ def explore_partitions(image: Tensor, layers: list[Layer], title: str = "") -> I
         panels.append(panel)
         sizes = " ".join(str(int(size)) for size in before.bincount(minlength=count))
         captions.append(f"{layer.name}: {count} partitions\nof {sizes} patches")
-    return sheet(panels, captions, columns=4, title=title)
+    entries = [(square(colour), f"partition {label}") for label, colour in enumerate(colours(count))]
+    return sheet(panels, captions, 4, title, entries)
+
+
+def explore_hyperedge(image: Tensor, layers: list[Layer], memberships: list[Tensor], number: int,
+                      title: str = "") -> Image.Image:
+    """Draw the image, and for each layer a panel of the patches in one hyperedge, by membership: a heat map.
+    memberships: (1, N, E) of each layer."""
+    panels, captions = [picture(image, PANEL)], ["the image"]
+    values = [u[0, :, number] * layer.graph.member[0, :, number] for u, layer in zip(memberships, layers, strict=True)]
+    heaviest = float(torch.stack(values).max())
+    for layer, value in zip(layers, values):
+        panels.append(draw_sources(panels[0], value.view(layer.grid), heaviest))
+        captions.append(f"{layer.name}: {counted((value > 0).sum(), 'patch')}")
+    what = f"patches in hyperedge {number}, by membership from 0 to {heaviest:.3g}"
+    return sheet(panels, captions, 4, title, [(ramp(), what)])
 
 
 def follow(labels: Tensor, before: Tensor | None, count: int) -> Tensor:
@@ -100,7 +115,7 @@ def choose_layers(text: str | None, layers: list[Layer], what: str = "layers") -
 
 def main(argv: list[str] | None = None) -> None:
     """Run `python -m vig_minimal explore`."""
-    parser = Parser("explore", __doc__, "shapes:7 --model lrgc_nano --node 3,4 --out graph.png")
+    parser = Parser("explore", __doc__, "photo.jpg --checkpoint lrgc_nano-cifar10 --node 3,4 --out graph.png")
     add = parser.add_argument
     add("image", nargs="*", help="a file, or shapes:INDEX for a synthetic validation scene")
     add("--model", metavar="NAME", action="append", default=[],
@@ -113,6 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--node", metavar="ROW,COLUMN", help="the target patch, counted from 0 (default: the one in the middle); in a"
                                            " pyramid, one of the first stage")
     add("--partitions", action="store_true", help="draw ClusterViG's partitions instead of a patch's sources")
+    add("--hyperedge", type=int, metavar="E", help="draw the patches of this hyperedge, counted from 0 (hypergraph)")
     add("--label", metavar="NAME", help="draw the patches that this label reads from, by name or number (GKGNet)")
     add("--layers", metavar="L,L,…", help="the layers, or with --label the cross levels, counted from 0 (default: all)")
     add("--threshold", type=float, metavar="P", help="lowest score of a detector's objects (default 0.5)")
@@ -138,13 +154,14 @@ def main(argv: list[str] | None = None) -> None:
         if not hasattr(model.config, "grid"):
             raise ValueError(f"{model.name} has no graph over patches: its nodes are images, anchors and proxies,"
                              " which python -m vig_minimal attention draws")
-        image = open_image(args.image, model.transform, "multi" if model.multi_label else "single")
-        scores, graphs = probabilities(model, image[None], return_graphs=True)
-        layers = layers_of(model.config, graphs)
+        image = open_image(args.image, model.transform, scene_view(model))
+        with attentions(model) as attention, memberships_of(model) as memberships:
+            scores, graphs = probabilities(model, image[None], return_graphs=True)
+        layers = layers_of(model.config, graphs, attention)
         about = f"{model.name}, {f'{args.graph} graph, ' * bool(args.graph)}{args.checkpoint or 'random weights'}"
         best = in_words(named(model, scores[0], top=5, threshold=scores[0].topk(min(5, scores.shape[1])).values[-1]))
         title = f"{about}, {args.image}" + (f": {best}" if args.checkpoint else "")
-        page = draw(args, model, image, layers, scores[0], title)
+        page = page_of(args, model, image, layers, scores[0], title, memberships)
         print(f"{about}: {table(layers)}")
         if args.checkpoint or model.multi_label:
             print(f"highest {'scores' if model.multi_label else 'probabilities'}: {best}")
@@ -161,12 +178,11 @@ def explore_detector(args: argparse.Namespace, model: Detector) -> None:
     title = f"{model.name}, {args.checkpoint}, {args.image}"
     print(table(layers))
     if args.node or args.partitions or args.label is not None:
-        page = draw(args, model, pixels, layers, torch.zeros(0), title)
+        page = page_of(args, model, pixels, layers, torch.zeros(0), title)
     elif not found:
         raise ValueError(f"{args.image}: no object has a score of {threshold:g}; give a lower --threshold, or a"
                          " patch with --node")
     else:
-        title += "\nred frame: the patch under the object's centre; orange: its sources; blue: the object's box"
         chosen = choose_layers(args.layers, layers)
         page, said = explore_objects(image, found, chosen, pixels, scale, model.classes, title)
         print(said)
@@ -184,16 +200,17 @@ def explore_segmenter(args: argparse.Namespace, model: Segmenter) -> None:
     layers = layers_of(replace(model.body.config, img_size=(height, width)), graphs)
     title = f"{model.name}, {args.checkpoint}, {args.image}"
     print(table(layers))
-    save_picture(draw(args, model, pixels, layers, torch.zeros(0), title), args.out or PICTURE)
+    save_picture(page_of(args, model, pixels, layers, torch.zeros(0), title), args.out or PICTURE)
 
 
-def draw(args: argparse.Namespace, model: nn.Module, image: Tensor, layers: list[Layer], scores: Tensor,
-         title: str) -> Image.Image:
+def page_of(args: argparse.Namespace, model: nn.Module, image: Tensor, layers: list[Layer], scores: Tensor,
+            title: str, memberships: list[Tensor] = ()) -> Image.Image:
     """Draw what the flags ask for. Raises ValueError for what this model or image does not have."""
     whole = layers[0].grid
+    asked = [name for name in ("label", "partitions", "hyperedge", "node") if getattr(args, name) not in (None, False)]
+    if len(asked) > 1:
+        raise ValueError(f"--{asked[0]} and --{asked[1]}: one picture shows one of them; leave the other out")
     if args.label is not None:
-        if args.partitions or args.node:
-            raise ValueError("--label: the label is the target, so leave --node and --partitions out")
         if not (cross := [layer for layer in layers if layer.of_labels]):
             raise ValueError(f"--label: in {model.name}'s graphs no label is a node; choose one of GKGNet's, as"
                              " gkgnet_nano")
@@ -201,23 +218,27 @@ def draw(args: argparse.Namespace, model: nn.Module, image: Tensor, layers: list
         name = model.classes[label]
         truth = shows(args.image, model.config.img_size, name)
         said = {None: "", True: ", and the scene shows it", False: ", and the scene does not show it"}[truth]
-        title += (f"\nlabel {name}: score {scores[label]:.3f}{said}\none colour for each group: the patches"
-                  " that it connects to the label; stripes = in several groups")
-        return explore_groups(image, choose_layers(args.layers, cross, "cross levels"), whole, label, title)
-    chosen = choose_layers(args.layers, [layer for layer in layers if not layer.of_labels])
+        chosen = choose_layers(args.layers, cross, "cross levels")
+        title += f"\nlabel {name}: score {scores[label]:.3f}{said}"
+        return explore_groups(image, [(layer, label) for layer in chosen], whole, title)
+    layers = [layer for layer in layers if not layer.of_labels]
+    chosen = choose_layers(args.layers, layers)
     if args.partitions:
-        if args.node:
-            raise ValueError("--partitions: shows the partitions of all patches; leave --node out")
         return explore_partitions(image, chosen, title)
+    if args.hyperedge is not None:
+        count = memberships[0].shape[2] if memberships else 0
+        if not 0 <= args.hyperedge < count:
+            raise ValueError(f"--hyperedge {args.hyperedge}: " + (f"this model has 0 to {count - 1}" if count else
+                             "this model has none; choose --graph hypergraph, or a model trained with it"))
+        every = len(layers) // len(memberships)  # blocks that share a graph
+        memberships = [memberships[layers.index(layer) // every] for layer in chosen]
+        return explore_hyperedge(image, chosen, memberships, args.hyperedge, title)
     node = choose_node(args.node, whole)
-    title += f"\nred frame: patch {node[0]},{node[1]} of {whole[0]} by {whole[1]}"
+    title += f"\ntarget: patch {node[0]},{node[1]} of {whole[0]} by {whole[1]}"
     if any(layer.scale > 1 for layer in layers):
         title += ", and where there are fewer, the one that covers it"
-    if isinstance(chosen[0].graph, GroupGraph):
-        title += "\none colour for each group: its sources, with red lines to them; stripes = in several groups"
-        return explore_groups(image, chosen, whole, node, title)
-    title += "; orange: its sources, darker orange = heavier edge; black: others"
-    return explore(image, chosen, whole, node, title)
+    drawing = explore_groups if isinstance(chosen[0].graph, GroupGraph) else explore
+    return drawing(image, [(layer, node) for layer in chosen], whole, title)
 
 
 def table(layers: list[Layer]) -> str:

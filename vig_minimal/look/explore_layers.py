@@ -5,14 +5,17 @@ of them, and a source that is the mean of r × r patches covers r × r times as 
 cover what is left.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..constructors.hypergraph import HyperedgeGraph, Hypergraph
 from ..graphs.graph import Graph, GroupGraph
+from ..models.convs import Attention
 from ..models.gkgnet import GKGNetConfig
 
 Grid = tuple[int, int]  # rows and columns of patches
@@ -58,6 +61,12 @@ class Layer:
         graph = self.graph if isinstance(self.graph, GroupGraph) else self.graph.union()
         return graph.adj()[0, ..., row * self.grid[1] + column, :]
 
+    def weighted(self, attention: Tensor) -> "Layer":
+        """Return the layer with the attention (B, N, M) as weights of its edges; with groups or hyperedges, itself."""
+        if isinstance(self.graph, (GroupGraph, HyperedgeGraph)):
+            return self
+        return replace(self, graph=replace(self.graph, index=None, weights=attention))
+
     def spread(self, values: Tensor, whole: Grid) -> Tensor:
         """Give the values (..., M) of sources to the patches of the first stage that they cover, 0 to all others:
         (..., rows, columns) of `whole`, the first stage's grid."""
@@ -67,19 +76,52 @@ class Layer:
         return F.pad(large, (0, whole[1] - large.shape[-1], 0, whole[0] - large.shape[-2]))
 
 
-def layers_of(config: object, graphs: Sequence[Graph]) -> list[Layer]:
-    """The graphs that a model with that config returns, as layers: "layer 0", … counted over all blocks; in GKGNet
-    each stage ends with "cross level 0", …"""
+def layers_of(config: object, graphs: Sequence[Graph], attention: Sequence[Tensor] = ()) -> list[Layer]:
+    """Return the graphs of a model with that config as layers: "layer 0", … counted over all blocks; in GKGNet each
+    stage ends with "cross level 0", … attention: from `attentions`, becomes the weights of the blocks' edges."""
     if isinstance(config.depth, int):
-        return [Layer(f"layer {i}", graph, config.grid) for i, graph in enumerate(graphs)]
-    result, made = [], iter(graphs)
-    for stage, (grid, pool) in enumerate(zip(config.grids, config.pool, strict=True)):
-        first = sum(config.depth[:stage])
-        for block in range(first, first + config.depth[stage]):
-            result.append(Layer(f"layer {block}", next(made), grid, pool, 2 ** stage))
-        if isinstance(config, GKGNetConfig):
-            result.append(Layer(f"cross level {stage}", next(made), grid, scale=2 ** stage, of_labels=True))
+        result = [Layer(f"layer {i}", graph, config.grid) for i, graph in enumerate(graphs)]
+    else:
+        result, made = [], iter(graphs)
+        for stage, (grid, pool) in enumerate(zip(config.grids, config.pool, strict=True)):
+            first = sum(config.depth[:stage])
+            for block in range(first, first + config.depth[stage]):
+                result.append(Layer(f"layer {block}", next(made), grid, pool, 2 ** stage))
+            if isinstance(config, GKGNetConfig):
+                result.append(Layer(f"cross level {stage}", next(made), grid, scale=2 ** stage, of_labels=True))
+    if attention:
+        weights = iter(attention)
+        result = [layer if layer.of_labels else layer.weighted(next(weights)) for layer in result]
     return result
+
+
+@contextlib.contextmanager
+def collected(model: nn.Module, kind: type, compute: Callable[..., Tensor]) -> Iterator[list[Tensor]]:
+    """Collect compute(module, *inputs) of every module of that kind, in the order in which they run inside."""
+    found = []
+    handles = [module.register_forward_hook(lambda module, inputs, output: found.append(compute(module, *inputs)))
+               for module in model.modules() if isinstance(module, kind)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def attentions(model: nn.Module) -> contextlib.AbstractContextManager[list[Tensor]]:
+    """Collect the attention of every block with `conv="attention"`, the mean over its heads: (B, N, M) each."""
+    return collected(model, Attention, lambda conv, x, graph, *_: conv.attention(x, graph).mean(1))
+
+
+def memberships_of(model: nn.Module) -> contextlib.AbstractContextManager[list[Tensor]]:
+    """Collect the memberships of nodes in hyperedges of every hypergraph that is made: (B, N, E) each."""
+    return collected(model, Hypergraph, lambda constructor, x, *_: constructor.memberships(x))
+
+
+def counted(count: int, noun: str) -> str:
+    """Return the number with its noun: 1 patch, 2 patches."""
+    ending = "" if count == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{int(count)} {noun}{ending}"
 
 
 def choose_label(text: str, classes: Sequence[str]) -> int:

@@ -1,7 +1,7 @@
-"""Drawing with Pillow: patches of an image in colours, sheets of captioned panels, colours, smooth lines."""
+"""Drawing with Pillow: patches of an image in colours, sheets of captioned panels, legends, colours, smooth lines."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -14,17 +14,25 @@ FINE = 3  # what `enlarged` draws is this much larger
 # Okabe and Ito's colours, which the colour-blind can tell apart, without their yellow, which is pale on white; 3 more
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999", "#8c564b", "#b8a800")
 RAMP = ("#4b1d91", "#2f6fb2", "#2ea36f", "#e8a500")  # from dark to light, for more curves than that
+SOURCE, OUTLINE = "#ff8a1f", "#b8410b"  # of the patches that a node reads from
+WEIGHTS = ("#fffbd0", "#ffd15c", "#ff9a1f", "#e8500a")  # from the lightest edge to the heaviest one
+PALE, STRONG = 0.3, 0.55  # share of that colour in a patch: for the lightest edge and without weights; for the heaviest
+SWATCH = 12  # height of a square of a legend, in pixels
 
 Box = tuple[int, int, int, int]  # left, top, right and bottom pixel, all four inside
 
 
 def colours(number: int) -> list[str]:
-    """Different colours: those of the palette, or where it has too few, evenly along the ramp."""
+    """Return different colours: those of the palette or, where it has too few, evenly along the ramp."""
     if number <= len(PALETTE):
         return list(PALETTE[:number])
-    where, stops = np.linspace(0, len(RAMP) - 1, number), np.array([ImageColor.getrgb(colour) for colour in RAMP])
-    channels = [np.interp(where, range(len(RAMP)), channel) for channel in stops.T]  # red, green, blue: (number,) each
-    return ["rgb({:.0f},{:.0f},{:.0f})".format(*colour) for colour in zip(*channels, strict=True)]
+    return ["rgb({:.0f},{:.0f},{:.0f})".format(*colour) for colour in shades(RAMP, np.linspace(0, 1, number))]
+
+
+def shades(ramp: Sequence[str], share: np.ndarray) -> np.ndarray:
+    """Return the colours at these shares of a ramp, (…) to (…, 3): 0 is its first colour, 1 its last one."""
+    stops = np.array([ImageColor.getrgb(colour) for colour in ramp], float)  # (colours, 3)
+    return np.stack([np.interp(share, np.linspace(0, 1, len(ramp)), channel) for channel in stops.T], -1)
 
 
 @contextlib.contextmanager
@@ -52,34 +60,86 @@ def patch_box(panel: Image.Image, grid: tuple[int, int], row: int, column: int, 
             round(bottom * height) - 1)
 
 
-def tint(panel: Image.Image, share: np.ndarray, colour: str) -> Image.Image:
-    """A copy with a colour mixed into its patches; share (rows, columns): 0 is none of it, 1 is all colour."""
-    pixels = np.asarray(panel, np.float32)
-    height, width = pixels.shape[:2]
-    rows, columns = np.arange(height) * share.shape[0] // height, np.arange(width) * share.shape[1] // width
-    share = share[rows[:, None], columns][..., None]  # (height, width, 1)
-    mixed = (1 - share) * pixels + share * np.array(ImageColor.getrgb(colour))
-    return Image.fromarray((mixed + 0.5).astype(np.uint8))
+def tint(panel: Image.Image, share: np.ndarray, colour: str | np.ndarray) -> Image.Image:
+    """Return a copy with a colour mixed into its patches, or with a colour for each patch (rows, columns, 3); share
+    (rows, columns): 0 is none of it, 1 is all colour."""
+    pixels, at = np.asarray(panel, np.float32), _patch_of_pixels(panel, share.shape)
+    colour = np.array(ImageColor.getrgb(colour)) if isinstance(colour, str) else colour[at]
+    share = share[at][..., None]  # (height, width, 1)
+    return Image.fromarray(((1 - share) * pixels + share * colour + 0.5).astype(np.uint8))
 
 
-def draw_sources(panel: Image.Image, weights: Tensor) -> Image.Image:
-    """A copy of the panel that shows where one target reads; weights: (rows, columns), its row of the adjacency."""
-    weights = weights.float().abs().numpy()
-    relative = weights / max(weights.max(), 1e-12)
-    result = tint(panel, np.where(weights > 0, 0, 0.75), "black")
-    return tint(result, np.where(weights > 0, 0.1 + 0.5 * relative, 0), "orange")
+def _patch_of_pixels(panel: Image.Image, grid: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return row (height, 1) and column (width,) of the patch in which each pixel lies."""
+    return (np.arange(panel.height) * grid[0] // panel.height)[:, None], np.arange(panel.width) * grid[1] // panel.width
 
 
-def sheet(panels: list[Image.Image], captions: list[str], columns: int, title: str = "") -> Image.Image:
-    """Panels row by row on white, each with its caption below it, under a title; texts may have many lines or none."""
+def draw_sources(panel: Image.Image, weights: Tensor, heaviest: float | None = None) -> Image.Image:
+    """Return a copy with an outline around the patches that one target reads from; weights: (rows, columns), its row of
+    the adjacency. heaviest: their colours show weights from 0 to this; None: all have one colour."""
+    weights = weights.float().abs().cpu().numpy()
+    read = weights > 0
+    share = weights / heaviest if heaviest else read
+    colour = shades(WEIGHTS, share) if heaviest else SOURCE
+    pixels = np.array(tint(panel, read * (PALE + (STRONG - PALE) * share * bool(heaviest)), colour))
+    inside = read[_patch_of_pixels(panel, read.shape)]
+    for width, ink in ((3, "white"), (2, OUTLINE)):  # along the inner edge
+        pixels[inside & ~_shrunk(inside, width)] = ImageColor.getrgb(ink)
+    return Image.fromarray(pixels)
+
+
+def _shrunk(mask: np.ndarray, width: int) -> np.ndarray:
+    """Return the pixels of a mask (height, width) that are at least that far from all others, and from the border."""
+    for axis in (0, 1):
+        padded = np.pad(mask, [(width, width) if side == axis else (0, 0) for side in (0, 1)])
+        mask = np.lib.stride_tricks.sliding_window_view(padded, 2 * width + 1, axis).all(-1)
+    return mask
+
+
+def square(colour: str, edge: str = "#777777", line: int = 1) -> Image.Image:
+    """Return a swatch for a legend; line: width of its edge."""
+    swatch = Image.new("RGB", (SWATCH, SWATCH), colour)
+    ImageDraw.Draw(swatch).rectangle((0, 0, SWATCH - 1, SWATCH - 1), outline=edge, width=line)
+    return swatch
+
+
+def ramp(scale: Sequence[str] = WEIGHTS) -> Image.Image:
+    """Return the colours of a scale, from the lowest on the left to the highest on the right, for a legend."""
+    row = shades(scale, np.linspace(0, 1, 6 * SWATCH)).round().astype(np.uint8)
+    return Image.fromarray(np.broadcast_to(row, (SWATCH, *row.shape)).copy())
+
+
+def legend(entries: Sequence[tuple[Image.Image, str]], width: int) -> Image.Image:
+    """Return swatches with their texts beside them, in lines of at most `width` pixels (more where one is wider)."""
+    places, x, y = [], 0, 0
+    for swatch, text in entries:
+        length = swatch.width + 6 + int(FONT.getlength(text)) + 1
+        if x and x + length > width:
+            x, y = 0, y + LINE
+        places.append((x, y, length))
+        x += length + 2 * GAP
+    page = Image.new("RGB", (max((x + length for x, _, length in places), default=0), y + LINE if places else 0), "white")
+    for (x, y, _), (swatch, text) in zip(places, entries):
+        page.paste(swatch, (x, y + (LINE - swatch.height) // 2))
+        ImageDraw.Draw(page).text((x + swatch.width + 6, y), text, "black", FONT)
+    return page
+
+
+def sheet(panels: list[Image.Image], captions: list[str], columns: int, title: str = "",
+          entries: Sequence[tuple[Image.Image, str]] = ()) -> Image.Image:
+    """Return panels row by row on white, each with its caption below it, under a title and a legend of these entries;
+    texts may have many lines or none."""
     columns = min(columns, len(panels))
     sizes = [_text_size(caption) for caption in captions]
     width = max(*(panel.width for panel in panels), *(size[0] for size in sizes))
     height = max(panel.height for panel in panels) + max(size[1] for size in sizes)
-    title_width, top = _text_size(title)
-    result = Image.new("RGB", (max(columns * (width + GAP), title_width + GAP) + GAP,
+    title_width, title_height = _text_size(title)
+    key = legend(entries, max(columns * (width + GAP) - GAP, title_width))
+    top = title_height + key.height
+    result = Image.new("RGB", (max(columns * (width + GAP), title_width + GAP, key.width + GAP) + GAP,
                                top + -(-len(panels) // columns) * (height + GAP) + GAP), "white")
     texts = [(GAP, GAP // 2, title)]
+    result.paste(key, (GAP, GAP // 2 + title_height))
     for i, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
         x, y = GAP + i % columns * (width + GAP), GAP + top + i // columns * (height + GAP)
         result.paste(panel, (x, y))

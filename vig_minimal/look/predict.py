@@ -131,8 +131,8 @@ def predict(model: nn.Module, images: Picture | Sequence[Picture], top: int | No
     detector, all objects whose score is at least `threshold`: name, score, box and mask of each, see `Found`. In
     segmentation, all classes that it shows: name, share of the pixels and mask of each, the largest first.
 
-    model: from `load`. images: a path, a PIL image, or a tensor (3, H, W), uint8 or numbers from 0 to 1; a list of
-    these, or a tensor (B, 3, H, W). The answer has the `top` classes (None: all); of a model with several labels an
+    model: from `load`. images: a path, "shapes:INDEX" for a synthetic scene, a PIL image, or a tensor (3, H, W), uint8 or
+    numbers from 0 to 1; a list of these, or a tensor (B, 3, H, W). The answer has the `top` classes (None: all); of a model with several labels an
     image, all classes whose probability is at least `threshold`. Raises ValueError for what is no image.
     """
     if not hasattr(model, "transform"):
@@ -142,7 +142,7 @@ def predict(model: nn.Module, images: Picture | Sequence[Picture], top: int | No
         return predict(model, [images], top, threshold)[0]
     answers = []
     for first in range(0, len(images), batch_size):
-        crops = [model.transform.crop(image) for image in images[first:first + batch_size]]
+        crops = [open_image(image, model.transform, scene_view(model)) for image in images[first:first + batch_size]]
         answers += (found_in(model, crops, threshold) if isinstance(model, DENSE) else
                     [named(model, row, top, threshold) for row in probabilities(model, torch.stack(crops))])
     return answers
@@ -185,10 +185,15 @@ def open_scene(source: str, size: tuple[int, int], view: str) -> tuple[Tensor, i
     return Shapes(size, int(index) + 1, "val", view)[int(index)]
 
 
-def open_image(source: str, transform: Transform, view: str = "single") -> Tensor:
-    """What a model sees of a file or, for "shapes:INDEX", of a synthetic validation scene in that view: uint8
+def scene_view(model: nn.Module) -> str:
+    """Return the view of synthetic scenes that a model is for: "single", "multi" or "boxes"."""
+    return "boxes" if isinstance(model, DENSE) else "multi" if getattr(model, "multi_label", False) else "single"
+
+
+def open_image(source: Picture, transform: Transform, view: str = "single") -> Tensor:
+    """Return what a model sees of an image or, for "shapes:INDEX", of a synthetic validation scene in that view: uint8
     (3, *size). Raises ValueError if there is no image."""
-    is_scene = source.startswith("shapes:")
+    is_scene = isinstance(source, str) and source.startswith("shapes:")
     return transform.crop(open_scene(source, transform.size, view)[0] if is_scene else source)
 
 
@@ -237,8 +242,7 @@ def read_and_compute(model: nn.Module, sources: list[str], batch_size: int, thre
     """Yield each readable image's name, what the model sees, and its `probabilities` (classes,), or of a detector the
     objects. unread: gets a sentence for each of the others."""
     workers = min(8, os.cpu_count() or 1) if len(sources) > FEW else 0
-    view = "boxes" if isinstance(model, DENSE) else "multi" if model.multi_label else "single"
-    crops = Crops(sources, model.transform, view)
+    crops = Crops(sources, model.transform, scene_view(model))
     with tqdm(total=len(sources), unit="images", leave=False,
               disable=len(sources) == 1 or not sys.stderr.isatty()) as bar:
         for batch in DataLoader(crops, batch_size, num_workers=workers, collate_fn=list):

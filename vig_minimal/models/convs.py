@@ -155,21 +155,24 @@ class Attention(nn.Module):
         self.update = mlp((3 if global_feature else 2) * in_dim, out_dim, groups)
 
     def forward(self, x: Tensor, graph: Graph, z: Tensor | None = None) -> Tensor:
-        nodes = to_nodes(x)  # (B, N, C)
-        sources = graph.features(nodes)  # (B, M, C)
-        adj = graph.adj()  # (B, N, M), or (B, G, N, M)
+        nodes, attention = to_nodes(x), self.attention(x, graph)  # (B, N, C), (B, H, N, M)
+        v = self.value(graph.features(nodes)).unflatten(-1, (attention.shape[1], -1)).transpose(1, 2)  # (B, H, M, d)
+        m = (attention.to(v.dtype) @ v).transpose(1, 2).flatten(2)  # (B, N, C)
+        return self.update(to_image(interleave(nodes, m, z), x.shape[2:]))
+
+    def attention(self, x: Tensor, graph: Graph) -> Tensor:
+        """Return a_ij softmax_j(q_i·k_j / √d) of every head: (B, H, N, M), 0 where there is no edge."""
+        nodes, adj = to_nodes(x), graph.adj()  # (B, N, C), (B, N, M) or (B, G, N, M)
         groups = adj.shape[1] if adj.ndim == 4 else 1
         heads = math.lcm(self.heads, groups)  # H
         adj = (adj if adj.ndim == 4 else adj[:, None]).repeat_interleave(heads // groups, 1)  # (B, H, N, M)
-        q, k, v = (layer(y).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, N or M, d)
-                   for layer, y in ((self.query, nodes), (self.key, sources), (self.value, sources)))
+        q, k = (layer(y).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, N or M, d)
+                for layer, y in ((self.query, nodes), (self.key, graph.features(nodes))))
         # Attention: m_i = Σ_j a_ij softmax_j(q_i·k_j / √d) v_j
         score = q @ k.mT / q.shape[-1] ** 0.5  # (B, H, N, M)
         no_edge = adj == 0
         attention = score.masked_fill(no_edge, torch.finfo(score.dtype).min).softmax(-1)  # over the edges alone
-        attention = attention.masked_fill(no_edge, 0) * adj  # 0 in the whole row of a target without edges
-        m = (attention.to(v.dtype) @ v).transpose(1, 2).flatten(2)  # (B, N, C)
-        return self.update(to_image(interleave(nodes, m, z), x.shape[2:]))
+        return attention.masked_fill(no_edge, 0) * adj  # 0 in the whole row of a target without edges
 
 
 CONVS = {"mr": MRConv, "edge": EdgeConv, "sage": GraphSAGE, "gin": GIN, "attention": Attention}

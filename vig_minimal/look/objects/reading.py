@@ -17,12 +17,13 @@ from torch import Tensor
 from ...graphs.graph import Graph
 from ...models.detection import Detector, padded
 from ..explore_layers import Grid, Layer, layers_of
-from ..panels import draw_sources, patch_box, picture, sheet
-from ..patch_sources import frame
+from ..panels import draw_sources, patch_box, picture, sheet, square
+from ..patch_sources import TARGET, frame, scale_of, source_entry
 from .found import Found, draw_found
 
 PANEL = 200  # about the shorter side of a panel in pixels
 MOST_OBJECTS = 6  # rows of a page
+BOX = "#56b4e9"  # colour of an object's box
 
 
 class Reading(NamedTuple):
@@ -93,9 +94,11 @@ def explore_objects(image: Tensor, found: Sequence[Found], layers: Sequence[Laye
     if min(plain.size) > 2 * PANEL:  # a photo
         factor *= PANEL / min(plain.size)
         plain = plain.resize([round(factor * length) for length in pixels.shape[:0:-1]])
+    nodes = [centre_patch(one, whole, side, scale) for one in found]
+    heaviest = scale_of([layer.row(node) for node in nodes[:MOST_OBJECTS] for layer in layers])
     panels, captions, rows = [], [], []
     for number, one in enumerate(found):
-        node = centre_patch(one, whole, side, scale)
+        node = nodes[number]
         readings = [read_from(layer, node, one.mask, side, scale) for layer in layers]
         rows.append((f"{one.name} {one.score:.2f}", node, readings))
         if number >= MOST_OBJECTS:
@@ -104,13 +107,13 @@ def explore_objects(image: Tensor, found: Sequence[Found], layers: Sequence[Laye
         captions.append(f"{one.name} {one.score:.2f}\npatch {node[0]},{node[1]} of {whole[0]} by {whole[1]}")
         box = [round(factor * side * scale[1 - i % 2]) for i, side in enumerate(one.box)]
         for layer, (count, own, by_chance) in zip(layers, readings):
-            panel = draw_sources(plain, layer.spread(layer.row(node), whole))
-            ImageDraw.Draw(panel).rectangle(box, outline="#56b4e9", width=2)
+            panel = draw_sources(plain, layer.spread(layer.row(node), whole), heaviest)
+            ImageDraw.Draw(panel).rectangle(box, outline=BOX, width=2)
             frame(panel, patch_box(plain, whole, *layer.patch_at(node), layer.scale))
             panels.append(panel)
             captions.append(f"{layer.name}: {own} of {count} sources\ninside; {100 * by_chance:.0f} % of all are")
-    page = sheet(panels, captions, columns=1 + len(layers), title=title)
-    return page, in_words(rows, layers)
+    entries = [TARGET, source_entry(heaviest), (square("white", BOX, 2), "the object's box")]
+    return sheet(panels, captions, 1 + len(layers), title, entries), in_words(rows, layers)
 
 
 def in_words(rows: Sequence[tuple[str, Grid, list[Reading]]], layers: Sequence[Layer]) -> str:

@@ -57,6 +57,13 @@ def test_a_kill_before_the_first_checkpoint_leaves_no_second_row(monkeypatch):
     assert [row["epoch"] for row in rows("out")] == ["0", "1"]
 
 
+def test_a_resumed_run_keeps_what_was_given_and_nothing_more():
+    run("--model", "vig_nano", *SMALL, "--epochs", 1, "--output", "out")
+    given = checkpoint.load("out/last.pt")["given"]
+    run("--resume", "out/last.pt", "--epochs", 2)
+    assert checkpoint.load("out/last.pt")["given"] == given | {"epochs": 2}
+
+
 def older(path, k):
     """Give the config of a checkpoint the k that older versions wrote where nobody had chosen one."""
     state = checkpoint.load(path)

@@ -162,7 +162,8 @@ def merged(start: Start, now: dict) -> dict:
     if other_data or "data_dir" in now and str(kept.get("data")).startswith("shapes"):
         left_out |= {"data", "data_dir"}
     both = {name: value for name, value in then.items() if name not in left_out} | now
-    return both | {"fields": (then.get("fields") or {}) | now.get("fields", {})}
+    fields = (then.get("fields") or {}) | now.get("fields", {})
+    return both | ({"fields": fields} if fields else {})
 
 
 def compare(config: RunConfig, start: Start) -> list[str]:

@@ -1,5 +1,7 @@
 """Sources and batches of segmentation: masks as they are stored, bad folders, image and mask through the same steps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from helpers import CATEGORIES, coco_folder, thing
 from PIL import Image
 
 from vig_minimal.data.decoding import DataError
-from vig_minimal.data.dense.mask_batches import scaled_part
+from vig_minimal.data.dense.mask_batches import MaskImages, scaled_part
 from vig_minimal.data.segmentation import CocoMasks, SceneMasks, VocMasks, drawn, mask_folders, read_mask
+from vig_minimal.training.recipes import get_recipe
 
 MASK = np.array([[0, 1, 255], [2, 1, 0]], np.uint8)
 
@@ -71,11 +74,19 @@ def without(path):
     (lambda root: save(root / "train/images/1.bmp"), "another file has this name with another ending"),
     (lambda root: [file.unlink() for file in (root / "val").glob("*/*")], "val: no images"),
     (lambda root: (root / "val").rename(root / "rest"), "a folder for segmentation holds"),
+    (lambda root: (root / "val/masks").rename(root / "val/mask"), "val/masks: no such folder; a folder for segmentation"),
+    (lambda root: (root / "classes.txt").write_text("a\n"), "class number 1, and there are 1 classes"),
 ])
 def test_bad_folders(tmp_path, spoil, words):
     spoil(folder_of(tmp_path, classes=("a", "b", "c")))
     with pytest.raises(DataError, match=words):
         mask_folders(str(tmp_path), 0)
+
+
+@pytest.mark.parametrize("images, mask, words", [(1, MASK, "1 image only"), (4, 0 * MASK, "one class only")])
+def test_flat_folders_with_too_little(tmp_path, images, mask, words):
+    with pytest.raises(DataError, match=words):
+        mask_folders(str(folder_of(tmp_path, splits=(".",), images=images, mask=mask)), 0)
 
 
 def test_scenes_hold_their_shapes_and_the_background():
@@ -145,3 +156,23 @@ def test_a_part_of_the_same_size_is_the_image():
     image, mask = marked(24, 24)
     part, own = scaled_part(image, mask, 1.0, (24, 24), (0.4, 0.6), fill=7)
     assert torch.equal(part, image) and torch.equal(own, mask)
+
+
+@pytest.mark.parametrize("scale_range", [0.0, 2.0])
+def test_batches_mirror_scale_and_cut_image_and_mask_alike(scale_range):
+    image, mask = marked()
+    image[1] = 4 * torch.arange(30)  # green is the column, times 4; the mask lies in columns 6 to 15
+    recipe, keys = replace(get_recipe("segmentation"), scale_range=scale_range), [(epoch, 0, 0) for epoch in range(20)]
+    images, masks, _ = MaskImages([(image, mask)], (24, 24), 1.0, recipe, seed=0).__getitems__(keys)
+    turned = set()
+    for part, own in zip(images, masks, strict=True):
+        inside = own != 255
+        assert ((part[0] > 100) == (own == 1))[inside].float().mean() > 0.95  # interpolated edges aside
+        assert ((part[1][own == 1] >= 20) & (part[1][own == 1] <= 64)).all()
+        row = part[1][inside.any(1)][0][inside.any(0)].int()
+        turned.add(bool(row[0] > row[-1]))
+        if scale_range == 0:
+            assert inside.sum() == 20 * 24 and ((part[1] // 4 >= 6) & (part[1] // 4 <= 15))[own == 1].all()
+    assert turned == {False, True}
+    whole, same, _ = MaskImages([(image, mask)], (24, 24), 1.0).__getitems__(keys[:1])
+    assert torch.equal(whole[0], image) and torch.equal(same[0], mask)  # evaluation takes whole images

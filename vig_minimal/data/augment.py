@@ -20,7 +20,7 @@ GREY = (128, 128, 128)  # the mean 0.5, see `mean_colour`
 
 
 def _uniform(count: int, generator: torch.Generator) -> list[float]:
-    """Numbers in [0, 1), in double precision."""
+    """Draw numbers in [0, 1), in double precision."""
     return torch.rand(count, generator=generator, dtype=torch.float64).tolist()
 
 
@@ -48,7 +48,7 @@ def flip_and_shift(images: Tensor, mirror: Tensor, down: Tensor, right: Tensor) 
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(x/255 − mean) / std for each channel: uint8 to float32, (B, 3, H, W)."""
+    """Return (x/255 − mean) / std for each channel: uint8 to float32, (B, 3, H, W)."""
     mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (mean, std))
     return (images.float() / 255 - mean) / std
 
@@ -68,7 +68,7 @@ def random_resized_box(height: int, width: int, generator: torch.Generator) -> B
 
 
 def mean_colour(mean: tuple[float, ...]) -> Colour:
-    """255 · mean, in whole numbers: what fills the gap that a moved image leaves, as in ViG's and DeiT's commands."""
+    """Return 255 · mean in integers: the fill colour of a moved image's gap, as in ViG's and DeiT's commands."""
     return tuple(min(255, round(255 * value)) for value in mean)
 
 
@@ -114,7 +114,7 @@ OPERATIONS = {
 
 def draw_operations(generator: torch.Generator, magnitude: float = 9, noise: float = 0.5,
                     operations: int = 2) -> list[tuple[str, float | None]]:
-    """Draw what `rand_augment` does to one image: name and severity of the operations to apply, in order."""
+    """Draw the operations of `rand_augment` for one image: names and severities, in order."""
     uniform = torch.rand(operations, 3, generator=generator).tolist()
     normal = torch.randn(operations, generator=generator).tolist()
     drawn = []
@@ -127,7 +127,7 @@ def draw_operations(generator: torch.Generator, magnitude: float = 9, noise: flo
 
 def rand_augment(image: Image.Image, generator: torch.Generator, magnitude: float = 9, noise: float = 0.5,
                  operations: int = 2, fill: Colour = GREY) -> Image.Image:
-    """RandAugment (Cubuk et al., 2020) as in DeiT's and ViG's released commands, "rand-m9-mstd0.5-inc1".
+    """Apply RandAugment (Cubuk et al., 2020) as in DeiT's and ViG's released commands, "rand-m9-mstd0.5-inc1".
 
     Draws two of the 15 `OPERATIONS` uniformly with replacement, and applies each with probability 1/2 at its own
     magnitude m ~ N(9, 0.5²), clipped to [0, 10]. (The paper applies both, at one magnitude.) fill: the colour of the
@@ -155,7 +155,7 @@ def color_jitter(image: Image.Image, generator: torch.Generator, strength: float
 
 
 def _partner(images: Tensor) -> Tensor:
-    """Partner of each image (B,): its neighbour i XOR 1, the same for any even split of a batch over processes."""
+    """Return the partner of each image (B,), its neighbour i XOR 1: the same for any even split over processes."""
     if len(images) % 2:
         raise ValueError(f"a batch of {len(images)} images: mixup and cutmix take pairs, so an even number of them")
     return torch.arange(len(images), device=images.device) ^ 1
@@ -181,7 +181,7 @@ def cutmix(images: Tensor, targets: Tensor, box: Box) -> tuple[Tensor, Tensor]:
 
 
 def _clipped(box: Box, height: int, width: int) -> Box:
-    """The part of the box inside an image of that size; it may be empty."""
+    """Return the part of the box inside an image of that size; it may be empty."""
     top, bottom = (min(max(row, 0), height) for row in (box[0], box[0] + box[2]))
     left, right = (min(max(column, 0), width) for column in (box[1], box[1] + box[3]))
     return top, left, bottom - top, right - left

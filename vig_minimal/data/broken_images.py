@@ -1,4 +1,4 @@
-"""What replaces a broken image: in training another one, chosen by seed and key; in evaluation none, and the run ends.
+"""Broken images: training replaces one by another, chosen by seed and key; evaluation ends the run.
 
 Every broken or converted file is noted by its name. Where too many training images are broken, the run ends too.
 """
@@ -21,7 +21,7 @@ Key = tuple[int, int, int]  # epoch, index in the source, copy
 
 
 class FileNote(NamedTuple):
-    """A remark on one file: what it was converted from, or why it is broken."""
+    """A remark on one file: the format it was converted from, or why it is broken."""
 
     name: str
     text: str

@@ -27,7 +27,7 @@ OBJECT_SIZES = ("small", "medium", "large")  # see `size_class`
 
 
 def size_class(area: Tensor) -> Tensor:
-    """0 (small) for areas below 32² pixels, 1 (medium) below 96², 2 (large) otherwise (GKGNet, Table 6)."""
+    """Return 0 (small) for areas below 32² pixels, 1 (medium) below 96², 2 (large) otherwise (GKGNet, Table 6)."""
     return (area >= 32**2).long() + (area >= 96**2).long()
 
 
@@ -58,7 +58,7 @@ class Annotated(Dataset):
 
 
 class CocoObjects(Dataset):
-    """The photos of a split with their objects: `source[i]` is the image and a target, as `dense.object_batches` says.
+    """The photos of a split with their objects: `source[i]` is the image and a target, see `dense.object_batches`.
 
     Labels count the categories by id, from 1. Objects are kept as text, which takes a tenth of the memory. Raises
     DataError, naming the file and the first bad entry of each kind. targets: (n, classes), 1 for classes in the photo.
@@ -128,7 +128,7 @@ def _photos(folder: Path, names: list[str], listed: Path) -> list[str]:
 
 
 def repeats(targets: Tensor, threshold: float) -> list[int]:
-    """Indices of all images, repeating rare classes: class-balanced oversampling (Gupta et al., LVIS, 2019).
+    """Return the indices of all images, repeating rare classes: class-balanced oversampling (Gupta et al., LVIS, 2019).
     Class c, shown in a share f_c of the images, has r_c = max(1, √(t / f_c)). An image comes ⌈max_c r_c⌉ times, over
     the classes c that it shows, and once if it shows none. targets: (n, classes). threshold: t."""
     shown = targets == 1  # (n, classes)
@@ -140,7 +140,7 @@ def repeats(targets: Tensor, threshold: float) -> list[int]:
 
 
 def coco(folder: str, kind: type[CocoObjects] | None = None) -> tuple[Dataset, Dataset]:
-    """COCO's training and validation photos: of 2017 or, where only these are there, of 2014. Classes are the
+    """Return COCO's training and validation photos: of 2017 or, where only these are there, of 2014. Classes are the
     categories by id; a crowd region counts as its class. kind: of a source with objects or masks; None: with
     labels alone."""
     listed = {year: Path(folder, "annotations", f"instances_train{year}.json").exists() for year in (2017, 2014)}
@@ -163,7 +163,7 @@ def _coco_split(folder: Path, split: str) -> Annotated:
 
 
 def voc2007(folder: str) -> tuple[Annotated, Annotated]:
-    """VOC 2007's trainval and test photos. A class with only «difficult» objects is unknown (−1)."""
+    """Return VOC 2007's trainval and test photos. A class with only «difficult» objects is unknown (−1)."""
     root = voc_root(folder)
     if root is None:
         raise DataError(f"{folder}: no VOCdevkit/VOC2007 with ImageSets/Main/trainval.txt and test.txt in it; put it"
@@ -177,7 +177,7 @@ def _voc_split(root: Path, split: str) -> Annotated:
 
 
 def voc_root(folder: str) -> Path | None:
-    """The folder VOC2007, whether `folder` is it, VOCdevkit or the one above; None if its splits are not there."""
+    """Return the folder VOC2007, given it, VOCdevkit or the folder above; None if its splits are missing."""
     roots = Path(folder, "VOCdevkit", "VOC2007"), Path(folder, "VOC2007"), Path(folder)
     splits = Path("ImageSets", "Main", "trainval.txt"), Path("ImageSets", "Main", "test.txt")
     return next((root for root in roots if all((root / split).is_file() for split in splits)), None)

@@ -1,4 +1,4 @@
-"""DataRecipe: the part of a training recipe that shapes a batch, its size and what is done to its images."""
+"""DataRecipe: the batch size and augmentation of a training recipe."""
 
 from dataclasses import dataclass, field, fields
 
@@ -27,13 +27,13 @@ PROBABILITY, SHARE = Allowed(0, 1), Allowed(0, 1, below=True)
 
 
 def flag(default, text: str, allowed: Allowed | tuple[str, ...] | None = None):
-    """A field with its default, the help text of its flag, and its range or choices."""
+    """Return a field with its default, the help text of its flag, and its range or choices."""
     return field(default=default, metadata={"help": text, "allowed": allowed})
 
 
 def check_allowed(name: str, value: object, allowed: Allowed | tuple[str, ...] | None) -> None:
-    """Raise ValueError unless the value, or every part of a tuple, is allowed. name: as a person wrote it, with the
-    sign that comes before the value."""
+    """Raise ValueError unless the value, or every part of a tuple, is allowed. name: as the user wrote it, with the
+    sign before the value."""
     for part in value if isinstance(value, tuple) else (value,):
         if allowed is not None and part not in allowed:
             rule = f"choose one of {', '.join(allowed)}" if isinstance(allowed, tuple) else f"must be {allowed}"
@@ -76,5 +76,5 @@ class DataRecipe:
 
     @property
     def mixes(self) -> bool:
-        """Whether batches are mixed, so that their targets are shares of classes."""
+        """Whether batches are mixed, so that targets are soft labels."""
         return self.mixup > 0 or self.cutmix > 0

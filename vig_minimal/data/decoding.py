@@ -1,4 +1,4 @@
-"""Read an image file of any kind as upright 8-bit RGB; DataError says in one sentence what is wrong with data."""
+"""Read an image file of any kind as upright 8-bit RGB; DataError describes bad data in one sentence."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ BOMBS = Image.DecompressionBombWarning, Image.DecompressionBombError
 
 
 class DataError(ValueError):
-    """Data cannot be used; the message is one sentence for the person who gave it."""
+    """Data cannot be used; the message is one sentence for the user."""
 
     def __init__(self, sentence: str):
         # raised in a process that reads images, it comes with that process's traceback in front
@@ -70,7 +70,7 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def _opened(file: str | Path | io.BytesIO, *notes: str) -> Image.Image:
-    """The upright image in RGB of a file that Pillow can read."""
+    """Return the upright RGB image of a file that Pillow can read."""
     with Image.open(file) as opened:
         image, was = upright_rgb(opened)
     if was := list(dict.fromkeys([*was, *notes])):
@@ -79,7 +79,7 @@ def _opened(file: str | Path | io.BytesIO, *notes: str) -> Image.Image:
 
 
 def as_rgb(image: Picture) -> Image.Image | Tensor:
-    """The image as PIL in RGB or uint8 (3, H, W). Raises ValueError for what is none."""
+    """Return the image as PIL in RGB or uint8 (3, H, W). Raises ValueError for anything else."""
     if isinstance(image, (str, Path)):
         try:
             return read_image(image)

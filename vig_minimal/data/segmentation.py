@@ -1,4 +1,4 @@
-"""Images with a class for every pixel: sources for semantic segmentation.
+"""Data sets for semantic segmentation: images with a class for every pixel.
 
     shapes-masks    synthetic scenes: background and ten shapes                      nothing to download
     mask folders    FOLDER/{train,val}/{images,masks}/*, or FOLDER/{images,masks}/* to be split
@@ -103,7 +103,7 @@ class MaskFiles(Dataset):
 
 def read_mask(path: str | Path, classes: int = UNKNOWN) -> Tensor:
     """Return the class numbers (H, W) uint8 of a PNG with or without a palette. Raises DataError, naming the file, for
-    colours instead of numbers, for numbers from `classes` on other than 255, and for what is no image."""
+    colours instead of numbers, for numbers from `classes` on other than 255, and for files that are no images."""
     try:
         with Image.open(path) as file:
             if file.mode not in ("1", "L", "P", "I", "I;16"):
@@ -119,9 +119,9 @@ def read_mask(path: str | Path, classes: int = UNKNOWN) -> Tensor:
 
 
 def mask_folders(folder: str, seed: int) -> tuple[MaskFiles, MaskFiles, list[str]]:
-    """Training and validation sources of a folder, see LAYOUT, and remarks. Classes are the lines of classes.txt or, if
-    there is none, all numbers up to the largest. Raises DataError, which names the file, before any training: every
-    mask is read once, and must have the size of its image."""
+    """Return training and validation sources of a folder (see LAYOUT), and remarks. Classes are the lines of
+    classes.txt or, if there is none, all numbers up to the largest. Raises DataError, which names the file, before any
+    training: every mask is read once, and must have the size of its image."""
     root, split = Path(folder), (Path(folder, "train"), Path(folder, "val"))
     if all(path.is_dir() for path in split):
         pairs, remarks = [_pairs(path) for path in split], []

@@ -24,7 +24,7 @@ VIEWS = ("single", "multi", "boxes")
 
 
 def _sides(u: np.ndarray, v: np.ndarray, n: int) -> np.ndarray:
-    """How far each point lies from a regular polygon's centre towards each of its n sides: (n, *u.shape)."""
+    """Return how far each point lies from a regular polygon's centre towards each of its n sides: (n, *u.shape)."""
     angles = 2 * np.pi * np.arange(n) / n
     x, y = np.cos(angles).astype(u.dtype), np.sin(angles).astype(u.dtype)
     return np.multiply.outer(x, u) + np.multiply.outer(y, v)
@@ -152,7 +152,7 @@ def paint(scene: Scene, height: int, width: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _span(first: float, last: float, margin: float, unit: int, length: int) -> slice:
-    """The pixels between two coordinates, widened by the margin and one pixel on either side, inside the image."""
+    """Return the pixels between two coordinates, widened by the margin and one pixel, inside the image."""
     low, high = min(first, last) - margin, max(first, last) + margin
     return slice(max(int(low * unit) - 1, 0), min(max(int(high * unit) + 2, 0), length))
 

@@ -1,8 +1,7 @@
-"""A person's answers: their files, what is done, and their functions in the place of the package's.
+"""A student's answers: their files, progress, and functions.
 
-LESSONS/progress.json keeps which lessons are done, each with a hash of the file as it passed, the function that the
-last check of a lesson ended at, and how many hints were read. A file that has been changed since is not done until it
-passes again.
+LESSONS/progress.json keeps which lessons are done, each with a hash of the file that passed, the function at which the
+last check failed, and how many hints were read. A file changed since then is not done until it passes again.
 """
 
 import builtins
@@ -24,7 +23,7 @@ def fingerprint(path: Path) -> str:
 
 
 class Progress:
-    """What is done in a folder of lessons."""
+    """The progress in a folder of lessons."""
 
     def __init__(self, folder: Path):
         self.folder, self.file = folder, folder / "progress.json"
@@ -36,16 +35,16 @@ class Progress:
             self.done, self.hints, self.failing = {}, {}, {}
 
     def is_done(self, lesson: Lesson) -> bool:
-        """Whether its file is there and as it was when it passed."""
+        """Return whether its file exists and is unchanged since it passed."""
         path = self.folder / lesson.file
         return path.is_file() and self.done.get(lesson.name) == fingerprint(path)
 
     def missing(self) -> list[int]:
-        """The numbers of the lessons of NEEDED that are not done."""
+        """Return the numbers of the lessons of NEEDED that are not done."""
         return [number for number in NEEDED if not self.is_done(find(number))]
 
     def passed(self, lesson: Lesson, passed: bool, failing: str = "") -> None:
-        """Keep whether a lesson passed, and which of its functions is not right."""
+        """Record whether a lesson passed, and which of its functions failed."""
         self.done.pop(lesson.name, None)
         self.failing[lesson.name] = failing
         if passed:
@@ -53,7 +52,7 @@ class Progress:
         self._write()
 
     def next_hint(self, lesson: Lesson) -> tuple[str, int]:
-        """Count a hint: the function of this lesson that is not right, "" if none is known, and 0 for the first."""
+        """Count a hint; return the function that failed ("" if unknown) and the number of hints read before."""
         failing = self.failing.get(lesson.name, "")
         name = f"{lesson.name}.{failing}" if failing else lesson.name
         given = self.hints.get(name, 0)
@@ -70,8 +69,7 @@ class Progress:
 
 
 def load(path: Path) -> dict:
-    """Run a lesson's file and return its names; what it raises goes through. A file is run once as long as it is the
-    same."""
+    """Run a lesson's file and return its names; its exceptions propagate. An unchanged file runs only once."""
     path = path.resolve()
     key = path, fingerprint(path)
     if key not in _loaded:
@@ -82,7 +80,7 @@ def load(path: Path) -> dict:
 
 
 def earlier(file: str, *names: str) -> Callable | list[Callable]:
-    """Functions of earlier lessons, for a lesson's file: yours once their lesson is done, until then the package's."""
+    """Return functions of earlier lessons for a lesson's file: yours where their lesson is done, else the package's."""
     folder, found = Path(file).resolve().parent, []
     progress = Progress(folder)
     for name in names:

@@ -1,5 +1,5 @@
-"""The check of a lesson: calls its functions, compares them with the package's definitions, and puts the difference
-into words. Text is ASCII and at most 79 characters wide."""
+"""The check of a lesson: calls its functions, compares the results with the package's definitions, and explains the
+difference. Text is ASCII and at most 79 characters wide."""
 
 import inspect
 import itertools
@@ -26,7 +26,7 @@ TYPES = ("The check uses float64. adj.to(x) or adj.to(x.dtype) has the type of x
 
 
 class Report(NamedTuple):
-    """Whether a lesson is done, what to read, and the function that is not right."""
+    """Whether a lesson is done, the text to print, and the function that failed."""
 
     done: bool
     text: str
@@ -34,8 +34,8 @@ class Report(NamedTuple):
 
 
 def check(lesson: Lesson, answers: dict) -> Report:
-    """Check the functions in `answers`, the names of a lesson's file, one after the other up to the first that is not
-    right: later ones may use earlier ones."""
+    """Check the functions in `answers`, the names of a lesson's file, in order up to the first wrong one: later
+    functions may use earlier ones."""
     lines, tasks = [], lesson.checks().TASKS
     width = max(len(task.name) for task in tasks)
     for place, task in enumerate(tasks):
@@ -49,7 +49,7 @@ def check(lesson: Lesson, answers: dict) -> Report:
 
 
 class Found(NamedTuple):
-    """What is not right: in two words, and in lines."""
+    """A mistake: in two words, and in lines."""
 
     short: str
     lines: list[str]
@@ -60,7 +60,7 @@ def missing(name: str) -> Found:
 
 
 def _find(task: Task | Open, function: Callable) -> Found | None:
-    """What is wrong with a function, or None."""
+    """Return what is wrong with a function, or None."""
     return _rule(task, function) if isinstance(task, Open) else _difference(task, function)
 
 
@@ -84,7 +84,7 @@ def _difference(task: Task, function: Callable) -> Found | None:
 
 
 def given(task: Task, arguments: tuple) -> list[str]:
-    """The tensors of a call, of the first image, each in a line if it is short enough."""
+    """Return the short tensors of a call, for the first image, one a line."""
     lines = []
     for name, value in zip(task.arguments(), arguments, strict=True):
         if isinstance(value, Tensor) and value.numel() <= 16:
@@ -113,7 +113,7 @@ def _rule(task: Open, function: Callable) -> Found | None:
 
 
 def raised(error: BaseException, function: Callable, called: str) -> Found:
-    """An exception in their code, with the line of theirs that it came from."""
+    """Describe an exception in the student's code, with the line that raised it."""
     frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)
               if frame.f_globals is getattr(function, "__globals__", None)]
     if not frames:
@@ -134,7 +134,7 @@ def raised(error: BaseException, function: Callable, called: str) -> Found:
 
 
 def raised_by_file(error: BaseException, path: Path, what: str = "The file cannot be read") -> str:
-    """An exception while a lesson's file was read or run, with the line that it came from."""
+    """Describe an exception from importing or running a lesson's file, with the line that raised it."""
     if isinstance(error, SyntaxError) and error.filename == str(path.resolve()):
         line, text = error.lineno, error.text or ""
     else:
@@ -148,7 +148,7 @@ def raised_by_file(error: BaseException, path: Path, what: str = "The file canno
 
 
 def difference(theirs: Outcome, right: Outcome, with_gradient: list[str]) -> list[str]:
-    """Where two outcomes differ: what is returned, its shapes, its types, its numbers, its gradients."""
+    """Describe where two outcomes differ: number of tensors, shapes, types, numbers, gradients."""
     if theirs.problem:
         return wrap(f"It {theirs.problem}")
     if len(theirs.values) != len(right.values):
@@ -177,7 +177,7 @@ def count(values: tuple[Tensor, ...]) -> str:
 
 
 def table(mine: Tensor, good: Tensor, name: str = "") -> list[str]:
-    """Two tensors row by row, side by side; rows that differ are marked. Of large ones, a part that differs."""
+    """Print two tensors side by side, with a mark at rows that differ; of large ones, a part that differs."""
     sides = [t.reshape(-1, t.shape[-1]) if t.ndim else t.reshape(1, 1) for t in (mine, good)]
     places = list(itertools.product(*(range(size) for size in mine.shape[:-1])))
     wrong = ~torch.isclose(*(side.double() for side in sides), 1e-9, 1e-9, equal_nan=True)  # (rows, columns)
@@ -200,17 +200,17 @@ def table(mine: Tensor, good: Tensor, name: str = "") -> list[str]:
 
 
 def _first(wanted: int, size: int, shown: int) -> int:
-    """Where a part of `shown` begins that has what is wanted, and does not go beyond the end."""
+    """Return the start of a window of `shown` that contains `wanted` and ends within `size`."""
     return max(0, min(wanted, size - shown))
 
 
 def _figures(row: Tensor) -> str:
-    """The numbers of a row; floats in columns of 8."""
+    """Format a row of numbers; floats in columns of 8."""
     if row.is_floating_point():
         return " ".join(f"{x + 0.0:7.3f}" if abs(x) < 100 else f"{x:7.1e}" for x in row.tolist())  # + 0: no -0.0
     return " ".join(f"{x:2d}" for x in row.tolist())
 
 
 def wrap(text: str) -> list[str]:
-    """Lines that fit into a terminal of 80 columns."""
+    """Break text into lines for a terminal of 80 columns."""
     return textwrap.wrap(text, WIDTH) or [""]

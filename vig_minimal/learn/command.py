@@ -23,7 +23,7 @@ SECONDS = 20  # that a check may take
 
 
 def path_of_lessons(folder: Path) -> str:
-    """All lessons, marked where done, and the next command."""
+    """List all lessons with their status, and the next command."""
     progress = Progress(folder)
     done = [progress.is_done(lesson) for lesson in LESSONS]
     lines = ["Twelve lessons: you write the equations of Vision GNNs, and their check says", "what went wrong.", ""]
@@ -35,7 +35,7 @@ def path_of_lessons(folder: Path) -> str:
 
 
 def _next(folder: Path) -> str:
-    """What to do next, in a sentence."""
+    """Name the next step."""
     progress = Progress(folder)
     trains = "" if progress.missing() else ("\nLessons 3, 5, 6 and 8 are done, so your own functions can train:\n"
                                             f"python train.py --model vig_nano --lessons {folder}\n"
@@ -47,7 +47,7 @@ def _next(folder: Path) -> str:
 
 
 def begin(lesson: Lesson, folder: Path) -> str:
-    """Write a lesson's file for the first time, and say what to do."""
+    """Write a lesson's file for the first time; return what to do with it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / lesson.file
     with open(path, "x", encoding="utf-8") as file:
@@ -59,7 +59,7 @@ def begin(lesson: Lesson, folder: Path) -> str:
 
 
 def check_file(lesson: Lesson, folder: Path) -> tuple[bool, str]:
-    """Check a lesson's file: whether it is done, and what to read."""
+    """Check a lesson's file; return whether it is done, and the report."""
     from .check import check, raised_by_file  # imports torch, which takes seconds
 
     path = folder / lesson.file
@@ -78,8 +78,8 @@ def check_file(lesson: Lesson, folder: Path) -> tuple[bool, str]:
 
 
 def look(lesson: Lesson, folder: Path) -> str:
-    """Run a lesson's file as a script, in this process, which finds the package wherever this command did. What went
-    wrong, or nothing."""
+    """Run a lesson's file as a script in this process, which finds the package wherever this command did. Return the
+    error message, or "" if there was none."""
     from .check import raised_by_file
 
     path = folder / lesson.file
@@ -93,7 +93,7 @@ def look(lesson: Lesson, folder: Path) -> str:
 
 
 def hint(lesson: Lesson, folder: Path) -> str:
-    """The next hint for the function that the last check ended at, or, if none is known, for all in turn."""
+    """Return the next hint for the function at which the last check failed or, if unknown, for all in turn."""
     from .check import wrap
 
     failing, given = Progress(folder).next_hint(lesson)
@@ -108,7 +108,7 @@ def hint(lesson: Lesson, folder: Path) -> str:
 
 
 def solution(lesson: Lesson) -> str:
-    """Where the answers stand in the package: file and line of each function."""
+    """List file and line of the package's answers."""
     from .where import place
 
     lines = [f"Lesson {lesson.number}: {lesson.title}. In the package its answers stand in", ""]
@@ -122,7 +122,7 @@ def solution(lesson: Lesson) -> str:
 
 @contextlib.contextmanager
 def limited(path: Path, seconds: float) -> Iterator[None]:
-    """End the process if what is inside takes longer, and show the line of the file where it was."""
+    """End the process if the body takes longer, and show the line of the file that was running."""
     main, file, out = threading.get_ident(), str(path.resolve()), sys.stdout  # a check may catch what is printed
 
     def end() -> None:
@@ -152,23 +152,23 @@ def main(argv: list[str] | None = None) -> None:
     """Run `python -m vig_minimal learn`."""
     parser = Parser("learn", __doc__, "3")
     parser.add_argument("number", nargs="?", type=int, choices=range(1, len(LESSONS) + 1), metavar="N",
-                        help="a lesson, 1 to 12")
+                        help="lesson, 1 to 12")
     parser.add_argument("--hint", action="store_true",
-                        help="the next hint of lesson N, for the function that is not right")
-    parser.add_argument("--solution", action="store_true", help="where the package has the answers: files and lines")
+                        help="next hint for the function of lesson N that fails")
+    parser.add_argument("--solution", action="store_true", help="where the package has the answers: file and line")
     parser.add_argument("--look", action="store_true", help="run the file of lesson N, which draws")
     parser.add_argument("--notebook", metavar="FILE", help="write all lessons as one Jupyter notebook")
     args = parser.parse_args(argv)
     if args.notebook:
         from .notebook import write
         if args.number or args.hint or args.solution or args.look:
-            parser.error("--notebook: holds all lessons; give no other argument")
+            parser.error("--notebook: writes all lessons; give no other argument")
         with parser.errors_in_one_sentence():
             return print(write(Path(args.notebook)))
     if args.number is None:
         if not (args.hint or args.solution or args.look):
             return print(path_of_lessons(FOLDER))
-        parser.error("--hint, --solution and --look: of which lesson? Give its number, 1 to 12")
+        parser.error("--hint, --solution and --look need a lesson's number, 1 to 12")
     lesson = find(args.number)
     with parser.errors_in_one_sentence():
         if args.hint:

@@ -1,15 +1,15 @@
-"""The twelve lessons: their names, their files, and what is checked. Needs no torch until a check is asked for."""
+"""The twelve lessons: names, files and checks. Only the checks import torch."""
 
 import importlib
 import types
 from pathlib import Path
 from typing import NamedTuple
 
-TEMPLATES = Path(__file__).parent / "templates"  # as a person gets them
+TEMPLATES = Path(__file__).parent / "templates"  # as a student gets them
 
 
 class Lesson(NamedTuple):
-    """One lesson: its file, and in `checks/` the module of the same name."""
+    """One lesson; its checks are the module of the same name in `checks/`."""
 
     number: int
     name: str
@@ -18,15 +18,15 @@ class Lesson(NamedTuple):
 
     @property
     def file(self) -> str:
-        """The name of its file."""
+        """Return the name of its file."""
         return f"{self.number:02}_{self.name}.py"
 
     def text(self) -> str:
-        """The file as it is given out, its functions without bodies."""
+        """Return the file as a student gets it: functions without bodies."""
         return (TEMPLATES / self.file).read_text(encoding="utf-8")
 
     def checks(self) -> types.ModuleType:
-        """The module with TASKS, and HINTS for each of their functions."""
+        """Import the module with TASKS and, for each of their functions, HINTS."""
         return importlib.import_module(f"vig_minimal.learn.checks.{self.name}")
 
 
@@ -47,12 +47,12 @@ LESSONS = (
 
 
 def find(number: int) -> Lesson:
-    """The lesson of that number, 1 to 12."""
+    """Return the lesson of that number, 1 to 12."""
     return LESSONS[number - 1]
 
 
 def owner(function: str) -> Lesson:
-    """The lesson that asks for this function. Raises KeyError."""
+    """Return the lesson that asks for this function. Raises KeyError."""
     for lesson in LESSONS:
         if f"\ndef {function}(" in lesson.text():
             return lesson

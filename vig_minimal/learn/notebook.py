@@ -1,4 +1,4 @@
-"""All lessons as one Jupyter notebook: plain JSON, for which no package is needed."""
+"""All lessons as one Jupyter notebook, written as plain JSON."""
 
 import json
 import re
@@ -12,19 +12,19 @@ Twelve lessons. Write the bodies that are missing in place of `raise NotImplemen
 below it. A later lesson uses your functions of earlier ones. If you are stuck in lesson N, the next hint comes from
 `python -m vig_minimal learn N --hint`.
 """
-# lines of a lesson's file that a notebook does not need
+# lines of a lesson that a notebook does not need
 EARLIER = r"from vig_minimal\.learn\.answers import earlier\n+[^=\n]+ = earlier\((?:.|\n)*?\)[^\n]*\n+"
 
 
 def write(path: Path) -> str:
-    """Write the notebook, but never over a file. Raises FileExistsError."""
+    """Write the notebook. Raises FileExistsError instead of overwriting a file."""
     with open(path, "x", encoding="utf-8") as file:
         json.dump(notebook(), file, indent=1, ensure_ascii=False)
     return f"wrote {path}; write the bodies that are missing, and run it from top to bottom"
 
 
 def notebook() -> dict:
-    """The notebook: for each lesson its text, a cell for its functions, and a cell that checks them and draws."""
+    """Return the notebook: for each lesson its text, a cell for its functions, and one that checks them and draws."""
     cells = [_text(WELCOME), _code("from vig_minimal.learn.notebook import check", "start")]
     for lesson in LESSONS:
         text, code, drawing = parts(lesson)
@@ -35,8 +35,8 @@ def notebook() -> dict:
 
 
 def parts(lesson: Lesson) -> tuple[str, str, str]:
-    """A lesson's text as Markdown, its functions, and what draws. Its functions are in the notebook's own namespace, so
-    that nothing has to be taken from earlier lessons."""
+    """Return a lesson's text as Markdown, its functions, and its drawing code. A notebook has one namespace, so nothing
+    is imported from earlier lessons."""
     docstring, rest = re.fullmatch(r'"""(.*?)"""\n\n(.*)', lesson.text(), re.DOTALL).groups()
     code, drawing = rest.split('\n\n\nif __name__ == "__main__":\n')
     code = re.sub(EARLIER, "", code)
@@ -48,7 +48,7 @@ def parts(lesson: Lesson) -> tuple[str, str, str]:
 
 
 def check(number: int, answers: dict) -> bool:
-    """Check a lesson whose functions are in a notebook: print what is right and what is not; True if it is done."""
+    """Check a lesson whose functions are in a notebook, print the report, and return whether it is done."""
     from .check import check as check_lesson
     from .lessons import find
 

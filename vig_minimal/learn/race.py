@@ -1,4 +1,4 @@
-"""Train the same small network with several graphs, and print one table: the end of lesson 12."""
+"""Train the same small network with several graphs and print one table: the end of lesson 12."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ BATCH, RATE = 50, 2e-3
 
 
 class Own(nn.Module):
-    """A constructor made of a function of nodes and grid, as `my_graph`."""
+    """A constructor that calls a function of nodes and grid, such as `my_graph`."""
 
     def __init__(self, function: Callable):
         super().__init__()
@@ -28,7 +28,7 @@ class Own(nn.Module):
 
 
 def network(graph: str | Callable) -> nn.Module:
-    """A small ViG with that graph, a name or a function; always the same weights at first."""
+    """Build a small ViG with that graph, a name or a function; the initial weights are always the same."""
     torch.manual_seed(0)
     model = create_model("vig_nano", **FIELDS, graph="none" if callable(graph) else graph)
     if callable(graph):
@@ -38,16 +38,16 @@ def network(graph: str | Callable) -> nn.Module:
 
 
 def scenes(count: int, split: str) -> tuple[Tensor, Tensor]:
-    """Images (count, 3, 32, 32) from −1 to 1, and labels."""
+    """Return images (count, 3, 32, 32) from −1 to 1, and labels."""
     pairs = [scene for scene in map(Shapes(FIELDS["img_size"], count, split).__getitem__, range(count))]
     return torch.stack([image for image, _ in pairs]).float() / 127.5 - 1, torch.tensor([label for _, label in pairs])
 
 
 def race(own: Callable, images: int = 2000, epochs: int = 3, tests: int = 1000) -> dict[str, float]:
-    """Train with `own` and its rivals, print the table, and return the shares of right answers."""
+    """Train with `own` and its rivals, print the table, and return the accuracies."""
     train, test = scenes(images, "train"), scenes(tests, "val")
     print(f"{images} scenes, {epochs} epochs, {tests} other scenes to test; chance is 10 %\n")
-    print("graph     right   sources of a node   seconds")
+    print("graph    top-1   sources of a node   seconds")
     results = {}
     for name, graph in [*((name, name) for name in RIVALS), ("yours", own)]:
         begun, model = time.perf_counter(), network(graph)
@@ -59,7 +59,7 @@ def race(own: Callable, images: int = 2000, epochs: int = 3, tests: int = 1000) 
 
 
 def fit(model: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> None:
-    """AdamW, one cycle of the learning rate, the same order of images for every network."""
+    """Train with AdamW and one cycle of the learning rate, with the same order of images for every network."""
     steps = epochs * (len(images) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=max(2, steps))
@@ -78,7 +78,7 @@ def fit(model: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> None:
 
 @torch.no_grad()
 def score(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """The share of right answers, and the mean number of sources of a node over all blocks."""
+    """Return the accuracy, and the mean number of sources of a node over all blocks."""
     model.eval()
     right, degrees = 0, []
     for part, truth in zip(images.split(BATCH), labels.split(BATCH), strict=True):

@@ -1,6 +1,6 @@
-"""What a lesson's last line draws: a synthetic scene of 8 × 8 patches, and graphs and numbers over it.
+"""Pictures of the lessons: a synthetic scene of 8 × 8 patches, with graphs and numbers over it.
 
-Pictures are written where they are named, and what they show is printed too, as a grid of ASCII characters.
+Each is written to a file, and printed as a grid of ASCII characters.
 """
 
 import torch
@@ -19,28 +19,28 @@ PANEL = 256  # pixels
 
 
 def scene(index: int = 9) -> Tensor:
-    """An image (1, 3, 32, 32) float64, from 0 to 1: by default, of a heart."""
+    """Return an image (1, 3, 32, 32) float64 from 0 to 1; by default it shows a heart."""
     return Shapes(SIDE, index + 1, "val")[index][0][None].double() / 255
 
 
 def patches(index: int = 9) -> Tensor:
-    """Its patches (1, 64, 48), centred: what is bright and what is dark look in opposite directions."""
+    """Return its patches (1, 64, 48), centred, so that bright and dark ones have opposite directions."""
     image = torch.nn.functional.pixel_unshuffle(scene(index), PATCH)
     return to_nodes(image - image.mean((2, 3), keepdim=True))
 
 
 def surroundings() -> Tensor:
-    """A graph (1, 64, 64) bool: every patch reads from the 3 × 3 patches around it."""
+    """Return a graph (1, 64, 64) bool in which every patch reads from the 3 × 3 patches around it."""
     return Surroundings()(patches(), GRID).adj()
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
-    """Random weights, the same in every call, small enough that products of nodes keep their size."""
+    """Draw weights, the same in every call, scaled so that products with nodes keep their size."""
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) / shape[0] ** 0.5
 
 
 def pieces(nodes: Tensor, file: str) -> None:
-    """Draw nodes (1, 64, 48) as patches, apart from each other."""
+    """Draw nodes (1, 64, 48) as separate patches."""
     low, high = nodes.min(), nodes.max()
     pixels = ((nodes[0] - low) / (high - low) * 255).round().to(torch.uint8).unflatten(1, (3, PATCH, PATCH))
     side = PATCH * 8
@@ -52,8 +52,8 @@ def pieces(nodes: Tensor, file: str) -> None:
 
 
 def sources(graph: Tensor, file: str, target: int | None = TARGET) -> None:
-    """Draw what a patch reads from; graph: an adjacency (1, 64, 64), or the numbers of its sources (1, 64, k). For
-    target=None the graph has one target, which is no patch."""
+    """Draw the sources of a patch; graph: an adjacency (1, 64, 64), or source indices (1, 64, k). For target=None the
+    graph has one target, which is no patch."""
     row = graph[0, 0 if target is None else target]
     if graph.dtype == torch.int64:
         row = torch.zeros(GRID[0] * GRID[1]).scatter(0, row, 1)
@@ -67,7 +67,7 @@ def sources(graph: Tensor, file: str, target: int | None = TARGET) -> None:
 
 
 def heat(values: Tensor, file: str) -> None:
-    """Draw one number for each patch, (1, 64): the highest are red. Printed from 0, the lowest, to 9."""
+    """Draw a heat map of one number for each patch, (1, 64); it is printed from 0, the lowest, to 9."""
     values = values[0].double().detach()
     low, high = values.min().item(), values.max().item()
     share = ((values - low) / max(high - low, 1e-12)).reshape(GRID)

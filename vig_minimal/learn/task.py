@@ -1,4 +1,4 @@
-"""What one function of a lesson is checked with, and one call of it, recorded."""
+"""The check of one function of a lesson, and the recorded outcome of one call."""
 
 import contextlib
 import inspect
@@ -20,9 +20,9 @@ class Task:
     """One function that a lesson asks for.
 
     cases: arguments of calls, the first an example of four nodes or as small, the others with other sizes and batches.
-    mistakes: (sentence, wrong function): a person whose function gives the same as the wrong one reads the sentence.
-    gradient: which arguments carry a gradient, that must be right too.
-    where: names of the package where the answer stands, as "graphs.distance.unit".
+    mistakes: (sentence, wrong function): a student whose function agrees with the wrong one reads the sentence.
+    gradient: positions of the arguments whose gradients are checked too.
+    where: names of the answer in the package, such as "graphs.distance.unit".
     """
 
     name: str
@@ -34,21 +34,21 @@ class Task:
     gradient: Sequence[int] = ()
 
     def arguments(self) -> list[str]:
-        """The names of the arguments."""
+        """Return the names of the arguments."""
         return list(inspect.signature(self.right).parameters)
 
     def call_in_words(self, arguments: tuple) -> str:
         return in_words(self.name, self.arguments(), arguments)
 
     def with_gradient(self) -> list[str]:
-        """The names of the arguments that carry a gradient."""
+        """Return the names of the arguments whose gradients are checked."""
         return [self.arguments()[place] for place in self.gradient]
 
 
 @dataclass(frozen=True)
 class Open:
-    """A function without one right answer. rules: (sentence, whether a function breaks it), the first broken one
-    counts; right: one answer that keeps them all."""
+    """A function without one right answer. rules: (sentence, whether a function breaks it), of which the first broken
+    one is reported; right: one answer that keeps them all."""
 
     name: str
     right: Callable
@@ -57,14 +57,14 @@ class Open:
 
 
 def in_words(function: str, names: Sequence[str], arguments: Sequence) -> str:
-    """A call, as "nearest(x (1, 4, 2), k=2)"."""
+    """Format a call, such as "nearest(x (1, 4, 2), k=2)"."""
     parts = [f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name}={value}"
              for name, value in zip(names, arguments, strict=True)]
     return f"{function}({', '.join(parts)})"
 
 
 class Outcome(NamedTuple):
-    """What a call gave: tensors and gradients, or an exception, or in words why neither can be looked at."""
+    """The outcome of a call: tensors and gradients, an exception, or a problem in words."""
 
     values: tuple[Tensor, ...] = ()
     gradients: tuple[Tensor | None, ...] = ()
@@ -73,17 +73,17 @@ class Outcome(NamedTuple):
 
 
 def draw(seed: int, *shape: int) -> Tensor:
-    """Normal float64 numbers, the same in every call."""
+    """Draw normal float64 numbers, the same in every call."""
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def edges(seed: int, *shape: int, share: float = 0.5) -> Tensor:
-    """Random bools, True with that probability: a directed graph."""
+    """Draw bools that are True with probability `share`: a directed graph."""
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < share
 
 
 def call(task: Task, function: Callable, arguments: tuple, aloud: bool = False) -> Outcome:
-    """Call a function with copies of the arguments. aloud: what it prints is shown."""
+    """Call a function with copies of the arguments. aloud: show what it prints."""
     copies = [value.clone() if isinstance(value, Tensor) else value for value in arguments]
     for place in task.gradient:
         copies[place].requires_grad_()
@@ -102,7 +102,7 @@ def call(task: Task, function: Callable, arguments: tuple, aloud: bool = False) 
 
 
 def _tensors(result: object) -> tuple[Tensor, ...] | str:
-    """A tensor, several of them, or a list of whole numbers, as tensors; or what is wrong with it, in words."""
+    """Return a result (a tensor, several, or a list of integers) as tensors, or in words what is wrong with it."""
     if result is None or result is Ellipsis:
         return "returns None; does it end with a return?"
     if isinstance(result, Tensor):
@@ -116,7 +116,7 @@ def _tensors(result: object) -> tuple[Tensor, ...] | str:
 
 
 def _gradients(values: tuple[Tensor, ...], inputs: list[Tensor]) -> tuple[Tensor | None, ...]:
-    """Gradients of a fixed weighted sum of the values; None where none arrives."""
+    """Return the gradients of a fixed weighted sum of the values; None where none arrives."""
     with_gradient = [value for value in values if value.requires_grad]
     if not inputs or not with_gradient:
         return tuple(None for _ in inputs)
@@ -127,7 +127,7 @@ def _gradients(values: tuple[Tensor, ...], inputs: list[Tensor]) -> tuple[Tensor
 
 
 def agree(a: Outcome, b: Outcome) -> bool:
-    """Whether two calls gave the same, to float error."""
+    """Return whether two outcomes are equal up to float error."""
     if a.error or b.error or a.problem or b.problem:
         return type(a.error) is type(b.error) and a.problem == b.problem
     pairs = (*zip(a.values, b.values, strict=False), *zip(a.gradients, b.gradients, strict=False))
@@ -135,7 +135,7 @@ def agree(a: Outcome, b: Outcome) -> bool:
 
 
 def kind(x: Tensor) -> str:
-    """The type of a tensor's numbers; all integers are one kind."""
+    """Return the type of a tensor's numbers; all integers are one kind."""
     if x.dtype == torch.bool or x.is_floating_point():
         return str(x.dtype).removeprefix("torch.")
     return "integers"

@@ -1,5 +1,5 @@
-"""A person's functions in the place of the package's: models then build and read their graphs by what was written in
-lessons 3, 5, 6 and 8."""
+"""A student's functions in the place of the package's: models then build and read their graphs with the functions of
+lessons 3, 5, 6 and 8. Everything else keeps its fast form."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -19,8 +19,8 @@ from .lessons import owner
 
 @contextlib.contextmanager
 def use_lessons(folder: str | Path) -> Iterator[None]:
-    """Run everything inside with the functions of a folder of lessons: k-NN, max-relative, interleaving, and LRGC's
-    scores and threshold. What a lesson does not cover, as pooled sources, groups and three interleaved vectors, stays.
+    """Replace k-NN, max-relative, interleaving, and LRGC's scores and threshold by the functions of a folder of
+    lessons. What no lesson covers, such as pooled sources, groups and three interleaved vectors, stays the package's.
 
     Raises ValueError unless lessons 3, 5, 6 and 8 are done.
     """
@@ -34,7 +34,8 @@ def use_lessons(folder: str | Path) -> Iterator[None]:
     with contextlib.ExitStack() as replaced:
         for place, name, function in (
             (knn, "nearest_sources", _nearest_sources(theirs["nearest"], knn.nearest_sources)),
-            (aggregate, "maximum", _maximum(theirs["max_relative"], theirs["strongest"], aggregate.maximum)),
+            (aggregate, "maximum", _maximum(_by_image(theirs["max_relative"]), _by_image(theirs["strongest"]),
+                                            aggregate.maximum)),
             (convs, "interleave", _interleave(theirs["interleave"], convs.interleave)),
             (lrgc.LRGC, "scores", _scores(theirs["scores"])),
             (lrgc, "alpha_of", theirs["soft_threshold"]),
@@ -50,6 +51,15 @@ def _nearest_sources(theirs: Callable, ours: Callable) -> Callable:
         return ours(x, sources, relative, k, dilation)
 
     return nearest_sources
+
+
+def _by_image(theirs: Callable) -> Callable:
+    """Call a function of (B, ...) tensors once for each image: the (1, N, M, C) messages of one image fit into a CPU's
+    cache, those of a batch do not, and take twice as long or longer."""
+    def by_image(*tensors: Tensor) -> Tensor:
+        return torch.cat([theirs(*image) for image in zip(*(tensor.split(1) for tensor in tensors), strict=True)])
+
+    return by_image
 
 
 def _maximum(max_relative: Callable, strongest: Callable, ours: Callable) -> Callable:
@@ -74,7 +84,7 @@ def _interleave(theirs: Callable, ours: Callable) -> Callable:
 
 def _scores(theirs: Callable) -> Callable:
     def scores(self: lrgc.LRGC, h: Tensor) -> Tensor:
-        """W h + b is one product: b is the column of a feature that is always 1."""
+        """W h + b as one product: b is the column of a feature that is always 1."""
         h = torch.cat([h, torch.ones_like(h[..., :1])], -1).to(self.tau.dtype)  # (B, N, D + 1)
         matrices = [torch.cat([layer.weight, layer.bias[:, None]], 1) for layer in (self.key, self.query)]
         return theirs(h, *matrices)

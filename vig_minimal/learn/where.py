@@ -1,4 +1,4 @@
-"""Where a name of the package stands: file and line."""
+"""File and line of a name of the package."""
 
 import importlib
 import inspect
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def place(name: str) -> tuple[Path, int]:
-    """File, as seen from here, and line of "graphs.distance.unit" or "constructors.knn.KNN.forward"."""
+    """Return the file, relative to here, and line of "graphs.distance.unit" or "constructors.knn.KNN.forward"."""
     parts = name.split(".")
     for split in range(len(parts) - 1, 0, -1):
         try:

@@ -1,1 +1,1 @@
-"""What is inside files that other programs wrote: pictures, COCO's JSON, VOC's XML."""
+"""Readers of other programs' files: images, COCO's JSON, VOC's XML."""

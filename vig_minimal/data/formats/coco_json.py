@@ -53,7 +53,7 @@ def check(path: Path, what: str, problems: Problems) -> None:
 
 
 def inside(box: object, image: dict) -> bool:
-    """Whether `box` is [left, top, width, height] inside the image, give or take a pixel of rounding."""
+    """Return whether `box` is [left, top, width, height] inside the image, give or take a pixel of rounding."""
     sides = [image.get(side, 1e6) for side in ("width", "height")]
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, [*box, *sides])):
         return False
@@ -63,7 +63,7 @@ def inside(box: object, image: dict) -> bool:
 
 
 def _lists(path: Path) -> tuple[list[dict], list[dict], list[dict]]:
-    """Images, categories and annotations, with their ids and sizes as numbers."""
+    """Return images, categories and annotations, with their ids and sizes as numbers."""
     content = _content(path)
     for name, keys in FIELDS.items():
         for number, entry in enumerate(content[name]):
@@ -105,7 +105,7 @@ def _content(path: Path) -> dict:
 
 
 def _plain(value: object) -> object:
-    """A whole number that was written as 7.0 or "7" as an int; anything else as it is."""
+    """Return an integer written as 7.0 or "7" as an int; anything else unchanged."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str) and len(value) < 20 and value.isdecimal() and str(int(value)) == value:

@@ -34,7 +34,7 @@ def upright_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
 
 
 def stored_bits(image: Image.Image) -> int:
-    """How many bits each number has in the file, before it is loaded; 8 where Pillow does not tell."""
+    """Return the bits of each number in the file, before it is loaded; 8 where Pillow does not know."""
     if hasattr(image, "tag_v2"):
         return image.tag_v2.get(BITS, (1,))[0]
     coding = image.tile[0][3] if getattr(image, "tile", None) else image.mode  # of PNG "RGB;16B", of PPM ("RGB", 4095)
@@ -46,7 +46,7 @@ def stored_bits(image: Image.Image) -> int:
 
 
 def _orientation(image: Image.Image) -> tuple[int, list[str]]:
-    """What EXIF says that is still to be done, a key of TURNS or 0; and a note on EXIF that cannot be read."""
+    """Return the turn that EXIF asks for, a key of TURNS or 0; and a note on EXIF that cannot be read."""
     try:
         value = image.getexif().get(ORIENTATION)
     except Exception:  # of garbage Pillow raises many kinds
@@ -55,7 +55,7 @@ def _orientation(image: Image.Image) -> tuple[int, list[str]]:
 
 
 def _rgb(image: Image.Image, bits: int, tags: dict, low_bytes: np.ndarray | None) -> tuple[Image.Image, list[str]]:
-    """The image in 8-bit RGB, not turned, and what it was."""
+    """Return the image in 8-bit RGB, not turned, and its former format."""
     signed = tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED
     if image.mode.startswith(("I", "F")) or image.mode == "L" and signed:
         return _of_numbers(image, bits, signed, tags)
@@ -78,7 +78,7 @@ def _rgb(image: Image.Image, bits: int, tags: dict, low_bytes: np.ndarray | None
 
 
 def _of_numbers(image: Image.Image, bits: int, signed: bool, tags: dict) -> tuple[Image.Image, list[str]]:
-    """The same for one number a pixel, which is not of 8 bits or not from 0 to 255."""
+    """Do the same for one number a pixel that is not of 8 bits or not from 0 to 255."""
     values = np.asarray(image)
     if signed and bits == 8:
         values = values.view(np.int8)
@@ -110,7 +110,7 @@ def _of_numbers(image: Image.Image, bits: int, signed: bool, tags: dict) -> tupl
 
 
 def _low_bytes(image: Image.Image) -> np.ndarray:
-    """Of a PNG's RGB of 16 bits, of which Pillow keeps the high bytes, the low ones: (H, W, 3)."""
+    """Return the low bytes of a PNG's RGB of 16 bits, of which Pillow keeps the high ones: (H, W, 3)."""
     place = image.fp.tell()
     again = Image.open(image.fp)
     again.tile = [(*again.tile[0][:3], "RGB;16L")]

@@ -42,7 +42,7 @@ def voc_objects(root: Path, split: str) -> tuple[Path, list[str], dict[tuple[int
 
 
 def _object(thing: ElementTree.Element, size: dict, name: str, problems: dict) -> tuple[int, int, float] | None:
-    """Class, target and area of an object; None, with an entry in `problems`, where something is wrong with it."""
+    """Return class, target and area of an object; None, with an entry in `problems`, for a bad one."""
     label, difficult = thing.findtext("name", "").strip(), thing.findtext("difficult", "0").strip()
     corners = [thing.findtext(f"bndbox/{side}", "") for side in ("xmin", "ymin", "xmax", "ymax")]
     left, top, right, bottom = map(_float, corners)
@@ -60,7 +60,7 @@ def _object(thing: ElementTree.Element, size: dict, name: str, problems: dict) -
 
 
 def _names(listed: Path, annotations: Path) -> list[str]:
-    """The names in a list, one a line, which may hold spaces; a word behind the name, as ±1 of a class, is left out."""
+    """Return the names in a list, one a line; they may hold spaces. A word after a name, such as ±1, is dropped."""
     try:
         lines = listed.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
@@ -73,7 +73,7 @@ def _names(listed: Path, annotations: Path) -> list[str]:
 
 
 def _tree(data: bytes) -> ElementTree.Element:
-    """The root of an XML file, also in an encoding of several bytes a character that expat does not know, as GBK."""
+    """Return the root of an XML file, also in a multi-byte encoding that expat does not know, such as GBK."""
     declared = re.match(rb"""\s*<\?xml[^>]*encoding=["']([\w.-]+)["']""", data)
     if declared and declared[1].lower() not in (b"utf-8", b"utf-16"):
         return ElementTree.fromstring(data.decode(declared[1].decode()))
@@ -81,7 +81,7 @@ def _tree(data: bytes) -> ElementTree.Element:
 
 
 def _float(text: str | None) -> float | None:
-    """The number that a text is, or None."""
+    """Return a text as a number, or None."""
     try:
         return float(text)
     except (TypeError, ValueError):

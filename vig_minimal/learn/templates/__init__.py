@@ -1,1 +1,1 @@
-"""The lessons as a person gets them: one file each, its functions without bodies."""
+"""The lessons as a student gets them: one file each, functions without bodies."""

@@ -1,13 +1,14 @@
 """The contract that all constructors keep. What each one computes is tested in a file of its own."""
 
 import dataclasses
+import inspect
 
 import pytest
 import torch
 from torch import nn
 
 from helpers import features, permuted
-from vig_minimal import Graph
+from vig_minimal import Graph, constructors
 from vig_minimal.constructors import CONSTRUCTORS as ALL
 from vig_minimal.constructors import KNN, LRGC, SimilarityThreshold
 from vig_minimal.models.vig import ViGConfig
@@ -94,3 +95,16 @@ def test_every_constructor_takes_nodes_and_their_grid_and_returns_a_graph_over_t
         assert graph.union().adj().shape == (2, 24, 24) and graph.degree().min() >= 0
         alone = constructor(x[1:], config.grid)
         torch.testing.assert_close(alone.adj()[0], graph.adj()[1])
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("KNN", {"dilation": 1, "epsilon": 0.0}), ("GroupKNN", {"groups": 2, "dilation": 1, "epsilon": 0.0}),
+    ("ClusterKNN", {"iters": 20}), ("WindowKNN", {"k": 9, "window": 7, "shift": 0}),
+    ("Hypergraph", {"hyperedges": 25, "rounds": 20, "least": 0.01}), ("SVGA", {"hops": 2}), ("MGC", {"hops": None}),
+    ("DAGC", {"hops": 2}), ("LSGC", {"hops": 2}), ("Adaptive", {"hops": None}), ("Detail", {"k": 9}),
+    ("Random", {"k": 9}), ("LRGC", {}), ("SimilarityThreshold", {}), ("Surroundings", {}), ("Full", {}), ("Alone", {}),
+])
+def test_what_nobody_chooses_is_as_in_the_papers(name, expected):
+    parameters = inspect.signature(getattr(constructors, name)).parameters.values()
+    found = {p.name: p.default for p in parameters if p.default is not p.empty}
+    assert found == expected and all(type(found[field]) is type(expected[field]) for field in found)

@@ -7,7 +7,7 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.models.detection.image_list import ImageList
 
 from test_detector import small
-from vig_minimal.models.detection import DetectorConfig, SimplePyramid, create_detector
+from vig_minimal.models.detection import DetectorConfig, SimplePyramid, create_detector, detector_size
 
 STRIDES = 4, 8, 16, 32
 
@@ -103,6 +103,16 @@ def presets() -> dict:
     """The fields of a detector of the paper's size, without the nano presets."""
     names = "channels", "box_head", "mask_layers", "proposals", "samples", "points", "anchor", "frozen_bn"
     return {name: getattr(DetectorConfig, name) for name in names} | {"dim": 16, "depth": 1}
+
+
+def test_the_numbers_of_a_nano_detector():
+    """As docs/detection.md says: smaller images, 50 proposals, batch norm with the statistics of its own batches."""
+    with torch.device("meta"):
+        config = create_detector("cvig_nano", num_classes=3).config
+    assert {name: value for name, value in vars(config).items() if name != "body"} == {
+        "num_classes": 3, "img_size": (128, 128), "channels": 48, "box_head": 256, "mask_layers": 2, "proposals": 50,
+        "samples": 32, "points": 1, "anchor": 4, "frozen_bn": False}
+    assert (detector_size("pvig_nano"), detector_size("pvig_s")) == ((128, 128), (800, 1333))
 
 
 def test_fields_are_kept_and_do_what_they_say():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from reference import segmentation as reference
-from vig_minimal.models.segmentation import SegmenterConfig, SemanticFPN, create_segmenter
+from vig_minimal.models.segmentation import SegmenterConfig, SemanticFPN, create_segmenter, segmenter_size
 
 TINY = {"dim": 16, "depth": 1, "patch": 8, "channels": 8, "width": 8}
 
@@ -74,3 +74,24 @@ def test_what_cannot_work_is_one_sentence(name, fields, words):
 def test_config_of_the_issue():
     config = SegmenterConfig(())
     assert (config.channels, config.width, config.dropout, config.img_size) == (256, 128, 0.1, (512, 512))
+
+
+def test_nano_networks_are_smaller():
+    with torch.device("meta"):
+        config = create_segmenter("pvig_nano", num_classes=3).config
+    assert (config.channels, config.width, config.dropout, config.img_size) == (48, 32, 0.1, (128, 128))
+    assert (segmenter_size("pvig_nano"), segmenter_size("pvig_s")) == ((128, 128), (512, 512))
+
+
+def test_at_first_all_classes_are_about_as_likely():
+    """The last layer starts near 0, as in Semantic FPN's own code: 0.01 times numbers of the size of its input."""
+    head = SemanticFPN(channels=8, width=64, num_classes=40)
+    assert head.classifier.weight.std().item() == pytest.approx(0.01, rel=0.1) and not head.classifier.bias.any()
+    assert head.dropout.p == 0.1
+
+
+def test_the_head_is_that_of_the_config():
+    model = create_segmenter("vig_nano", num_classes=3, **TINY, dropout=0.3)
+    groups = {layer.num_groups for layer in model.head.modules() if isinstance(layer, torch.nn.GroupNorm)}
+    assert model.head.dropout.p == 0.3 and groups == {8}  # of 32 groups at most, as many as divide the width
+    assert model.head.classifier.weight.shape == (3, 8, 1, 1)

@@ -1,13 +1,13 @@
 """The papers' tables of hyper-parameters as data, from the print: every field of every paper's recipe."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from torch import nn
 
 from vig_minimal.models.checks import IMAGENET_MEAN, IMAGENET_STD
 from vig_minimal.training.engine import create_optimiser, learning_rate
-from vig_minimal.training.recipes import PAPERS, RECIPES, get_recipe
+from vig_minimal.training.recipes import PAPERS, RECIPES, Recipe, get_recipe
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 # what no paper has, and so no paper's recipe
@@ -132,3 +132,30 @@ class Layers(nn.Linear):
     def __init__(self):
         super().__init__(3, 2)
         self.blocks = []
+
+
+COUNTS, SHARES, RATES = ([1, 10**6], [0, 10**6 + 1]), ([0.0, 0.999], [-0.001, 1.0]), ([0.0, 1000.0], [-0.1, 1000.1])
+
+
+@pytest.mark.parametrize("field, fit, others", [
+    # the least and the largest value that a field takes, and what is just beyond them
+    ("batch_size", *COUNTS), ("accumulation", *COUNTS), ("repeats", [1, 1000], [0, 1001]), ("oversample", *SHARES),
+    ("color_jitter", *SHARES), ("rand_augment", [0.0, 10.0], [-0.1, 10.1]), ("mixup", [0.0, 100.0], [-0.1, 100.1]),
+    ("cutmix", [0.0, 100.0], [-0.1, 100.1]), ("erasing", [0.0, 1.0], [-0.1, 1.1]), ("scale_jitter", *SHARES),
+    ("scale_range", [0.0, 1.0, 16.0], [0.9, 16.1]), ("eval_crop", [0.0, 0.1, 1.0], [0.09, 1.01]),
+    ("epochs", [30, 10**6], [0, 29, 10**6 + 1]),  # of which 20 are warm-up and 10 cool-down
+    ("warmup_epochs", [0.0, 290.0], [-1.0, 291.0]), ("cooldown_epochs", [0.0, 280.0], [-1.0, 281.0]),
+    ("decay_epochs", [(1e-9, 10.0**6), ()], [(0.0,), (10.0**6 + 1,), (2.0, 1.0)]),
+    ("lr", [1e-9, 1000.0], [0.0, 1000.1]), ("warmup_lr", *RATES), ("min_lr", *RATES),
+    ("layer_decay", [0.001, 1.0], [0.0, 1.001]), ("weight_decay", [0.0, 100.0], [-0.1, 100.1]),
+    ("clip_grad", [0.0, 1e6], [-0.1, 1e6 + 1]), ("label_smoothing", *SHARES), ("asymmetric", *RATES),
+    ("contrastive", *RATES), ("drop_path", *SHARES), ("ema_decay", *SHARES),
+    ("schedule", ["cosine", "poly", "step"], ["linear"]), ("optimiser", ["adamw", "sgd"], ["adam"]),
+    ("crop", ["pad", "resized"], ["middle"]),
+])
+def test_what_a_field_takes(field, fit, others):
+    for value in fit:
+        assert getattr(replace(Recipe(), **{field: value}), field) == value
+    for value in others:
+        with pytest.raises(ValueError, match=field):
+            replace(Recipe(), **{field: value})

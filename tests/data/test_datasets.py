@@ -22,6 +22,26 @@ def test_shapes_follow_limit_and_size():
     assert len(open_data("shapes", None, (16, 16), None).val) == data_module.SHAPES_VAL
 
 
+def test_data_sets_have_the_splits_and_sizes_that_their_pages_name():
+    """10,000 scenes and 2,000, of which 500 with boxes or masks; downloads by the splits of their authors."""
+    for name, count in (("shapes", 2_000), ("shapes-multi", 2_000), ("shapes-boxes", 500)):
+        data = open_data(name, None, (16, 16), None)
+        assert (len(data.train), len(data.val)) == (10_000, count)
+    masks = open_data("shapes-masks", None, (16, 16), None, task="segmentation")
+    assert (len(masks.train), len(masks.val)) == (10_000, 500)
+    for name in ("shapes-boxes", "shapes-masks"):
+        few, many = (open_data(name, None, (16, 16), limit) for limit in (40, 600))
+        assert [len(source) for source in (few.train, few.val, many.train, many.val)] == [40, 40, 600, 500]
+    train, test = {"train": True}, {"train": False}
+    assert {name: about[1:] for name, about in data_module.DOWNLOADS.items()} == {
+        "cifar10": (train, test), "cifar100": (train, test), "stl10": ({"split": "train"}, {"split": "test"}),
+        "svhn": ({"split": "train"}, {"split": "test"}), "voc2012": ({"image_set": "train"}, {"image_set": "val"}),
+        "voc2007": ({"image_set": "trainval"}, {"image_set": "test"})}
+    assert data_module.IMAGE_SIZES == {
+        "shapes": 64, "shapes-multi": 64, "shapes-boxes": 64, "shapes-masks": 64, "cifar10": 32, "cifar100": 32,
+        "stl10": 96, "svhn": 32}
+
+
 def test_a_limited_folder_is_always_the_same_choice(tmp_path):
     folder = str(image_folder(tmp_path, count=8))
     a, b = (open_data("imagefolder", folder, (16, 16), 5) for _ in range(2))

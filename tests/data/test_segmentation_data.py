@@ -8,8 +8,9 @@ import torch
 from helpers import CATEGORIES, coco_folder, thing
 from PIL import Image
 
+from vig_minimal.data.data_recipe import DataRecipe
 from vig_minimal.data.decoding import DataError
-from vig_minimal.data.dense.mask_batches import MaskImages, scaled_part
+from vig_minimal.data.dense.mask_batches import MaskImages, MaskTraining, MaskValidation, scaled_part
 from vig_minimal.data.segmentation import CocoMasks, SceneMasks, VocMasks, drawn, mask_folders, read_mask
 from vig_minimal.training.recipes import get_recipe
 
@@ -176,3 +177,64 @@ def test_batches_mirror_scale_and_cut_image_and_mask_alike(scale_range):
     assert turned == {False, True}
     whole, same, _ = MaskImages([(image, mask)], (24, 24), 1.0).__getitems__(keys[:1])
     assert torch.equal(whole[0], image) and torch.equal(same[0], mask)  # evaluation takes whole images
+
+
+def test_a_part_lies_where_its_place_says():
+    """(down, right), from 0 to 1: of a smaller image in the part, and of the part in a larger image."""
+    image, mask = marked()
+    _, small = scaled_part(image, mask, 0.5, (24, 28), (1.0, 0.0), fill=7)
+    inside = torch.zeros(24, 28, dtype=torch.bool)
+    inside[14:, :15] = True  # 10 × 15 pixels, at the bottom on the left
+    assert torch.equal(small != 255, inside)
+    _, large = scaled_part(image, mask, 2.0, (24, 28), (0.25, 1.0), fill=7)
+    twice = mask.repeat_interleave(2, 0).repeat_interleave(2, 1)  # 40 × 60
+    assert torch.equal(large, twice[4:28, 32:])
+    _, both = scaled_part(image, mask, 1.0, (10, 40), (0.5, 0.5), fill=7)  # cut above and below, filled at the sides
+    assert torch.equal(both[:, 5:35], mask[5:15]) and (both[:, :5] == 255).all() and (both[:, 35:] == 255).all()
+
+
+def prepared(recipe, count=300, side=40):
+    """Training images and masks of one white square that fills its image, but for a column on the left."""
+    image, mask = torch.full((3, side, side), 255, dtype=torch.uint8), torch.ones(side, side, dtype=torch.uint8)
+    image[:, :, 0], mask[:, 0] = 0, 0
+    images = MaskImages([(image, mask)] * count, (side, side), 1.0, recipe, seed=2)
+    return images.__getitems__([(0, i, 0) for i in range(count)])
+
+
+def test_half_of_the_parts_are_mirrored():
+    images, masks, _ = prepared(DataRecipe(), 200)
+    left = [bool((mask[:, 0] == 0).all()) for mask in masks]
+    right = [bool((mask[:, -1] == 0).all()) for mask in masks]
+    assert all(a != b for a, b in zip(left, right)) and 70 < sum(left) < 130
+    assert all(((image[0] == 0) == (mask == 0)).all() for image, mask in zip(images, masks))
+    assert all((mask[:, 0] == 0).all() for mask in prepared(DataRecipe(flip=False), 20)[1])
+
+
+def test_images_are_scaled_by_a_half_to_twice_and_surrounded_by_the_mean():
+    images, masks, _ = prepared(DataRecipe(scale_range=2.0, flip=False, mean=(0.1, 0.2, 0.6)))
+    sides = torch.tensor([int((mask != 255).any(1).sum()) for mask in masks]) / 40  # 1 where it was larger
+    assert sides.min() < 0.54 and sides.min() >= 0.5 and abs(int((sides < 1).sum()) / 300 - 1 / 3) < 0.1
+    assert abs(int((sides < 0.75).sum()) / 300 - 1 / 6) < 0.08  # uniform
+    small = [(image, mask) for image, mask in zip(images, masks) if (mask == 255).any()]
+    assert all((image[:, mask == 255] == 76).all() for image, mask in small)  # 255 times 0.3
+    first = torch.tensor([int((mask != 255).any(1).nonzero()[0]) for _, mask in small])
+    last = torch.tensor([39 - int((mask != 255).any(1).nonzero()[-1]) for _, mask in small])
+    assert abs(float((first / (first + last)).mean()) - 0.5) < 0.12 and (first == 0).any() and (last == 0).any()
+
+
+def test_batches_of_masks_are_normalised_and_in_whole_numbers():
+    source = SceneMasks((32, 32), 6, "val")
+    recipe, place = DataRecipe(batch_size=3, flip=False, mean=(0.2, 0.4, 0.6), std=(0.5, 1.0, 2.0)), torch.device("cpu")
+    training = MaskTraining(MaskImages(source, (32, 32), 1.0, recipe, 0), 11, recipe, 0, (0, 1), place, 0)
+    validation = MaskValidation(MaskImages(source, (32, 32), 1.0), recipe, (0, 1), place, 0)
+    expected = {image.sum().item(): (image, mask) for image, mask in (source[i] for i in range(6))}
+    seen = 0
+    for batches in (training.epoch(0), validation):
+        for images, masks in batches:
+            for image, mask in zip(images, masks, strict=True):
+                std, mean = (torch.tensor(values)[:, None, None] for values in (recipe.std, recipe.mean))
+                pixels = (255 * (image * std + mean)).round().long()
+                stored, classes = expected[pixels.sum().item()]
+                assert torch.equal(pixels, stored.long()) and torch.equal(mask, classes.long())
+                seen += 1
+    assert seen == 12

@@ -90,6 +90,15 @@ def test_crowds_are_not_learned():
     assert seen[0].keys() == {"boxes", "labels", "masks"} and seen[0]["boxes"].tolist() == [[5, 5, 19, 18]]
 
 
+def test_boxes_thinner_than_a_pixel_are_not_learned():
+    """torchvision refuses boxes without an area; COCO has some of a fraction of a pixel."""
+    seen, target = [], shown([(2, 2, 9, 9), (3, 3, 4, 9), (5, 5, 19, 18), (6, 2, 12, 3)], [1, 2, 3, 4], image=0)
+    target["boxes"] = torch.tensor([[2, 2, 2.9, 9], [3, 3, 4, 9], [5, 5, 19, 5.9], [6, 2, 12, 3]])
+    task, image = DetectionTask(list("abcd")), torch.zeros(3, 20, 24)
+    task.outputs(lambda images, targets: seen.extend(targets), [image], [target])
+    assert seen[0]["labels"].tolist() == [2, 4] and torch.equal(seen[0]["masks"], target["masks"][[1, 3]])
+
+
 def test_a_run_writes_four_losses_and_resumes_to_the_same_bits():
     train.main([*TINY, "--epochs", "2", "--output", "whole"])
     lines = rows("whole")

@@ -41,6 +41,42 @@ def test_the_parameters_beside_each_line_of_the_table(name, parameters):
     assert count_parameters(on_meta(name)) == parameters
 
 
+def test_sizes_that_no_parameter_tells():
+    """Of nano models: 64 pixels, ResNets 32; and what has no weights."""
+    for name in list_models("*_nano"):
+        config, is_resnet = registry.CONFIGS[name], hasattr(registry.CONFIGS[name], "backbone")
+        assert config.num_classes == 10 and config.img_size == ((32, 32) if is_resnet else (64, 64))
+        assert is_resnet or config.patch == (2 if isinstance(config.dim, tuple) else 8)
+    configs = registry.CONFIGS
+    assert configs["pvig_nano"].pool == configs["gkgnet_nano"].pool == configs["pvig_b"].pool == (4, 2, 1, 1)
+    assert (configs["adaptvig_nano"].hops, configs["adaptvig_b"].hops) == ((2, 1, 1, 1), (8, 4, 2, 1))
+    for name in ("vig_b", "cvig_s", "pvig_m", "gkgnet_s", "adaptvig_m", "cnn2gnn_resnet34"):
+        assert configs[name].img_size == (224, 224) and getattr(configs[name], "patch", 16) == (
+            4 if isinstance(getattr(configs[name], "dim", 0), tuple) else 16)
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("vig_ti", {"dim": 192, "depth": 12, "num_classes": 1000, "img_size": (224, 224), "patch": 16, "graph": "knn",
+                "conv": "mr", "graph_every": 1, "drop_path": 0.0, "dropout": 0.0, "k": None, "epsilon": 0.0,
+                "threshold": 0.89, "decrement": 0.03, "clusters": 4, "groups": 2, "hops": None, "window": None,
+                "hyperedges": None}),
+    ("pvig_ti", {"dim": (48, 96, 240, 384), "depth": (2, 2, 6, 2), "pool": (4, 2, 1, 1), "num_classes": 1000,
+                 "img_size": (224, 224), "patch": 4, "graph": "knn", "groups": 2, "conv": "mr", "graph_every": 1,
+                 "k": None, "hops": None, "epsilon": 0.0, "drop_path": 0.0, "dropout": 0.0}),
+    ("cnn2transformer_resnet18", {
+        "backbone": "resnet18", "aggregation": "transformer", "num_classes": 1000, "img_size": (224, 224),
+        "stem": "imagenet", "heads": 4, "omega": "cat", "aggregate_self": True, "anchors_per_class": 1,
+        "proxies_per_class": 1}),
+])
+def test_a_paper_model_is_what_its_config_says(name, expected):
+    assert dataclasses.asdict(registry.CONFIGS[name]) == expected
+
+
+@pytest.mark.parametrize("img_size, stem", [(32, "cifar"), ((48, 40), "cifar"), ((49, 32), "imagenet")])
+def test_small_images_get_the_stem_for_small_images(img_size, stem):
+    assert on_meta("resnet_18", img_size=img_size, num_classes=3).config.stem == stem
+
+
 @pytest.mark.parametrize("name, giga", [("vig_ti", 1.301), ("vig_s", 4.517), ("vig_b", 17.643), ("lrgc_ti", 1.474)])
 def test_multiply_adds_of_one_image(name, giga):
     macs = count_macs(create_model(name), torch.randn(1, 3, 224, 224))

@@ -216,7 +216,8 @@ def test_evaluation_gives_the_same_twice_and_training_with_dropping_does_not(nam
     assert torch.equal(model.eval()(images), model(images))
 
 
-def test_drop_path_grows_linearly_over_the_blocks():
-    model = create_model("vig_nano", dim=16, depth=5, drop_path=0.2)
+@pytest.mark.parametrize("name", [*FAMILIES, "cvig_nano"])
+def test_drop_path_grows_linearly_over_the_blocks(name):
+    model = create_model(name, dim=16, depth=5, drop_path=0.2)
     for part in ("grapher", "ffn"):
         assert [getattr(block, part).drop_path.p for block in model.blocks] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])

@@ -334,7 +334,7 @@ def read(kind: str, sources: list[float], edges: list[list[float]], targets: lis
     if kind == "index":
         graph = Graph(len(sources), index=(weights[0] != 0).nonzero()[:, 1].view(1, len(targets), -1))
     else:
-        graph = Graph(len(sources), weights=weights != 0 if kind == "edges" else weights)
+        graph = Graph(len(sources), weights=weights != 0 if kind == "edges" else weights.double())
     results = [max_relative(x, graph_over(graph, y)), aggregate_max(y, graph)]
     x, y = x.requires_grad_(), y.requires_grad_()
     for trained in (max_relative(x, graph_over(graph, y)), aggregate_max(y, graph)):

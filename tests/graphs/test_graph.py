@@ -5,8 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from helpers import directed_edges, random_index
+from helpers import assert_same, directed_edges, directed_groups, directed_weights, graph_of_kind, random_index
 from vig_minimal import Graph
+from vig_minimal.constructors.hypergraph import HyperedgeGraph
+from vig_minimal.graphs.graph import GroupGraph
+from vig_minimal.models.clustervig import ClusterGraph
 
 # One image, 3 targets, 4 sources. Target 0 reads from sources 1 and 3, target 2 from source 0, target 1 has no source.
 DIRECTED = torch.tensor([[[0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]]], dtype=torch.bool)
@@ -109,3 +112,64 @@ def test_a_graph_cannot_be_changed():
     graph = Graph(4, weights=directed_edges(1, 4, 4))
     with pytest.raises(dataclasses.FrozenInstanceError):
         graph.num_sources = 5
+
+
+def by_loops(graph: Graph):
+    """Edges in PyG's order and numbering, and their weights: image by image, target by target, source by source."""
+    edges, weights, adj = [], [], graph.union().adj()
+    for b in range(adj.shape[0]):
+        for i in range(adj.shape[1]):
+            for j in range(adj.shape[2]):
+                if adj[b, i, j] != 0:
+                    edges.append((b * adj.shape[2] + j, b * adj.shape[1] + i))
+                    weights.append(adj[b, i, j])
+    return torch.tensor(edges).T, torch.stack(weights)
+
+
+@pytest.mark.parametrize("kind", ["edges", "weights", "index"])
+@pytest.mark.parametrize("num_sources", [15, 4])  # nodes of a 3 × 5 grid, or pooled ones
+def test_edge_index_is_that_of_pyg(kind, num_sources):
+    graph = graph_of_kind(kind, 2, 15, num_sources)
+    edges, weights = by_loops(graph)
+    assert graph.edge_index().dtype == torch.int64 and torch.equal(graph.edge_index(), edges)
+    assert torch.equal(graph.edge_weight(), weights) if kind == "weights" else graph.edge_weight() is None
+
+
+def test_edge_index_by_hand():
+    graph = Graph(4, weights=torch.cat([DIRECTED, DIRECTED.roll(1, 2)]))  # two images
+    assert graph.edge_index().tolist() == [[1, 3, 0, 4, 6, 5], [0, 0, 2, 3, 3, 5]]  # sources; targets
+
+
+def test_messages_along_edge_index_are_those_along_the_adjacency():
+    leaf, x = directed_weights(2, 15, 15), torch.randn(2, 15, 3, dtype=torch.float64)
+    graph = Graph(15, weights=leaf * (leaf != 0))
+    source, target = graph.edge_index()
+    message = graph.edge_weight()[:, None] * x.flatten(0, 1)[source]  # (E, C)
+    gathered = torch.zeros(30, 3, dtype=torch.float64).index_add(0, target, message).unflatten(0, (2, 15))
+    assert_same(gathered, graph.adj() @ x, [leaf])
+
+
+def test_edge_index_of_groups_is_their_union_and_of_hyperedges_who_shares_one():
+    graph = directed_groups(2)
+    assert torch.equal(graph.edge_index(), by_loops(graph)[0]) and graph.edge_weight() is None
+    member = torch.tensor([[[1, 0], [1, 1], [0, 1]]], dtype=torch.bool)  # node 1 is in both hyperedges
+    shared = HyperedgeGraph(3, index=torch.arange(3)[None, :, None], member=member)
+    assert shared.edge_index().tolist() == [[0, 1, 0, 1, 2, 1, 2], [0, 0, 1, 1, 1, 2, 2]]
+
+
+INDEX = torch.zeros(2, 15, 9, dtype=torch.int64)
+REPR = {
+    "Graph(B=2, N=15, k=9)": Graph(15, index=INDEX),
+    "Graph(B=2, N=15, M=4, k=9, weights=float64)": Graph(4, index=INDEX, weights=INDEX.double()),
+    "Graph(B=1, N=3, M=4, edges=3)": Graph(4, weights=DIRECTED),
+    "Graph(B=1, N=3, M=4, edges=3, weights=bfloat16)": Graph(4, weights=DIRECTED.bfloat16()),
+    "GroupGraph(B=2, N=15, M=4, G=3, k=9)": GroupGraph(4, index=INDEX[:, None].expand(-1, 3, -1, -1)),
+    "HyperedgeGraph(B=2, N=15, k=1)": HyperedgeGraph(15, index=INDEX[..., :1]),
+    "ClusterGraph(B=2, N=15, k=9)": ClusterGraph(15, INDEX, labels=INDEX[..., 0]),
+    "Graph(B=1, N=3, weights=float32)": Graph(3, weights=torch.ones(1, 3, 3, device="meta")),
+}
+
+
+@pytest.mark.parametrize("text", REPR)
+def test_repr_is_one_line(text):
+    assert repr(REPR[text]) == text

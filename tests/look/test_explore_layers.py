@@ -102,7 +102,8 @@ def test_the_node_follows_to_the_patch_that_covers_it(whole):
     config = create_model("pvig_nano", **TINY | {"img_size": (whole[0] * 2, whole[1] * 2), "pool": (1, 1, 1, 1)}).config
     for stage, grid in enumerate(config.grids):
         num_nodes = grid[0] * grid[1]
-        layer = Layer("", Graph(num_nodes, weights=torch.arange(1, num_nodes + 1).diag()[None]), grid, scale=2 ** stage)
+        numbered = Graph(num_nodes, weights=torch.arange(1.0, num_nodes + 1).diag()[None])
+        layer = Layer("", numbered, grid, scale=2 ** stage)
         for node in np.ndindex(*whole):
             row, column = layer.patch_at(node)
             assert row < grid[0] and column < grid[1]

@@ -54,10 +54,8 @@ class ClusterKNN(nn.Module):
 @torch.no_grad()
 def cluster_graph(x: Tensor, labels: Tensor, clusters: int, k: int) -> Graph:
     """Return the k nearest nodes with the same label, nearest first. Nodes (B, N, C); labels (B, N), 0 to clusters − 1.
-
-    In a partition of fewer than k nodes, missing places repeat the nearest node, which then counts once. Nodes with NaN
-    still get valid neighbours, so that the loss becomes NaN and training reports it.
-    """
+    In a partition of fewer than k nodes the nearest is repeated, and counts once. Nodes with NaN get valid neighbours:
+    the loss becomes NaN, and training reports it."""
     nodes, k = unit(x).nan_to_num_(0), min(k, x.shape[1])
     nodes = nodes - mean_node(nodes)
     return Graph(x.shape[1], index=nearest_inside(nodes, labels, clusters, k))

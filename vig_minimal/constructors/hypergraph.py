@@ -33,7 +33,7 @@ from ..graphs.plain import fast_form
 from .schedules import at
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HyperedgeGraph(Graph):
     """Every node has one source, the message m_i that reaches it through its hyperedges: `sources` (B, N, C).
 

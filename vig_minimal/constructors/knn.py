@@ -56,8 +56,7 @@ def check_neighbours(epsilon: float, **counts: int | Callable[[int], int]) -> No
 
 def nearest_sources(x: Tensor, sources: Tensor | None, relative: Tensor | None, k: int, dilation: int) -> Tensor:
     """Return the k·d sources of each node with the least ‖x̂_i − ŷ_j‖² + relative_ij, nearest first: (B, N, k·d).
-
-    Where `sources` is None the nodes are the sources."""
+    sources: None for the nodes themselves."""
     y = unit(x if sources is None else sources)  # (B, M, C)
     if k * dilation > y.shape[1]:
         raise ValueError(f"k·dilation = {k}·{dilation}: more neighbours than the {y.shape[1]} nodes")
@@ -77,12 +76,11 @@ def nearest(x: Tensor, y: Tensor, relative: Tensor | None, count: int) -> Tensor
 
 def dilated(constructor: nn.Module, nearest: Tensor, k: int, dilation: int) -> Tensor:
     """Return every d-th of the k·d nearest or, with probability ε for each image, a random k: (B, ..., k)."""
-    device = nearest.device
     if not (constructor.training and constructor.epsilon > 0):
         return nearest[..., ::dilation]
-    regular = torch.arange(0, nearest.shape[-1], dilation, device=device)  # (k,)
-    chances = draw(len(nearest), nearest.shape[-1], device=device)
+    regular = torch.arange(0, nearest.shape[-1], dilation, device=nearest.device)  # (k,)
+    chances = draw(len(nearest), nearest.shape[-1], device=nearest.device)
     drawn = chances.topk(k).indices.sort().values  # (B, k)
-    stochastic = draw(len(nearest), 1, device=device) < constructor.epsilon  # (B, 1)
+    stochastic = draw(len(nearest), 1, device=nearest.device) < constructor.epsilon  # (B, 1)
     ranks = torch.where(stochastic, drawn, regular)
     return nearest.gather(-1, ranks.view(-1, *[1] * (nearest.ndim - 2), k).expand(*nearest.shape[:-1], k))

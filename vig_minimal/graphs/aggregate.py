@@ -20,8 +20,7 @@ from .plain import fast_form
 
 
 def max_relative(x: Tensor, graph: Graph) -> Tensor:
-    """Return m_i = max_j a_ij (y_j − x_i) for each channel (LRGC Eq. 5 with a = α). ViG took it from DeepGCNs (Li et
-    al., 2019), deep graph networks on point clouds."""
+    """Return m_i = max_j a_ij (y_j − x_i) per channel: LRGC Eq. 5 with a = α; ViG's, from DeepGCNs (Li et al., 2019)."""
     return maximum(x, graph.features(x), graph)
 
 

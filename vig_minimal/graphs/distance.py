@@ -22,9 +22,8 @@ def full_precision(x: Tensor) -> Tensor:
 
 
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Return ‖x_i − y_j‖² = ‖x_i‖² − 2 x_i·y_j + ‖y_j‖²: nodes (B, N, C) and (B, M, C) to (B, N, M).
-
-    If y is x, the same tensor, a node's distance to itself is exactly 0."""
+    """Return ‖x_i − y_j‖² = ‖x_i‖² − 2 x_i·y_j + ‖y_j‖²: nodes (B, N, C) and (B, M, C) to (B, N, M). If y is x, the
+    same tensor, the distance of a node to itself is exactly 0."""
     with torch.autocast(x.device.type, enabled=False):
         x, y = full_precision(x), full_precision(y)
         x2 = x.square().sum(-1)  # (B, N)
@@ -51,6 +50,5 @@ def unit(x: Tensor) -> Tensor:
 
 @fast_form("smallest")
 def smallest(distance: Tensor, count: int) -> Tensor:
-    """Return the places of the `count` smallest in each row, smallest first: (..., M) to (..., count) int64. A NaN
-    counts as ∞. Which of equal ones comes first is left open: it depends on the machine."""
+    """Return the indices of the `count` smallest of each row (..., M), in order. NaN counts as ∞; ties in any order."""
     return distance.topk(count, largest=False).indices

@@ -4,7 +4,7 @@ A graph has N targets i, the nodes that are updated, and M sources j, the nodes 
 read from patches; M differs from N for pooled sources, labels that read from patches, and centroids.
 
 Rows are targets, columns are sources: `adj[b, i, j] != 0` is an edge from source j to target i in image b, so that
-`adj @ sources` gathers. (PyG's `edge_index` has the source in its first row.)
+`adj @ sources` gathers. (PyG's `edge_index` has the source in its first row; `Graph.edge_index()` returns it.)
 """
 
 from dataclasses import dataclass
@@ -12,21 +12,42 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import mistakes
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Graph:
     """A batch of graphs, given by neighbour indices, by a dense adjacency, or by indices and their edges' weights; the
-    k sources of a target are then all different. Raises ValueError for anything else."""
+    k sources of a target are then all different. Raises ValueError for other shapes and types and, on a CPU, for an
+    index of sources that do not exist."""
 
     num_sources: int  # M
     index: Tensor | None = None  # (B, N, k) int64, sources of each target; duplicate sources count once
     weights: Tensor | None = None  # (B, N, M), bool or float, or (B, N, k) of an index's edges; 0 (False) is no edge
     sources: Tensor | None = None  # (B, M, C), features of the sources; None: the sources are the nodes themselves
 
+    ndim, dtypes = 3, (torch.bool, torch.float16, torch.bfloat16, torch.float32, torch.float64)  # no fields
+
     def __post_init__(self):
-        given = [tensor for tensor in (self.index, self.weights) if tensor is not None]
-        if not given or given[0].shape != given[-1].shape:
-            raise ValueError("a Graph takes an index (B, N, k), weights (B, N, M), or an index and weights (B, N, k)")
+        index, weights, edges = self.index, self.weights, self.weights if self.index is None else self.index
+        if not (torch.jit.is_tracing() or edges is not None and edges.ndim == self.ndim  # sizes are then tensors
+                and (in_range(index, self.num_sources) if index is not None else edges.shape[-1] == self.num_sources)
+                and (weights is None or weights.shape == edges.shape and weights.dtype in self.dtypes)):
+            raise ValueError(mistakes.of_graph(self))
+
+    def __repr__(self) -> str:
+        """Return one line: B, N, M if it differs, k (and groups G) or the number of edges, and the weights' type."""
+        edges = self.weights if self.index is None else self.index
+        parts = {"B": edges.shape[0], "N": self.num_targets}
+        if self.num_sources != self.num_targets:
+            parts["M"] = self.num_sources
+        if self.index is not None:
+            parts |= ({"G": edges.shape[1]} if edges.ndim == 4 else {}) | {"k": edges.shape[-1]}
+        elif edges.device.type != "meta":
+            parts["edges"] = int((edges != 0).sum())
+        if self.weights is not None and self.weights.dtype != torch.bool:
+            parts["weights"] = str(self.weights.dtype).removeprefix("torch.")
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in parts.items())})"
 
     @property
     def num_targets(self) -> int:
@@ -50,6 +71,12 @@ class Graph:
         """Return the features of the sources: (B, M, C), the nodes' own where the graph brings none."""
         return nodes if self.sources is None else self.sources
 
+    def is_of(self, nodes: Tensor) -> bool:
+        """Return whether these nodes (B, N, C) are its targets and, where it brings none, its sources."""
+        edges = self.weights if self.index is None else self.index
+        made = edges.shape[0], edges.shape[-2], self.num_sources
+        return torch.jit.is_tracing() or made == (*nodes.shape[:2], self.features(nodes).shape[1])
+
     def again(self, nodes: Tensor) -> "Graph":
         """Return the same edges for a later block, whose nodes (B, N, C) have other features. HyperedgeGraph: also what
         comes along them."""
@@ -64,6 +91,21 @@ class Graph:
         adj = self.union().adj()
         image, target, source = adj.nonzero(as_tuple=True)
         return image, target, source, adj[image, target, source]
+
+    def edge_index(self) -> Tensor:
+        """Return the E edges as PyG's `edge_index`: (2, E) int64, row 0 sources, row 1 targets.
+
+        The batch is one graph, as in PyG's `Batch`: node i of image b is number b·N + i, source j number b·M + j. If
+        M = N, features (B·N, C) are nodes.flatten(0, 1); else row 0 numbers `sources.flatten(0, 1)` (B·M, C).
+        A GroupGraph gives the union over its groups, a HyperedgeGraph the pairs that share a hyperedge.
+        """
+        image, target, source, _ = self.edges()
+        return torch.stack([source + image * self.num_sources, target + image * self.num_targets])
+
+    def edge_weight(self) -> Tensor | None:
+        """Return the weights of the edges in the order of `edge_index`, (E,) with gradient; None if they have none."""
+        weight = self.edges()[3]
+        return None if weight.dtype == torch.bool else weight
 
     def statistics(self) -> dict[str, float]:
         """Describe the graphs of the whole batch by a few numbers.
@@ -82,13 +124,22 @@ class Graph:
         return {name: float(value) for name, value in stats.items()}
 
 
-@dataclass(frozen=True)
+def in_range(index: Tensor, num_sources: int) -> bool:
+    """Return whether an index is int64 and has only sources that exist. On a GPU it only sees the type."""
+    seen = index[:1] if index.stride(0) == 0 else index  # expanded: the same in all images
+    may_look = index.device.type == "cpu" and not torch.compiler.is_compiling() and index.numel() > 0
+    return index.dtype == torch.int64 and not (may_look and (seen.amin() < 0 or seen.amax() >= num_sources))
+
+
+@dataclass(frozen=True, repr=False)
 class GroupGraph(Graph):
     """G graphs over the same nodes, one for each group of channels (group k-NN, GKGNet).
 
     index: (B, G, N, k) int64, the sources of each target in each group. `adj()` is (B, G, N, M), bool. A target has
     k to G·k different sources: `degree()`, `edges()` and `statistics()` describe the union over groups.
     """
+
+    ndim = 4  # no field
 
     def union(self) -> Graph:
         """Return the graph with an edge wherever a group has one: weights (B, N, M), bool."""

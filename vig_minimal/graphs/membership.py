@@ -10,7 +10,6 @@ def membership(labels: Tensor, k: int) -> Tensor:
 
 
 def partition_mean(x: Tensor, member: Tensor) -> Tensor:
-    """Return z_i, the mean of the nodes of each partition: (B, N, C) and `membership` (B, N, k) to (B, k, C), with
-    gradient."""
+    """Return z_i, the mean of each partition, with gradient: (B, N, C) and `membership` (B, N, k) to (B, k, C)."""
     member = member.to(x.dtype)
     return (member / member.sum(1, keepdim=True).clamp(min=1)).mT @ x

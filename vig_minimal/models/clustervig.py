@@ -33,7 +33,7 @@ from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, init_w
 from .vig import Backbone, ViGConfig, of_every
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ClusterGraph(Graph):
     """The graph of one DEGC, with the partitions that made it."""
 
@@ -142,9 +142,9 @@ class ClusterViG(Distilled):
         # ClusterViG section IV-C: k_h convolutions of stride 2, k_s of stride 1, k_h + k_s = 4, and a last one
         self.stem = Stem(config.dim, config.patch, layers=4, narrowest=64)
         self.position = nn.Parameter(torch.zeros(1, config.dim, *config.grid))
+        constructors = of_every(constructors, config.graph_every, config.depth)
         rates = drop_path_rates(config.drop_path, config.depth)
         self.blocks = nn.ModuleList(Block(Grapher(config, constructor, rate), FFN(config.dim, rate))
-                                    for constructor, rate in zip(of_every(constructors, config.graph_every), rates,
-                                                                 strict=True))
+                                    for constructor, rate in zip(constructors, rates, strict=True))
         self.add_classes()  # head
         init_weights(self.modules())

@@ -32,7 +32,7 @@ from ..graphs.plain import fast_form
 from .checks import check_choices, check_groups, check_numbers, check_whole, image_size
 from .convs import CONVS
 from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, init_weights, to_nodes
-from .vig import Backbone, of_every
+from .vig import Backbone, built, of_every
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Grapher(nn.Module):
         sources = to_nodes(F.avg_pool2d(h, self.pool)) if self.pool > 1 else None  # (B, M, C), or the nodes themselves
         also = () if relative is None else (sources, relative)  # for which graphs of places have no use
         graph = (replace(before, sources=sources) if self.constructor is None  # the same edges
-                 else self.constructor(to_nodes(h), h.shape[2:], *also))
+                 else built(self.constructor, to_nodes(h), h.shape[2:], *also))
         update = self.conv(h, graph)  # (B, 2C, H, W)
         return self.drop_path(self.fc2(update)) + x, graph
 
@@ -162,7 +162,8 @@ class Stage(nn.Module):
         constructors = [self.constructor(config, block) for block in range(first, first + config.depth[stage])]
         self.blocks = nn.ModuleList(
             Block(Grapher(dim, constructor, config.conv, self.pool, rate), FFN(dim, rate))
-            for constructor, rate in zip(of_every(constructors, config.graph_every), rates[first:]))
+            for constructor, rate in zip(of_every(constructors, config.graph_every, config.depth[stage]),
+                                         rates[first:]))
         self.dim, self.placed = dim, config.graph in OF_PLACES
         # no buffer: DDP would send it to all processes at every step, and a moving average would average it
         self.relative = None if self.placed else relative_positions(dim, self.grid, self.num_sources(self.grid))

@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ..graphs import mistakes
 from ..graphs.graph import Graph
 from .checks import check_choices, check_groups, check_numbers, check_whole, image_size
 from .convs import CONVS
@@ -124,9 +125,17 @@ class Grapher(nn.Module):
         # LRGC Eq. 5: Grapher, ViG's Grapher
         h = self.fc1(x)  # x' = x W_in: (B, C, H, W)
         nodes = to_nodes(h)  # (B, N, C)
-        graph = before.again(nodes) if self.constructor is None else self.constructor(nodes, h.shape[2:])
+        graph = before.again(nodes) if self.constructor is None else built(self.constructor, nodes, h.shape[2:])
         update = self.conv(h, graph)  # GELU([x', x''] W_update): (B, 2C, H, W)
         return self.drop_path(self.fc2(update)) + x, graph
+
+
+def built(constructor: nn.Module, nodes: Tensor, *about) -> Graph:
+    """Return what a constructor makes of nodes (B, N, C). Raises ValueError unless it is a Graph of them."""
+    graph = constructor(nodes, *about)
+    if not isinstance(graph, Graph) or not graph.is_of(nodes):
+        raise ValueError(mistakes.of_result(constructor, graph, nodes))
+    return graph
 
 
 class Backbone(nn.Module):
@@ -226,10 +235,14 @@ def check_images(config: object, images: Tensor) -> None:
         replace(config, img_size=size)  # raises ValueError, as for too few patches
 
 
-def of_every(constructors: list[nn.Module], every: int) -> list[nn.Module | None]:
+def of_every(constructors: list[nn.Module], every: int, depth: int) -> list[nn.Module | None]:
     """Return the constructors of the first of every `every` blocks; the others get None, and use that block's graph.
-    Picked edges have no gradient, so none is lost. Raises ValueError for a graph that every block learns anew."""
-    if every > 1 and any(True for constructor in constructors for _ in constructor.parameters()):
+    Picked edges have no gradient, so none is lost. Raises ValueError for a graph that every block learns anew, and
+    unless each of `depth` blocks has a constructor of its own."""
+    if sentence := mistakes.of_constructors(constructors, depth):
+        raise ValueError(sentence)
+    learnt = [each for each in constructors if isinstance(each, nn.Module) and any(True for _ in each.parameters())]
+    if every > 1 and learnt:
         raise ValueError(f"graph_every={every}: every block learns a graph of its own; choose graph_every=1, or a graph"
                          " that is not learnt, as knn")
     return [constructor if l % every == 0 else None for l, constructor in enumerate(constructors)]
@@ -243,9 +256,9 @@ class ViG(Backbone):
         self.config, self.num_features = config, config.dim
         self.stem = Stem(config.dim, config.patch)
         self.position = nn.Parameter(torch.zeros(1, config.dim, *config.grid))
+        constructors = of_every(constructors, config.graph_every, config.depth)
         rates = drop_path_rates(config.drop_path, config.depth)
         self.blocks = nn.ModuleList(Block(Grapher(config.dim, constructor, config.conv, rate), FFN(config.dim, rate))
-                                    for constructor, rate in zip(of_every(constructors, config.graph_every), rates,
-                                                                 strict=True))
+                                    for constructor, rate in zip(constructors, rates, strict=True))
         self.add_classes()  # head
         init_weights(self.modules())

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ from reference import vig as oracle
 from vig_minimal import create_model
 from vig_minimal.constructors import KNN, LRGC, SimilarityThreshold
 from vig_minimal.constructors.schedules import at
+from vig_minimal.data.synthetic import Shapes
 from vig_minimal.look import explain
 from vig_minimal.look.page.build import steps_of
+from vig_minimal.look.predict import open_model
 from vig_minimal.models.layers import to_nodes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,10 +181,59 @@ def test_what_it_prints(capsys):
     explain.main(["svig_nano", "shapes:3"])
     out = capsys.readouterr().out
     assert out.startswith("svig_nano, random weights, shapes:3: image → stem → [ in → scores → edges")
-    assert "Edges: the similar ones: N(i) = {j : z_ij > Φ⁻¹(q)}" in out
+    assert "Edges: similarity above a threshold: N(i) = {j : z_ij > Φ⁻¹(q)}" in out
     assert "computed by vig_minimal/constructors/similarity_threshold.py SimilarityThreshold" in out
-    assert out.count("\n    layer 5 ") == 7 and " edges of 4096\n" in out
+    assert " edges of 4096\n" in out
     assert out.splitlines()[-1].startswith("highest: ") and max(map(len, out.splitlines())) < 140
+
+
+def sections(out: str) -> dict[str, list[str]]:
+    """The first word or words of every row of values, by the heading of its layer."""
+    found, heading = {}, ""
+    for line in out.splitlines():
+        if re.fullmatch(r"layer \d+|Next stage|cross level \d+", line):
+            heading = line
+        elif re.match(r"    .{13} .{7} \d+ ×", line):
+            found.setdefault(heading, []).append(line[4:17].strip())
+    return found
+
+
+def test_every_part_of_every_layer_has_its_own_name(capsys):
+    explain.main(["lrgc_nano", "shapes:3"])
+    found = sections(capsys.readouterr().out)
+    parts = ["W_in", "scores", "α", "max-relative", "update", "W_out", "FFN"]
+    assert found == {"": ["stem"], **{f"layer {l}": parts for l in range(5)}, "layer 5": [*parts, "head"]}
+
+
+def test_a_stage_begins_under_its_own_heading(capsys):
+    explain.main(["gkgnet_nano", "shapes:3"])
+    found = sections(capsys.readouterr().out)
+    assert {"layer 4", "cross level 3", "Next stage"} <= set(found) and found["Next stage"] == ["next stage"] * 2
+    assert found["layer 1"] == ["W_in", "k nearest", "max-relative", "update", "W_out", "FFN"]
+
+
+@torch.no_grad()
+def test_lrgc_prints_tau_and_how_many_edges_are_saturated(capsys):
+    explain.main(["shapes:3"])  # of the package's lrgc_nano, trained
+    out = capsys.readouterr().out
+    found = re.findall(r"τ = (-?[\d.]+), σ\(τ\) = ([\d.]+); ([\d.]+) % of edges have σ\(α′\) > 0.999", out)
+    model = open_model(None, "lrgc_nano-cifar10")
+    values = explain.trace(model, model.transform(Shapes(32, 4, "val")[3][0])[None])[2]
+    for (tau, sigma, share), block, score in zip(found, model.blocks, [v.tensor for v in values if v.symbol == "α′"],
+                                                 strict=True):
+        assert float(tau) == pytest.approx(block.grapher.constructor.tau.item(), abs=6e-4)
+        assert float(sigma) == pytest.approx(torch.sigmoid(torch.tensor(float(tau))).item(), abs=1e-3)
+        edges = score[score > block.grapher.constructor.tau].double()
+        assert float(share) == pytest.approx(100 * (edges.sigmoid() > 0.999).double().mean().item(), abs=0.3)
+    assert min(float(share) for _, _, share in found) > 80  # LRGC in practice: most edges are saturated
+
+
+def test_saturated_edges_are_counted_by_alpha_alone():
+    score, tau = torch.tensor([-3.0, 0.5, 2.0, 6.8, 7.0, 300.0]).double(), 0.0
+    alpha = torch.tanh(F.relu(torch.sigmoid(score) - 0.5))
+    assert explain.saturated(alpha, tau) == pytest.approx(2 / 5)  # σ(6.8) = 0.9989, σ(7) = 0.9991
+    assert explain.saturated(torch.zeros(3), tau) is None
+    assert explain.note_of(LRGC(4), explain.ALPHA, torch.zeros(1, 2, 2)).endswith("; no edge")
 
 
 def test_an_image_alone_is_shown_to_a_trained_model(capsys):

@@ -6,6 +6,7 @@ random, as at the start of training; with neither a name nor a checkpoint a trai
 
 import html
 import inspect
+import math
 import re
 from collections.abc import Callable
 from functools import partial
@@ -28,7 +29,7 @@ from ..models.gkgnet import GKGNet
 from ..models.layers import Block
 from ..trained_files import DEFAULT
 from .command import Parser
-from .predict import in_words, named, open_image, open_model
+from .predict import in_words, named, open_image, open_model, scene_view
 from .steps import (
     ABOVE, ADAPT, ALPHA, ATTEND, ATTENTION, BACKBONE, BIPARTITE, BY_DETAIL, CENTROIDS, CHOSEN,
     CLASSIFIER, CPE, DISTANCE, DOWN, FEED, GATE, GROUPS, HEAD, LABELS, LOCAL, NEAR, NEAREST,
@@ -47,6 +48,7 @@ class Value(NamedTuple):
     symbol: str
     tensor: Tensor
     where: str    # the file and class that compute it
+    note: str = ""  # what else there is to know, after the range
 
     @property
     def shape(self) -> str:
@@ -75,6 +77,26 @@ def graph_values(module: nn.Module, inputs: tuple, output, pyramid: bool = False
         return [(DISTANCE, "d", squared_distance(nodes, nodes)), (NEAREST, "N(i)", edges)]
     step, symbol = OWN_EDGES.get(type(module), (CHOSEN, "N(i)"))
     return [(step, symbol, edges)]
+
+
+SATURATED = 0.999  # σ of a score above which a higher score changes α no more
+
+
+def saturated(alpha: Tensor, tau: float) -> float | None:
+    """Return the share of LRGC's edges with σ(α′) > 0.999, where α is a switch between 0 and tanh(1 − σ(τ)); None
+    without edges. alpha: of any shape, tanh(ReLU(σ(α′) − σ(τ)))."""
+    edges = alpha[alpha > 0].double()
+    return float((edges.atanh() + 1 / (1 + math.exp(-tau)) > SATURATED).double().mean()) if len(edges) else None
+
+
+def note_of(module: nn.Module, step: Step, tensor: Tensor) -> str:
+    """Return LRGC's τ and how much of the graph is saturated; nothing for other steps."""
+    if step is not ALPHA:
+        return ""
+    tau = float(module.tau.detach())
+    share = saturated(tensor, tau)
+    edges = "no edge" if share is None else f"{100 * share:.1f} % of edges have σ(α′) > {SATURATED}"
+    return f"τ = {tau:.3f}, σ(τ) = {1 / (1 + math.exp(-tau)):.3f}; {edges}"
 
 
 def aggregate_values(module: nn.Module, inputs: tuple, output: Tensor) -> list[tuple[Step, str, Tensor]]:
@@ -129,7 +151,8 @@ def trace(model: nn.Module, images: Tensor) -> tuple[Tensor, list, list[Value]]:
         cross = re.match(r"cross\.(\d+)", name)
         inside = f"cross level {cross[1]}" if cross else next(
             (layer[block] for block in layer if name.startswith(block + ".")), "")
-        made = [Value(step, inside, symbol, tensor, place(model, name)) for step, symbol, tensor in found]
+        made = [Value(step, inside, symbol, tensor, place(model, name), note_of(module, step, tensor))
+                for step, symbol, tensor in found]
         # partitions are known when DEGC returns, and come before what is read along their edges
         at = next((n for n, value in enumerate(values) if isinstance(module, DEGC) and value.layer == inside
                    and value.step in (RELATIVE, UPDATE, UPDATE_GLOBAL)), len(values))
@@ -174,19 +197,21 @@ def typeset(equation: str) -> str:
 
 
 def table(values: list[Value]) -> str:
-    """All steps as text: those of the first layer in full, those of the others as one line each."""
-    lines, explained = [], set()
+    """Return all values as text, layer by layer; a step is explained where it comes first."""
+    lines, explained, layer = [], set(), ""
     for value in values:
-        low, high = value.range
+        if value.layer != layer:
+            layer = value.layer
+            lines += ["", layer or value.step.title] if layer or value.step in explained else []
         if value.step not in explained:
             explained.add(value.step)
             lines += ["", f"{value.step.title}: " + re.sub(r"_\{([^}]*)\}", r"_\1", value.step.equation),
                       *wrap(value.step.says), f"    computed by {value.where}"]
-        if value.tensor.dtype == torch.bool:
-            figures = f"{int(value.tensor.sum())} edges of {value.tensor.numel()}"
-        else:
-            figures = f"from {low:.4g} to {high:.4g}"
-        lines.append(f"    {value.layer:13} {value.symbol:7} {value.shape:18} {figures}")
+        low, high = value.range
+        figures = (f"{int(value.tensor.sum())} edges of {value.tensor.numel()}" if value.tensor.dtype == torch.bool else
+                   f"from {low:.4g} to {high:.4g}")
+        lines.append(f"    {value.step.short:13} {value.symbol:7} {value.shape:18} {figures}")
+        lines += [f"{'':41}{value.note}"] if value.note else []
     return "\n".join(lines[1:])
 
 
@@ -208,7 +233,7 @@ def main(argv: list[str] | None = None) -> None:
     args.image, args.checkpoint = args.image or "shapes:7", args.checkpoint or (None if args.model else DEFAULT)
     with parser.errors_in_one_sentence():
         model = open_model(args.model, args.checkpoint)
-        image = open_image(args.image, model.transform, "multi" if model.multi_label else "single")
+        image = open_image(args.image, model.transform, scene_view(model))
         with plain():  # as the equations are written
             logits, _, values = trace(model, normalise(image[None], model.transform.mean, model.transform.std))
         way = ("image → stem → [ in → scores → edges → aggregation → update → FFN ] for each layer → head"

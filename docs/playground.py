@@ -25,7 +25,7 @@ SCENES = 60  # to choose from by number
 
 def built(checkpoint: str) -> str:
     """The page of a trained model. Raises CheckpointError and ValueError."""
-    about = f"trained on synthetic scenes, {load(checkpoint)['best']['top1']:.1f} % right in validation"
+    about = f"trained on synthetic scenes, {load(checkpoint)['best']['top1']:.1f} % validation top-1"
     return build([(open_model(None, checkpoint), about)], IMAGES, TITLE, True, SCENES)
 
 

@@ -1,13 +1,12 @@
-"""Draw CNN2GNN's attention from classes of images to classes of anchors and proxies, or all its embeddings.
+"""Draw CNN2GNN's attention between classes, or its embeddings.
 
 Attention (the paper's Figures 5 and 6): entry (i, j) is the mean attention of validation images of class i to the
 proxies, or to the anchors, of class j. Darker = more; each row sums to 1.
-With --embeddings (Figure 4): images are dots, anchors crosses, proxies triangles, all L2-normalised and projected on
-the two directions in which the embeddings of that checkpoint vary most. Give several checkpoints to see them move:
-`train.py --keep-every N` keeps those of epochs 0, N, 2N, …
+--embeddings (Figure 4): images, anchors and proxies, L2-normalised and projected on the first two principal components
+of that checkpoint. Several checkpoints show training: `train.py --keep-every N` keeps those of epochs 0, N, 2N, …
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +17,9 @@ from torch.utils.data import Subset
 from ..data.augment import normalise
 from ..data.datasets import DATA_SETS, WITH_BOXES, Data, open_data
 from ..data.loading import PreparedImages, loader, validation_order
-from .chart import Series, draw_legend
 from .command import Parser, save_picture
-from .confusion import NAMES, SIDE, draw_matrix
-from .panels import FINE, colours, enlarged, sheet
+from .confusion import SIDE, draw_matrix
+from .panels import FINE, SWATCH, colours, enlarged, sheet
 from .predict import load
 
 
@@ -70,6 +68,35 @@ def embeddings(model, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor,
     return (x - x.mean(0)) @ directions, torch.cat([labels for _, labels, _ in parts]), kinds
 
 
+KINDS = "images", "anchors", "proxies"
+RADII = 2, 6, 7  # of their marks, in pixels
+
+
+def mark(box: ImageDraw.ImageDraw, x: float, y: float, kind: int, colour: str, radius: float) -> None:
+    """Draw a dot for an image, a cross for an anchor, a triangle for a proxy; all lengths in fine pixels."""
+    r = radius
+    if kind == 0:
+        box.ellipse((x - r, y - r, x + r, y + r), colour)
+    elif kind == 1:
+        for line, width in (("white", 5 * FINE), (colour, 3 * FINE)):
+            box.line((x - r, y - r, x + r, y + r), line, width)
+            box.line((x - r, y + r, x + r, y - r), line, width)
+    else:
+        box.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], colour, "black", FINE)
+
+
+def legend_of(classes: Sequence[str]) -> list[tuple[Image.Image, str]]:
+    """Return the entries of the legend: the mark of each kind, then the colour of each class."""
+    entries = []
+    for kind, colour, text in [*((kind, "#777777", text) for kind, text in enumerate(KINDS)),
+                               *((0, *pair) for pair in zip(colours(len(classes)), classes))]:
+        swatch, middle = Image.new("RGB", (SWATCH + 2, SWATCH + 2), "white"), FINE * (SWATCH + 2) / 2
+        with enlarged(swatch, 0, 0, *swatch.size) as box:
+            mark(box, middle, middle, kind, colour, FINE * (RADII[kind] if len(entries) < len(KINDS) else 5))
+        entries.append((swatch, text))
+    return entries
+
+
 def draw_embeddings(places: Tensor, labels: Tensor, kinds: Tensor, classes: int) -> Image.Image:
     """Draw what `embeddings` returns: dots, above them crosses and triangles, one colour for each class."""
     page, palette = Image.new("RGB", (SIDE, SIDE), "white"), colours(classes)
@@ -77,16 +104,7 @@ def draw_embeddings(places: Tensor, labels: Tensor, kinds: Tensor, classes: int)
     places = FINE * (12 + (SIDE - 24) * places / places.max().clamp(min=1e-12))
     with enlarged(page, 0, 0, SIDE, SIDE) as box:
         for i in kinds.argsort(stable=True).tolist():
-            (x, y), kind, colour = places[i].tolist(), int(kinds[i]), palette[labels[i]]
-            r = FINE * (2, 6, 7)[kind]
-            if kind == 0:
-                box.ellipse((x - r, y - r, x + r, y + r), colour)
-            elif kind == 1:
-                for line, width in (("white", 5 * FINE), (colour, 3 * FINE)):
-                    box.line((x - r, y - r, x + r, y + r), line, width)
-                    box.line((x - r, y + r, x + r, y - r), line, width)
-            else:
-                box.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], colour, "black", FINE)
+            mark(box, *places[i].tolist(), int(kinds[i]), palette[labels[i]], FINE * RADII[kinds[i]])
     ImageDraw.Draw(page).rectangle((0, 0, SIDE - 1, SIDE - 1), outline="#777777")
     return page
 
@@ -117,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
             batches = validation(model, data, args.limit)
             if args.embeddings:
                 panels.append(draw_embeddings(*embeddings(model, batches), len(model.classes)))
-                captions.append(f"{path}\ndots: images, crosses: anchors, triangles: proxies")
+                captions.append(path)
                 continue
             for kind, matrix in zip(("proxies", "anchors"), attention_by_class(model, batches), strict=True):
                 own = 100 * matrix.diagonal().mean().item()
@@ -127,9 +145,5 @@ def main(argv: list[str] | None = None) -> None:
                                 f"{own:.1f} % to their own class, the most in {first:.0f} % of classes")
                 print(f"{path}: {kind}: {own:.1f} % of attention goes to the own class, which gets the most of all in"
                       f" {first:.0f} % of classes")
-        if args.embeddings:
-            entries = [Series(name, [], colour) for name, colour in zip(model.classes, colours(len(model.classes)))]
-            panels.append(Image.new("RGB", (SIDE, max(SIDE, 20 * len(entries))), "white"))
-            draw_legend(panels[-1], 4, 4, entries, NAMES + 44)
-            captions.append("")
-        save_picture(sheet(panels, captions, columns=len(panels) if args.embeddings else 2), args.out)
+        columns, entries = (len(panels), legend_of(model.classes)) if args.embeddings else (2, ())
+        save_picture(sheet(panels, captions, columns, "", entries), args.out)

@@ -1,4 +1,4 @@
-"""A self-contained page of graphs: what the models say of the images, put into page.html with its script and style.
+"""A self-contained page of graphs: page.html with its scripts and style, and the models' outputs for the images.
 
 A view is one model on one image: its logits, the adjacency of every layer, and the range of every step's values.
 Adjacencies are kept in the form that is smallest: neighbour indices, bits, or one byte for each weight.
@@ -8,7 +8,6 @@ import base64
 import html
 import io
 import json
-import math
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,10 +22,10 @@ from ...data.augment import normalise
 from ...data.loading import centre_crop
 from ...data.synthetic import CLASSES, Shapes
 from ...graphs.graph import Graph, GroupGraph
-from ..explain import Value, trace, typeset
-from ..explore_layers import Layer, layers_of
+from ..explain import Value, saturated, trace, typeset
+from ..explore_layers import Layer, attentions, layers_of
 from ..panels import colours, picture
-from ..predict import Transform, open_image, open_scene
+from ..predict import Transform, open_image, open_scene, scene_view
 from .live import live
 
 FILES = Path(__file__).parent
@@ -91,13 +90,14 @@ def steps_of(values: Sequence[Value]) -> list[dict]:
     return list(steps.values())
 
 
-def view_of(config: object, logits: Tensor, graphs: Sequence[Graph], values: Sequence[Value],
+def view_of(config: object, logits: Tensor, graphs: Sequence[Graph], values: Sequence[Value], taus: Sequence[float],
             masks: list[int] | None = None) -> dict:
-    """Everything that the page shows of one model on one image: its logits (classes,), graphs and steps."""
+    """Return all that the page shows of one model on one image: its logits (classes,), graphs and steps. taus: of
+    `taus_of`."""
     ends = {value.layer: value.tensor for value in values if value.step.key == "ffn"}  # the last of a layer
     made = []
-    for layer in layers_of(config, graphs):
-        data = packed(layer) | {"diversity": diversity(ends[layer.name]) if layer.name in ends else None}
+    for i, layer in enumerate(layers_of(config, graphs)):
+        data = packed(layer) | {"saturated": saturated(layer.graph.adj(), taus[i]) if i < len(taus) else None} | {"diversity": diversity(ends[layer.name]) if layer.name in ends else None}
         if getattr(layer.graph, "labels", None) is not None:
             data["labels"] = layer.graph.labels[0].tolist()
         made.append(data)
@@ -143,20 +143,22 @@ def build(models: Sequence[tuple[nn.Module, str]], sources: Sequence[str], title
     data = {"title": title, "models": [], "images": list(sources), "pictures": {}, "views": [], "epochs": None,
             "history": None}
     for model, about in models:
-        config = model.config
+        config, taus = model.config, taus_of(model)
         if not hasattr(config, "grid"):
             raise ValueError(f"{model.name} has no graph over patches: its nodes are images, anchors and proxies,"
                              " which python -m vig_minimal attention draws")
-        view, views, transform = "multi" if model.multi_label else "single", [], model.transform
+        view, views, transform = scene_view(model), [], model.transform
         for source in sources:
             image = open_image(source, transform, view)
-            logits, graphs, values = trace(model, normalise(image[None], transform.mean, transform.std))
+            with attentions(model) as attention:
+                logits, graphs, values = trace(model, normalise(image[None], transform.mean, transform.std))
+            graphs = [layer.graph for layer in layers_of(config, graphs, attention)]
             key = f"{source} {config.img_size} {transform.eval_crop} {view}"
             data["pictures"].setdefault(key, png(image))
             masks = masks_of(source, transform, config.grid, view)
-            views.append(view_of(config, logits[0], graphs, values, masks) | {"picture": key})
+            views.append(view_of(config, logits[0], graphs, values, taus, masks) | {"picture": key})
             progress()
-        data["models"].append(model_of(model, about, graphs, taus_of(model), run))
+        data["models"].append(model_of(model, about, graphs, taus, run))
         data["views"].append(views)
         if num_scenes and model.classes == list(CLASSES):
             key = f"scenes {config.img_size} {view}"

@@ -40,7 +40,7 @@ def epochs_of(folder: str) -> str:
         views = []
         for n, name in enumerate(names):
             graphs = [graph_of(kept, n) for kept in state["graphs"]]
-            view = view_of(model.config, state["logits"][n], graphs, values) | {"picture": name}
+            view = view_of(model.config, state["logits"][n], graphs, values, state["taus"]) | {"picture": name}
             for layer in view["layers"]:
                 layer["diversity"] = None
             for step in view["steps"]:

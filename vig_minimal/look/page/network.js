@@ -62,6 +62,13 @@ const add = (x, y) => x.map((value, i) => value + y[i]);
 /* x_0, m_0, x_1, m_1, …: so that every head of the update sees the same slice of both. */
 const interleave = (x, m) => new Float32Array(2 * x.length).map((_, i) => (i % 2 ? m : x)[i >> 1]);
 
+/* The share of LRGC's edges with σ(score) > 0.999, whose α no higher score changes; null for other graphs. */
+function saturatedOf({ score, weights }, { constructor }) {
+  if (constructor !== "lrgc") return null;
+  const edges = score.filter((_, e) => weights[e] !== 0);
+  return edges.length ? edges.filter((s) => sigmoid(s) > 0.999).length / edges.length : null;
+}
+
 /* ---- graph constructors: nodes h (N × C) → { score, weights }, both N × N; `own` are the layer's settings ---- */
 /* −‖x̂_i − x̂_j‖² = 2 cos(x_i, x_j) − 2, x̂ being L2-normalised. */
 function similarity(h, nodes, channels) {

@@ -51,7 +51,8 @@ const network = {
     this.busy = false;
     live = { ...result, settings };
     graphs = result.layers.map((layer, l) => new Graph(model().layers[l],
-      { weights: layer.weights, diversity: diversityOf(layer.z, model().live.dim) }));
+      { weights: layer.weights, diversity: diversityOf(layer.z, model().live.dim),
+        saturated: saturatedOf(layer, settings[l]) }));
     if (before?.pixels !== pixels) before = { pixels, graphs, logits: result.logits };
     refresh();
     document.body.dataset.runs = Number(document.body.dataset.runs || 0) + 1;
@@ -88,7 +89,15 @@ function take(canvas, masks) {
   if (model().live) run(); else refresh();
 }
 
+/* Name in the list what is shown, if that is no image of the list. */
+function listOwn(name) {
+  $("own")?.remove();
+  $("image").value = state.image;
+  if (name) $("image").append(Object.assign(new Option(name, "", true, true), { id: "own" }));
+}
+
 async function openView() {
+  listOwn();
   const image = await load(data.pictures[view().picture]);
   if (!model().live) graphs = model().layers.map((layer, l) => new Graph(layer, view().layers[l]));
   $("scene").value = data.images[state.image].match(/^shapes:(\d+)$/)?.[1] ?? "";
@@ -105,8 +114,9 @@ function openModel() {
   if (state.name !== name) state.step = edgeStep();
   state.name = name;
   Object.assign($("picture"), { width: w, height: h });
-  $("layers").replaceChildren(...layers.map((_, l) => element("button", { onclick: () => go({ layer: l }) },
-    element("canvas", { width: w / 4, height: h / 4 }), element("span"))));
+  const small = () => element("canvas", { width: w / 4, height: h / 4 });
+  $("layers").replaceChildren(element("div", { className: "plain" }, small(), element("span", { textContent: "the image" })),
+    ...layers.map((_, l) => element("button", { onclick: () => go({ layer: l }) }, small(), element("span"))));
   $("layer").max = layers.length - 1;
   $("about").textContent = `${name}, ${about} · ${rows} × ${columns} patches of an image of ${height} × ${width}`;
   $("label-box").hidden = !layers.some((layer) => layer.ofLabels);
@@ -146,6 +156,7 @@ function paint([x, y]) {
   const context = picture.getContext("2d"), size = Math.max(1, Math.round(picture.width / 20));
   context.fillStyle = $("colour").value;
   context.fillRect(Math.round(x * picture.width - size / 2), Math.round(y * picture.height - size / 2), size, size);
+  listOwn("painted");
   take(picture, null);
 }
 /* Hold the chosen patch, and ask for the source, not itself, that counts most. */
@@ -156,19 +167,19 @@ function askWhy() {
   const others = graph.row(i).filter(({ j }) => j !== own).sort((a, b) => weigh(b) - weigh(a));
   go({ held: true, reverse: false, hovered: graph.box(others[0]?.j ?? own, true).slice(0, 2), step: edgeStep() });
 }
-/* Count the drawn scenes that the model recognises with the graphs of now, in a Worker of its own. */
+/* Count the synthetic scenes that the model classifies correctly with the present graphs, in a Worker of its own. */
 async function count() {
   const { picture: key, labels } = model().scenes, { settings } = structuredClone(live), right = [], { crop } = model();
   const all = await load(data.pictures[key]), part = all.height / labels.length, line = element("li");
   const other = settings.filter((own, l) => !alike(own, model().live.settings[l]));  // than it was trained
   const nameOne = ({ constructor, tau }) => (constructor === "lrgc" ? `τ = ${tau.toFixed(2)}` : constructor);
-  const what = other.length === 0 ? "as it was trained"
+  const what = other.length === 0 ? "as trained"
     : `${[...new Set(other.map(nameOne))].join(", ")} in ${other.length} of ${settings.length} layers`;
   const next = (n) => counter.postMessage({ settings, first: 0, pixels: pixelsOf(fit(all, crop, n * part, part)) });
   counter?.terminate();
   counter = startWorker(model().live, ({ logits }) => {
     right.push(logits.indexOf(Math.max(...logits)) === labels[right.length]);
-    line.textContent = `${what}: ${right.filter(Boolean).length} of ${right.length} scenes recognised`;
+    line.textContent = `${what}: ${right.filter(Boolean).length} of ${right.length} scenes correct`;
     if (right.length < labels.length) next(right.length);
   });
   $("counts").append(line);
@@ -213,7 +224,7 @@ const on = (id, act, kind = "input") => $(id).addEventListener(kind, (event) => 
 const turn = (by) => go({ step: (state.step + by + steps().length) % steps().length });
 on("layer", ({ value }) => go({ layer: Number(value) }));
 on("label", ({ value }) => go({ label: Number(value) }));
-on("image", ({ value }) => { state.image = Number(value); openView(); });
+on("image", ({ value }) => { if (value !== "") { state.image = Number(value); openView(); } });
 for (const id of ["model", "epoch"]) on(id, ({ value }) => { state.model = Number(value); openModel(); });
 for (const id of ["sources", "targets"]) on(id, () => go({ reverse: id === "targets" }), "click");
 for (const [id, by] of [["next", 1], ["back", -1]]) on(id, () => turn(by), "click");
@@ -223,12 +234,15 @@ on("reset", () => { state.settings = structuredClone(model().live.settings); ope
 on("scene", async ({ value }) => {
   const { picture: key, masks } = model().scenes, number = Math.min(Math.max(Math.floor(value), 0), masks.length - 1);
   const all = await load(data.pictures[key]), part = all.height / masks.length;
+  listOwn(`scene ${number}`);
   take(fit(all, model().crop, number * part, part), masks[number]);
 });
 on("file", async ({ files: [file] }) => {
   const image = file && await load(URL.createObjectURL(file));
-  if (image) take(fit(image), null);
-  else if (file) $("changed").textContent = `${file.name} is not an image that this browser can open.`;
+  if (image) {
+    listOwn(file.name);
+    take(fit(image), null);
+  } else if (file) $("changed").textContent = `${file.name} is not an image that this browser can open.`;
 });
 document.querySelectorAll(".knob input").forEach((slider) => {
   slider.addEventListener("input", () => change({ [slider.id]: Number(slider.value) }));

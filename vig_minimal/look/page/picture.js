@@ -1,14 +1,15 @@
 /* Drawing: the image with its patches, and small charts. Nothing here knows where the numbers come from. */
-const COLOUR = { source: "#ff8a1f", target: "#ff2d3d", asked: "#38bdf8", lost: "#ff3fa4", gained: "#35d07f" };
+const COLOUR = { source: "#ff8a1f", outline: "#b8410b", target: "#ff2d3d", asked: "#38bdf8", lost: "#ff3fa4", gained: "#35d07f" };
 const HEAT = [[13, 8, 60], [92, 22, 120], [178, 50, 92], [238, 105, 55], [250, 180, 50], [252, 245, 170]];
-/* A colour between dark and light for a share between 0 and 1. */
-function heat(share) {
-  const at = Math.min(Math.max(share, 0), 1) * (HEAT.length - 1), low = Math.min(Math.floor(at), HEAT.length - 2);
-  return `rgb(${HEAT[low].map((value, c) => Math.round(value + (at - low) * (HEAT[low + 1][c] - value)))})`;
+const WEIGHTS = [[255, 251, 208], [255, 209, 92], [255, 154, 31], [232, 80, 10]];  // from light to heavy edges
+/* The colour at a share, between 0 and 1, of a scale. */
+function heat(share, scale = HEAT) {
+  const at = Math.min(Math.max(share, 0), 1) * (scale.length - 1), low = Math.min(Math.floor(at), scale.length - 2);
+  return `rgb(${scale[low].map((value, c) => Math.round(value + (at - low) * (scale[low + 1][c] - value)))})`;
 }
 /* Draw the image and over its patches what `view` holds. boxes: all nodes, each a [row, column, side] in patches.
-   sources { box, share, colours }: tinted by share, with a stripe of each colour, all others darkened; or
-   values, one a node: a heat map; or labels, one a node: partitions. frames { box, colour }: the chosen nodes. */
+   sources { box, share, colours }: tinted by share and outlined, with a stripe of each colour where there are several;
+   or values, one a node: a heat map; or labels, one a node: partitions. frames { box, colour }: the chosen nodes. */
 function drawPicture(canvas, image, [rows, columns], view) {
   const context = canvas.getContext("2d"), { width, height } = canvas, w = width / columns, h = height / rows;
   const fill = ([row, column, side], colour, alpha, from = 0, to = 1) => {  // from, to: a stripe of the box
@@ -23,6 +24,18 @@ function drawPicture(canvas, image, [rows, columns], view) {
     context.strokeRect(column * w + inset, row * h + inset, Math.min(side, columns - column) * w - 2 * inset,
       Math.min(side, rows - row) * h - 2 * inset);
   };
+  /* The sides of a box that no box of `same` touches: around neighbouring sources there is one line. */
+  const outline = ([row, column, side], same) => {
+    const [left, top, right, bottom] = [column * w, row * h, Math.min(column + side, columns) * w,
+      Math.min(row + side, rows) * h];
+    for (const [ink, line] of [["#fff", 1.5 * thick], [COLOUR.outline, thick]])
+      for (const [dr, dc] of [[-1, 0], [1, 0], [0, -1], [0, 1]]) {
+        if (same.has([row + dr * side, column + dc * side, side].join())) continue;
+        Object.assign(context, { fillStyle: ink, globalAlpha: 1 });
+        context.fillRect(dc > 0 ? right - line : left, dr > 0 ? bottom - line : top, dc ? line : right - left,
+          dr ? line : bottom - top);
+      }
+  };
   Object.assign(context, { globalAlpha: 1, imageSmoothingEnabled: false });
   context.drawImage(image, 0, 0, width, height);
   if (view.values) {
@@ -31,13 +44,14 @@ function drawPicture(canvas, image, [rows, columns], view) {
   }
   view.labels?.forEach((label, n) => fill(view.boxes[n], data.colours[label % data.colours.length], 0.62));
   if (view.sources) {
-    const bright = new Set(view.sources.map(({ box }) => box.join()));
-    for (const box of view.boxes) if (!bright.has(box.join())) fill(box, "#05060a", 0.72);
-    for (const { box, share, colours: { length }, colours } of view.sources)
+    const plain = new Set(view.sources.filter(({ marked }) => !marked).map(({ box }) => box.join()));
+    for (const { box, share, marked, colours: { length }, colours } of view.sources) {
       colours.forEach((colour, n) => {
-        fill(box, colour, 0.1 + 0.3 * share, n / length, (n + 1) / length);
-        frame(box, colour, thick / 2, (n + 0.4) * thick, 0.3 + 0.6 * share);
+        fill(box, colour, 0.3 + 0.25 * share, n / length, (n + 1) / length);
+        if (marked) frame(box, colour, thick / 2, (n + 0.4) * thick, 0.9);
       });
+      if (!marked) outline(box, plain);
+    }
   }
   for (const { box, colour } of view.frames)
     for (const [ink, line] of [["#fff", 2.4], [colour, 1.5]]) frame(box, ink, line * thick, thick, 1);

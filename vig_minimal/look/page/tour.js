@@ -29,7 +29,10 @@ function why(layer, own, i, j, nodes, channels) {
   if (e in own.edges) return `It ${does} because you ${edge ? "added" : "cut"} this edge.${won}`;
   if (own.constructor === "lrgc") {
     const [s, tau] = [score.toFixed(3), own.tau.toFixed(3)];
-    const alpha = `, so α = tanh(σ(${s}) − σ(${tau})) = ${weight.toFixed(3)}`;
+    if (!edge && score > own.tau)
+      return `It does not read: its score α′ = ${s} is above τ = ${tau}, but σ of both is `
+        + `${sigmoid(own.tau) > 0.999 ? "1" : "the same number"} in float32, so α = 0.`;
+    const alpha = `, so α = tanh(σ(${s}) − σ(${tau})) = ${digits(weight)}`;
     return `It ${does}: its score α′ = ${s} ${is} τ = ${tau}${edge ? alpha : ""}.${won}`;
   }
   if (own.constructor === "knn") {

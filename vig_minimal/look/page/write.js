@@ -10,10 +10,14 @@ function edgesOf(graph) {
   const source = graph.nodeAt(...state.node, true);
   return source < 0 ? [] : graph.column(source);
 }
+/* The largest weight of some edges; 0 where all weigh 1, so that there is no scale. */
+const heaviest = (edges) => (edges.every(({ weight }) => weight === 1) ? 0
+  : Math.max(...edges.map(({ weight }) => Math.abs(weight))));
+const digits = (weight) => (Math.abs(weight) < 5e-4 ? weight.toExponential(1) : weight.toFixed(3));
 /* What drawPicture draws of layer l. small: the edges alone, whatever the step. */
 function drawing(graph, l, small) {
   const step = steps()[state.step], turned = backward(graph), edges = edgesOf(graph), { labels } = view().layers[l];
-  const most = Math.max(...edges.map((edge) => Math.abs(edge.weight)), 1e-12);
+  const most = heaviest(edges);
   const node = turned ? graph.nodeAt(...state.node, true) : target(graph);
   const seen = { frames: graph.ofLabels || node < 0 ? [] : [{ box: graph.box(node, turned), colour: COLOUR.target }],
     boxes: Array.from({ length: turned ? graph.targets : graph.sources }, (_, j) => graph.box(j, !turned)) };
@@ -21,13 +25,16 @@ function drawing(graph, l, small) {
   const map = !small && live && MAPS[step.key]?.(live, live.layers[l], target(graph),
     { dim: model().live.dim, nodes: graph.targets, classes: model().classes });
   if (map) return { ...seen, values: map[1], caption: map[0] };
-  seen.sources = edges.map(({ j, weight, groups }) => ({ box: graph.box(j, !turned), share: Math.abs(weight) / most,
-    colours: graph.groups > 1 ? groups.map((g) => data.colours[g % 8]) : [COLOUR.source] }));
+  seen.sources = edges.map(({ j, weight, groups }) => {
+    const share = most ? Math.abs(weight) / most : 0, marked = graph.groups > 1;  // marked: with a frame of its own
+    return { box: graph.box(j, !turned), share, marked, colours: marked ? groups.map((g) => data.colours[g % 8])
+      : [most ? heat(share, WEIGHTS) : COLOUR.source] };
+  });
   if (changed() && !turned) {
     const gained = new Set(before.graphs[l].missing(graph).rows[node]);
-    edges.forEach(({ j }, n) => { if (gained.has(j)) seen.sources[n].colours = [COLOUR.gained]; });
+    edges.forEach(({ j }, n) => { if (gained.has(j)) Object.assign(seen.sources[n], { colours: [COLOUR.gained], marked: true }); });
     for (const j of graph.missing(before.graphs[l]).rows[node])
-      seen.sources.push({ box: graph.box(j, true), share: 0.6, colours: [COLOUR.lost] });
+      seen.sources.push({ box: graph.box(j, true), share: 0, marked: true, colours: [COLOUR.lost] });
   }
   return seen;
 }
@@ -52,26 +59,30 @@ function refresh() {
 }
 
 function writeReading(graph, edges, drawn) {
-  const weighted = edges.some((edge) => edge.weight !== 1), turned = backward(graph);
+  const most = heaviest(edges), turned = backward(graph), one = edges.length === 1;
   const who = graph.ofLabels ? `Label «${model().classes[state.label]}»`
     : `Patch ${drawn.frames.length ? nameOf(drawn.frames[0].box) : state.node}`;
-  const what = graph.pool > 1 && !turned ? `means of ${graph.pool} × ${graph.pool} patches` : "patches";
+  const what = graph.pool > 1 && !turned ? `mean${one ? "" : "s"} of ${graph.pool} × ${graph.pool} patches`
+    : one ? "patch" : "patches";
   const reading = `${who} ${turned ? "is read by" : "reads from"} ${edges.length} ${what} in ${graph.name}`;
   $("reading").textContent = `${reading}${state.held ? " (held)" : ""}.`;
   $("picture").setAttribute("aria-label", reading);
   $("list").replaceChildren(...edges.map(({ j, weight, groups }) => element("li", { value: j, textContent:
-    nameOf(graph.box(j, !turned)) + (weighted ? `: ${weight.toFixed(3)}` : "")
+    nameOf(graph.box(j, !turned)) + (most ? `: ${digits(weight)}` : "")
     + (graph.groups > 1 ? ` (group ${groups.join(", ")})` : "") })));
   const swatch = (colour, says) => [element("i", { style: `background: ${colour}` }), says];
   let legend = graph.ofLabels ? [] : [swatch(COLOUR.target, "chosen patch")];
+  const ramp = (scale) => `linear-gradient(90deg, ${scale.map((colour) => `rgb(${colour})`)})`;
   if (drawn.values) {
-    const ramp = `linear-gradient(90deg, ${HEAT.map((colour) => `rgb(${colour})`)})`;
-    legend = [swatch(ramp, `${drawn.caption}: ${ends(drawn.values).join(" to ")}`)];
+    legend = [swatch(ramp(HEAT), `${drawn.caption}: ${ends(drawn.values).join(" to ")}`)];
   } else if (drawn.labels) {
     legend = [...new Set(drawn.labels)].sort().map((n) => swatch(data.colours[n % 8], `partition ${n}`));
   } else if (graph.groups > 1) {
     for (let g = 0; g < graph.groups; g++) legend.push(swatch(data.colours[g % 8], `group ${g}`));
-  } else legend.push(swatch(COLOUR.source, (turned ? "its targets" : "its sources") + (weighted ? ", by weight" : "")));
+  } else {
+    const who = turned ? "its targets" : "its sources";
+    legend.push(most ? swatch(ramp(WEIGHTS), `${who}, by weight from 0 to ${digits(most)}`) : swatch(COLOUR.source, who));
+  }
   if (changed() && drawn.sources) legend.push(swatch(COLOUR.lost, "gone"), swatch(COLOUR.gained, "new"));
   $("legend").replaceChildren(...legend.flat());
 }
@@ -85,7 +96,7 @@ function writeWhy(graph, edges) {
   const layer = live?.layers[state.layer], own = live?.settings[state.layer];
   const reason = live ? why(layer, own, target(graph), from, graph.targets, model().live.dim) : !edge ? "It does not."
     : graph.groups > 1 ? `It does, in group ${edge.groups.join(" and ")}.`
-      : `It does, with weight ${edge.weight.toFixed(3)}, number ${rank} of ${edges.length}.`;
+      : `It does, with weight ${digits(edge.weight)}, number ${rank} of ${edges.length}.`;
   $("why").textContent = `And ${nameOf(graph.box(from, true))}? ${reason}`;
 }
 
@@ -100,9 +111,18 @@ function writeStep() {
     const now = live ? liveValue(value.symbol, step.key) : value.low === null ? null : [value.low, value.high];
     return tableRow("td", [step.symbol ?? value.symbol, value.shape, now ? `from ${ends(now).join(" to ")}` : ""]);
   }));
+  $("note").textContent = step.key === "edges" ? saturation(graphs[state.layer]) : "";
   $("pipeline").querySelectorAll("button").forEach((button, n) => {
     button.setAttribute("aria-current", n === state.step ? "step" : "false");
   });
+}
+/* LRGC's τ, and how many of the layer's edges are saturated; nothing for other graphs. */
+function saturation(graph) {
+  const own = live?.settings[state.layer], tau = own ? own.tau : graph.tau, share = graph.data.saturated ?? null;
+  if (share === null) return "";
+  const alpha = digits(Math.tanh(1 - sigmoid(tau)));
+  return `τ = ${tau.toFixed(2)}. ${(100 * share).toFixed(1)} % of the edges of this layer have σ(α′) > 0.999: their α is `
+    + `tanh(1 − σ(τ)) = ${alpha}, whatever the score.`;
 }
 /* The least and the most of many numbers, as text. */
 const ends = (values) => [Math.min, Math.max].map((best) => values.reduce((a, b) => best(a, b)).toPrecision(3));
@@ -141,8 +161,10 @@ function writeAnswer() {
 }
 /* The same patch in every layer, and how many edges a change has cost and brought there. */
 function writeLayers(counts) {
+  const plain = $("layers").querySelector(".plain canvas");
+  plain.getContext("2d").drawImage(picture, 0, 0, plain.width, plain.height);
   graphs.forEach((graph, l) => {
-    const button = $("layers").children[l], [lost, gained] = counts[l];
+    const button = $("layers").querySelectorAll("button")[l], [lost, gained] = counts[l];
     drawPicture(button.firstChild, picture, model().grid, drawing(graph, l, true));
     button.lastChild.replaceChildren(`${graph.name}: ${edgesOf(graph).length}`, ...(lost + gained ? [element("br"),
       element("span", { className: "minus", textContent: `−${lost} ` }),
@@ -159,7 +181,8 @@ function writeCharts(graph) {
   const share = (value) => (value === null ? "–" : `${(100 * value).toFixed(1)} %`);
   $("numbers").replaceChildren(...described.map((d, l) => {
     const row = tableRow("td", [graphs[l].name, d.mean.toFixed(1), d.least, d.most, share(d.isolated), share(d.loops),
-      number(d.length), share(d.overlap), number(d.diversity), share(d.homophily)]);
+      number(d.length), share(d.overlap), number(d.diversity), share(d.homophily),
+      share(graphs[l].data.saturated ?? null)]);
     row.onclick = () => go({ layer: l });
     row.setAttribute("aria-current", l === state.layer);
     return row;
@@ -201,5 +224,5 @@ function writeKnobs(graph, counts) {
   const [old, now] = [before, live].map(({ logits }) => logits.indexOf(Math.max(...logits))), { classes } = model();
   const [then, still] = [before, live].map(({ logits }) => `${(100 * shares(logits)[old]).toFixed(0)} %`);
   $("changed").textContent = !changed() ? "" : `${lost} edges are gone and ${gained} are new, in all layers together. `
-    + `The answer ${old === now ? "stays" : `is «${classes[now]}», no longer`} «${classes[old]}» (${then} → ${still}).`;
+    + `The prediction ${old === now ? "stays" : `is «${classes[now]}», no longer`} «${classes[old]}» (${then} → ${still}).`;
 }

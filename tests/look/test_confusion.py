@@ -69,7 +69,7 @@ def test_eval_only_says_and_writes_it(tmp_path, capsys):
         header, *rows = csv.reader(file)
     assert header == ["class", "cat", "dog"] and [row[0] for row in rows] == ["cat", "dog"]
     matrix = np.array([row[1:] for row in rows], int)
-    assert (matrix.sum(1) == 4).all() and f"top1 {100 * matrix.trace() / 8:.3f}" in said
+    assert (matrix.sum(1) == 4).all() and f"top-1 {100 * matrix.trace() / 8:5.2f} %" in said
     for name, right in zip(("cat", "dog"), matrix.diagonal()):
         assert f"{name} {25 * right:.1f}" in said
     assert Image.open("out/confusion.png").width > SIDE

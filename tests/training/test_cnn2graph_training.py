@@ -95,7 +95,7 @@ def test_a_run_goes_on_to_the_same_weights_and_evaluates_without_its_anchors(cap
         os.remove(name)  # exporting a model needs no training images
     train.main(["--resume", "whole/last.pt", "--eval-only", "--data-dir", "data", "--batch-size", "4", "--device",
                 "cpu"])
-    assert f"top1 {float(rows('whole')[-1]['val_top1']):.3f}" in capsys.readouterr().out
+    assert f"top-1 {float(rows('whole')[-1]['val_top1']):5.2f} %" in capsys.readouterr().out
     message = refused(capsys, "--resume", "whole/last.pt", "--data-dir", "data", "--batch-size", "4", "--epochs", "3")
     assert "its anchors are other images" in message
 
@@ -110,7 +110,20 @@ def test_a_moved_folder_has_the_same_anchors(tmp_path):
     assert checkpoint.load_run(Path("out/last.pt"))["epoch"] == 3
     here = [os.path.abspath(f"moved/{name}.png") for name in ("a/1", "b/2")]
     assert in_their_folder(["./a/1.png", "./b/2.png"]) == in_their_folder(here) == ["/a/1.png", "/b/2.png"]
+    assert in_their_folder(["C:\\photos\\a\\1.png", "C:\\photos\\b\\2.png"]) == ["/a/1.png", "/b/2.png"]  # Windows
     assert in_their_folder(["image 3", "image 12"]) == ["image 3", "image 12"] and in_their_folder([]) == []
+
+
+def test_a_run_begun_on_windows_goes_on(tmp_path):
+    image_folder(tmp_path / "data", count=6)
+    argv = ["--data-dir", "data", "--batch-size", "4", "--output", "out"]
+    run(*argv, "--epochs", 1, model="cnn2mean_nano")
+    state = checkpoint.load_run(Path("out/last.pt"))
+    assert all("\\" not in name for name in state["anchors"])
+    state["anchors"] = ["C:\\photos\\" + name.replace("/", "\\") for name in state["anchors"]]
+    checkpoint.save(Path("out/last.pt"), state)
+    train.main(["--resume", "out/last.pt", "--epochs", "2", "--device", "cpu"])
+    assert checkpoint.load_run(Path("out/last.pt"))["epoch"] == 2
 
 
 @pytest.mark.parametrize("decay", ["0.99", "0"])

@@ -262,7 +262,7 @@ def test_the_command_under_two_processes_and_going_on_with_one(finished, monkeyp
         trained = list(csv.DictReader(file))[-1]
     monkeypatch.chdir(folder)  # one process finds the same figures over the same 33 images
     train.main(["--resume", "out/last.pt", "--eval-only", "--limit", "33", "--batch-size", "8", "--device", "cpu"])
-    assert f"top1 {float(trained['val_top1']):.3f}" in capsys.readouterr().out
+    assert f"top-1 {float(trained['val_top1']):5.2f} %" in capsys.readouterr().out
     right = float(trained["val_top1"]) * 33 / 100
     assert right == pytest.approx(round(right), abs=1e-3)
 

@@ -213,8 +213,8 @@ def test_an_earlier_one_is_evaluated_and_started_from_and_not_gone_on_with(capsy
     capsys.readouterr()
     run("--resume", "out/best.pt", "--eval-only", "--device", "cpu")
     last = rows("out")[-1]
-    key = "mAP" if "val_mAP" in last else "top1"
-    assert f"{key} {float(last[f'val_{key}']):.3f}" in capsys.readouterr().out
+    key, name = ("mAP", "mAP") if "val_mAP" in last else ("top1", "top-1")
+    assert f"{name} {float(last[f'val_{key}']):5.2f} %" in capsys.readouterr().out
     run("--init-from", "out/best.pt", *model[2:8], "--epochs", 1, "--output", "other", "--device", "cpu")
     capsys.readouterr()
     assert "of an earlier version, which kept neither what was given nor the rows of metrics.csv" in refused(

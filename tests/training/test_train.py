@@ -123,7 +123,7 @@ def test_evaluation_only_gives_the_figures_of_training_and_leaves_the_run_alone(
     # the checkpoint knows the rest
     train.main(["--resume", "out/last.pt", "--eval-only", "--limit", "32", "--device", "cpu"])
     out = capsys.readouterr().out
-    assert f"top1 {float(last['val_top1']):.3f}" in out and f"loss {float(last['val_loss']):.3f}" in out
+    assert f"top-1 {float(last['val_top1']):5.2f} %" in out and f"loss {float(last['val_loss']):.3f}" in out
     new = {Path("out/confusion.csv"), Path("out/confusion.png")}
     assert {path: path.stat().st_mtime_ns for path in {*Path("out").iterdir()} - new} == before
     assert os.listdir(".") == ["out"]
@@ -200,7 +200,7 @@ def test_an_evaluation_reads_no_training_image(capsys, tmp_path):
     capsys.readouterr()
     train.main(["--resume", "out/last.pt", "--eval-only", *argv])
     said = " ".join(capsys.readouterr().out.split())
-    assert "2 classes, 16 validation images (in memory)" in said and "top1" in said and "training image" not in said
+    assert "2 classes, 16 validation images (in memory)" in said and "top-1" in said and "training image" not in said
 
 
 def test_a_column_that_comes_later_stands_below_its_own_name(tmp_path):
@@ -310,6 +310,7 @@ def test_what_looks_wrong_is_said(tmp_path):
     assert "exactly 100 %" in run_log.suspicious({"top1": 100.0}, 1)[0] and run_log.suspicious({"top1": 50.0}, 1) == []
     assert run_log.suspicious({"top1": 0.0}, 0) == []  # before training
     chance = SingleLabel.chance(10)
+    assert run_log.first_loss(2.4, *chance) == "first step: loss 2.400, chance level 2.303 (ln 10)"
     assert "far from it" in run_log.first_loss(9.0, *chance) and "far" not in run_log.first_loss(2.4, *chance)
 
 
@@ -317,7 +318,7 @@ def test_what_looks_wrong_is_said(tmp_path):
 def test_a_compiled_model_trains_and_its_checkpoint_is_like_any_other(capsys):
     run("--epochs", 1, "--output", "out", "--compile")
     train.main(["--resume", "out/last.pt", "--eval-only", "--limit", "32", "--device", "cpu"])
-    assert f"top1 {float(rows('out')[-1]['val_top1']):.3f}" in capsys.readouterr().out
+    assert f"top-1 {float(rows('out')[-1]['val_top1']):5.2f} %" in capsys.readouterr().out
 
 
 def test_compiling_without_a_compiler_is_refused(capsys, monkeypatch):

@@ -4,6 +4,7 @@ In training, an anchor is augmented once per epoch: alike in all steps and proce
 stores the embeddings of the anchors as they are, and needs their images no more.
 """
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -32,7 +33,7 @@ def draw_anchors(labels: Tensor, classes: int, per_class: int, generator: torch.
 class Anchors:
     """`per_class` images of every class, drawn uniformly; A = classes · per_class of them, class after class.
 
-    names: their file names. Raises DataError for a class with too few images, and for data without a list of labels.
+    names: their file names, with / on Windows too. Raises DataError for a class with too few images, and for data without a list of labels.
     """
 
     def __init__(self, source: Sequence, classes: Sequence[str], per_class: int, size: tuple[int, int],
@@ -45,7 +46,7 @@ class Anchors:
                 raise DataError(f"anchors: class {name} has {count} training images, too few for {per_class} anchors;"
                                 " add images, or use fewer anchors with --anchors-per-class")
         self.indices = draw_anchors(labels, len(classes), per_class, generator("anchors", seed)).tolist()
-        self.names = [image_name(source, index) for index in self.indices]
+        self.names = [image_name(source, index).replace(os.sep, "/") for index in self.indices]
         self.recipe, self.seed, self.device = recipe, seed, device
         self.varied, self.plain = (PreparedImages(source, size, recipe.eval_crop, r, seed) for r in (recipe, None))
 

@@ -148,7 +148,7 @@ def _listed(root: Path) -> tuple[ImageFiles, list[str]]:
     if len(classes) < 2:
         few = f"one class only ({classes[0]})" if classes else "no class"
         raise DataError("; ".join([f"{root}: {few}; {LAYOUT}, with two classes or more", *remarks]))
-    found.sort(key=lambda entry: (entry[0], *os.path.split(entry[1])))
+    found.sort(key=lambda entry: (entry[0], *os.path.split(entry[1].replace(os.sep, "/"))))  # alike on Windows
     return ImageFiles([path for _, path in found], [labels[name] for name, _ in found], classes), remarks
 
 

@@ -27,33 +27,34 @@ from .distributed import Processes
 
 
 class TopK:
-    """Cross-entropy, and top-1 and top-5 accuracy in percent.
+    """Cross-entropy and top-1 accuracy in percent; with more than five classes top-5 too.
 
-    A label is in the top k if fewer than k classes come before it, by score and, of equal ones, by number: a network
-    that says the same of all classes is right for the first one alone. With at most five classes top-5 is 100 %.
+    A label is in the top k if fewer than k classes come before it, by score and, of equal scores, by number: a network
+    with the same logit for all classes is right for the first one alone.
     """
 
     def __init__(self):
-        self.sums = torch.zeros(4, dtype=torch.float64)  # images, loss, images right in top 1, in top 5
+        self.sums = torch.zeros(5, dtype=torch.float64)  # images, with more than 5 classes, loss, right in top 1, top 5
         self.pairs = torch.zeros(2, 0, dtype=torch.int64)  # of each image its label, and the class it was taken for
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits (B, classes), labels (B,) int64."""
-        logits = logits.float()
+        logits, count = logits.float(), float(len(labels))
         own, number = logits.gather(1, labels[:, None]), torch.arange(logits.shape[1], device=logits.device)
         before = ~(logits <= own) | (logits == own) & (number < labels[:, None])  # (B, classes); NaN is never right
         rank = before.sum(1)  # (B,), 0 is the highest
         loss = F.cross_entropy(logits, labels, reduction="sum")
         batch = torch.stack([loss, (rank < 1).sum(), (rank < 5).sum()]).cpu().double()
-        self.sums += torch.cat([torch.tensor([float(len(labels))]), batch])
+        self.sums += torch.cat([torch.tensor([count, count * (logits.shape[1] > 5)]), batch])
         predicted = torch.where(rank < 1, labels, logits.argmax(1))
         self.pairs = torch.cat([self.pairs, torch.stack([labels, predicted]).cpu()], 1)
 
     def compute(self, processes: Processes) -> dict[str, float]:
-        """Return `loss`, `top1` and `top5`; `pairs` are then those of all processes. Every process must call this."""
+        """Return `loss`, `top1` and maybe `top5`; `pairs` are then those of all processes. Every process must call
+        this."""
         self.pairs = torch.cat(processes.gather(self.pairs), 1)
-        count, loss, top1, top5 = processes.sum(self.sums).tolist()
-        return {"loss": loss / count, "top1": 100 * top1 / count, "top5": 100 * top5 / count}
+        count, many, loss, top1, top5 = processes.sum(self.sums).tolist()
+        return {"loss": loss / count, "top1": 100 * top1 / count} | ({"top5": 100 * top5 / count} if many else {})
 
 
 def average_precision(scores: Tensor, targets: Tensor) -> list[float | None]:

@@ -7,6 +7,7 @@ change is refused, the others are said. --eval-only begins in the same way, and 
 
 import contextlib
 import os
+import posixpath
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -274,7 +275,8 @@ def take_weights(model: nn.Module, weights: dict[str, Tensor], changed: Sequence
 
 
 def in_their_folder(names: Sequence[str]) -> list[str]:
-    """Return the names of images without the folder that all lie in, which may be another one when a run goes on."""
-    names = [os.path.abspath(name) if os.sep in name else name for name in names]
-    root = os.path.commonpath([min(names), max(names)]) if names else ""
+    """Return the names of images without the folder that all lie in, which may be another one, or one of Windows, when a
+    run goes on."""
+    names = [(os.path.abspath(name) if os.sep in name else name).replace("\\", "/") for name in names]
+    root = posixpath.commonpath([min(names), max(names)]) if names else ""
     return [name.removeprefix(root) for name in names]

@@ -123,9 +123,11 @@ class RunLog:
         self.say(*suspicious(scores, self.run.epoch))
 
     def evaluation(self, scores: dict[str, float], notes: dict[str, list[FileNote]]) -> None:
-        """Say the scores of --eval-only, and which files were converted."""
+        """Print the scores of --eval-only, and which files were converted."""
+        texts = {"val_loss": "loss {:.3f}", **self.run.task.lines}
         self.say(*file_notes(notes["validation"], "validation"))
-        self.say("  ".join(f"{name} {value:.3f}" for name, value in scores.items()), *self._per_class())
+        self.say("  ".join(texts.get(f"val_{name}", f"{name} {{:5.2f}} %").format(value)
+                           for name, value in scores.items()), *self._per_class())
 
     def stopped(self) -> None:
         """Say where a signal ended the run."""
@@ -183,10 +185,10 @@ def line(row: dict, epochs: int, scores: dict[str, str]) -> str:
     return "  ".join([*parts, "neighbours " + " ".join(neighbours)])
 
 
-def first_loss(loss: float, chance: float, guess: str) -> str:
-    """Return the loss of the first step beside that of a guess. If they are far apart, something is wrong already."""
+def first_loss(loss: float, chance: float, formula: str) -> str:
+    """Return the loss of the first step beside the chance level. If they are far apart, something is wrong already."""
     wrong = "" if chance / 2 < loss < 2 * chance else "; far from it: check labels, learning rate and normalisation"
-    return f"first step: loss {loss:.3f}, and {guess} = {chance:.3f}{wrong}"
+    return f"first step: loss {loss:.3f}, chance level {chance:.3f} ({formula}){wrong}"
 
 
 def per_class(values: dict[str, float | None], what: str = "AP") -> list[str]:

@@ -37,7 +37,7 @@ class Task:
     scores()                            a new metric: `update(outputs, targets)` takes a batch, `compute(processes)`,
                                         called in every process, returns the scores; one that has AP by class keeps
                                         it as `per_class`, in percent, None for a class that no image shows
-    chance(classes)                     loss of a network that guesses, and words for it
+    chance(classes)                     chance-level loss and its formula
     """
 
     anchor_names: Sequence[str] = ()
@@ -102,7 +102,7 @@ class SingleLabel(Task):
 
     @staticmethod
     def chance(classes: int) -> tuple[float, str]:
-        return math.log(classes), f"a guess among {classes} classes has ln {classes}"
+        return math.log(classes), f"ln {classes}"
 
 
 class MultiLabelScores:
@@ -132,7 +132,7 @@ class MultiLabelTask(Task):
 
     key, key_name = "mAP", "mAP"
     lines = {"val_mAP": "mAP {:5.2f} %", "val_CF1": "CF1 {:5.2f} %", "val_OF1": "OF1 {:5.2f} %",
-             "val_CF1_top3": "top-3: CF1 {:5.2f} %", "val_OF1_top3": "OF1 {:5.2f} %"}
+             "val_CF1_top3": "top-3 CF1 {:5.2f} %", "val_OF1_top3": "top-3 OF1 {:5.2f} %"}
     loss_names = "smooth", "asymmetric"
 
     def __init__(self, classes: Sequence[str], label_smoothing: float, asymmetric: float):
@@ -152,7 +152,7 @@ class MultiLabelTask(Task):
     def chance(self, classes: int) -> tuple[float, str]:
         none = torch.zeros(1, classes)  # as logits and as targets
         loss = sum(self.losses(none, none, none).values()).item()
-        return loss, f"probability ½ for each of {classes} classes, none of them shown, has"
+        return loss, f"probability ½ for each of {classes} classes"
 
 
 class BipartiteScores(TopK):
@@ -238,8 +238,7 @@ class BipartiteTask(Task):
 
     @staticmethod
     def chance(classes: int) -> tuple[float, str]:
-        words = f"guesses of images, anchors and proxies among {classes} classes have 3 ln {classes}"
-        return 3 * math.log(classes), words  # the other terms start below 1
+        return 3 * math.log(classes), f"3 ln {classes}: images, anchors, proxies"  # the other terms start below 1
 
 
 class DetectionTask(Task):
@@ -284,8 +283,8 @@ class DetectionTask(Task):
 
     @staticmethod
     def chance(classes: int) -> tuple[float, str]:
-        words = f"object or not, {classes} classes or background, and pixels of masks, all guessed, have"
-        return 2 * math.log(2) + math.log(classes + 1), words  # boxes start near 0, where anchors are
+        # boxes start near 0, where anchors are
+        return 2 * math.log(2) + math.log(classes + 1), f"2 ln 2 + ln {classes + 1}: proposals, masks, classes"
 
 
 class SegmentationTask(Task):
@@ -316,7 +315,7 @@ class SegmentationTask(Task):
 
     @staticmethod
     def chance(classes: int) -> tuple[float, str]:
-        return math.log(classes), f"a guess among {classes} classes has ln {classes}"
+        return math.log(classes), f"ln {classes}"
 
 
 def choose_task(config: object, data: Data, recipe: Recipe, teacher: Callable | None, processes: Processes, seed: int,

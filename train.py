@@ -6,9 +6,7 @@ installed: `python -m vig_minimal train`, `torchrun -m vig_minimal.train`.
     python train.py --resume runs/lrgc_nano-shapes/best.pt --eval-only
 """
 
-from vig_minimal.streams import prepare
 from vig_minimal.train import main
 
 if __name__ == "__main__":
-    prepare()
     main()

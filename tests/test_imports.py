@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "vig_minimal"
-FOLDERS = ["streams", "trained_files", "atomic_files", "graphs", "constructors", "models", "data", "training",
-           "weights", "look", "trained", "learn"]  # the first three and `trained` are files
+FOLDERS = ["own_modules", "streams", "trained_files", "atomic_files", "graphs", "constructors", "models", "data",
+           "training", "weights", "look", "trained", "learn"]  # the first four and `trained` are files
 TOP = ["__init__", "__main__", "train"]  # above all folders
 FAST = f"{PACKAGE}.graphs.fast."
 MOST_MODULES = 15  # in a folder, __init__.py aside

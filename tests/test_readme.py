@@ -124,8 +124,8 @@ def test_snippets_run_as_printed(snippet, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tables = CONSTRUCTORS, DOWNLOADS  # snippets may add to them
     before = [dict(table) for table in tables]
-    module = types.ModuleType("snippet")
-    monkeypatch.setitem(sys.modules, "snippet", module)  # classes can then be sent to other processes
+    module = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", module)  # classes can then be sent to other processes
     try:
         vars(module).update(prepared(tmp_path))
         with torch.no_grad() if "train.main" not in snippet.text else torch.enable_grad():

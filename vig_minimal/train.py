@@ -23,7 +23,6 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # another process that is
 
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
-from tqdm import tqdm  # noqa: E402
 
 from .data.batches import TrainingBatches  # noqa: E402
 from .data.decoding import DataError  # noqa: E402
@@ -32,7 +31,8 @@ from .graphs.plain import plain  # noqa: E402
 from .learn.use import use_lessons  # noqa: E402
 from .look import confusion  # noqa: E402
 from .models.checks import plural  # noqa: E402
-from .streams import prepare  # noqa: E402
+from .models.cost import peak_memory  # noqa: E402
+from .streams import Progress, duration, prepare  # noqa: E402
 from .training.build import build  # noqa: E402
 from .training.distributed import start as join  # noqa: E402
 from .training.endings import Diverged, Stopped, fail, one_sentence  # noqa: E402
@@ -40,18 +40,14 @@ from .training.engine import Run, evaluate, learning_rate  # noqa: E402
 from .training.config import parse  # noqa: E402
 from .training.recipes import Recipe  # noqa: E402
 from .training.resume import begin  # noqa: E402
-from .training.run_log import RunLog, describe, duration, first_loss  # noqa: E402
-
-try:
-    import resource
-except ImportError:  # not on Windows
-    resource = None
+from .training.run_log import RunLog, describe, first_loss  # noqa: E402
 
 DRY_STEPS, DRY_BATCHES = 2, 4  # of training and of evaluation in a dry run
 
 
 def main(argv: list[str] | None = None) -> dict | None:
     """The command; see --help. Returns the last row of metrics.csv, or the scores of an evaluation."""
+    prepare()
     try:
         with contextlib.ExitStack() as resources:  # leaves the other processes and the output folder at the end
             return train(parse(argv), resources)
@@ -97,7 +93,7 @@ def train(given: dict, resources: contextlib.ExitStack) -> dict | None:
 
 def fit(run: Run, log: RunLog) -> dict | None:
     """Train to the last epoch; after each, evaluate and save. Returns the last row of metrics.csv."""
-    recipe, images, seconds = run.recipe, 0, 0.0
+    recipe, steps, images, seconds = run.recipe, len(run.batches), 0, 0.0
     if run.epoch >= recipe.epochs:
         log.say(f"this run is finished: {log.best_score()}; a larger --epochs trains on")
         return run.history[-1]
@@ -106,10 +102,10 @@ def fit(run: Run, log: RunLog) -> dict | None:
         close_epoch(run, log, {}, evaluation(run, log))
     for epoch in range(run.epoch, recipe.epochs):
         begun = time.perf_counter()
-        with log.bar(f"epoch {epoch + 1}/{recipe.epochs}", len(run.batches) * recipe.batch_size) as bar:
-            trained = train_one_epoch(run, run.batches, epoch, bar, run.first_step,
+        with log.progress(f"epoch {epoch + 1}/{recipe.epochs}", steps, steps * recipe.batch_size, run.step) as progress:
+            trained = train_one_epoch(run, run.batches, epoch, progress, run.first_step,
                                       after_step=lambda loss: after_step(run, log, loss))
-        images += (len(run.batches) - run.first_step) * recipe.batch_size
+        images += (steps - run.first_step) * recipe.batch_size
         seconds += time.perf_counter() - begun
         scores = evaluation(run, log)  # a signal in here leaves the epoch open: it is evaluated when the run goes on
         run.epoch, run.first_step = epoch + 1, 0
@@ -120,8 +116,8 @@ def fit(run: Run, log: RunLog) -> dict | None:
 
 def evaluation(run: Run, log: RunLog) -> dict[str, float]:
     """The scores of the evaluated network."""
-    with log.bar("evaluation", len(run.val_batches.loader.dataset)) as bar:
-        return evaluate(run, run.val_batches, bar)
+    with log.progress("evaluation", len(run.val_batches), len(run.val_batches.loader.dataset)) as progress:
+        return evaluate(run, run.val_batches, progress)
 
 
 def close_epoch(run: Run, log: RunLog, trained: dict[str, float], scores: dict[str, float]) -> None:
@@ -141,10 +137,10 @@ def close_epoch(run: Run, log: RunLog, trained: dict[str, float], scores: dict[s
     log.epoch(row, scores, notes)
 
 
-def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_step: int = 0,
+def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, progress: Progress, first_step: int = 0,
                     last_step: int | None = None, after_step: Callable[[float], None] | None = None) -> dict:
     """One pass over the training images, or its steps from first_step to last_step; epochs count from 0.
-    bar: a tqdm bar, which counts images. after_step: called with the loss of each step.
+    after_step: called with the loss of each step.
     Returns the mean `loss`, its terms as `loss_NAME`, `images_per_s` and the last `lr`.
     Raises Stopped after the step in which a signal came, and Diverged for a loss or gradient that is not finite.
     """
@@ -158,9 +154,9 @@ def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, bar, first_s
         losses, stop = backward(run, parts)
         update(run, losses, lr, where=f"epoch {epoch + 1}, step {step + 1}, learning rate {lr:.2e}")
         run.step += 1
-        bar.update(recipe.batch_size)
         if after_step is not None:
             after_step(sum(losses.values()))
+        progress.update(recipe.batch_size, sum(losses.values()))
         # several processes learn of a signal with the next step's losses, and all stop after the same step
         if stop or (run.processes.world == 1 and run.processes.signals.received):
             raise Stopped
@@ -237,7 +233,8 @@ def dry_run(run: Run, log: RunLog) -> str:
         times.append(time.perf_counter())
         after_step(run, log, loss)
 
-    train_one_epoch(run, run.batches, 0, tqdm(disable=True), last_step=min(DRY_STEPS, steps), after_step=clock)
+    with log.progress("dry run", DRY_STEPS, DRY_STEPS * run.recipe.batch_size) as progress:
+        train_one_epoch(run, run.batches, 0, progress, last_step=min(DRY_STEPS, steps), after_step=clock)
     begun, some = time.perf_counter(), min(DRY_BATCHES, len(run.val_batches))
     evaluate(run, itertools.islice(run.val_batches, some))
     seconds = (time.perf_counter() - begun) * len(run.val_batches) / max(1, some)
@@ -247,17 +244,11 @@ def dry_run(run: Run, log: RunLog) -> str:
 def estimate(step_seconds: float, steps: int, evaluation_seconds: float, recipe: Recipe, device: torch.device) -> str:
     """Estimate the time of a whole run, evaluations included, and its memory. steps: of an epoch."""
     training, evaluation = recipe.epochs * steps * step_seconds, (recipe.epochs + 1) * evaluation_seconds
-    peak, what = 0, "memory"
-    if device.type == "cuda":
-        peak, what = torch.cuda.max_memory_allocated(device), "GPU memory"
-    elif resource:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return (f"dry run: a step takes {step_seconds:.3g} s ({recipe.batch_size / step_seconds:.0f} images/s), an"
             f" evaluation about {duration(evaluation_seconds)}; {plural(recipe.epochs, 'epoch')} of"
             f" {plural(steps, 'step')} would take about {duration(training + evaluation)}, with"
-            f" {peak / 2**20:,.0f} MiB of {what} a process")
+            f" {peak_memory(device) / 2**20:,.0f} MiB of memory a process")
 
 
 if __name__ == "__main__":
-    prepare()
     main()

@@ -41,7 +41,7 @@ class Batches(list):
 
 
 class NoBar:
-    def update(self, images):
+    def update(self, images, loss):
         pass
 
 

@@ -32,7 +32,7 @@ PLAIN = Recipe(epochs=1, batch_size=8, schedule="step", warmup_epochs=0.0, coold
 
 
 class NoBar:
-    def update(self, images):
+    def update(self, images, loss):
         pass
 
 

@@ -77,13 +77,13 @@ def fetch(name: str, folder: str | None) -> None:
 
 
 def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int | None, seed: int = 0,
-              task: str = "labels") -> Data:
+              task: str = "labels", only_val: bool = False) -> Data:
     """Open the data set of that name. Raises DataError if there is none, or its files are missing or inconsistent.
 
     folder: holds the image folders or downloads. size: height and width at which synthetic scenes are drawn.
     limit: use that many training images, the same random choice every time (synthetic scenes: validation images too).
     seed: splits a folder of classes that has no train/ and val/. task: labels, detection or segmentation: the kind of
-    the targets.
+    the targets. only_val: no training images are needed, see `image_folders`.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit}: at least 1 training image")
@@ -104,7 +104,7 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
         train = Shapes(size, limit or SHAPES_TRAIN, "train", view)
         val = Shapes(size, min(SHAPES_VAL, limit or SHAPES_VAL), "val", view)
     elif name == "imagefolder":
-        train, val, remarks = image_folders(folder, seed)
+        train, val, remarks = image_folders(folder, seed, only_val)
     elif name == "coco":
         kind = {"detection": coco_voc.CocoObjects, "segmentation": CocoMasks}.get(task)
         train, val = coco_voc.coco(folder, kind)

@@ -36,7 +36,7 @@ class ImageFiles(Dataset):
     """Image files `paths` with one label each, `targets` (n,), of `classes`: item i is an RGB image and its label."""
 
     def __init__(self, paths: list[str], targets: list[int], classes: list[str]):
-        self.paths, self.targets, self.classes = paths, torch.tensor(targets), classes
+        self.paths, self.targets, self.classes = paths, torch.tensor(targets, dtype=torch.int64), classes
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -49,10 +49,14 @@ class ImageFiles(Dataset):
         return ImageFiles([self.paths[i] for i in places], self.targets[places].tolist(), self.classes)
 
 
-def image_folders(folder: str, seed: int) -> tuple[ImageFiles, ImageFiles, list[str]]:
-    """Training and validation images, and what to say about them. Raises DataError, in one sentence."""
+def image_folders(folder: str, seed: int, only_val: bool = False) -> tuple[ImageFiles, ImageFiles, list[str]]:
+    """Training and validation images, and remarks. only_val: of a folder with val/ read that alone, and return no
+    training image. Raises DataError, in one sentence."""
     root, paths = Path(folder), (Path(folder, "train"), Path(folder, "val"))
     missing = [path for path in paths if not path.is_dir()]
+    if only_val and paths[1] not in missing:
+        val, remarks = _listed(paths[1])
+        return val.part([]), val, remarks
     if not root.is_dir() or len(missing) == 1:
         raise DataError(f"{missing[0] if root.is_dir() else root}: no such folder; {LAYOUT}")
     if missing:

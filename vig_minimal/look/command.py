@@ -11,6 +11,8 @@ from typing import NoReturn
 
 from PIL import Image
 
+from ..own_modules import import_first
+
 
 def fail(name: str, message: str) -> NoReturn:
     """Print one sentence, `NAME: error: …`, on stderr and exit with code 2."""
@@ -26,6 +28,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=command, description=description, epilog=f"example: {command} {example}",
                          formatter_class=argparse.RawDescriptionHelpFormatter)
         self.name = name
+        self.add_argument("--import", dest="imports", metavar="NAME", type=import_first, action="append", default=[],
+                          help="import this module or file first: it registers constructors or data sets of your own")
 
     def add_out(self, default: str | None, help: str = "the picture to write") -> None:
         """Add `--out FILE`, which is checked before the command starts its work."""

@@ -1,6 +1,12 @@
-"""What a model costs: parameters, multiply-adds, and the bytes that a training step keeps for its backward pass."""
+"""What a model costs: parameters, multiply-adds, and memory."""
 
+import sys
 from collections.abc import Callable
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
 
 import torch
 from torch import Tensor, nn
@@ -49,3 +55,11 @@ def saved_bytes_per_image(model: nn.Module, images: Tensor, outputs: Callable) -
     """What each further image adds to `saved_bytes`: without what is computed once a step, as CNN2GNN's anchors are."""
     few, more = (saved_bytes(model, part, outputs) * len(part) for part in (images, images.repeat(2, 1, 1, 1)))
     return max(0.0, (more - few) / len(images))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes of memory that this process has taken at most so far: of the GPU, else of the machine; 0 on Windows."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else 0

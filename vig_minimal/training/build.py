@@ -21,6 +21,7 @@ from .config import RunConfig
 from .distributed import Processes, check_sync_bn
 from .engine import Run, create_run
 from .recipes import Recipe
+from .resolve import enough_epochs
 from .resume import Start, in_their_folder, restore
 from .tasks import Task, choose_task
 
@@ -41,6 +42,7 @@ def build(config: RunConfig, start: Start | None, changes: list[str], processes:
     if len(set(processes.gather((begun, len(data.train), len(data.val))))) > 1:
         raise ValueError("the processes read different checkpoints or data; --output and --data-dir must be folders"
                          " that all machines share, or alike on all of them")
+    config, remarks = (config, {}) if goes_on or batches is None else enough_epochs(config, len(batches))
     model, teacher, new_parts = processes.after_first(create_networks, config, start, processes, data)
     task = processes.together(choose_task, model.config, data, config.recipe, teacher, processes, config.seed,
                               not config.eval_only)
@@ -50,6 +52,7 @@ def build(config: RunConfig, start: Start | None, changes: list[str], processes:
         calibrate(model, task, images, processes)
     run = create_run(model, task, config, processes)
     run.data, run.batches, run.val_batches, run.seen = data, batches, val_batches, fingerprint(data)
+    run.remarks |= remarks
     changes = changes + processes.together(lambda: restore(run, start) if goes_on else [])
     if goes_on and start.damaged and config.writes:  # else the next save would write it over the good previous.pt
         processes.from_first(lambda: (config.output / "last.pt").replace(config.output / "damaged.pt") and None)
@@ -72,7 +75,8 @@ def open_batches(config: RunConfig, start: Start | None, processes: Processes
     recipe, size, (kind, training, validation) = config.recipe, config.img_size, BATCHES[config.task]
     # an evaluation with another seed has the run's own split
     split_seed = start.state.get("flags", {}).get("seed", config.seed) if start and start.goes_on else config.seed
-    data = open_data(config.data, config.data_dir, size, config.limit, split_seed, config.task)
+    data = open_data(config.data, config.data_dir, size, config.limit, split_seed, config.task,
+                     only_val=config.eval_only and config.eval_split == "val")
     workers = config.workers
     if workers is None:
         workers = min(8, max(1, (os.cpu_count() or 1) // processes.local_world))

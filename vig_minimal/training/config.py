@@ -19,6 +19,7 @@ from ..data.datasets import DATA_SETS
 from ..models.detection import create_detector, detector_size
 from ..models.registry import CONFIGS, create_model
 from ..models.segmentation import create_segmenter, segmenter_size
+from ..own_modules import import_first
 from .distributed import read_place
 from .endings import fail
 from .recipes import RECIPES, Recipe, flags
@@ -99,6 +100,8 @@ class RunConfig:
                                            " confusion.csv and confusion.png")
     eval_split: str = option("val", "run", "images that --eval-only evaluates (default val)", choices=("val", "train"))
     dry_run: bool = option(False, "run", "two steps and an evaluation: what the whole would take; write nothing")
+    imports: list = option(None, "run", "import this module or file first: it registers constructors or data sets of"
+                                        " your own", flag="--import", action="append", type=import_first, metavar="NAME")
     seed: int = option(0, "run", "of everything random (default 0)", STAYS, Allowed(-2**63, 2**63), type=int,
                        metavar="N")
     device: str = option("auto", "run", "auto, cpu, cuda or mps (default auto: a GPU if there is one)", type=str.lower)
@@ -127,6 +130,8 @@ class RunConfig:
                              type=int, metavar="N")
     every: int = option(None, "output", "keep the graphs of four validation images at epochs 0, N, 2N, ... for python"
                                         " -m vig_minimal explore --run DIR", CHANGES, COUNT, type=int, metavar="N")
+    log_every: int = option(None, "output", "print a line with the loss every N steps, too", CHANGES, COUNT, type=int,
+                            metavar="N")
     tensorboard: bool = option(False, "output", "write event files too, if the package tensorboard is there", CHANGES)
 
     @classmethod

@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import NoReturn
 
 import torch
@@ -56,7 +57,8 @@ class Signals:
             again = " (a second Ctrl-C ends it at once)" if number == signal.SIGINT else ""
             self.take(number, f"{name}{signal.Signals(number).name}{again}")
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()  # Python allows no other
+        before = {number: signal.signal(number, handle) for number in numbers}
         try:
             yield
         finally:
@@ -106,7 +108,7 @@ def one_sentence(expected: type[Exception], folder: Path | None = None, is_first
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
     """Let no death of another process interrupt what is inside: torch's handler of that signal raises anywhere."""
-    if not hasattr(signal, "SIGCHLD"):  # Windows
+    if not hasattr(signal, "SIGCHLD") or current_thread() is not main_thread():  # Windows has none
         return (yield)
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:

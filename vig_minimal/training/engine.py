@@ -150,8 +150,8 @@ def create_run(model: nn.Module, task: Task, config: RunConfig, processes: Proce
 
 
 @torch.no_grad()
-def evaluate(run: Run, batches: Iterable[tuple[Tensor, Tensor]], bar=None) -> dict[str, float]:
-    """Return the task's scores of the evaluated network over the images of all processes. bar: counts images.
+def evaluate(run: Run, batches: Iterable[tuple[Tensor, Tensor]], progress=None) -> dict[str, float]:
+    """Return the task's scores of the evaluated network over the images of all processes. progress: counts images.
 
     Raises Stopped, in all processes, if a signal comes to one of them.
     """
@@ -164,8 +164,8 @@ def evaluate(run: Run, batches: Iterable[tuple[Tensor, Tensor]], bar=None) -> di
         with run.autocast():
             outputs = run.task.predict(run.evaluated, images)
         metric.update(outputs, targets)
-        if bar is not None:
-            bar.update(len(images) * run.processes.world)
+        if progress is not None:
+            progress.update(len(images) * run.processes.world)
     if any(run.processes.gather(run.processes.signals.received)):
         raise Stopped
     return metric.compute(run.processes)

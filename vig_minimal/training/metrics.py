@@ -50,8 +50,7 @@ class TopK:
         self.pairs = torch.cat([self.pairs, torch.stack([labels, predicted]).cpu()], 1)
 
     def compute(self, processes: Processes) -> dict[str, float]:
-        """Return `loss`, `top1` and maybe `top5`; `pairs` are then those of all processes. Every process must call
-        this."""
+        """Return `loss`, `top1`, maybe `top5`; `pairs` become those of all processes. Every process must call this."""
         self.pairs = torch.cat(processes.gather(self.pairs), 1)
         count, many, loss, top1, top5 = processes.sum(self.sums).tolist()
         return {"loss": loss / count, "top1": 100 * top1 / count} | ({"top5": 100 * top5 / count} if many else {})

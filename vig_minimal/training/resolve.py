@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL, WITH_BOXES, WITH_MASKS
-from ..models.checks import near
+from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL, NEED_FOLDER, WITH_BOXES, WITH_MASKS
+from ..models.checks import near, plural
 from ..models.cost import count_parameters
 from ..models.registry import CONFIGS, create_model
 from .teacher import check_teacher
@@ -32,6 +32,7 @@ DENSE = {
                      "masks of classes", "--flip and --scale-range"),
 }
 MOST_PARAMETERS, MOST_NODES = 2**31, 2**17
+LEAST_STEPS, MOST_EPOCHS = 600, 100  # of own data without --epochs; demo takes 624 steps on the synthetic scenes
 
 
 def resolve(given: dict, start: "Start | None" = None) -> RunConfig:
@@ -117,6 +118,20 @@ def choose_recipe(given: dict, config: RunConfig, start: "Start | None") -> Reci
         kept = start.recipe
         recipe = replace(recipe, eval_crop=kept.eval_crop, mean=tuple(kept.mean), std=tuple(kept.std))
     return override(recipe, {name: given[name] for name in flags() if name in given}, config.scale_lr)
+
+
+def enough_epochs(config: RunConfig, steps: int) -> tuple[RunConfig, dict[str, str]]:
+    """Return the config and a remark, with epochs for LEAST_STEPS steps, at most MOST_EPOCHS, for a demo recipe on a
+    person's own data, unless --epochs or --limit is given. steps: of an epoch."""
+    recipe, given = config.recipe, config.given
+    epochs = min(MOST_EPOCHS, math.ceil(LEAST_STEPS / max(1, steps)))
+    if (epochs <= recipe.epochs or config.data not in NEED_FOLDER or not config.recipe_name.startswith("demo")
+            or given.keys() & {"epochs", "limit"}):
+        return config, {}
+    phases = {name: given[name] for name in ("warmup_epochs", "cooldown_epochs", "decay_epochs") if name in given}
+    said = f"{epochs}, not the recipe's {recipe.epochs}: one has only {plural(steps, 'step')}; --epochs N sets it"
+    recipe = override(recipe, phases | {"epochs": epochs})
+    return replace(config, recipe=recipe, given=given | {"epochs": epochs}), {"epochs": said}
 
 
 def choose_fields(config: RunConfig, start: "Start | None") -> dict:

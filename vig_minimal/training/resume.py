@@ -275,8 +275,7 @@ def take_weights(model: nn.Module, weights: dict[str, Tensor], changed: Sequence
 
 
 def in_their_folder(names: Sequence[str]) -> list[str]:
-    """Return the names of images without the folder that all lie in, which may be another one, or one of Windows, when a
-    run goes on."""
+    """Return the names of images without their common folder, which may be another one, or of Windows, on resuming."""
     names = [(os.path.abspath(name) if os.sep in name else name).replace("\\", "/") for name in names]
     root = posixpath.commonpath([min(names), max(names)]) if names else ""
     return [name.removeprefix(root) for name in names]

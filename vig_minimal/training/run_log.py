@@ -17,8 +17,8 @@ from ..data.datasets import Data, label_counts
 from ..data.loading import FileNote, StoredImages
 from ..atomic_files import replacing
 from ..models.checks import plural
-from ..models.cost import count_macs, count_parameters, saved_bytes_per_image
-from ..streams import unheard
+from ..models.cost import count_macs, count_parameters, peak_memory, saved_bytes_per_image
+from ..streams import Progress, duration, unheard
 from .checkpoint import save_graphs
 from .endings import fill
 from .engine import Run, mean_neighbours
@@ -51,10 +51,10 @@ class RunLog:
         except BrokenPipeError:  # as of `train.py | head`: the run goes on, and its files hold all of this
             unheard()
 
-    def bar(self, text: str, total: int) -> tqdm:
-        """Return a progress bar that counts images; hidden where nobody watches a terminal."""
-        return tqdm(total=total, desc=text, unit="images", leave=False,
-                    disable=not self.is_first or not sys.stderr.isatty())
+    def progress(self, text: str, steps: int, images: int, step: int | None = None) -> Progress:
+        """Return the progress of so many steps and images. step: of training, those done before; see `Progress`."""
+        run = self.run
+        return Progress(text, steps, images, self.say, step, run.recipe.epochs, run.config.log_every, self.is_first)
 
     def begin(self, heading: dict[str, str]) -> None:
         """Say what will happen, heading to text, and what looks wrong about the data."""
@@ -209,7 +209,7 @@ def warnings(data: Data) -> list[str]:
     lines = []
     for split, source in (("training", data.train), ("validation", data.val)):
         counts = label_counts(source, len(data.classes))
-        if counts and 0 in counts:
+        if counts and any(counts) and 0 in counts:
             missing = [name for name, count in zip(data.classes, counts) if count == 0]
             lines.append(f"warning: no {split} image of {plural(len(missing), 'class')}: {', '.join(missing[:FEW])}"
                          + (" and more" if len(missing) > FEW else ""))
@@ -238,15 +238,6 @@ def file_notes(notes: list[FileNote], split: str, path: Path | None = None) -> l
     return lines
 
 
-def duration(seconds: float) -> str:
-    """Format seconds as '2 h 5 min', '3 min 20 s' or '4 s'."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s" if seconds >= 10 else f"{seconds:.2g} s"
-
-
 def describe(run: Run, start: Start | None, given_model: str | None) -> dict[str, str]:
     """Return the first lines, heading to text. given_model: as a person named it, maybe by its family alone."""
     config, data, processes, recipe = run.config, run.data, run.processes, run.recipe
@@ -271,13 +262,14 @@ def describe(run: Run, start: Start | None, given_model: str | None) -> dict[str
     }
     if not config.eval_only:
         share = recipe.batch_size // (processes.world * recipe.accumulation)
-        copies = 4 if run.average is None else 5  # weights, gradients, AdamW's two moments, moving average
+        copies = 3 if run.average is None else 4  # of gradients, AdamW's two moments, moving average
         lines["batch"] = (f"{plural(recipe.batch_size, 'image')} a step (global) = {share} a process ×"
                           f" {plural(processes.world, 'process')} × {plural(recipe.accumulation, 'part')}"
                           f" (accumulation), learning rate {recipe.lr:g}")
-        lines["memory"] = (f"about {(4 * copies * parameters + kept * share) / 2**20:,.0f} MiB a process:"
-                           f" {4 * copies * parameters / 2**20:,.0f} for weights, gradients and averages,"
-                           f" {kept / 2**20:.1f} for each image of the backward pass")
+        memory = peak_memory(processes.device) + 4 * copies * parameters + kept * share
+        if not config.dry_run:  # which measures it
+            lines["memory"] = (f"about {memory / 2**20:,.0f} MiB a process, {kept / 2**20:.1f} of them for each of its"
+                               f" {plural(share, 'image')}")
     lines["device"] = f"{processes.device}{threads}, {AMP_NAMES[config.amp]}, torch {torch.__version__}"
     lines["output"] = "none: a dry run" if config.dry_run else str(config.output)
     if config.eval_only:

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import NamedTuple
 
 from ...atomic_files import replacing
@@ -130,13 +131,15 @@ def train(study: Study, cell: Cell) -> None:
         begun = log.tell()
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": path})
         # train.py saves and ends when a signal comes; Ctrl-C reaches it by itself
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        main = current_thread() is main_thread()
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate()) if main else None
         try:
             code = process.wait()
         except KeyboardInterrupt:
             code = process.wait()
         finally:
-            signal.signal(signal.SIGTERM, before)
+            if main:
+                signal.signal(signal.SIGTERM, before)
     if code in (130, 143):
         sys.exit(code)
     if code:

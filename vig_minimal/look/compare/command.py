@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ...atomic_files import replacing
 from ...models.registry import list_constructors
 from ...training.checkpoint import lock
-from ...training.run_log import duration
+from ...streams import duration
 from ..benchmark.floor import best_times, forward_backward, forward_only
 from ..command import Parser, save_picture
 from .cells import Cell, Study, Variant, data_of, train, variants_of
@@ -128,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run `python -m vig_minimal compare`."""
     parser, args = parse(argv)
     handed = [(f"--{name}", getattr(args, name.replace("-", "_"))) for name in HANDED_ON]
+    handed += [("--import", name) for name in args.imports]
     flags = [part for name, value in handed if value is not None for part in (name, value)]
     with parser.errors_in_one_sentence():
         study = Study(args.model, (*flags, *args.flags), Path(args.output))

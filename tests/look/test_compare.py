@@ -30,7 +30,7 @@ TINY = ["--limit", "32", "--epochs", "1", "--", "--img-size", "32", "--set", "di
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def here(study, cell):
+def here(study, cell, say):
     """Train in this process: one of its own takes seconds to start."""
     train.main([*study.arguments(cell.variant, cell.seed), "--output", str(cell.folder / "run"), "--resume", "auto"])
 
@@ -88,7 +88,7 @@ def test_a_comparison_is_trained_measured_and_never_run_again(tmp_path, monkeypa
     monkeypatch.setattr(measures, "ROUNDS", 1)
     argv = ["--graphs", "none", "knn", "--seeds", "0", "1", "--output", str(tmp_path), *TINY]
     command.main(argv)
-    assert "Missing" not in capsys.readouterr().out
+    assert "Missing" not in (said := capsys.readouterr().out)
     with open(tmp_path / "compare.csv") as file:
         lines = list(csv.DictReader(file))
     assert [(line["variant"], line["seed"]) for line in lines] == [("none", "0"), ("knn", "0"), ("none", "1"),
@@ -104,8 +104,16 @@ def test_a_comparison_is_trained_measured_and_never_run_again(tmp_path, monkeypa
     trained = measures.graphs(model, *measures.probe(model, settings, cells.data_of(settings)))
     found = json.loads((cell / "result.json").read_text())
     assert {name: found[name] for name in trained} == pytest.approx(trained, nan_ok=True)  # its costs change no figure
-    assert "| none | 2 of 2 |" in (tmp_path / "compare.md").read_text()
+    page = (tmp_path / "compare.md").read_text()
+    assert "| none | 2 of 2 |" in page
+    assert page.startswith("vig_nano on shapes, at most 32 training images; epochs 1; seeds 0 1; 4 of 4 runs\n")
+    assert f"python -m vig_minimal compare --graphs none knn --seeds 0 1 --output {tmp_path} --limit 32" in page
     assert Image.open(tmp_path / "compare.png").width > 500
+
+    told = [line for line in said.splitlines() if ", seed " in line]
+    assert told[::2] == [f"{name}, seed {seed}: run {2 * seed + place} of 4"
+                         for seed in (0, 1) for place, name in ((1, "none"), (2, "knn"))]
+    assert all(": top-1 % " in line and line.endswith(" left") for line in told[1::2])
 
     monkeypatch.setattr(command, "train", lambda *_: pytest.fail("a finished cell is trained again"))
     command.main(argv)
@@ -116,10 +124,10 @@ def test_a_comparison_is_trained_measured_and_never_run_again(tmp_path, monkeypa
 
 
 def test_a_run_that_fails_is_said_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    def fails(study, cell):
+    def fails(study, cell, say):
         if cell.variant.name == "none":
             raise ValueError("train.py ended with code 1 (no memory)")
-        here(study, cell)
+        here(study, cell, say)
 
     monkeypatch.setattr(command, "train", fails)
     monkeypatch.setattr(measures, "PROBE", 2)
@@ -133,7 +141,7 @@ def test_a_run_that_fails_is_said_and_the_others_go_on(tmp_path, monkeypatch, ca
 
 
 def test_where_every_run_fails_no_picture_is_spoken_of(tmp_path, monkeypatch, capsys):
-    def fails(study, cell):
+    def fails(study, cell, say):
         raise ValueError("train.py ended with code 2 (no such image)")
 
     monkeypatch.setattr(command, "train", fails)
@@ -197,11 +205,15 @@ def test_differences_are_paired_by_seed(tmp_path):
     assert (second.difference, second.error) == (2, pytest.approx(1 / math.sqrt(3)))
     assert third.difference == -4 and math.isnan(third.error) and math.isnan(third.deviation)
     assert first.figures["eval_ms"] == 4 and first.figures["degree"] == 2  # the median time
-    text = table.markdown(made, knn)
+    text = table.markdown(made, knn, "vig_nano on shapes", "python …")
     assert "| variant | seeds | top-1 % | − knn | parameters |" in text and "homophily" not in text
     assert "| svga | 3 of 3 | 64.00 ± 3.00 | +2.00 ± 0.58 | 2 |" in text
     assert "| none | 1 of 3 | 60.00 | −4.00 | 2 |" in text and "| knn | 3 of 3 | 62.00 ± 2.00 | – |" in text
     assert text.endswith("\n\nMissing: none (seed 0), none (seed 2).\n")
+    assert text.startswith("vig_nano on shapes\n\n```sh\npython …\n```\n\n| variant |")
+    heading = next(line for line in text.splitlines() if line.startswith("| variant"))
+    for column in heading.strip("| ").split(" | ")[1:]:  # each is explained
+        assert f"\n* {column}: " in text
 
 
 def test_a_missing_seed_leaves_its_pair_out_of_difference_and_error(tmp_path):
@@ -211,6 +223,32 @@ def test_a_missing_seed_leaves_its_pair_out_of_difference_and_error(tmp_path):
     # two pairs, 1 and 4: their deviation is 3 / √2, and the mean's error 3 / 2; the third seed has no pair
     assert (second.seeds, second.difference, second.error) == (3, 2.5, pytest.approx(1.5))
     assert (third.seeds, third.difference) == (2, -2) and math.isnan(third.error)  # one pair
+
+
+@pytest.mark.parametrize("waited, shown, marked", [
+    ((0.0, 0.05, 0.0), 4, False), ((0.5, 0.0, 0.0), 4.5, False), ((0.0, 0.5, 0.5), 3, False),
+    ((0.2, 0.5, 0.5), 4, True)])
+def test_times_beside_other_work_are_left_out_or_marked(tmp_path, waited, shown, marked):
+    made, (knn,) = finished(tmp_path, {"knn": [60.0, 64.0, 62.0]})
+    for cell, share in zip(made, waited):  # eval ms is 3, 4 and 5
+        cell.result.write_text(json.dumps(cell.read() | {"waited": share}))
+    row, = table.rows_of(made, knn)
+    assert (row.figures["eval_ms"], row.disturbed, row.seeds) == (shown, marked, 3)
+    text = table.markdown(made, knn, "", "")
+    assert (r"| 4.0\* |" in text) == marked == (table.DISTURBED in text)
+    assert table.picture(made, knn, "vig_nano", []).width > 500
+
+
+def test_waiting_is_counted(monkeypatch, tmp_path):
+    before = measures.waiting()
+    assert 0 <= before <= measures.waiting()
+    monkeypatch.setattr(measures, "Path", lambda _: tmp_path)
+    (tmp_path / "1").mkdir()
+    assert measures.waiting() == 0  # no such files, as on macOS
+    for thread, nanoseconds in (("1", 5 * 10**8), ("2", 10**9)):
+        (tmp_path / thread).mkdir(exist_ok=True)
+        (tmp_path / thread / "schedstat").write_text(f"123 {nanoseconds} 7")
+    assert measures.waiting() == 1.5
 
 
 def test_names_in_the_picture_hide_neither_one_another_nor_a_dot():
@@ -230,10 +268,10 @@ def test_names_in_the_picture_hide_neither_one_another_nor_a_dot():
 
 def test_an_empty_comparison_has_a_table_and_a_picture_needs_one_cell(tmp_path):
     made, variants = finished(tmp_path, {"knn": [None] * 3, "none": [None, None, 50.0]})
-    page = table.picture(made, variants[0], "one cell")
+    page = table.picture(made, variants[0], "vig_nano", ["one cell"])
     assert page.width > 500
     (tmp_path / "graph=none" / "seed-2" / "result.json").unlink()
-    assert "| knn | 0 of 3 | – | – |" in table.markdown(made, variants[0])
+    assert "| knn | 0 of 3 | – | – |" in table.markdown(made, variants[0], "", "")
     assert table.as_csv(made) == "variant,seed\n"
 
 
@@ -294,6 +332,38 @@ def test_without_masks_and_without_edges_there_is_nothing_to_measure():
     assert all(math.isnan(result[name]) for name in ("length", "homophily", "overlap"))
 
 
+def test_the_last_line_of_a_log_has_its_continuation(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text("an earlier run\n")
+    begun = log.stat().st_size
+    assert cells.last_line(log, begun) == ""
+    log.write_text("an earlier run\nepoch 1/2\nepoch 1/2  step 3/8  loss 2.3\n  about 4 s left\n\n")
+    assert cells.last_line(log, begun) == "epoch 1/2 step 3/8 loss 2.3 about 4 s left"
+
+
+def test_each_minute_the_last_line_of_a_run_is_shown(tmp_path, monkeypatch):
+    class Fake:
+        """A train.py that prints a line and ends at the third look at it."""
+
+        def __init__(self, command, stdout, **_):
+            self.looks, self.log = 0, stdout
+
+        def wait(self, seconds):
+            assert seconds == 60
+            self.looks += 1
+            print(f"step {self.looks}", file=self.log, flush=True)
+            if self.looks < 3:
+                raise subprocess.TimeoutExpired("train.py", seconds)
+            return 0
+
+    monkeypatch.setattr(cells.subprocess, "Popen", Fake)
+    study, said = Study("vig_nano", (), tmp_path), []
+    cell, = study.cells(variants_of(["knn"], [], []), [0])
+    cell.folder.mkdir(parents=True)
+    cells.train(study, cell, said.append)
+    assert said == ["step 1", "step 2"]
+
+
 # ---- processes -----------------------------------------------------------------------------------------------------
 
 
@@ -320,4 +390,4 @@ def test_what_train_py_refuses_is_said(tmp_path):
     cell, = study.cells(variants_of(["knn"], [], []), [0])
     cell.folder.mkdir(parents=True)
     with pytest.raises(ValueError, match="train.py ended with code 2 .train.py: error: --batch-size 16: larger than"):
-        cells.train(study, cell)
+        cells.train(study, cell, print)

@@ -17,7 +17,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -31,6 +31,7 @@ from ...training.resolve import resolve
 
 PACKAGE = Path(__file__).resolve().parents[2]
 SAVE_EVERY = 100  # steps
+MINUTE = 60.0     # seconds between two looks at what a run prints
 
 
 class Variant(NamedTuple):
@@ -58,11 +59,12 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """What all cells share: the model, train.py's other flags, and the folder."""
+    """What all cells share: the model, train.py's other flags, the folder; and the arguments of this call."""
 
     model: str
     flags: tuple[str, ...]
     folder: Path
+    argv: tuple[str, ...] = ()
 
     def arguments(self, variant: Variant, seed: int) -> list[str]:
         """Return train.py's arguments for a cell, but those about its folder."""
@@ -120,9 +122,9 @@ def data_of(config: RunConfig, seed: int = 0) -> Data:
     return open_data(config.data, config.data_dir, config.img_size, config.limit, seed)
 
 
-def train(study: Study, cell: Cell) -> None:
-    """Train a cell, or go on with it. Raises ValueError if train.py refused it or could not go on, with what it said,
-    and SystemExit if a signal ended it."""
+def train(study: Study, cell: Cell, say: Callable[[str], None]) -> None:
+    """Train a cell, or resume it. say: called each minute with the last line that it printed. Raises ValueError, with
+    the reason, if train.py refused it or failed, and SystemExit if a signal ended it."""
     run = cell.folder / "run"
     command = [sys.executable, "-m", "vig_minimal", "train", *study.arguments(cell.variant, cell.seed), "--output",
                str(run), "--resume", "auto", "--save-every", str(SAVE_EVERY)]
@@ -134,7 +136,8 @@ def train(study: Study, cell: Cell) -> None:
         main = current_thread() is main_thread()
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate()) if main else None
         try:
-            code = process.wait()
+            while (code := _wait(process)) is None:
+                say(last_line(cell.folder / "log.txt", begun))
         except KeyboardInterrupt:
             code = process.wait()
         finally:
@@ -143,6 +146,19 @@ def train(study: Study, cell: Cell) -> None:
     if code in (130, 143):
         sys.exit(code)
     if code:
-        said = (cell.folder / "log.txt").read_bytes()[begun:].decode(errors="replace").strip().splitlines()
-        raise ValueError(f"{cell.folder}: train.py ended with code {code} ({said[-1] if said else 'it said nothing'})")
+        said = last_line(cell.folder / "log.txt", begun) or "it printed nothing"
+        raise ValueError(f"{cell.folder}: train.py ended with code {code} ({said})")
+
+
+def _wait(process: subprocess.Popen) -> int | None:
+    try:
+        return process.wait(MINUTE)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def last_line(log: Path, begun: int) -> str:
+    """Return the last line of a log behind so many bytes, with its indented continuation; "" if there is none."""
+    text = log.read_bytes()[begun:].decode(errors="replace").strip()
+    return " ".join(re.split(r"\n(?! )", text)[-1].split())
 

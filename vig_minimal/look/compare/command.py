@@ -5,16 +5,17 @@ config, and several of these all combinations: --model gkgnet_nano --set groups=
 
 A run is a cell: one variant, one seed. The command can be stopped and started again at any time: finished cells are
 never run again, others go on. Several processes may work on one folder, each on cells of its own. After each cell it
-writes compare.md (mean ± standard deviation over the seeds, and the difference to k-NN, or to the first variant, ± its
-standard error in pairs of the same seed), compare.csv (all that was measured of every cell) and compare.png. Times are
-the median of the seeds, and their ratios are to the same network without a graph; other work on the machine disturbs
-both. A run that fails is named at the end, the others go on, and the exit code is 1.
+writes compare.md (a table with its command and the meaning of every column), compare.csv (all measures of every cell)
+and compare.png. Times that were measured while other work took the cores are left out where a seed has better ones, and
+marked elsewhere. A run that fails is named at the end, the others go on, and the exit code is 1.
 """
 
 import argparse
 import contextlib
 import json
+import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from tqdm import tqdm
 from ...atomic_files import replacing
 from ...models.registry import list_constructors
 from ...training.checkpoint import lock
+from ...training.config import RunConfig
+from ...training.resolve import enough_epochs
 from ...streams import duration
 from ..benchmark.floor import best_times, forward_backward, forward_only
 from ..command import Parser, save_picture
@@ -50,6 +53,7 @@ def estimate(cells: Sequence[Cell], settings: dict) -> str:
     """Return how long the cells that are not finished would take on this machine, from one step of each variant."""
     data, lines, total = data_of(next(iter(settings.values()))), [], 0.0
     for variant, own in settings.items():
+        own, _ = enough_epochs(own, len(data.train) // own.recipe.batch_size)
         left = sum(cell.variant == variant and not cell.result.exists() for cell in cells)
         model, batch = own.build_model(num_classes=len(data.classes)), own.recipe.batch_size
         model = model.to(memory_format=torch.channels_last)
@@ -64,25 +68,46 @@ def estimate(cells: Sequence[Cell], settings: dict) -> str:
                               " training"])
 
 
-def write(study: Study, cells: Sequence[Cell], baseline: Variant) -> bool:
-    """Write the tables and, once a cell is finished, the picture. Return whether there is one."""
-    for name, text in (("compare.md", markdown(cells, baseline)), ("compare.csv", as_csv(cells))):
+def about(model: str, cells: Sequence[Cell], config: RunConfig, argv: Sequence[str]) -> tuple[str, str]:
+    """Return what was trained, in one line, and the command."""
+    results = [result for cell in cells if (result := cell.read())]
+    epochs = sorted({int(result["epochs"]) for result in results}) or [config.recipe.epochs]
+    data = config.data + f" in {config.data_dir}" * bool(config.data_dir)
+    data += f", at most {config.limit:,} training images" * bool(config.limit)
+    seeds = " ".join(map(str, dict.fromkeys(cell.seed for cell in cells)))
+    epochs = ", ".join(map(str, epochs))
+    return (f"{model} on {data}; epochs {epochs}; seeds {seeds}; {len(results)} of {len(cells)} runs",
+            shlex.join(["python", "-m", "vig_minimal", "compare", *argv]))
+
+
+def write(study: Study, cells: Sequence[Cell], baseline: Variant, config: RunConfig) -> str:
+    """Write the tables and, once a cell is finished, the picture. Return what compare.md holds."""
+    notes = about(study.model, cells, config, study.argv)
+    text = markdown(cells, baseline, *notes)
+    for name, content in (("compare.md", text), ("compare.csv", as_csv(cells))):
         with replacing(study.folder / name, "w") as file:
-            file.write(text)
-    if done := sum(cell.result.exists() for cell in cells):
-        title = f"{done} of {len(cells)} runs of {study.model}"  # compare.json has the flags
+            file.write(content)
+    if any(cell.result.exists() for cell in cells):
         with contextlib.redirect_stdout(None):
-            save_picture(picture(cells, baseline, title), str(study.folder / "compare.png"))
-    return done > 0
+            save_picture(picture(cells, baseline, study.model, notes), str(study.folder / "compare.png"))
+    return text
 
 
 def work(study: Study, cells: Sequence[Cell], settings: dict, baseline: Variant) -> tuple[list[str], list[str]]:
     """Train and measure every cell that no other process works on. Return a sentence for each of those that one does,
     and for each that failed."""
-    elsewhere, failed = [], []
+    elsewhere, failed, begun = [], [], time.perf_counter()
     data_of(next(iter(settings.values())))  # raises before anything is trained
-    for cell in (bar := tqdm([cell for cell in cells if not cell.result.exists()], "runs", disable=None)):
-        bar.set_postfix_str(f"{cell.variant.name}, seed {cell.seed}")
+    todo = [cell for cell in cells if not cell.result.exists()]
+    bar = tqdm(todo, "runs", disable=None)
+
+    def say(text: str) -> None:
+        """Show text beside the bar, or print it where there is no terminal."""
+        text = f"{cell.variant.name}, seed {cell.seed}: {text}"
+        print(text, flush=True) if bar.disable else bar.set_postfix_str(text)
+
+    for number, cell in enumerate(bar, 1):
+        say(f"run {number} of {len(todo)}")
         with contextlib.ExitStack() as held:
             try:
                 held.enter_context(lock(cell.folder))
@@ -92,7 +117,7 @@ def work(study: Study, cells: Sequence[Cell], settings: dict, baseline: Variant)
             if cell.result.exists():  # another process has just finished it
                 continue
             try:
-                train(study, cell)
+                train(study, cell, say)
                 own = settings[cell.variant]
                 result = measure(cell.folder / "run", own, data_of(own, cell.seed))
             except ValueError as error:
@@ -100,7 +125,9 @@ def work(study: Study, cells: Sequence[Cell], settings: dict, baseline: Variant)
                 continue
             with replacing(cell.result, "w") as file:
                 json.dump(result | {"threads": torch.get_num_threads()}, file, indent=2)
-        write(study, cells, baseline)
+        write(study, cells, baseline, settings[baseline])
+        left = (time.perf_counter() - begun) / number * (len(todo) - number)
+        say(f"{result['score_name']} {result['score']:.2f}; about {duration(left)} left")
     return elsewhere, failed
 
 
@@ -131,7 +158,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     handed += [("--import", name) for name in args.imports]
     flags = [part for name, value in handed if value is not None for part in (name, value)]
     with parser.errors_in_one_sentence():
-        study = Study(args.model, (*flags, *args.flags), Path(args.output))
+        called = tuple(sys.argv[1:] if argv is None else argv)
+        study = Study(args.model, (*flags, *args.flags), Path(args.output), called)
         variants = variants_of(args.graphs, args.convs, args.set)
         cells = study.cells(variants, list(dict.fromkeys(args.seeds)))
         baseline = next((variant for variant in variants if "graph=knn" in variant.fields), variants[0])
@@ -141,8 +169,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         study.claim()
         elsewhere, failed = work(study, cells, settings, baseline)
-        drawn = write(study, cells, baseline)
-        print("\n".join([*elsewhere, *failed, markdown(cells, baseline),
+        text, drawn = write(study, cells, baseline, settings[baseline]), any(cell.result.exists() for cell in cells)
+        print("\n".join([*elsewhere, *failed, text,
                          f"wrote {study.folder}/compare.md, compare.csv" + ", compare.png" * drawn]))
         if failed:
             sys.exit(1)

@@ -13,6 +13,7 @@ Edges from a node to itself count in the degree alone.
 """
 
 import copy
+import time
 from pathlib import Path
 
 import torch
@@ -42,11 +43,18 @@ def measure(run: Path, config: RunConfig, data: Data) -> dict[str, float | str]:
     rows = read_run(run)
     column = next(name for name in SCORES if name in rows[max(rows)])
     model = load(run / "last.pt")
+    before, begun = waiting(), time.perf_counter()
     found = costs(copy.deepcopy(model), BATCH, ROUNDS, "cpu")  # of a copy: steps change batch norm's statistics
+    waited = (waiting() - before) / (time.perf_counter() - begun) / torch.get_num_threads()
     return {"score_name": SCORES[column], "score": rows[max(rows)][column],
             "best": max(row[column] for epoch, row in rows.items() if epoch > 0 and column in row),
-            "epochs": max(rows), **{name: found[name] for name in COSTS},
+            "epochs": max(rows), **{name: found[name] for name in COSTS}, "waited": waited,
             **graphs(model, *probe(model, config, data))}
+
+
+def waiting() -> float:
+    """Return the seconds for which threads of this process waited for a core, as Linux counts them; 0 elsewhere."""
+    return sum(int(path.read_text().split()[1]) for path in Path("/proc/self/task").glob("*/schedstat")) / 1e9
 
 
 def probe(model: nn.Module, config: RunConfig, data: Data) -> tuple[Tensor, list[Tensor] | None]:

@@ -14,15 +14,25 @@ from ..chart import FAINT, HEIGHT, INK, LEFT, TOP, WIDTH, Axis, Chart, Series, d
 from ..panels import FONT, LINE, colours
 from .cells import Cell, Variant
 
+NOTE = 90  # characters of a line below the picture
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
-# key of a result -> heading of its column, and how it is printed
-COLUMNS = {"parameters": ("parameters", "{:,.0f}"), "gmacs": ("GMACs", "{:.3f}"),
-           "eval_ms": ("eval ms", "{:.1f}"), "eval_ratio": ("/ floor", "{:.2f}"),
-           "train_ms": ("train ms", "{:.1f}"), "train_ratio": ("/ floor", "{:.2f}"), "mb_kept": ("MB kept", "{:.1f}"),
-           "degree": ("degree", "{:.1f}"), "length": ("edge length", "{:.2f}"), "homophily": ("homophily", "{:.2f}"),
-           "overlap": ("overlap", "{:.2f}"), "diversity": ("diversity", "{:.2f}")}
-TIMES = ("eval_ms", "eval_ratio", "train_ms", "train_ratio")  # the median of the seeds counts: other work disturbs some
+# key of a result -> heading of its column, how it is printed, what it is
+COLUMNS = {"parameters": ("parameters", "{:,.0f}", "trainable parameters"),
+           "gmacs": ("GMACs", "{:.3f}", "10⁹ multiply-adds per image"),
+           "eval_ms": ("eval ms", "{:.1f}", "milliseconds per image in evaluation, median of the seeds"),
+           "eval_ratio": ("eval / floor", "{:.2f}", "eval ms relative to the same network without a graph"),
+           "train_ms": ("train ms", "{:.1f}", "milliseconds per image, forward and backward, median of the seeds"),
+           "train_ratio": ("train / floor", "{:.2f}", "train ms relative to the same network without a graph"),
+           "mb_kept": ("MB kept", "{:.1f}", "MB per image that are kept for the backward pass"),
+           "degree": ("degree", "{:.1f}", "mean number of sources per node, itself included"),
+           "length": ("edge length", "{:.2f}", "mean distance between target and source, in patches"),
+           "homophily": ("homophily", "{:.2f}", "share of the edges into an object that come from the same object"),
+           "overlap": ("overlap", "{:.2f}", "edges shared with the first block's graph, of the edges in either"),
+           "diversity": ("diversity", "{:.2f}", "‖X − mean over patches‖ / ‖X‖ of the last features")}
+TIMES = ("eval_ms", "eval_ratio", "train_ms", "train_ratio")
+DISTURBED = "\\* measured while other work took the cores"
+MOST_WAITING = 0.1  # share of the timing in which a thread waited for a core that other work had
 
 
 class Row(NamedTuple):
@@ -35,6 +45,7 @@ class Row(NamedTuple):
     difference: float  # to the baseline, over the seeds that both have
     error: float       # standard error of that difference, in pairs
     figures: dict[str, float]
+    disturbed: bool    # all of its times were measured beside other work
 
 
 def rows_of(cells: Sequence[Cell], baseline: Variant) -> list[Row]:
@@ -46,10 +57,11 @@ def rows_of(cells: Sequence[Cell], baseline: Variant) -> list[Row]:
     for variant, own in score.items():
         pairs = [own[seed] - score[baseline][seed] for seed in own if seed in score[baseline]]
         of = [result for cell, result in results.items() if cell.variant == variant]
-        figures = {key: (statistics.median if key in TIMES else _mean)([result[key] for result in of])
-                   for key in COLUMNS if of}
+        quiet = [result for result in of if result.get("waited", 0) <= MOST_WAITING]
+        figures = {key: statistics.median(result[key] for result in quiet or of) if key in TIMES else
+                   _mean([result[key] for result in of]) for key in COLUMNS if of}
         rows.append(Row(variant, len(own), _mean(list(own.values())), _deviation(list(own.values())), _mean(pairs),
-                        _deviation(pairs) / math.sqrt(max(1, len(pairs))), figures))
+                        _deviation(pairs) / math.sqrt(max(1, len(pairs))), figures, bool(of) and not quiet))
     return rows
 
 
@@ -61,8 +73,9 @@ def _deviation(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
-def markdown(cells: Sequence[Cell], baseline: Variant) -> str:
-    """Return the table, and below it a line that names the cells that are missing."""
+def markdown(cells: Sequence[Cell], baseline: Variant, about: str, command: str) -> str:
+    """Return the table between what was trained and the command, and the meaning of its columns and the cells that are
+    missing."""
     rows = rows_of(cells, baseline)
     results = [result for cell in cells if (result := cell.read())]
     name, total = (results[0]["score_name"] if results else "score"), len({cell.seed for cell in cells})
@@ -71,13 +84,23 @@ def markdown(cells: Sequence[Cell], baseline: Variant) -> str:
     lines = [" | ".join(heading)]
     for row in rows:
         difference = "" if row.variant == baseline else _with_error(row.difference, row.error, "{:+.2f}")
-        figures = [_text(row.figures.get(key, math.nan), COLUMNS[key][1]) for key in known]
+        figures = [_text(row.figures.get(key, math.nan), COLUMNS[key][1]) + "\\*" * (row.disturbed and key in TIMES)
+                   for key in known]
         lines.append(" | ".join([row.variant.name, f"{row.seeds} of {total}", _with_error(row.mean, row.deviation),
                                  (difference or "–").replace("-", "−"), *figures]))
     missing = [f"{cell.variant.name} (seed {cell.seed})" for cell in cells if not cell.result.exists()]
     lines = [f"| {line} |" for line in lines]
-    table = "\n".join([lines[0], "|---|" + "---:|" * (len(heading) - 1), *lines[1:]])
-    return table + ("\n\n" + textwrap.fill(f"Missing: {', '.join(missing)}.", 120) + "\n" if missing else "\n")
+    meanings = {"seeds": "finished runs", name: "of the last epoch, mean ± standard deviation over the seeds",
+                heading[3]: f"difference to {baseline.name}, ± its standard error, in pairs of the same seed",
+                **{COLUMNS[key][0]: COLUMNS[key][2] for key in known}}
+    parts = [f"{about}\n\n```sh\n{command}\n```",
+             "\n".join([lines[0], "|---|" + "---:|" * (len(heading) - 1), *lines[1:]]),
+             "\n".join(f"* {name}: {meaning}" for name, meaning in meanings.items())]
+    if any(row.disturbed for row in rows):
+        parts.append(DISTURBED)
+    if missing:
+        parts.append(textwrap.fill(f"Missing: {', '.join(missing)}.", 120))
+    return "\n\n".join(parts) + "\n"
 
 
 def _text(value: float, how: str) -> str:
@@ -92,15 +115,16 @@ def as_csv(cells: Sequence[Cell]) -> str:
     """Return one line for each finished cell, with all that was measured."""
     results = [{"variant": cell.variant.name, "seed": cell.seed} | result for cell in cells if (result := cell.read())]
     text = io.StringIO()
-    writer = csv.DictWriter(text, results[0] if results else ("variant", "seed"), lineterminator="\n")
+    names = dict.fromkeys(["variant", "seed", *(key for result in results for key in result)])
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in result.items()}
                      for result in results)
     return text.getvalue()
 
 
-def picture(cells: Sequence[Cell], baseline: Variant, title: str) -> Image.Image:
-    """Draw the score against the time in evaluation as a ratio to the floor; a bar is ± the seeds' deviation."""
+def picture(cells: Sequence[Cell], baseline: Variant, model: str, notes: Sequence[str]) -> Image.Image:
+    """Draw the score against the time in evaluation as a ratio to the floor; notes are written below."""
     rows = [row for row in rows_of(cells, baseline) if row.seeds]
     name = next(result["score_name"] for cell in cells if (result := cell.read()))
     spread = [0.0 if math.isnan(row.deviation) else row.deviation for row in rows]
@@ -111,8 +135,8 @@ def picture(cells: Sequence[Cell], baseline: Variant, title: str) -> Image.Image
         at = row.figures["eval_ratio"]
         curves.append(Series(row.variant.name, [(at, row.mean - by), (at, row.mean), (at, row.mean + by)], colour))
         dots.append(Series(row.variant.name, [(at, row.mean)], colour))
-    page = draw_page(title, [Chart(name, "time in evaluation / the same network without a graph", x, y,
-                                   [*curves, *dots], [])])
+    page = draw_page(f"{name} against time: {model}", [Chart(
+        name, "time in evaluation / the same network without a graph", x, y, [*curves, *dots], [])])
     places = {dot.name: (LEFT + x.pixel(at, WIDTH), 44 + TOP + HEIGHT - 1 - y.pixel(score, HEIGHT))
               for dot in dots for at, score in dot.points}
     bars = [by / (y.high - y.low) * HEIGHT for by in spread]
@@ -124,7 +148,18 @@ def picture(cells: Sequence[Cell], baseline: Variant, title: str) -> Image.Image
         if abs(middle - down) > LINE:  # a line leads to its place
             draw.line((across, down, left if left > across else right, middle), FAINT)
         draw.text((left, top), name, INK, FONT)
-    return page
+    notes = [*notes, "A bar is ± the standard deviation over the seeds. Times are medians of the seeds"
+             + ", some measured while other work took the cores." * any(row.disturbed for row in rows)]
+    return _with_notes(page, [line for note in notes for line in textwrap.wrap(note, NOTE)])
+
+
+def _with_notes(page: Image.Image, lines: Sequence[str]) -> Image.Image:
+    """Return the page with lines of text below."""
+    longer = Image.new("RGB", (page.width, page.height + LINE * len(lines) + 8), "white")
+    longer.paste(page)
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(longer).text((16, page.height + LINE * number), line, FAINT, FONT)
+    return longer
 
 
 def boxes_of_names(width: int, places: dict[str, tuple[float, float]], drawn: Sequence[Box]) -> dict[str, Box]:

@@ -64,7 +64,7 @@ def test_all_graphs_of_a_comparison_have_it_too(own, capsys):
 
 @pytest.mark.parametrize("name, text, message", [
     ("nothing", "", "nothing: no such module here"),
-    ("nothing.py", "", "nothing.py: no such module here"),
+    ("nothing.py", "", "nothing.py: no such file"),
     ("broken", "1 / 0", "broken: ZeroDivisionError: division by zero"),
     ("broken", "import nothing_of_that_name", "broken: ModuleNotFoundError: No module named 'nothing_of_that_name'"),
     ("broken", "x =", "broken: SyntaxError: invalid syntax (broken.py, line 1)"),

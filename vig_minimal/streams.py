@@ -68,7 +68,7 @@ class Progress:
         self.bar.close()
 
     def update(self, images: int, loss: float | None = None) -> None:
-        """Count a step of so many images. loss: its mean since the last line is printed."""
+        """Count a step of so many images. Lines have the mean loss since the line before."""
         self.bar.update(images)
         self.step, self.images, now = self.step + 1, self.images + images, self.clock()
         self.losses += [] if loss is None else [loss]
@@ -77,8 +77,8 @@ class Progress:
         by_step = self.every and loss is not None and self.step % self.every == 0
         if by_step or self.bar.disable and (at_mark or now - self.told >= MINUTE):
             speed = max(now - self.begun, 1e-9) / (self.step - self.first)  # seconds a step
-            loss = [f"loss {sum(self.losses) / len(self.losses):.3f}"] if self.losses else []
-            self.say("  ".join([f"{self.text}  step {self.step}/{self.last}", *loss,
+            mean = [f"loss {sum(self.losses) / len(self.losses):.3f}"] if self.losses else []
+            self.say("  ".join([f"{self.text}  step {self.step}/{self.last}", *mean,
                                 f"{self.images / (self.step - self.first) / speed:.0f} images/s",
                                 f"about {duration((self.last - self.step) * speed)} left"]))
             self.told, self.losses = now, []

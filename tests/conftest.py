@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, an
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from equations import pytest_pyfunc_call  # noqa: E402, F401  (a hook)
 from vig_minimal import plain  # noqa: E402
 
 

@@ -1,12 +1,8 @@
 """Every equation has a place in the code and a test, and docs/equations.md, the index of both, is true.
 
-The index is the Markdown table whose header is `| Equation | Code | Test |`. One row names one place and one test:
-
-    | LRGC Eq. 2: scores | `vig_minimal/constructors/lrgc.py` `LRGC` | `tests/constructors/test_lrgc.py::test_scores` |
-
-The first cell starts with a tag of EQUATIONS; words may follow. The tag must stand in a comment inside the named
-function or class, and the named test must carry `@pytest.mark.equation(paper, number)`. An equation may have several
-rows. Files are parsed, not imported, so that a broken file is named here instead of raising an error.
+A row's tag must stand in a comment inside the named function or class, and the named test must carry
+`@pytest.mark.equation(paper, number)`. Files are parsed, not imported, so that a broken file is named here instead of
+raising an error.
 """
 
 import ast
@@ -15,116 +11,10 @@ import re
 import tokenize
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-INDEX = ROOT / "docs" / "equations.md"
-
-# (paper, number) as in the tests' marks -> the tag in the code's comments and in the index.
-# Add a paper's equations here when you implement it.
-EQUATIONS = {
-    ("lrgc", 1): "LRGC Eq. 1",
-    ("lrgc", 2): "LRGC Eq. 2",
-    ("lrgc", 3): "LRGC Eq. 3",
-    ("lrgc", 4): "LRGC Eq. 4",
-    ("lrgc", 5): "LRGC Eq. 5",
-    ("clustervig", "Table I: EdgeConv"): "ClusterViG Table I: EdgeConv",
-    ("clustervig", "Table I: MRGCN"): "ClusterViG Table I: MRGCN",
-    ("clustervig", "Table I: GraphSAGE"): "ClusterViG Table I: GraphSAGE",
-    ("clustervig", "Table I: GIN"): "ClusterViG Table I: GIN",
-    ("clustervig", "Table II: G-EdgeConv"): "ClusterViG Table II: G-EdgeConv",
-    ("clustervig", "Table II: G-MRGCN"): "ClusterViG Table II: G-MRGCN",
-    ("clustervig", "Table II: G-GraphSAGE"): "ClusterViG Table II: G-GraphSAGE",
-    ("clustervig", "Table II: G-GIN"): "ClusterViG Table II: G-GIN",
-    ("clustervig", 1): "ClusterViG Eq. 1",
-    ("clustervig", 2): "ClusterViG Eq. 2",
-    ("clustervig", 3): "ClusterViG Eq. 3",
-    ("clustervig", 4): "ClusterViG Eq. 4",
-    ("clustervig", 5): "ClusterViG Eq. 5",
-    ("clustervig", 6): "ClusterViG Eq. 6",
-    ("clustervig", "Algorithm 1"): "ClusterViG Algorithm 1",
-    ("clustervig", "Algorithm 2"): "ClusterViG Algorithm 2",
-    ("gkgnet", "group k-NN"): "GKGNet section 3.2, group k-NN",
-    ("gkgnet", 1): "GKGNet Eq. 1",
-    ("gkgnet", 2): "GKGNet Eq. 2",
-    ("gkgnet", "cross level"): "GKGNet section 3.3",
-    ("gkgnet", 3): "GKGNet Eq. 3",
-    ("gkgnet", "loss"): "GKGNet section 3.4: L",
-    ("gkgnet", "asymmetric loss"): "Asymmetric loss, L₋",
-    ("gkgnet", "label smoothing"): "GKGNet section 3.4, label smoothing",
-    ("gkgnet", "metrics"): "GKGNet section 4: CP, CR",
-    ("cnn2graph", 1): "CNN2GNN Eq. 1",
-    ("cnn2graph", 2): "CNN2GNN Eq. 2",
-    ("cnn2graph", "max"): "CNN2GNN section 3.2",
-    ("cnn2graph", 3): "CNN2GNN Eq. 3",
-    ("cnn2graph", "Algorithm 1"): "CNN2GNN Algorithm 1",
-    ("cnn2graph", 4): "CNN2GNN Eq. 4",
-    ("cnn2graph", 5): "CNN2GNN Eq. 5",
-    ("cnn2graph", 6): "CNN2GNN Eq. 6",
-    ("cnn2graph", 7): "CNN2GNN Eq. 7",
-    ("cnn2graph", 8): "CNN2GNN Eq. 8",
-    ("cnn2graph", 9): "CNN2GNN Eq. 9",
-    ("cnn2graph", 10): "CNN2GNN Eq. 10",
-    ("cnn2graph", 11): "CNN2GNN Eq. 11",
-    ("cnn2graph", 12): "CNN2GNN Eq. 12",
-    ("cnn2graph", 13): "CNN2GNN Eq. 13",
-    ("cnn2graph", 14): "CNN2GNN Eq. 14",
-    ("cnn2graph", 15): "CNN2GNN Eq. 15",
-    ("cnn2graph", 16): "CNN2GNN Eq. 16",
-    ("cnn2graph", 17): "CNN2GNN Eq. 17",
-    ("pvig", "sources"): "Pyramid ViG: S",
-    ("pvig", "relative positions"): "Pyramid ViG: E",
-    ("pvig", "dilation"): "Pyramid ViG: d_l",
-    ("vig", "Grapher"): "ViG's Grapher",
-    ("vig", "FFN"): "ViG's FFN",
-    ("vig", "neighbours"): "ViG: k_l",
-    ("vig", "dilation"): "ViG: d_l",
-    ("svig", "threshold"): "SViG: z",
-    ("svig", "quantile"): "SViG: q_l",
-    ("adaptvig", "gate"): "AdaptViG: g_ij",
-    ("adaptvig", "message"): "AdaptViG: m_i",
-    ("adaptvig", "attention"): "AdaptViG: a_ij",
-    ("adaptvig", "Grapher"): "AdaptViG's Grapher",
-    ("adaptvig", "local block"): "AdaptViG's local block",
-    ("ipg", "detail"): "IPG: X_i",
-    ("ipg", "budget"): "IPG: k_i",
-    ("attention", "message"): "Attention: m_i",
-}
-
-
-class Row(NamedTuple):
-    """A row of the index."""
-
-    equation: str
-    path: str
-    symbol: str
-    test: str
-
-
-HEADER = re.compile(r"\|\s*Equation\s*\|\s*Code\s*\|\s*Test\s*\|")
-ROW = re.compile(r"\|\s*(?P<equation>.+?)\s*\|\s*`(?P<path>[^`]+)`\s+`(?P<symbol>[^`]+)`\s*\|\s*`(?P<test>[^`]+)`\s*\|")
-
-
-def names(text: str, tag: str) -> bool:
-    """Whether the text holds the whole tag: "Eq. 12" does not hold "Eq. 1"."""
-    return re.search(rf"(?<!\w){re.escape(tag)}(?!\w)", text) is not None
-
-
-def index() -> list[Row]:
-    """The rows of the index. Fails on a row of another form."""
-    lines = INDEX.read_text(encoding="utf-8").splitlines()
-    headers = [n for n, line in enumerate(lines) if HEADER.fullmatch(line.strip())]
-    assert len(headers) == 1, f"{INDEX} needs one table with the header | Equation | Code | Test |"
-    rows = []
-    for line in lines[headers[0] + 2:]:  # past the header and the rule under it
-        if not line.startswith("|"):
-            break
-        match = ROW.fullmatch(line.strip())
-        assert match, f"not of the form | equation | `path` `symbol` | `test` |: {line}"
-        rows.append(Row(**match.groupdict()))
-    return rows
+from equations import EQUATIONS, INDEX, ROOT, index, names, title
 
 
 @cache
@@ -211,3 +101,56 @@ def test_every_row_of_the_index_is_true():
         elif tag not in {EQUATIONS.get(equation) for equation in marked}:
             wrong.append(f"{row.equation}: {row.test} is not marked with that equation")
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_title_of_an_equation_is_that_of_the_index():
+    assert title(("lrgc", 3)) == "LRGC Eq. 3 (soft threshold)"
+    assert title(("lrgc", 5), "test_updated_grapher") == "LRGC Eq. 5 (Grapher)"
+    assert title(("cnn2graph", 12)) == "CNN2GNN Eq. 12 (L_pt)" and title(("vig", "FFN")) == "ViG's FFN"
+    assert all(title(equation).startswith(tag) for equation, tag in EQUATIONS.items())
+
+
+FAILING = """
+import pytest, torch
+
+@pytest.mark.equation("lrgc", 2)
+@pytest.mark.equation("lrgc", 3)
+@pytest.mark.parametrize("kind", ["close", "assert", "raise", "skip", "pass"])
+def test_one(kind):
+    if kind == "close":
+        torch.testing.assert_close(torch.zeros(1), torch.ones(1))
+    assert kind != "assert", "a message"
+    if kind == "raise":
+        torch.zeros(2) @ torch.zeros(3)
+    if kind == "skip":
+        pytest.skip("no GPU")
+
+def test_of_no_equation():
+    assert 0, "a message"
+"""
+
+
+class Messages:
+    """What a failed test says, by test."""
+
+    def __init__(self):
+        self.found = {}
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call":
+            says = report.longrepr.reprcrash.message if report.failed else report.outcome
+            self.found[report.nodeid.split("::")[1]] = says
+
+
+def test_a_failed_test_begins_with_its_equation(tmp_path):
+    (tmp_path / "test_failing.py").write_text(FAILING)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = equation\n")
+    messages = Messages()
+    pytest.main(["-p", "equations", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-c",
+                 str(tmp_path / "pytest.ini"), str(tmp_path)], plugins=[messages])
+    begin = "LRGC Eq. 2 (scores); LRGC Eq. 3 (soft threshold): "
+    assert messages.found["test_one[close]"].startswith(f"AssertionError: {begin}Tensor-likes are not close")
+    assert messages.found["test_one[assert]"].startswith(f"AssertionError: {begin}a message")
+    assert messages.found["test_one[raise]"].startswith(f"RuntimeError: {begin}inconsistent tensor size")
+    assert messages.found["test_one[skip]"] == "skipped" and messages.found["test_one[pass]"] == "passed"
+    assert messages.found["test_of_no_equation"].startswith("AssertionError: a message")

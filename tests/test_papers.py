@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_equations import EQUATIONS
+from equations import EQUATIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = {"lrgc": ("lrgc",), "clustervig": ("clustervig",), "gkgnet": ("gkgnet",), "cnn2gnn": ("cnn2graph",)}

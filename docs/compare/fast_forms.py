@@ -75,13 +75,13 @@ def main() -> None:
     compare("smallest.py, 18 of 196", lambda: smallest(distance, 18))
     compare("diagonal.py", lambda: fill_diagonal(distance, 0.0))
     compare("nearest.py, smallest.py, 18 of 196", lambda: nearest(nodes, nodes, None, 18))
-    compare("kmeans.py, 4 of 196", lambda: kmeans(x.detach(), 4, init=x[:, :4].detach()))
+    compare("rounds.py, 4 of 196", lambda: kmeans(x.detach(), 4, init=x[:, :4].detach()))
     labels = kmeans(x.detach(), 4, init=x[:, :4].detach())[0]
     compare("partitions.py, 18 in 4 of 196", lambda: cluster_graph(x.detach(), labels, 4, 18))
     many = torch.randn(2, 1764, C)
     labels = kmeans(many, 6, init=many[:, :6])[0]
     compare("partitions.py, 18 in 6 of 1764", lambda: cluster_graph(many, labels, 6, 18), images=2)
-    compare("relative_positions.py, 3136 by 196", lambda: relative_positions(48, (56, 56), 196), images=1)
+    compare("position_rows.py, 3136 by 196", lambda: relative_positions(48, (56, 56), 196), images=1)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ def test_places_and_gate_are_the_double_loop(grid, hops):
     assert all(len(set(row.tolist())) == len(row) for row in graph.index[0])
 
 
+@pytest.mark.equation("adaptvig", "message")
 @pytest.mark.parametrize("grid", GRIDS)
 def test_messages_of_weighted_edges_are_those_of_the_dense_adjacency(grid):
     """The maximum gathers the k edges, and a source without one carries 0."""

@@ -58,6 +58,7 @@ def test_max_relative_is_the_loop_over_edges(kind):
         assert_same(max_relative(x, graph_over(graph, y)), expected)
 
 
+@pytest.mark.equation("lrgc", 5)
 @pytest.mark.parametrize("kind", KINDS)
 def test_max_relative_between_the_nodes_themselves(kind):
     x, graph = nodes(BATCH, TARGETS, DIM), graph_of_kind(kind, BATCH, TARGETS, TARGETS)
@@ -268,6 +269,7 @@ def test_an_image_does_not_depend_on_its_batch(kind):
     assert torch.all(grad_x[1:] == 0) and torch.all(grad_y[1:] == 0)
 
 
+@pytest.mark.equation("lrgc", 5)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_lower_precisions_are_close_to_float64(kind, dtype, tolerance):

@@ -39,6 +39,7 @@ def test_patches_read_from_themselves_in_groups():
     assert_same(max_relative(x, graph), expected, [x])
 
 
+@pytest.mark.equation("gkgnet", 1)
 @pytest.mark.parametrize("elements", [1, 40])
 def test_the_search_over_groups_goes_block_by_block(elements, monkeypatch):
     graph, x, sources = directed_groups(3), nodes(B, N, C), nodes(B, M, C)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from helpers import TINY
 from vig_minimal import create_model, load_released
-from vig_minimal.graphs.fast import relative_positions as fast
+from vig_minimal.graphs.fast import position_rows as fast
 from vig_minimal.models.pyramid import relative_positions
 
 TINY_PYRAMID = {"dim": (8, 16), "depth": (1, 3), "pool": (2, 1), "num_classes": 5, "img_size": 32, "patch": 2, "k": 4}

@@ -54,6 +54,7 @@ def test_attention(kind, from_others, heads):
     assert_same(as_nodes(actual), expected, [image, *others, *leaves, *conv.parameters()])
 
 
+@pytest.mark.equation("attention", "message")
 def test_a_global_feature_stands_beside_node_and_message():
     conv, graph = randomise(Attention(DIM, OUT, global_feature=True)), graph_of_kind("weights", BATCH, NODES, NODES)
     image, z, update = nodes(BATCH, DIM, *GRID), nodes(BATCH, NODES, DIM), dense_of(conv.update)

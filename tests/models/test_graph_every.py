@@ -51,6 +51,7 @@ def test_the_first_of_n_blocks_builds(name, every, expected):
             assert same == (l not in expected)
 
 
+@pytest.mark.equation("vig", "Grapher")
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_blocks_read_along_edges_of_an_earlier_blocks_features(every):
     """The double loop of ViG's Grapher, with the adjacency of the block that builds; values and all gradients."""

@@ -112,8 +112,8 @@ GIVEN = {
         " for _ in range(config.depth)]"),
     "the class": (
         lambda config: [Beside for _ in range(config.depth)],
-        "Beside is not called with nodes and grid; return a list of 2 constructors, one per block, as [Beside() for _ in"
-        " range(config.depth)]"),
+        "Beside is not called with nodes and grid; return a list of 2 constructors, one per block, as [Beside() for _"
+        " in range(config.depth)]"),
 }
 
 
@@ -134,7 +134,8 @@ def test_what_a_function_of_constructors_returns_instead_of_one_per_block(case, 
 
 def test_readmes_constructor_runs_also_as_a_function_and_in_a_pyramid(monkeypatch):
     assert model_of(monkeypatch, lambda config: [Beside() for _ in range(config.depth)])(IMAGES).shape == (2, 5)
-    assert model_of(monkeypatch, lambda config: [Beside().forward] * config.depth, graph_every=2)(IMAGES).shape == (2, 5)
+    function = Beside().forward
+    assert model_of(monkeypatch, lambda config: [function] * config.depth, graph_every=2)(IMAGES).shape == (2, 5)
     fields = {"dim": (8, 16), "depth": (2, 1), "pool": (1, 1), "img_size": 16, "patch": 2, "graph": "beside"}
     monkeypatch.setitem(CONSTRUCTORS, "beside", (None, ()))
     monkeypatch.setitem(OF_PLACES, "beside", lambda hops, k: Beside())

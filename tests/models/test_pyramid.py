@@ -13,7 +13,7 @@ from reference.vig import linear, lrgc_ffn, mlp
 from vig_minimal import create_model
 from vig_minimal.constructors import KNN, GroupKNN
 from vig_minimal.constructors.schedules import at
-from vig_minimal.graphs.fast import relative_positions as fast
+from vig_minimal.graphs.fast import position_rows as fast
 from vig_minimal.graphs.graph import GroupGraph
 from vig_minimal.models.cost import count_macs, count_parameters
 from vig_minimal.models.layers import FFN, Block
@@ -49,6 +49,7 @@ def test_grapher_reads_from_the_means_of_its_patches(groups, pool, grid):
     assert (graph.num_targets, graph.num_sources) == (grid[0] * grid[1], num_sources)
 
 
+@pytest.mark.equation("vig", "FFN")
 def test_a_block_is_a_grapher_and_then_an_ffn():
     block, image = randomise(Block(Grapher(8, KNN(2), "mr", 2, 0.0), FFN(8))), nodes(1, 8, 4, 4)
     relative = torch.zeros(16, 4, dtype=torch.float64)

@@ -1,6 +1,6 @@
-"""Who builds the graph: one constructor, one file.
+"""Graph constructors, one per file.
 
-Nodes in, `Graph` out, the paper's equations in order. What changes from block to block is in `schedules.py`. To add a
+Nodes in, `Graph` out, the paper's equations in order. The schedules over the blocks are in `schedules.py`. To add a
 constructor:
 
 1. Write a module that is called as `constructor(nodes, grid)`: it takes nodes (B, N, C) and returns a `Graph` of N
@@ -9,13 +9,13 @@ constructor:
    call, by a `Rule` of `schedules.py`. (KNN and GroupKNN also take other nodes as sources, for pyramids and GKGNet's
    labels.)
    Pick edges in float32, also under autocast (`graphs.distance`): bfloat16 keeps fewer than three digits, so near ties
-   change neighbours. The nodes arrive as the layers before computed them: under bfloat16 autocast they are rounded
-   already.
+   change neighbours. Under bfloat16 autocast the nodes themselves are rounded already.
+   A Graph of the wrong shape or type is one sentence; an index out of range too, but on a CPU alone: try it there.
    Take random numbers from `graphs.draws`: an image then gets the same ones in any split of its batch.
    The number of images is `nodes.shape[0]`: `len(nodes)` would be a fixed number in an exported model.
 2. Write `NAME_per_block(config)` below: it returns one constructor for each block of a model, made from the fields of
-   the model's config (`models.vig.ViGConfig`). A new field is added there; what changes from block to block, in
-   `schedules.py`.
+   the model's config (`models.vig.ViGConfig`). Add new fields there, and schedules over the blocks
+   in `schedules.py`.
 3. Add one line to CONSTRUCTORS. `create_model("vig_ti", graph="NAME")` then uses it, and `compare` and `benchmark
    --graphs` have it.
 4. Write its double loop into tests/reference/, and a line in tests/constructors/test_every_constructor.py.
@@ -44,34 +44,34 @@ __all__ = ["CONSTRUCTORS", "DAGC", "KNN", "LRGC", "LSGC", "MGC", "OF_PLACES", "S
 
 
 def of_blocks(config, schedule: Callable[..., int], first: int | None) -> list[Rule]:
-    """Return the rule of each block: what `schedule` gives from its first number on, for any number of nodes."""
+    """Return the rule of each block: `schedule` with this first number, for any number of nodes."""
     return [Rule(config.num_nodes, schedule, first, config.depth, l) for l in range(config.depth)]
 
 
 def knn_per_block(config) -> list[KNN]:
-    """The number of neighbours k and the dilation d grow from block to block."""
+    """Return k-NN whose k and dilation d grow from block to block."""
     rules = zip(of_blocks(config, neighbours, config.k), of_blocks(config, dilation, config.k), strict=True)
     return [KNN(k, d, config.epsilon) for k, d in rules]
 
 
 def group_knn_per_block(config) -> list[GroupKNN]:
-    """Each group has ViG's k and dilation (GKGNet, Table 5)."""
+    """Return group k-NN; each group has ViG's k and dilation (GKGNet, Table 5)."""
     rules = zip(of_blocks(config, neighbours, config.k), of_blocks(config, dilation, config.k), strict=True)
     return [GroupKNN(k, config.groups, d, config.epsilon) for k, d in rules]
 
 
 def threshold_per_block(config) -> list[SimilarityThreshold]:
-    """The quantile q falls from block to block."""
+    """Return SViG's constructors, whose quantile q falls from block to block."""
     return [SimilarityThreshold(q) for q in quantiles(config.threshold, config.decrement, config.depth)]
 
 
 def lrgc_per_block(config) -> list[LRGC]:
-    """Every block learns its own keys, queries and τ."""
+    """Return LRGC's constructors, each with its own keys, queries and τ."""
     return [LRGC(config.dim) for _ in range(config.depth)]
 
 
 def cluster_knn_per_block(config) -> list[ClusterKNN]:
-    """K grows from block to block."""
+    """Return k-NN inside partitions; K grows from block to block."""
     # ClusterViG section V-A: K from 9 to 18 over the blocks
     return [ClusterKNN(k, config.clusters) for k in of_blocks(config, neighbours, config.k)]
 
@@ -92,20 +92,20 @@ OF_PLACES = {
 
 
 def of_places(name: str, config) -> list[nn.Module]:
-    """The same in every block; `random` has ViG's number of neighbours, and another draw for each block."""
+    """Return the same graph for every block; `random` has ViG's number of neighbours, and a draw for each block."""
     return [OF_PLACES[name](config.hops, k) for k in of_blocks(config, neighbours, config.k)]
 
 
 def window_knn_per_block(config) -> list[WindowKNN]:
-    """ViG's k; windows of half the grid's shorter side (7 at 224 pixels), shifted by half in every second block."""
+    """Return k-NN inside windows with ViG's k; windows of half the grid's shorter side (7 at 224 pixels),
+    shifted by half in every second block."""
     side = Rule(config.grid, window_side, config.window)
     return [WindowKNN(Rule(config.grid, neighbours_on, config.k, config.depth, l), side,
                       Rule(config.grid, window_shift, config.window, l)) for l in range(config.depth)]
 
 
 def hypergraph_per_block(config) -> list[Hypergraph]:
-    """From 25 to 50 hyperedges over the blocks, as released; from a quarter to half of the nodes where these are few.
-    """
+    """Return hypergraphs of 25 to 50 hyperedges over the blocks, as released; of a quarter to half of fewer nodes."""
     return [Hypergraph(number) for number in of_blocks(config, hyperedges, config.hyperedges)]
 
 

@@ -33,7 +33,7 @@ Step = tuple[int, int]  # rows and columns from a node to a source
 
 @fast_form("kept")
 def made_once(function: Callable) -> Callable:
-    """Mark a function of the grid, whose results all images and blocks may share: the fast form keeps them."""
+    """Mark a function of the grid alone: the fast form caches its results for all images and blocks."""
     return function
 
 
@@ -180,7 +180,7 @@ class DAGC(nn.Module):
 
 
 def checked(hops: int, least: int = 1) -> int:
-    """Return the hops. Raises ValueError unless they are a whole number of at least `least`."""
+    """Return the hops. Raises ValueError unless they are an integer of at least `least`."""
     if type(hops) is not int or hops < least:
         raise ValueError(f"hops={hops!r}: a whole number of at least {least}")
     return hops

@@ -1,4 +1,4 @@
-"""Controls: graphs that know nothing of the image. What a learnt or found graph brings is what it brings beyond them.
+"""Image-independent baselines: a graph must beat these.
 
     graph           sources of a node                                            degree         cost for each node
     Surroundings    the 3 × 3 nodes around it, cut at the border                 4 to 9         9 gathered rows
@@ -23,7 +23,7 @@ AROUND = tuple(step for step in itertools.product((-1, 0, 1), repeat=2) if step 
 
 
 class Surroundings(nn.Module):
-    """What a 3 × 3 convolution sees. Nodes (B, N, C) and grid (H, W) -> Graph with index (B, N, 9).
+    """The receptive field of a 3 × 3 convolution. Nodes (B, N, C) and grid (H, W) -> Graph with index (B, N, 9).
 
     Places beyond the border are replaced by the node itself, which counts once: 4 sources in a corner, 6 at an edge
     (fewer where the grid has a side of 1)."""
@@ -75,7 +75,7 @@ def random_index(seed: int, k: int, num_nodes: int, device: torch.device) -> Ten
 
 
 class Full(nn.Module):
-    """Every node reads from all nodes: what pruning starts from. Nodes (B, N, C) -> Graph with weights (B, N, N), bool.
+    """Every node reads from all nodes: no edge is pruned. Nodes (B, N, C) -> Graph with weights (B, N, N), bool.
     """
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Graph:

@@ -41,7 +41,7 @@ class GroupKNN(nn.Module):
         return GroupGraph(num_sources, index=dilated(self, nearest, k, dilation), sources=sources)
 
     def _split(self, x: Tensor) -> Tensor:
-        """(B, N, C) to (B·G, N, C/G)."""
+        """Return the slices (B·G, N, C/G) of nodes (B, N, C)."""
         return x.unflatten(-1, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
 
     def extra_repr(self) -> str:

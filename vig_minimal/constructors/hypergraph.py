@@ -97,7 +97,7 @@ class Hypergraph(nn.Module):
         return f"hyperedges={self.hyperedges}, rounds={self.rounds}, least={self.least:g}"
 
 
-@fast_form("fuzzy_c_means")
+@fast_form("rounds")
 @torch.no_grad()
 def fuzzy_c_means(x: Tensor, centre: Tensor, rounds: int) -> Tensor:
     """Return memberships (B, N, E), which sum to 1 over E: nodes (B, N, C), first centres (B, E, C), both in float32 or

@@ -45,7 +45,7 @@ class KNN(nn.Module):
 
 
 def check_neighbours(epsilon: float, **counts: int | Callable[[int], int]) -> None:
-    """Raise ValueError unless the counts (k, dilation, groups) are whole numbers from 1 on, or rules, and ε is a
+    """Raise ValueError unless the counts (k, dilation, groups) are integers of at least 1, or rules, and ε is a
     probability."""
     for name, value in counts.items():
         if not callable(value) and (type(value) is not int or value < 1):

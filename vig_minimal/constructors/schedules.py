@@ -1,4 +1,4 @@
-"""What changes from block to block, all in one place: k, dilation, SViG's quantile, windows, hyperedges.
+"""Schedules over the blocks: k, dilation, SViG's quantile, windows, hyperedges.
 
     of block l of L, on N nodes     is                                                           from
     k_l    `neighbours`             k + ⌊k·l/(L − 1)⌋: from k to 2k, at most N                   ViG, ClusterViG, GKGNet
@@ -9,7 +9,7 @@
     E_l    `hyperedges`             E + ⌊E·l/(L − 1)⌋: from E to 2E, at most N                   ViHGNN
 
 Images may be of several sizes, so most of these are rules: functions of the number of nodes or of the grid. k, w and E
-are None where nobody chose them, and then follow the size too. Stochastic depth is `models.layers.drop_path_rates`.
+are None if not chosen, and then follow the size too. Stochastic depth is `models.layers.drop_path_rates`.
 """
 
 from collections.abc import Callable, Hashable
@@ -32,12 +32,12 @@ class Rule:
 
 
 def at(value: int | Callable[[Hashable], int], size: Hashable) -> int:
-    """Return what a constructor's number is at a size: the number itself, or what its rule gives."""
+    """Return a constructor's number at a size: the number itself, or the result of its rule."""
     return value(size) if callable(value) else value
 
 
 def first_k(num_nodes: int) -> int:
-    """Return k of ViG's first block where nobody chose it: the papers' 9, or half of fewer than 18 nodes: k doubles."""
+    """Return the default k of ViG's first block: the papers' 9, or half of fewer than 18 nodes: k doubles."""
     return max(1, min(9, num_nodes // 2))
 
 

@@ -1,1 +1,1 @@
-"""What a graph is, and what flows along its edges."""
+"""Graphs, and aggregation along their edges."""

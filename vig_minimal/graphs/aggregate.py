@@ -5,10 +5,10 @@ brings none, the nodes themselves. They return m (B, N, C). The weight a_ij of a
 without edges gets 0, with zero gradient. In a GroupGraph each group of channels has its own edges.
 
 In a weighted graph a maximum runs over all sources, and a source without an edge (weight 0) counts as 0: the maximum is
-at least 0 if one source has no edge (LRGC, text under Figure 4). Without weights it runs over the edges alone. From a
-maximum, a weight of 0 gets no gradient, and of several equal sources the first gets all. A NaN among the messages of a
-target's edges makes its maximum NaN. A maximum is found in float32 or better, and given in the widest dtype among nodes
-and weights.
+at least 0 if one source has no edge (LRGC, text under Figure 4). Without weights it runs over the edges alone. Its
+gradient flows only to the argmax, the first of equal sources; a weight of 0 gets none. A NaN among the messages of a
+target's edges makes its maximum NaN. A maximum is found in float32 or better, and returned in the widest dtype among
+nodes and weights.
 """
 
 import torch
@@ -20,7 +20,7 @@ from .plain import fast_form
 
 
 def max_relative(x: Tensor, graph: Graph) -> Tensor:
-    """Return m_i = max_j a_ij (y_j − x_i) per channel: LRGC Eq. 5 with a = α; ViG's, from DeepGCNs (Li et al., 2019)."""
+    """Return m_i = max_j a_ij (y_j − x_i) per channel: LRGC Eq. 5 with a = α; ViG: DeepGCNs (Li et al., 2019)."""
     return maximum(x, graph.features(x), graph)
 
 

@@ -1,5 +1,5 @@
-"""Squared distances between nodes, and the smallest of them: in float32 or better, since half precision rounds away
-what tells neighbours apart.
+"""Squared distances between nodes, and the smallest of them: in float32 or better, since half precision cannot tell
+near neighbours apart.
 
 On a GPU this holds only while torch.set_float32_matmul_precision is left at "highest", its default.
 

@@ -1,6 +1,6 @@
 """Random numbers inside a model: an image gets the same ones however its batch is split over steps and processes.
 
-A constructor or layer calls `draw` for them. The training loop says which images it computes:
+A constructor or layer calls `draw` for them. The training loop declares which images it computes:
 
     with part_of_batch(first=32, total=128):  # images 32, 33, ... of a batch of 128
         model(images)
@@ -17,7 +17,7 @@ _part: tuple[Tensor, int] | None = None  # (first, total); global, since backwar
 
 @contextlib.contextmanager
 def part_of_batch(first: int, total: int) -> Iterator[None]:
-    """Say that the images computed inside are numbers first, first + 1, … of a global batch of `total`."""
+    """Declare the images computed inside to be numbers first, first + 1, … of a global batch of `total`."""
     global _part
     # a tensor, since torch.compile would make another program for every number
     before, _part = _part, (torch.tensor(first), total)

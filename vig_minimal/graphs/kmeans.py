@@ -7,7 +7,7 @@ Lloyd's algorithm: assign every node to its nearest centroid, set every centroid
     symbol   variable     shape
     X        x            (B, N, C)
     κ        k
-    V^i      labels       (B, N) int64, 0 to k − 1; every one of them occurs
+    V^i      labels       (B, N) int64, 0 to k − 1; each of them occurs
     μ_i      centroids    (B, k, C)
 """
 
@@ -54,7 +54,7 @@ def kmeans(x: Tensor, k: int, iters: int = 20, init: str | Tensor = "random",
         return labels, centroids + mean
 
 
-@fast_form("kmeans")
+@fast_form("rounds")
 def lloyd(x: Tensor, centroids: Tensor, iters: int) -> tuple[Tensor, Tensor]:
     """Return labels (B, N) and centroids (B, k, C) after `iters` rounds from the given centroids."""
     for _ in range(iters):
@@ -102,5 +102,5 @@ if not hasattr(torch.compiler, "is_exporting"):  # torch 2.6 cannot record how P
 
 
 def pick(x: Tensor, nodes: Tensor | tuple[int, ...]) -> Tensor:
-    """Return the nodes of these k numbers: (B, N, C) to (B, k, C). No one waits for a GPU to take the numbers."""
+    """Return the nodes with these k indices: (B, N, C) to (B, k, C), without waiting for a GPU."""
     return x[:, torch.as_tensor(nodes).to(x.device, non_blocking=True)]

@@ -1,11 +1,11 @@
-"""A partition of the nodes: which node is in which part, and the mean of every part."""
+"""Partitions of the nodes: their membership matrix and their means."""
 
 import torch
 from torch import Tensor
 
 
 def membership(labels: Tensor, k: int) -> Tensor:
-    """Return which node is in which partition: labels (B, N) to (B, N, k), bool."""
+    """Return the membership matrix of labels (B, N): (B, N, k), bool."""
     return labels[..., None] == torch.arange(k, device=labels.device)
 
 

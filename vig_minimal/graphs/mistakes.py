@@ -9,8 +9,8 @@ def of_graph(graph) -> str:
     index, weights, num_sources = graph.index, graph.weights, graph.num_sources
     given = {name: tensor for name, tensor in (("index", index), ("weights", weights)) if tensor is not None}
     if not given or hasattr(num_sources, "shape"):
-        return ("a Graph takes num_sources and an index (B, N, k), weights (B, N, M), or an index and weights (B, N, k);"
-                " give Graph(nodes.shape[1], weights=adjacency), or index=…")
+        return ("a Graph takes num_sources and an index (B, N, k), weights (B, N, M), or an index and weights (B, N,"
+                " k); give Graph(nodes.shape[1], weights=adjacency), or index=…")
     for name, tensor in given.items():
         if tensor.ndim != graph.ndim:
             shape = "(B, N, M)" if index is None else "(B, N, k)" if graph.ndim == 3 else "(B, G, N, k)"

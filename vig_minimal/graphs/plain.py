@@ -6,8 +6,8 @@ The plain form stands where a reader meets the operation: dense, short, differen
     @fast_form("maximum")
     def maximum(x, y, graph): ...
 
-says that the function of this name in graphs/fast/maximum.py takes its place, except `with plain():` and where that
-one returns NotImplemented, as on a device that it is not made for. Without graphs/fast/ everything runs in plain form.
+means that the function of this name in graphs/fast/maximum.py replaces it, except inside `with plain():` and where that
+one returns NotImplemented, as on other devices. Without graphs/fast/ everything runs in plain form.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _plain = False  # global: blocks that are computed again in a backward pass may 
 
 @contextlib.contextmanager
 def plain(on: bool = True) -> Iterator[None]:
-    """Run everything inside in plain form, as to step through it in a debugger; `plain(False)`: in fast form again."""
+    """Run everything inside in plain form, for instance in a debugger; `plain(False)`: in fast form again."""
     global _plain
     before, _plain = _plain, on
     try:

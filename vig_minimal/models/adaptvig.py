@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ..constructors.adaptive import Adaptive
 from ..graphs.aggregate import aggregate_sum, max_relative
 from ..graphs.graph import Graph
-from .checks import check_choices, check_numbers, check_whole, image_size
+from .checks import check_choices, check_numbers, check_stages, check_whole, halved, image_size
 from .clustervig import Distilled
 from .layers import Block, DropPath, conv_bn, drop_path_rates, init_weights, to_image, to_nodes
 
@@ -37,7 +37,7 @@ SCALE = 1e-5  # s, s_1 and s_2 at first
 
 @dataclass(frozen=True)
 class AdaptViGConfig:
-    """Everything that makes one AdaptViG. Raises ValueError for what cannot work."""
+    """Configuration of an AdaptViG. Raises ValueError for fields that cannot work."""
 
     dim: tuple[int, ...] = (32, 64, 128, 256)  # C of each stage
     local: tuple[int, ...] = (3, 3, 9, 3)      # local blocks of each stage
@@ -57,22 +57,14 @@ class AdaptViGConfig:
         object.__setattr__(self, "img_size", image_size(self.img_size, self.patch))
         check_whole(self, "num_classes", least=0)
         check_numbers(self, rates=("drop_path", "dropout"))
-        for name in ("dim", "local", "depth", "hops"):
-            values = getattr(self, name)
-            if not isinstance(values, (tuple, list)) or not all(type(v) is int and v >= 1 for v in values):
-                raise ValueError(f"{name}={values!r}: takes whole numbers of at least 1, one a stage, as (3, 3, 9, 3)")
-            object.__setattr__(self, name, tuple(values))
-        if not len(self.dim) == len(self.local) == len(self.depth) == len(self.hops) >= 1:
-            raise ValueError(f"dim={self.dim}, local={self.local}, depth={self.depth}, hops={self.hops}: each needs one"
-                             " number a stage")
+        check_stages(self, "(3, 3, 9, 3)", "dim", "local", "depth", "hops")
         if any(dim % 4 for dim in self.dim):
             raise ValueError(f"dim={self.dim}: widths must be multiples of 4, for queries and keys of C / 4")
 
     @property
     def grids(self) -> list[tuple[int, int]]:
         """Patches in height and width, in each stage: half of the stage before, rounded up."""
-        height, width = (side // self.patch for side in self.img_size)
-        return [(-(-height // 2**i), -(-width // 2**i)) for i in range(len(self.dim))]
+        return halved(self.img_size, self.patch, len(self.dim))
 
     @property
     def grid(self) -> tuple[int, int]:

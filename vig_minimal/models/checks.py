@@ -1,6 +1,6 @@
-"""Checks of config fields and of the machine, a number in words, a name nearly right. Nothing here needs torch.
+"""Checks of config fields and of the machine, and words for error messages. Nothing here needs torch.
 
-Each check raises a ValueError of one sentence: what is wrong, and what is allowed.
+Each check raises a ValueError of one sentence: the value given, and the values allowed.
 """
 
 import math
@@ -22,12 +22,12 @@ def near(word: str, known: list[str]) -> str:
 
 
 def plural(count: int, word: str) -> str:
-    """'1 image', '2 images', '3 classes'."""
+    """Return '1 image', '2 images', '3 classes'."""
     return f"{count:,} {word}" + ("" if count == 1 else "es" if word.endswith("s") else "s")
 
 
 def check_whole(config: object, *names: str, least: int = 1) -> None:
-    """Fields that count something: whole numbers of at least `least`."""
+    """Check that fields are integers of at least `least`."""
     for name in names:
         value = getattr(config, name)
         if type(value) is not int or value < least:
@@ -35,7 +35,7 @@ def check_whole(config: object, *names: str, least: int = 1) -> None:
 
 
 def check_numbers(config: object, *names: str, rates: Sequence[str] = ()) -> None:
-    """Fields that are numbers, whole or not; `rates` are those from 0 up to, but not, 1."""
+    """Check that fields are finite numbers, and that `rates` are at least 0 and less than 1."""
     for name in (*names, *rates):
         value = getattr(config, name)
         if type(value) not in (int, float) or not math.isfinite(value):
@@ -45,7 +45,7 @@ def check_numbers(config: object, *names: str, rates: Sequence[str] = ()) -> Non
 
 
 def check_choices(config: object, **allowed: Iterable) -> None:
-    """Fields that take one of a few values, the type included: 1 is not True."""
+    """Check that fields have one of the allowed values, type included: 1 is not True."""
     for name, choices in allowed.items():
         value = getattr(config, name)
         if not any(type(value) is type(choice) and value == choice for choice in choices):
@@ -53,7 +53,7 @@ def check_choices(config: object, **allowed: Iterable) -> None:
 
 
 def check_groups(config: object, dims: Sequence[int]) -> None:
-    """Of graph="group_knn": groups of channels that divide every width, and a convolution that keeps them apart."""
+    """Check that with graph="group_knn" the groups divide every width, and that the convolution keeps them apart."""
     grouped = config.graph == "group_knn"
     if grouped and any(dim % config.groups for dim in dims):
         raise ValueError(f"groups={config.groups}: all widths ({', '.join(map(str, dims))}) must be multiples of it")
@@ -61,8 +61,26 @@ def check_groups(config: object, dims: Sequence[int]) -> None:
         raise ValueError("conv='edge': its MLP mixes all channels, which group_knn keeps apart; choose another")
 
 
+def check_stages(config: object, example: str, *names: str) -> None:
+    """Check that fields have an integer of at least 1 for each stage of a pyramid, and store them as tuples."""
+    for name in names:
+        values = getattr(config, name)
+        if not isinstance(values, (tuple, list)) or not all(type(v) is int and v >= 1 for v in values):
+            raise ValueError(f"{name}={values!r}: takes whole numbers of at least 1, one a stage, as {example}")
+        object.__setattr__(config, name, tuple(values))
+    if len({len(getattr(config, name)) for name in names}) > 1 or not getattr(config, names[0]):
+        given = ", ".join(f"{name}={getattr(config, name)}" for name in names)
+        raise ValueError(f"{given}: each needs one number a stage")
+
+
+def halved(img_size: tuple[int, int], patch: int, stages: int) -> list[tuple[int, int]]:
+    """Return the patches in height and width in each stage: half of the stage before, rounded up."""
+    height, width = (side // patch for side in img_size)
+    return [(-(-height // 2**i), -(-width // 2**i)) for i in range(stages)]
+
+
 def check_compiler(device: str) -> None:
-    """What torch.compile needs beside torch: for a CPU it writes C++. device: "cpu" or "cuda"."""
+    """Check for the C++ compiler that torch.compile needs on a CPU. device: "cpu" or "cuda"."""
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as torch looks for it
     if device == "cpu" and sys.platform != "win32" and not shutil.which(compiler):
         raise ValueError(f"--compile: torch needs a C++ compiler, and {compiler} is not there; install one, or name"

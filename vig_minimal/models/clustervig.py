@@ -44,7 +44,7 @@ class ClusterGraph(Graph):
 
 @dataclass(frozen=True)
 class ClusterViGConfig(ViGConfig):
-    """A ViGConfig (`clusters` is κ) with two more fields. Raises ValueError for what cannot work."""
+    """A ViGConfig (`clusters` is κ) with two more fields. Raises ValueError for fields that cannot work."""
 
     graph: str = "cluster_knn"          # no other: the global update needs partitions
     update_groups: int = 4              # heads of DEGC's MLP: 1, 2 or 4

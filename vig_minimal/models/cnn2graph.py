@@ -1,4 +1,4 @@
-"""CNN2GNN and CNN2Transformer: a graph between images and what stands for classes (Trivedy and Latecki, 2023).
+"""CNN2GNN and CNN2Transformer: a graph between images, anchors and proxies (Trivedy and Latecki, 2023).
 
 Every image of a batch reads from the same proxy set: learnable proxies and a few training images, the anchors. The
 graph is bipartite and complete; only images are targets. Equations 8 to 17, the losses, are in `training/`.
@@ -12,7 +12,7 @@ graph is bipartite and complete; only images are targets. Equations 8 to 17, the
 
 Differs from the paper (no code was released):
 * Eq. 2's D^{-1/2} A D^{-1/2} is D^{-1} A, a plain mean: in the graph of a mini-batch every proxy has the degree B, and
-  an image's answer would depend on how many others are in its batch.
+  an image's output would depend on the size of its batch.
 * A linear layer 3F → F follows ω = cat, so that images, anchors and proxies share one classifier (section 3.4).
 * Eq. 6 has W_k1 for W_k2. An image's own edge in CNN2GNN is normalised alone: its weight is 1.
 """
@@ -35,7 +35,7 @@ from .vig import Backbone
 
 @dataclass(frozen=True)
 class CNN2GraphConfig:
-    """Everything that makes one model. Raises ValueError for what cannot work."""
+    """Configuration of a ResNet with or without a graph. Raises ValueError for fields that cannot work."""
 
     backbone: str = "resnet18"        # nano, resnet18 or resnet34
     aggregation: str = "transformer"  # none (the plain ResNet), mean, max, gnn (CNN2GNN) or transformer
@@ -65,7 +65,7 @@ class CNN2GraphConfig:
 
 
 def mean(x: Tensor, anchors: Tensor, proxies: Tensor, aggregate_self: bool = True) -> tuple[Tensor, Tensor]:
-    """Mean of the image and the proxy set; H = 1."""
+    """Return the mean of the image and the proxy set; H = 1."""
     # CNN2GNN Eq. 2, with D^{-1} A
     count = len(anchors) + len(proxies) + aggregate_self
     total = (anchors.sum(0) + proxies.sum(0)).expand_as(x) + (x if aggregate_self else 0)  # (B, F)
@@ -73,7 +73,7 @@ def mean(x: Tensor, anchors: Tensor, proxies: Tensor, aggregate_self: bool = Tru
 
 
 def maximum(x: Tensor, anchors: Tensor, proxies: Tensor, aggregate_self: bool = True) -> tuple[Tensor, Tensor]:
-    """Maximum over the image and the proxy set, for each feature; H = 1, and every edge has weight 1."""
+    """Return the maximum over the image and the proxy set, per feature; H = 1, and every edge has weight 1."""
     # CNN2GNN section 3.2: z_i = max [φ(X_i) ‖ P ‖ φ(L)]
     best = torch.cat([anchors, proxies]).amax(0).expand_as(x)  # (B, F)
     z = torch.maximum(x, best) if aggregate_self else best
@@ -126,7 +126,7 @@ class CNN2Transformer(nn.Module):
         return self.out(z), torch.cat([alpha1, alpha2], -1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """S(q kᵀ/√d) v in each head: (B, F), (M, F), (M, F) to (B, F), and the softmax (B, H, M).
+        """Return S(q kᵀ/√d) v in each head: (B, F), (M, F), (M, F) to (B, F), and the softmax (B, H, M).
 
         d = F/H, the width of a head; the paper has the whole embedding's F.
         """
@@ -169,8 +169,8 @@ class CNN2Graph(Backbone):
         self.add_classes()
 
     def add_classes(self) -> None:
-        """Classifier, aggregation, and its proxies and anchors; the model then needs anchors of these classes. For no
-        classes forward gives the embeddings (B, F)."""
+        """Build classifier, aggregation, proxies and anchors; the model then needs anchors of these classes. For no
+        classes forward returns the embeddings (B, F)."""
         config, dim, like = self.config, self.num_features, self.backbone.conv1.weight
         self.aggregate = self.anchor_images = None
         self.classifier = nn.Linear(dim, config.num_classes) if config.num_classes else nn.Identity()
@@ -201,7 +201,7 @@ class CNN2Graph(Backbone):
         return self.backbone.blocks
 
     def labels(self, per_class: int) -> Tensor:
-        """Classes of the anchors or proxies, `per_class` of each class: (classes · per_class,)."""
+        """Return the classes of the anchors or proxies, `per_class` of each class: (classes · per_class,)."""
         return torch.arange(self.config.num_classes, device=self.classifier.weight.device).repeat_interleave(per_class)
 
     @torch.no_grad()
@@ -222,11 +222,11 @@ class CNN2Graph(Backbone):
         return (logits, graphs) if return_graphs else logits
 
     def forward_head(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of the last features (B, F, H', W'), as in evaluation; num_classes=0: embeddings."""
+        """Return logits (B, classes) of the last features (B, F, H', W'), as in evaluation; or embeddings."""
         return self._classify(x.mean((2, 3)))[0]
 
     def _classify(self, x: Tensor) -> tuple[Tensor, list[Graph]]:
-        """Logits of embeddings (B, F), and the graph if there is one."""
+        """Return the logits of embeddings (B, F), and the graph if there is one."""
         if self.aggregate is None:
             return self.classifier(x), []
         if not self.has_anchors:
@@ -249,5 +249,5 @@ class CNN2Graph(Backbone):
         return Output(*logits, *unit, *labels)
 
     def forward_stages(self, images: Tensor) -> list[Tensor]:
-        """The features of the backbone's four stages, (B, C, H', W') each; see `ResNet.forward_stages`."""
+        """Return the features of the backbone's four stages, (B, C, H', W') each; see `ResNet.forward_stages`."""
         return self.backbone.forward_stages(images)

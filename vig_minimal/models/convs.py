@@ -35,12 +35,12 @@ HEADS = 4
 
 
 def interleave(x: Tensor, *others: Tensor | None) -> Tensor:
-    """x_0, m_0, x_1, m_1, … along the last dimension: two of (…, C) to (…, 2C), three to (…, 3C). None is left out."""
+    """Return x_0, m_0, x_1, m_1, … of two (…, C): (…, 2C); of three: (…, 3C). None is left out."""
     return torch.stack((x, *(other.to(x.dtype) for other in others if other is not None)), dim=-1).flatten(-2)
 
 
 def mlp(in_dim: int, out_dim: int, groups: int = HEADS) -> nn.Sequential:
-    """W_update with its heads: grouped 1×1 convolution, BN, GELU."""
+    """Return W_update with its heads: grouped 1×1 convolution, BN, GELU."""
     return nn.Sequential(*conv_bn(in_dim, out_dim, groups), nn.GELU())
 
 

@@ -17,7 +17,7 @@ outside an image anyway. (Images thinner than 64 pixels are padded to that: grap
 Position embeddings, relative positions, k and dilation follow the grid of each image, as in every model of this
 project. κ is one number for a detector: that of the grid of `img_size`, see `clusters_for`.
 
-Differs from the print: it says «FPN», and not how an isotropic model gets four scales, nor the settings of the heads,
+Left open by the print, which has «FPN» alone: the four scales of an isotropic model, and the settings of the heads,
 which are torchvision's here.
 """
 
@@ -54,7 +54,7 @@ NANO = {"img_size": (128, 128), "channels": 48, "box_head": 256, "mask_layers": 
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """Everything that makes one detector. Raises ValueError for what cannot work."""
+    """Configuration of a detector. Raises ValueError for fields that cannot work."""
 
     body: tuple[tuple[str, object], ...]  # fields of the backbone's config; its img_size is that of its own training
     num_classes: int = 80               # without the background
@@ -90,20 +90,33 @@ def create_detector(name: str, num_classes: int = 80, **overrides) -> "Detector"
     overrides: fields of DetectorConfig, and of the backbone's own config. Raises ValueError, naming what exists, for an
     unknown name or field, a value that cannot work, and a network that is neither a pyramid nor isotropic.
     """
-    own = {field.name for field in fields(DetectorConfig)} - {"body"}
-    of_body = dict(overrides.pop("body", {})) | {name: overrides[name] for name in overrides if name not in own}
-    chosen = (NANO if name.endswith("_nano") else {}) | {name: overrides[name] for name in overrides if name in own}
+    own, of_body = split_fields(DetectorConfig, NANO, name, overrides)
+    preset = CONFIGS.get(name)
+    if getattr(preset, "graph", None) == "cluster_knn":
+        size, patch = DetectorConfig((), **own).img_size, of_body.get("patch", preset.patch)
+        of_body.setdefault("clusters", clusters_for(preset, size, patch))
+    return Detector(*body_and_config("a detector", DetectorConfig, name, num_classes, own, of_body))
+
+
+def split_fields(kind: type, nano: dict, name: str, overrides: dict) -> tuple[dict, dict]:
+    """Return the overridden fields of the config `kind`, with those of `nano` for a nano model, and the backbone's."""
+    names = {field.name for field in fields(kind)} - {"body"}
+    own = {field: value for field, value in overrides.items() if field in names}
+    of_body = {field: value for field, value in overrides.items() if field not in {*names, "body"}}
+    return (nano if name.endswith("_nano") else {}) | own, dict(overrides.get("body", {})) | of_body
+
+
+def body_and_config(what: str, kind: type, name: str, num_classes: int, own: dict, of_body: dict) -> tuple:
+    """Build the backbone, and the config `kind` of the network over it. Raises ValueError unless the backbone is
+    isotropic or a pyramid of four stages; `what` is the network in words."""
     preset = CONFIGS.get(name)
     if type(preset) is not PyramidConfig and not isinstance(preset, (ViGConfig, type(None))):
-        raise ValueError(f"{name}: a detector needs the patches of a ViG, SViG, LRGC, ClusterViG or Pyramid ViG")
-    if getattr(preset, "graph", None) == "cluster_knn":
-        size, patch = DetectorConfig((), **chosen).img_size, of_body.get("patch", preset.patch)
-        of_body.setdefault("clusters", clusters_for(preset, size, patch))
+        raise ValueError(f"{name}: {what} needs the patches of a ViG, SViG, LRGC, ClusterViG or Pyramid ViG")
     body = create_model(name, **(of_body | {"num_classes": 0}))
-    config = DetectorConfig(tuple(asdict(body.config).items()), num_classes, **chosen)
+    config = kind(tuple(asdict(body.config).items()), num_classes, **own)
     if isinstance(body, PyramidViG) and len(body.config.dim) != 4:
-        raise ValueError(f"dim={body.config.dim}: a detector needs the four stages of a pyramid")
-    return Detector(body, config)
+        raise ValueError(f"dim={body.config.dim}: {what} needs the four stages of a pyramid")
+    return body, config
 
 
 def detector_size(name: str) -> tuple[int, int]:
@@ -122,7 +135,7 @@ def clusters_for(preset: ViGConfig, img_size: tuple[int, int], patch: int) -> in
 
 
 def padded(size: tuple[int, int], patch: int) -> tuple[int, int]:
-    """Return height and width with which an image of that size goes through the backbone."""
+    """Return the padded height and width of an image of that size."""
     return tuple(max(math.ceil(side / patch) * patch, THINNEST) for side in size)
 
 
@@ -179,12 +192,12 @@ class BodyAndNeck(nn.Module):
         return {name: torch.cat(level)[order] for name, level in zip((*LEVELS, "pool"), zip(*parts), strict=True)}
 
     def graphs(self, images: ImageList) -> list[Graph]:
-        """The first image's Graph in every block."""
+        """Return the first image's Graph in every block."""
         height, width = padded(images.image_sizes[0], self.body.config.patch)
         return self.body(images.tensors[:1, :, :height, :width], return_graphs=True)[1]
 
     def levels(self, images: Tensor) -> dict[str, Tensor]:
-        """The features of images of one size."""
+        """Return the features of images of one size, by level."""
         stages = self.body.forward_stages(images)
         return self.neck(dict(zip(LEVELS, stages, strict=True)) if len(stages) > 1 else stages[0])
 

@@ -35,7 +35,7 @@ from .vig import Backbone
 
 @dataclass(frozen=True)
 class GKGNetConfig(PyramidConfig):
-    """A PyramidConfig whose `num_classes` are the labels L. Raises ValueError for what cannot work."""
+    """A PyramidConfig whose `num_classes` are the labels L. Raises ValueError for fields that cannot work."""
 
     graph: str = "group_knn"  # of patches and labels; groups=1 is plain k-NN
     num_classes: int = 80
@@ -89,8 +89,8 @@ class GKGNet(Backbone):
         self._start_at_one_half()
 
     def add_classes(self) -> None:
-        """Labels, a cross level for every stage, two classifiers. Nothing for no classes: forward gives the pooled
-        patches."""
+        """Build labels, a cross level for every stage, and two classifiers; none of them for no classes: forward then
+        returns the pooled patches."""
         config = self.config
         if config.num_classes == 0:
             self.labels = self.of_labels = self.of_patches = None
@@ -124,9 +124,9 @@ class GKGNet(Backbone):
         return [block for stage in self.stages for block in stage.blocks] + list(self.cross)
 
     def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
-        """Logits (B, L) of images (B, 3, H, W), before the sigmoid; with `return_graphs` also the GroupGraph of every
-        block (N targets) and, after those of its stage, of every cross level (L targets). Pooled patches (B, C) for
-        num_classes=0."""
+        """Return logits (B, L) of images (B, 3, H, W), before the sigmoid; with `return_graphs` also the GroupGraph of
+        every block (N targets) and, after those of its stage, of every cross level (L targets). For num_classes=0
+        return pooled patches (B, C)."""
         if self.labels is None:
             return super().forward(images, return_graphs)
         x, graphs = self.embed(images), []
@@ -142,7 +142,7 @@ class GKGNet(Backbone):
         return (logits, graphs) if return_graphs else logits
 
     def forward_head(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits (B, L) of the patches (B, C, H, W) and labels (B, L, C) after the last stage; for num_classes=0 the
+        """Return logits (B, L) of the patches (B, C, H, W) and labels (B, L, C) after the last stage; for num_classes=0
         pooled patches (B, C)."""
         if self.labels is None:
             return x.mean((2, 3))

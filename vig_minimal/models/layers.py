@@ -21,17 +21,17 @@ from ..graphs.graph import Graph
 
 
 def to_nodes(image: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, H·W, C), row by row: a view if the image is channels_last."""
+    """Return an image (B, C, H, W) as nodes (B, H·W, C), row by row: a view if the image is channels_last."""
     return image.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def to_image(nodes: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, H·W, C) to a channels_last (B, C, H, W), without a copy."""
+    """Return nodes (B, H·W, C) as a channels_last image (B, C, H, W), without a copy."""
     return nodes.unflatten(1, grid).permute(0, 3, 1, 2)
 
 
 def conv_bn(in_dim: int, out_dim: int, groups: int = 1) -> nn.Sequential:
-    """The same linear layer on every node, as a 1×1 convolution, then batch norm."""
+    """Return one linear layer for all nodes, as a 1×1 convolution, and batch norm."""
     return nn.Sequential(nn.Conv2d(in_dim, out_dim, 1, groups=groups), nn.BatchNorm2d(out_dim))
 
 
@@ -59,7 +59,7 @@ class Stem(nn.Module):
 
 
 def resize_position(position: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A position embedding (1, C, h, w) for another grid, bicubically: (1, C, H, W)."""
+    """Resize a position embedding (1, C, h, w) bicubically to another grid: (1, C, H, W)."""
     return F.interpolate(full_precision(position), grid, mode="bicubic").to(position.dtype)
 
 
@@ -104,7 +104,7 @@ class DropPath(nn.Module):
         return x * (keep / (1 - self.p)).to(x.dtype)
 
     def drawn(self, x: Tensor) -> tuple[int, ...]:
-        """The shape of what is drawn for x."""
+        """Return the shape of the random numbers for x."""
         return x.shape[0], 1, 1, 1
 
     def extra_repr(self) -> str:
@@ -112,33 +112,33 @@ class DropPath(nn.Module):
 
 
 class Dropout(DropPath):
-    """Dropout (Srivastava et al., 2014): in training a number is 0 with probability p, else times 1/(1 − p). An image
-    loses the same ones however its batch is split, which nn.Dropout does not see to."""
+    """Dropout (Srivastava et al., 2014): in training a number is 0 with probability p, else times 1/(1 − p). Unlike
+    nn.Dropout, an image loses the same ones however its batch is split."""
 
     def drawn(self, x: Tensor) -> tuple[int, ...]:
         return x.shape
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
-    """Drop-path rate of each block: it grows linearly from 0 in the first to `rate` in the last."""
+    """Return the drop-path rate of each block: linear from 0 in the first to `rate` in the last."""
     return [rate * l / max(1, depth - 1) for l in range(depth)]
 
 
 def head(dim: int, num_classes: int, dropout: float = 0.0, hidden: int = 1024) -> nn.Sequential:
-    """The classifier on pooled features (B, C, 1, 1): C → hidden, BN, GELU, dropout, hidden → classes. Nothing for no
-    classes: a model then gives the pooled features."""
+    """Return the classifier of pooled features (B, C, 1, 1): C → hidden, BN, GELU, dropout, hidden → classes; for no
+    classes an empty one."""
     if num_classes == 0:
         return nn.Sequential()
     return nn.Sequential(*conv_bn(dim, hidden), nn.GELU(), Dropout(dropout), nn.Conv2d(hidden, num_classes, 1))
 
 
 def no_weight_decay(model: nn.Module) -> set[str]:
-    """The names of the parameters that an optimiser must not decay: biases, norms (1-D) and LRGC's τ (0-D)."""
+    """Return the names of parameters without weight decay: biases, norms (1-D) and LRGC's τ (0-D)."""
     return {name for name, parameter in model.named_parameters() if parameter.ndim <= 1}
 
 
 def init_weights(modules: Iterable[nn.Module]) -> None:
-    """As in the released ViG: kaiming-normal convolution weights, zero biases."""
+    """Initialise as the released ViG: kaiming-normal convolution weights, zero biases."""
     for module in modules:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
@@ -148,7 +148,7 @@ def init_weights(modules: Iterable[nn.Module]) -> None:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation for a while. Afterwards each part has its own mode again: frozen parts stay frozen."""
+    """Temporarily switch to evaluation mode; afterwards each part has its own mode again, as frozen parts."""
     training = [part for part in model.modules() if part.training]
     model.eval()
     try:
@@ -159,7 +159,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def recompute_blocks(model: nn.Module) -> None:
-    """Activation checkpointing of every block (Chen et al., 2016): less memory for about a third more time."""
+    """Checkpoint the activations of every block (Chen et al., 2016): less memory for about a third more time."""
     for block in model.blocks:
         block.forward = functools.partial(
             checkpoint, block.forward, use_reentrant=False,
@@ -168,7 +168,7 @@ def recompute_blocks(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def _without_statistics(block: nn.Module) -> Iterator[None]:
-    """Put batch norm's statistics back at the end: they have seen this batch already."""
+    """Restore batch norm's statistics at the end: they include this batch already."""
     norms = [part for part in block.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
     kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
     try:

@@ -29,7 +29,7 @@ from ..constructors import KNN, OF_PLACES, GroupKNN
 from ..constructors.schedules import Rule, pyramid_dilation, pyramid_neighbours
 from ..graphs.graph import Graph
 from ..graphs.plain import fast_form
-from .checks import check_choices, check_groups, check_numbers, check_whole, image_size
+from .checks import check_choices, check_groups, check_numbers, check_stages, check_whole, halved, image_size
 from .convs import CONVS
 from .layers import FFN, Block, DropPath, Stem, conv_bn, drop_path_rates, init_weights, to_nodes
 from .vig import Backbone, built, of_every
@@ -37,7 +37,7 @@ from .vig import Backbone, built, of_every
 
 @dataclass(frozen=True)
 class PyramidConfig:
-    """Everything that makes one pyramid. Raises ValueError for what cannot work."""
+    """Configuration of a pyramid. Raises ValueError for fields that cannot work."""
 
     dim: tuple[int, ...] = (48, 96, 240, 384)  # C of each stage
     depth: tuple[int, ...] = (2, 2, 6, 2)      # (Grapher, FFN) blocks of each stage
@@ -63,13 +63,7 @@ class PyramidConfig:
         check_whole(self, "groups", "graph_every", *[name for name in ("k", "hops") if getattr(self, name) is not None])
         check_whole(self, "num_classes", least=0)
         check_numbers(self, rates=("epsilon", "drop_path", "dropout"))
-        for name in ("dim", "depth", "pool"):
-            values = getattr(self, name)
-            if not isinstance(values, (tuple, list)) or not all(type(v) is int and v >= 1 for v in values):
-                raise ValueError(f"{name}={values!r}: takes whole numbers of at least 1, one a stage, as (2, 2, 6, 2)")
-            object.__setattr__(self, name, tuple(values))
-        if not len(self.dim) == len(self.depth) == len(self.pool) >= 1:
-            raise ValueError(f"dim={self.dim}, depth={self.depth}, pool={self.pool}: each needs one number a stage")
+        check_stages(self, "(2, 2, 6, 2)", "dim", "depth", "pool")
         if any(dim % 4 for dim in self.dim):  # so the first is a multiple of patch / 2 too, which the stem needs
             raise ValueError(f"dim={self.dim}: widths must be multiples of 4, for 4 heads and the table of positions")
         if self.graph in OF_PLACES:
@@ -84,8 +78,7 @@ class PyramidConfig:
     @property
     def grids(self) -> list[tuple[int, int]]:
         """Patches in height and width, in each stage: half of the stage before, rounded up."""
-        height, width = (side // self.patch for side in self.img_size)
-        return [(-(-height // 2**i), -(-width // 2**i)) for i in range(len(self.dim))]
+        return halved(self.img_size, self.patch, len(self.dim))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -93,7 +86,7 @@ class PyramidConfig:
 
 
 def position_table(dim: int, grid: tuple[int, int]) -> Tensor:
-    """P: sines, then cosines of a patch's column and of its row, at dim / 4 frequencies from 1 to 1/10000.
+    """Return P: sines, then cosines of a patch's column and of its row, at dim / 4 frequencies from 1 to 1/10000.
 
     (N, dim) float64, patches row by row. Source: the released code, after Vaswani et al., 2017.
     """
@@ -103,9 +96,9 @@ def position_table(dim: int, grid: tuple[int, int]) -> Tensor:
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], 1)
 
 
-@fast_form("relative_positions")
+@fast_form("position_rows")
 def relative_positions(dim: int, grid: tuple[int, int], sources: int) -> Tensor:
-    """E = −2 P·Pᵀ/C, rounded to float32, then with its second side resized bicubically from N to `sources`: (N, M).
+    """Return E = −2 P·Pᵀ/C, rounded to float32, its second side resized bicubically from N to `sources`: (N, M).
 
     Added to squared distances. Without pooling (M = N) the nearer of two equally similar patches thus comes first. With
     pooling it does not: the released code resizes along the list of nodes, so that source m gets about the value of
@@ -183,7 +176,7 @@ class Stage(nn.Module):
         return (grid[0] // self.pool) * (grid[1] // self.pool)
 
     @torch.compiler.assume_constant_result
-    @fast_form("relative_positions")
+    @fast_form("position_rows")
     def relative_on(self, height: int, width: int) -> Tensor:
         """Return E (N, M) on this grid."""
         grid = (height, width)

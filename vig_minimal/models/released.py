@@ -1,4 +1,4 @@
-"""Weights from elsewhere: those that the papers' authors released, and those of another model to start from."""
+"""Load the authors' released weights, or start from the weights of another model."""
 
 import re
 from collections import Counter
@@ -98,7 +98,7 @@ def init_from(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Te
 
 
 def unwrapped(state: Mapping, source: str, score: Callable[[dict[str, Tensor]], int] = len) -> tuple[dict, str]:
-    """The weights in a checkpoint, which may lie in dicts inside it, and a sentence on the choice if there was one.
+    """Return the weights in a checkpoint, also in dicts inside it, and a sentence on the choice if there was one.
 
     Those with the highest `score` are taken (default: the most tensors), of equal ones an average; of a checkpoint of
     train.py those to use. Raises CheckpointError, listing the keys there are, if there are none.
@@ -125,8 +125,8 @@ def _dicts_of_weights(state: Mapping, place: str = "", depth: int = 0) -> Iterat
 
 
 def without_prefix(weights: Mapping[str, Tensor], known: Callable[[str], bool]) -> dict[str, Tensor]:
-    """The weights without the prefix, as `module.` or `model.backbone.`, that makes the most names known; a name that
-    lacks it stays."""
+    """Return the weights without the prefix, as `module.` or `model.backbone.`, that makes the most names known; a name
+    that lacks it stays."""
     hits = Counter({"": 0})
     for key in weights:
         parts = key.split(".")
@@ -137,7 +137,7 @@ def without_prefix(weights: Mapping[str, Tensor], known: Callable[[str], bool]) 
 
 
 def misfit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Which keys are missing, unknown or of another shape, in words; '' where all fit."""
+    """Return in words which keys are missing, unknown or of another shape; '' if all fit."""
     # num_batches_tracked is read by no computation, and old torch versions did not save it
     missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
     unknown = [key for key in given if key not in wanted]
@@ -149,7 +149,7 @@ def misfit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
 
 
 def _read_weights(model: nn.Module, path_or_state_dict) -> tuple[dict[str, Tensor], str, str]:
-    """The weights of a file or dict under our names, the name of their source for messages, and what was chosen."""
+    """Return the weights of a file or dict under our names, the name of their source, and a sentence on the choice."""
     is_file = isinstance(path_or_state_dict, (str, Path))
     state = load(path_or_state_dict) if is_file else path_or_state_dict
     source = str(path_or_state_dict) if is_file else "the state dict"
@@ -166,7 +166,7 @@ def _read_weights(model: nn.Module, path_or_state_dict) -> tuple[dict[str, Tenso
 
 
 def _places(model: nn.Module) -> dict[str, str]:
-    """What a released pyramid calls a block or downsampling -> our name. They are numbered in one row, in AdaptViG in
+    """Return released names of blocks and downsamplings -> ours. They are numbered in one row, in AdaptViG in
     one row a stage, which begins with its local blocks."""
     places = {}
     for i, stage in enumerate(getattr(model, "stages", ())):

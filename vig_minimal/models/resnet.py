@@ -49,7 +49,7 @@ class ResNet(nn.Module):
         return [block for i in range(1, 5) for block in getattr(self, f"layer{i}")]
 
     def forward_stages(self, images: Tensor) -> list[Tensor]:
-        """Features after each of the four stages, (B, C, H', W'): strides 1 to 8 for the stem "cifar", else 4 to 32."""
+        """Return the features of the four stages, (B, C, H', W'): strides 1 to 8 for the stem "cifar", else 4 to 32."""
         x = self.maxpool(torch.relu(self.bn1(self.conv1(images.contiguous(memory_format=torch.channels_last)))))
         features = []
         for i in range(1, 5):

@@ -16,7 +16,7 @@ Left open by the print: normalisation, which here is GroupNorm, so that a pixel 
 """
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +24,10 @@ from torch import Tensor, nn
 
 from ..graphs.graph import Graph
 from .checks import check_numbers, check_whole, image_size
-from .detection import LEVELS, BodyAndNeck, padded
+from .detection import LEVELS, BodyAndNeck, body_and_config, padded, split_fields
 from .layers import Dropout
-from .pyramid import PyramidConfig, PyramidViG
-from .registry import CONFIGS, create_model
-from .vig import ViG, ViGConfig
+from .pyramid import PyramidViG
+from .vig import ViG
 
 UNKNOWN = 255  # the class of a pixel that counts nowhere
 NANO = {"img_size": (128, 128), "channels": 48, "width": 32}
@@ -36,7 +35,7 @@ NANO = {"img_size": (128, 128), "channels": 48, "width": 32}
 
 @dataclass(frozen=True)
 class SegmenterConfig:
-    """Everything that makes one network for segmentation. Raises ValueError for what cannot work."""
+    """Configuration of a network for segmentation. Raises ValueError for fields that cannot work."""
 
     body: tuple[tuple[str, object], ...]  # fields of the backbone's config; its img_size is that of its own training
     num_classes: int = 150
@@ -64,17 +63,8 @@ def create_segmenter(name: str, num_classes: int = 150, **overrides) -> "Segment
     overrides: fields of SegmenterConfig, and of the backbone's own config. Raises ValueError, naming what exists, for
     an unknown name or field, a value that cannot work, and a network that is neither a pyramid nor isotropic.
     """
-    own = {field.name for field in fields(SegmenterConfig)} - {"body"}
-    of_body = dict(overrides.pop("body", {})) | {name: overrides[name] for name in overrides if name not in own}
-    chosen = (NANO if name.endswith("_nano") else {}) | {name: overrides[name] for name in overrides if name in own}
-    preset = CONFIGS.get(name)
-    if type(preset) is not PyramidConfig and not isinstance(preset, (ViGConfig, type(None))):
-        raise ValueError(f"{name}: segmentation needs the patches of a ViG, SViG, LRGC, ClusterViG or Pyramid ViG")
-    body = create_model(name, **(of_body | {"num_classes": 0}))
-    config = SegmenterConfig(tuple(asdict(body.config).items()), num_classes, **chosen)
-    if isinstance(body, PyramidViG) and len(body.config.dim) != 4:
-        raise ValueError(f"dim={body.config.dim}: a Semantic FPN needs the four stages of a pyramid")
-    return Segmenter(body, config)
+    own, of_body = split_fields(SegmenterConfig, NANO, name, overrides)
+    return Segmenter(*body_and_config("segmentation", SegmenterConfig, name, num_classes, own, of_body))
 
 
 def segmenter_size(name: str) -> tuple[int, int]:

@@ -48,7 +48,7 @@ from .layers import (
 
 @dataclass(frozen=True)
 class ViGConfig:
-    """Everything that makes one isotropic model. Raises ValueError for what cannot work."""
+    """Configuration of an isotropic model. Raises ValueError for fields that cannot work."""
 
     dim: int = 192                      # C
     depth: int = 12                     # number of (Grapher, FFN) blocks
@@ -139,7 +139,7 @@ def built(constructor: nn.Module, nodes: Tensor, *about) -> Graph:
 
 
 class Backbone(nn.Module):
-    """The skeleton of all models, and what users of models elsewhere expect of one.
+    """The skeleton of all models, with a timm-style interface.
 
     A model has `config`, `num_features` (the channels of its last features), `stem`, `position`, `blocks`, in a pyramid
     `stages` of blocks, and `head`; or methods of its own, as CNN2Graph. GKGNet's head also takes the labels.
@@ -149,7 +149,7 @@ class Backbone(nn.Module):
     lasting = {"head.0", "head.1"}  # what `add_classes` makes alike for any classes
 
     def forward(self, images: Tensor, return_graphs: bool = False) -> Tensor | tuple[Tensor, list[Graph]]:
-        """Logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the Graph of every block."""
+        """Return logits (B, num_classes) of images (B, 3, H, W); with `return_graphs` also the Graph of every block."""
         x, made, graphs = self.embed(images), None, []  # stem and position: (B, C, H/patch, W/patch)
         for part in self.parts:
             x, made = part(x, made)  # a block makes one Graph, a stage a list of them
@@ -159,7 +159,7 @@ class Backbone(nn.Module):
         return (logits, graphs) if return_graphs else logits
 
     def embed(self, images: Tensor) -> Tensor:
-        """Stem and position embedding: images (B, 3, H, W) to patches (B, C, H/patch, W/patch), channels_last."""
+        """Return patches (B, C, H/patch, W/patch), channels_last: the stem of images (B, 3, H, W), plus positions."""
         if images.shape[1:] != (3, *self.config.img_size):
             check_images(self.config, images)
         x, position = self.stem(images.contiguous(memory_format=torch.channels_last)), self.position
@@ -168,16 +168,16 @@ class Backbone(nn.Module):
         return x + (position if x.shape[2:] == position.shape[2:] else resize_position(position, x.shape[2:]))
 
     def forward_head(self, x: Tensor) -> Tensor:
-        """Logits (B, num_classes) of the last features (B, C, H, W); the pooled features (B, C) for num_classes=0."""
+        """Return logits (B, num_classes) of the last features (B, C, H, W); for 0 classes pooled features (B, C)."""
         return self.head(x.mean((2, 3), keepdim=True)).flatten(1)
 
     @property
     def parts(self) -> nn.ModuleList:
-        """What comes between position and head, one after the other: blocks, or a pyramid's stages."""
+        """The modules between position embedding and head, in order: blocks, or a pyramid's stages."""
         return self.stages if hasattr(self, "stages") else self.blocks
 
     def forward_stages(self, images: Tensor, blocks: Sequence[int] | None = None) -> list[Tensor]:
-        """The features after these blocks, −1 being the last and the default: (B, C, H/patch, W/patch) each; later
+        """Return the features after these blocks, by default the last: (B, C, H/patch, W/patch) each; later
         blocks do not run. Of a pyramid after these stages, by default all: (B, C, H, W) each, at strides of patch,
         2·patch, 4·patch, …"""
         depth = len(self.parts)
@@ -193,16 +193,16 @@ class Backbone(nn.Module):
         return [kept[i] for i in chosen]
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """The last features, (B, num_features, H, W)."""
+        """Return the last features, (B, num_features, H, W)."""
         return self.forward_stages(images)[-1]
 
     def add_classes(self) -> None:
-        """Make what depends on config.num_classes: for a new model, and again for other classes."""
+        """Build the layers that depend on config.num_classes: in a new model, and again for other classes."""
         self.head = head(self.num_features, self.config.num_classes, self.config.dropout, self.hidden)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Make the classifier anew for other classes; `lasting` layers of it stay as they were trained. 0: no
-        classifier, and forward gives the pooled features."""
+        """Replace the classifier for other classes; its `lasting` layers stay as they were trained. 0: no classifier,
+        and forward returns the pooled features."""
         old, like, had_classes = dict(self.named_modules()), next(self.parameters()), self.config.num_classes > 0
         self.config = replace(self.config, num_classes=num_classes)
         self.add_classes()
@@ -215,7 +215,7 @@ class Backbone(nn.Module):
             self.set_submodule(name, old[name])
 
     def no_weight_decay(self) -> set[str]:
-        """The names of the parameters that an optimiser must not decay, as train.py's does not."""
+        """Return the names of parameters without weight decay."""
         return no_weight_decay(self)
 
 

@@ -1,4 +1,4 @@
-"""The same results sooner or in less memory; a reader may leave this folder out, and without it everything works.
+"""The same results faster or in less memory; everything works without this folder, and a reader may skip it.
 
 A definition marked `@fast_form("FILE")` elsewhere has its fast form in FILE.py here, under the same name. Nothing else
 imports from this folder. Figures are of an image and a block of `vig_ti` (196 nodes, 192 channels, float32). [1] is
@@ -24,14 +24,14 @@ docs/speed.md, on two threads, with its commands.
                                                                                                          AVX2, numpy 2
     diagonal              a copy of all distances        0.04 ms become 0.002 [1]              not exported
     nearest               all N·M distances at once      128 MiB at most, at any size of image           everywhere
-    kmeans                20 rounds, whatever happens    14 ms become 1.5 [1]; compiled in     CPU
+    rounds                all rounds of k-means          14 ms become 1.5 [1]; compiled in     CPU
                                                          seconds, not seven minutes
-    fuzzy_c_means         20 rounds that are unrolled    the same for a compiler                         compiled
+      of C-means          20 rounds that are unrolled    the same for a compiler                         compiled
     partitions            N² distances                   267 ms become 72, of 1764 nodes in 6            CPU
                                                          partitions [1]; nothing at 196
-    relative_positions    a float64 table of N²          674 ms become 100 for pvig_ti's first stage,    pyramids
+    position_rows         a float64 table of N²          674 ms become 100 for pvig_ti's first stage,    pyramids
                                                          1 thread [1]; at 448 pixels 1.3 GB become 40 MB
     kept                  a table for each block         graphs of places cost 0.01 ms [2]               not exported
     above                 bools stored one by one        svig_ti, compiled: 1.56 floors become 1.37 [2]  compiled, CPU
-    compiler              (what is being recorded, and operations that a compiler does not look into)
+    compiler              (whether a program is being recorded, and operations opaque to a compiler)
 """

@@ -1,5 +1,4 @@
-"""What is being done with a model: running it, or recording a program of it; and operations a compiler looks not into.
-"""
+"""Whether torch.compile, torch.export or torch.jit.trace is recording, and operations opaque to torch.compile."""
 
 import functools
 from collections.abc import Callable
@@ -26,7 +25,7 @@ def may_branch(x: Tensor) -> bool:
 
 
 def opaque(name: str, like: Callable) -> Callable:
-    """Make a function of tensors one operation, vig_minimal::NAME, that torch.compile calls and does not look into.
+    """Make a function of tensors one operation, vig_minimal::NAME, that torch.compile calls as a whole.
 
     like: takes the same arguments, and returns tensors of the shapes and types that the function returns.
     """

@@ -1,4 +1,4 @@
-"""Tables that follow from the grid alone, made once and kept."""
+"""A cache of tables that depend on the grid alone."""
 
 import functools
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 Written plainly, max_j a_ij (y_j − x_i) is a (B, N, M, C) tensor that autograd keeps: 3.5 GiB per layer for LRGC-Ti at
 batch 128. Here a search without gradient finds the maximum and its source j* of each target and channel (`search.py`);
-the gradient is that of m_i = a_ij* (y_j* − x_i), since a maximum passes it to the winner only.
+the gradient is that of m_i = a_ij* (y_j* − x_i), since it flows only to the argmax.
 """
 
 import functools

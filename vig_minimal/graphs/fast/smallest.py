@@ -1,4 +1,4 @@
-"""The smallest of each row on a CPU, by numpy's sort of whole numbers that hold a distance and its place.
+"""The smallest of each row on a CPU, by numpy's sort of integers, each a distance and its index.
 
 Numpy 2 sorts several such keys in one instruction where the processor has AVX2 or AVX-512, and numpy was built for it.
 Elsewhere topk is up to three times as fast, and is used; so it is where one thread of numpy stands against many.

@@ -1,9 +1,11 @@
-"""Lloyd's rounds that end once no label changes, and that torch.compile takes as one operation."""
+"""Rounds of k-means (defined in graphs/kmeans.py) and of fuzzy C-means (constructors/hypergraph.py), each one operation
+to torch.compile. Those of k-means end once no label changes."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..distance import mean_node, squared_distance
 from ..membership import membership, partition_mean
 from .compiler import may_branch, opaque_if_compiled
 
@@ -52,3 +54,24 @@ def assign(distance: Tensor) -> tuple[Tensor, Tensor]:
     padded = F.pad(labels, (0, 1))  # (B, N + 1)
     labels = padded.scatter(1, moved, torch.arange(k, device=labels.device).expand_as(moved))[:, :num_nodes]
     return labels, membership(labels, k)
+
+
+def _memberships(x, centre, rounds):
+    """Return a tensor of the shape and type that `fuzzy_c_means` returns."""
+    return x.new_empty(*x.shape[:2], centre.shape[1])
+
+
+@opaque_if_compiled("fuzzy_c_means", _memberships)
+@torch.no_grad()
+def fuzzy_c_means(x: Tensor, centre: Tensor, rounds: int) -> Tensor:
+    """Do `constructors.hypergraph.fuzzy_c_means`."""
+    mean = mean_node(x)
+    x, centre = x - mean, centre - mean
+    for last in range(rounds + 1):
+        distance = squared_distance(x, centre).clamp(min=torch.finfo(x.dtype).tiny)  # (B, N, E)
+        near = distance.amin(-1, keepdim=True) / distance
+        membership = near / near.sum(-1, keepdim=True)
+        if last < rounds:
+            weight = membership.square()
+            centre = weight.mT @ x / weight.sum(1)[..., None]  # (B, E, C)
+    return membership

@@ -1,4 +1,5 @@
-"""The pyramid's relative positions without an N × N table, and kept for every image size.
+"""Rows of the pyramid's relative positions (defined in models/pyramid.py) without an N × N table, kept for every image
+size.
 
 Rows are resized one by one, so a block of them at a time gives the same bits. P_i·P_j is a sum of two parts, one of i's
 and j's columns and one of their rows. With pooling each source is resized from four entries, and only these are made.

@@ -1,14 +1,14 @@
 """Train or evaluate a Vision GNN: the loop. `python -m vig_minimal train`, `torchrun train.py` and
 `torchrun -m vig_minimal.train` are the same.
 
-Read it from top to bottom: main → train → fit (epochs) → train_one_epoch (steps), which calls backward and update. What
-is fixed about a run is decided in training/resolve.py, how a run goes on in training/resume.py, and data, model and
-task are made in training/build.py. It writes metrics.csv, config.json, last.pt (to go on from) and best.pt (to use)
-into the output folder. Where the recipe has a moving average of the weights (ema_decay), that is what is evaluated, and
-`model` in these files.
+Read it from top to bottom: main → train → fit (epochs) → train_one_epoch (steps), which calls backward and update.
+training/config.py parses the flags, training/resume.py and resolve.py decide everything about the run, and
+training/build.py makes data, model and task. It writes metrics.csv, config.json, last.pt (to resume from) and best.pt
+(to use) into the output folder. If the recipe has a moving average of the weights (ema_decay), that is evaluated, and
+is `model` in these files.
 
-Exit codes: 0 done; 1 training could not go on (what is saved stays); 2 bad input, nothing was begun; 130 and 143 ended
-by SIGINT (Ctrl-C) and SIGTERM after saving. `--resume auto` goes on.
+Exit codes: 0 done; 1 training failed (what is saved stays); 2 bad input, nothing was begun; 130 and 143 ended by SIGINT
+(Ctrl-C) and SIGTERM after saving. `--resume auto` resumes.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # another process that is gone is a sentence, no stack of C++
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is one sentence, no stack of C++
 
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -52,34 +52,34 @@ def main(argv: list[str] | None = None) -> dict | None:
         with contextlib.ExitStack() as resources:  # leaves the other processes and the output folder at the end
             return train(parse(argv), resources)
     except KeyboardInterrupt:
-        print("\ninterrupted; --resume auto goes on from the last checkpoint", file=sys.stderr)
+        print("\ninterrupted; --resume auto resumes from the last checkpoint", file=sys.stderr)
         sys.exit(130)
 
 
 def train(given: dict, resources: contextlib.ExitStack) -> dict | None:
-    """Set up, say what will happen, then train, evaluate or try. What is wrong with the input is said before that."""
+    """Set up, print a summary, then train, evaluate or dry-run. Bad input ends the process before that."""
     try:
         processes = join(given.get("device", "auto"), 60 * given.get("timeout", 5.0))
-    except ValueError as error:  # of this machine, maybe of this process alone
+    except ValueError as error:  # maybe of this process alone
         fail(error)
     resources.push(processes.leave)
     if given.get("plain"):
         resources.enter_context(plain())
-    with one_sentence(ValueError, is_first=processes.is_first, alike=True):
+    with one_sentence(ValueError, ValueError, processes.is_first):
         if given.get("lessons"):
             resources.enter_context(use_lessons(given["lessons"]))
-        config, start, changes = begin(given, processes, resources)
-        run = build(config, start, changes, processes)
-        log, first_lines = RunLog(run), describe(run, start, given.get("model"))
+        config, start = begin(given, processes, resources)
+        run = build(config, start, processes)
+        log, first_lines = RunLog(run), describe(run)
     name = "" if processes.is_first else f"process of rank {processes.rank}: "
     folder = config.output if config.writes else None
-    with one_sentence(DataError, folder, processes.is_first), processes.signals.listening(name):
+    with one_sentence((DataError, Diverged), Diverged, processes.is_first, folder), processes.signals.listening(name):
         try:
             log.begin(first_lines)
             if config.eval_only:
                 scores = evaluation(run, log)
                 log.evaluation(scores, file_notes(run))
-                confusion.report(run, start, log)
+                confusion.report(run, log)
                 return scores
             if config.dry_run:
                 return log.say(dry_run(run, log))
@@ -88,14 +88,14 @@ def train(given: dict, resources: contextlib.ExitStack) -> dict | None:
             if config.writes and run.step > 0:
                 processes.from_first(run.save, "last.pt", True)
                 log.stopped()
-            sys.exit(128 + max(processes.gather(processes.signals.received)))  # it came to one of them
+            sys.exit(128 + max(processes.gather(processes.signals.received)))  # one of them received it
 
 
 def fit(run: Run, log: RunLog) -> dict | None:
     """Train to the last epoch; after each, evaluate and save. Returns the last row of metrics.csv."""
     recipe, steps, images, seconds = run.recipe, len(run.batches), 0, 0.0
     if run.epoch >= recipe.epochs:
-        log.say(f"this run is finished: {log.best_score()}; a larger --epochs trains on")
+        log.say(f"this run is finished: {log.best_score()}; a larger --epochs continues it")
         return run.history[-1]
     log.open()
     if not run.history:
@@ -103,11 +103,10 @@ def fit(run: Run, log: RunLog) -> dict | None:
     for epoch in range(run.epoch, recipe.epochs):
         begun = time.perf_counter()
         with log.progress(f"epoch {epoch + 1}/{recipe.epochs}", steps, steps * recipe.batch_size, run.step) as progress:
-            trained = train_one_epoch(run, run.batches, epoch, progress, run.first_step,
-                                      after_step=lambda loss: after_step(run, log, loss))
+            trained = train_one_epoch(run, run.batches, epoch, progress, lambda loss: after_step(run, log, loss))
         images += (steps - run.first_step) * recipe.batch_size
         seconds += time.perf_counter() - begun
-        scores = evaluation(run, log)  # a signal in here leaves the epoch open: it is evaluated when the run goes on
+        scores = evaluation(run, log)  # a signal in here leaves the epoch open: the resumed run evaluates it
         run.epoch, run.first_step = epoch + 1, 0
         close_epoch(run, log, trained, scores)
     log.end(images, seconds)
@@ -115,13 +114,13 @@ def fit(run: Run, log: RunLog) -> dict | None:
 
 
 def evaluation(run: Run, log: RunLog) -> dict[str, float]:
-    """The scores of the evaluated network."""
+    """Return the scores of the evaluated network."""
     with log.progress("evaluation", len(run.val_batches), len(run.val_batches.loader.dataset)) as progress:
         return evaluate(run, run.val_batches, progress)
 
 
 def close_epoch(run: Run, log: RunLog, trained: dict[str, float], scores: dict[str, float]) -> None:
-    """Write the row of metrics.csv, then the checkpoints, and say how the epoch went; on the first process."""
+    """Write the row of metrics.csv, then the checkpoints, and print the epoch; on the first process."""
     run.losses, key, keep_every = {}, run.task.key, run.config.keep_every
     notes = file_notes(run)
     if not run.processes.is_first:
@@ -133,19 +132,16 @@ def close_epoch(run: Run, log: RunLog, trained: dict[str, float], scores: dict[s
         log.best()
     if keep_every and run.epoch % keep_every == 0:
         run.save(f"epoch-{run.epoch:03d}.pt", with_training=False)
-    run.save("last.pt", with_training=True)  # the last to be written: from here the epoch is done
+    run.save("last.pt", with_training=True)  # written last: from here the epoch is done
     log.epoch(row, scores, notes)
 
 
-def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, progress: Progress, first_step: int = 0,
-                    last_step: int | None = None, after_step: Callable[[float], None] | None = None) -> dict:
-    """One pass over the training images, or its steps from first_step to last_step; epochs count from 0.
-    after_step: called with the loss of each step.
-    Returns the mean `loss`, its terms as `loss_NAME`, `images_per_s` and the last `lr`.
-    Raises Stopped after the step in which a signal came, and Diverged for a loss or gradient that is not finite.
-    """
-    recipe, begun = run.recipe, time.perf_counter()
-    last_step = len(batches) if last_step is None else last_step
+def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, progress: Progress,
+                    after_step: Callable[[float], None] = lambda loss: None, steps: int | None = None) -> dict:
+    """One pass over the training images from `run.first_step` on, or its first `steps`; epochs count from 0. Calls
+    after_step(loss). Returns the mean `loss`, its terms as `loss_NAME` if there are several, `lr` and `images_per_s`.
+    Raises Stopped after the step in which a signal came, and Diverged if loss or gradient is not finite."""
+    recipe, begun, first_step, last_step = run.recipe, time.perf_counter(), run.first_step, steps or len(batches)
     parts = batches.epoch(epoch, first_step)
     run.task.begin_epoch(run.model, epoch)
     run.train()
@@ -154,24 +150,21 @@ def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, progress: Pr
         losses, stop = backward(run, parts)
         update(run, losses, lr, where=f"epoch {epoch + 1}, step {step + 1}, learning rate {lr:.2e}")
         run.step += 1
-        if after_step is not None:
-            after_step(sum(losses.values()))
+        after_step(sum(losses.values()))
         progress.update(recipe.batch_size, sum(losses.values()))
         # several processes learn of a signal with the next step's losses, and all stop after the same step
         if stop or (run.processes.world == 1 and run.processes.signals.received):
             raise Stopped
     run.processes.share_buffers(run.evaluated)
-    done = last_step - first_step
     means = {f"loss_{name}": total / last_step for name, total in run.losses.items()}
-    return {"loss": sum(means.values()), **means, "lr": learning_rate(run.step - 1, len(batches), recipe),
-            "images_per_s": done * recipe.batch_size / (time.perf_counter() - begun) if done else math.nan}
+    terms, images = means if len(means) > 1 else {}, (last_step - first_step) * recipe.batch_size
+    speed = {"images_per_s": images / (time.perf_counter() - begun)} if images else {}
+    return {"loss": sum(means.values()), **terms, "lr": learning_rate(run.step - 1, len(batches), recipe), **speed}
 
 
 def backward(run: Run, parts: Iterator[tuple[Tensor, Tensor]]) -> tuple[dict[str, float], bool]:
-    """Forward and backward pass of the next batch, part by part.
-
-    Returns the batch's mean losses, and whether a signal told any process to end.
-    """
+    """Forward and backward pass of the next batch, part by part. Returns its mean losses, and whether any process
+    received a signal."""
     count, total = run.recipe.accumulation, 0.0
     for part in range(count):
         images, targets = next(parts)
@@ -187,7 +180,7 @@ def backward(run: Run, parts: Iterator[tuple[Tensor, Tensor]]) -> tuple[dict[str
 
 
 def update(run: Run, losses: dict[str, float], lr: float, where: str) -> None:
-    """Move the weights. Raises Diverged, with nothing moved, if loss or gradient is not finite."""
+    """Update the weights. Raises Diverged before that if loss or gradient is not finite."""
     for group in run.optimiser.param_groups:
         group["lr"] = lr * group.get("scale", 1.0)
     loss = sum(losses.values())
@@ -207,9 +200,8 @@ def update(run: Run, losses: dict[str, float], lr: float, where: str) -> None:
 
 
 def after_step(run: Run, log: RunLog, loss: float) -> None:
-    """Say the loss of the first step beside that of a guess, unless the weights know the classes already; write last.pt
-    every --save-every steps."""
-    if run.step == 1 and not run.knows_classes:
+    """Print the first step's loss, unless the weights know the classes; write last.pt every --save-every steps."""
+    if run.step == 1 and run.new_parts != []:
         log.say(first_loss(loss, *run.task.chance(len(run.data.classes))))
     every = run.config.save_every
     if run.config.writes and run.processes.is_first and every and run.step % every == 0:
@@ -217,7 +209,7 @@ def after_step(run: Run, log: RunLog, loss: float) -> None:
 
 
 def file_notes(run: Run) -> dict[str, list[FileNote]]:
-    """Remarks of all processes on image files since the last call, by split."""
+    """Return the remarks of all processes on image files since the last call, by split."""
     splits = {"training": run.batches.notes if run.batches else {}, "validation": run.val_batches.notes}
     notes = {split: sum(run.processes.gather(list(own.values())), []) for split, own in splits.items()}
     for own in splits.values():
@@ -226,15 +218,15 @@ def file_notes(run: Run) -> dict[str, list[FileNote]]:
 
 
 def dry_run(run: Run, log: RunLog) -> str:
-    """Two steps and an evaluation of a few batches, and what they say about the whole run."""
-    times, steps = [time.perf_counter()], len(run.batches)
+    """Run two steps and evaluate a few batches, and estimate the whole run from them."""
+    run.first_step, steps, times = 0, len(run.batches), [time.perf_counter()]
 
     def clock(loss: float) -> None:
         times.append(time.perf_counter())
         after_step(run, log, loss)
 
     with log.progress("dry run", DRY_STEPS, DRY_STEPS * run.recipe.batch_size) as progress:
-        train_one_epoch(run, run.batches, 0, progress, last_step=min(DRY_STEPS, steps), after_step=clock)
+        train_one_epoch(run, run.batches, 0, progress, clock, min(DRY_STEPS, steps))
     begun, some = time.perf_counter(), min(DRY_BATCHES, len(run.val_batches))
     evaluate(run, itertools.islice(run.val_batches, some))
     seconds = (time.perf_counter() - begun) * len(run.val_batches) / max(1, some)

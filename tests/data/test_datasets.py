@@ -19,7 +19,7 @@ from vig_minimal.training.checkpoint import load
 def test_shapes_follow_limit_and_size():
     data = open_data("shapes", None, (16, 24), 30)
     assert (len(data.train), len(data.val), len(data.classes)) == (30, 30, 10) and data.train[0][0].shape == (3, 16, 24)
-    assert len(open_data("shapes", None, (16, 16), None).val) == data_module.SHAPES_VAL
+    assert len(open_data("shapes", None, (16, 16), None).val) == data_module.SYNTHETIC["shapes"][1]
 
 
 def test_data_sets_have_the_splits_and_sizes_that_their_pages_name():

@@ -15,7 +15,6 @@ from vig_minimal.data.data_recipe import DataRecipe
 from vig_minimal.data.datasets import Scenes, open_data
 from vig_minimal.data.decoding import DataError
 from vig_minimal.data.dense.object_batches import ObjectImages, ObjectTraining, ObjectValidation, mirrored, scaled
-from vig_minimal.data.synthetic import Shapes
 
 MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini.tar"
 SQUARE = [[1, 2, 11, 2, 11, 10, 1, 10]]  # as the box of `thing`
@@ -187,7 +186,7 @@ def test_images_are_made_smaller_as_often_as_larger():
 
 @pytest.mark.parametrize("factor", [0.6, 0.83, 1.27, 1.9])
 def test_boxes_of_scaled_scenes_hold_their_masks(factor):
-    for index, (image, target) in enumerate(Scenes(Shapes((48, 60), 12, "train", "boxes"))):
+    for index, (image, target) in enumerate(Scenes((48, 60), 12, "train")):
         moved, after = scaled(image, target, factor, (index / 11, 1 - index / 11), fill=127)
         assert moved.shape == image.shape and len(after["boxes"]) == len(after["masks"]) == len(after["labels"])
         assert len(after["boxes"]) == len(target["boxes"]) or factor > 1
@@ -198,7 +197,7 @@ def test_boxes_of_scaled_scenes_hold_their_masks(factor):
 
 
 def test_training_images_follow_seed_and_key_alone():
-    source = Scenes(Shapes(32, 40, "train", "boxes"))
+    source = Scenes(32, 40, "train")
     images = ObjectImages(source, (32, 32), 1.0, DataRecipe(scale_jitter=0.5), seed=3)
     keys = [(0, index, 0) for index in range(40)]
     batch, again = images.__getitems__(keys), images.__getitems__(keys[::-1])
@@ -222,7 +221,7 @@ def test_converted_images_are_noted_in_training_and_validation():
             return image, target
 
     recipe, place = DataRecipe(batch_size=2), (torch.device("cpu"), 0)
-    images = ObjectImages(Converted(Shapes(32, 4, "val", "boxes")), (32, 32), 1.0)
+    images = ObjectImages(Converted(32, 4, "val"), (32, 32), 1.0)
     training, validation = ObjectTraining(images, 10, recipe, 0, (0, 1), *place), ObjectValidation(
         images, recipe, (0, 1), *place)
     for batches in (training.epoch(0), validation):

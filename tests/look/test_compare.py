@@ -181,7 +181,7 @@ def test_a_dry_run_says_how_long_it_takes_and_writes_nothing(tmp_path, capsys):
     (["--set", "k"], "compare: error: --set k: it takes a field"),
     (["--model", "resnet_nano", "--set", "heads=1"], "compare: error: --model resnet_nano: it has no patches"),
     (["--model", "vig_nan"], "compare: error: unknown model 'vig_nan'"),
-    (["--graphs", "knn", "--epochs", "0"], "train.py: error: --epochs 0"),
+    (["--graphs", "knn", "--epochs", "0"], "compare: error: --epochs 0: must be at least 1"),
     (["--graphs", "knn", "--", "--nonsense"], "train.py: error: unrecognized arguments: --nonsense"),
 ])
 def test_bad_input_is_a_sentence_before_anything_is_trained(argv, message, tmp_path, monkeypatch, capsys):
@@ -380,7 +380,7 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path):
     assert process.wait() == 143 and not (tmp_path / "graph=none" / "seed-0" / "result.json").exists()
     subprocess.run(argv, cwd=ROOT, check=True)
     log = " ".join((tmp_path / "graph=none" / "seed-0" / "log.txt").read_text().split())
-    assert "ended by a signal" in log and "going on after epoch" in log
+    assert "ended by a signal" in log and "resumed after epoch" in log
     assert json.loads((tmp_path / "graph=none" / "seed-0" / "result.json").read_text())["epochs"] == 4
 
 

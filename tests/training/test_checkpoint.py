@@ -3,13 +3,17 @@
 import argparse
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from vig_minimal.atomic_files import CheckpointError
 from vig_minimal.training import checkpoint, resume
+from vig_minimal.training.config import RunConfig
+from vig_minimal.training.recipes import Recipe
 
 STATE = {"name": "vig_nano", "config": {"dim": 96, "img_size": (64, 64)}, "classes": ["a", "b"],
          "model": {"w": torch.ones(3)}}
@@ -138,24 +142,36 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
             checkpoint.load(tmp_path / name)
 
 
+def run_of(state, asked=(), evaluates=False, **fields):
+    """A run that starts from a checkpoint, as far as `resume.compare` reads it. fields: of the model, now."""
+    @dataclass
+    class Config:
+        dim: int = 96
+        img_size: tuple = (64, 64)
+
+    config = RunConfig(model="vig_nano", eval_only=evaluates, resume="x.pt")
+    start = SimpleNamespace(path="x.pt", state=state, recipe=Recipe(), asked=asked)
+    return SimpleNamespace(config=config, start=start, model=SimpleNamespace(config=Config(**fields)),
+                           data=SimpleNamespace(classes=["a", "b"]))
+
+
 @pytest.mark.parametrize(("change", "message"), [
-    ({"name": "lrgc_nano"}, "a checkpoint of lrgc_nano, and this run's model is vig_nano"),
+    ({"name": "lrgc_nano"}, "trained with model=lrgc_nano, and this run has model=vig_nano"),
     ({"config": {"dim": 48, "img_size": (64, 64)}}, "trained with dim=48, and this run has dim=96"),
-    ({"classes": ["a", "b", "c"]}, "trained for 3 classes, and this run's data has 2"),
+    ({"classes": ["a", "b", "c"]}, "where it has 'c', the data has None"),
     ({"classes": ["a", "c"]}, "where it has 'c', the data has 'b'"),
 ])
 def test_a_checkpoint_of_something_else_is_refused(change, message):
-    resume.check_same(STATE, "x.pt", "vig_nano", STATE["config"], STATE["classes"])
+    assert resume.compare(run_of(STATE)) == []
     with pytest.raises(CheckpointError, match=message):
-        resume.check_same(STATE | change, "x.pt", "vig_nano", STATE["config"], STATE["classes"])
+        resume.compare(run_of(STATE | change))
 
 
 def test_fields_that_an_evaluation_sets_may_differ():
-    config = STATE["config"] | {"dim": 97}
-    said = resume.check_same(STATE, "x.pt", "vig_nano", config, STATE["classes"], ["dim", "k"])
-    assert said == [f"dim {STATE['config']['dim']} → 97"]
-    with pytest.raises(CheckpointError, match="this run has dim=97"):
-        resume.check_same(STATE, "x.pt", "vig_nano", config, STATE["classes"], ["k"])
+    assert resume.compare(run_of(STATE, ["dim", "k"], evaluates=True, dim=97)) == ["dim 96 → 97"]
+    for run in (run_of(STATE, ["k"], evaluates=True, dim=97), run_of(STATE, ["dim"], dim=97)):
+        with pytest.raises(CheckpointError, match="this run has dim=97"):
+            resume.compare(run)
 
 
 def test_released_weights_are_no_checkpoint_to_go_on_from(tmp_path):

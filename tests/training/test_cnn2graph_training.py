@@ -26,7 +26,7 @@ from vig_minimal.training.recipes import get_recipe
 from vig_minimal.training.resume import in_their_folder
 from vig_minimal.training.tasks import BipartiteScores, BipartiteTask, proxy_distance
 
-ONE = Processes(0, 1, 0, 1, torch.device("cpu"))
+ONE = Processes(torch.device("cpu"))
 TINY = ["--img-size", "16", "--limit", "40", "--batch-size", "10", "--device", "cpu", "--workers", "0"]
 LOSSES = ("images", "anchors", "proxies", "anchor_triplet", "proxy_triplet", "anchor_proxy_triplet",
           "proxy_contrastive")
@@ -210,15 +210,15 @@ def test_classes_need_as_many_images_as_anchors(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(("argv", "says"), [
-    (["--model", "cnn2gnn_nano", "--mixup", "0.2"], "triplets need one; give --mixup 0"),
-    (["--model", "cnn2gnn_nano", "--multi-label"], "its anchors stand for one class each"),
-    (["--model", "cnn2gnn_nano", "--data", "shapes-multi"], "shows several or none"),
+    (["--model", "cnn2gnn_nano", "--mixup", "0.2"], "without triplets; give --mixup 0"),
+    (["--model", "cnn2gnn_nano", "--multi-label"], "an anchor represents one class"),
+    (["--model", "cnn2gnn_nano", "--data", "shapes-multi"], "several labels or none"),
     (["--model", "cnn2gnn_nano", "--accumulation", "5"], "--accumulation 5: cnn2gnn_nano's triplets are of the whole"),
     (["--model", "vig_nano", "--backbone-weights", "torchvision"], "vig_nano has no ResNet"),
     (["--task", "detection", "--backbone-weights", "torchvision"], "start a detector's backbone with --init-from"),
     (["--model", "cnn2gnn_nano", "--backbone-weights", "torchvision"], "there are none of the nano backbone"),
     (["--model", "cnn2gnn_nano", "--backbone-weights", "gone.pth"], "gone.pth"),
-    (["--model", "cnn2gnn_nano", "--drop-path", "0.1"], "has no stochastic depth"),
+    (["--model", "cnn2gnn_nano", "--drop-path", "0.1"], "cnn2gnn_nano has no field 'drop_path'"),
     (["--model", "cnn2gnn_nano", "--contrastive", "-1"], "--contrastive -1: must be at least 0"),
     (["--model", "cnn2gnn_nano", "--keep-every", "0"], "--keep-every 0: must be at least 1"),
     (["--model", "cnn2gnn_nano", "--set", "heads=3"], "must divide"),
@@ -239,7 +239,7 @@ def test_a_checkpoint_of_another_number_of_classes_is_refused(capsys, tmp_path):
     image_folder(tmp_path / "data", count=20)
     capsys.readouterr()
     message = refused(capsys, "--resume", "out/last.pt", "--data-dir", "data", "--img-size", "16", "--batch-size", "10")
-    assert "trained for 10 classes, and this run's data has 2" in message
+    assert "trained with num_classes=10, and this run has num_classes=2" in message
 
 
 # ---- many processes ------------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def one_of_two(rank, port, folder):
 
 def test_two_processes_give_the_weights_of_one_on_the_joined_batch(tmp_path):
     mp.start_processes(one_of_two, (free_port(), str(tmp_path)), 2, start_method="forkserver")
-    alone = train_three_steps(Processes(0, 1, 0, 1, torch.device("cpu")))
+    alone = train_three_steps(Processes(torch.device("cpu")))
     start = create_model("lrgc_nano", dim=16, depth=2, img_size=16, patch=4, num_classes=CLASSES)
     assert (alone["model"]["head.4.weight"] - start.state_dict()["head.4.weight"]).abs().max() > 1e-3  # it has learnt
     starts = [torch.load(tmp_path / f"start{rank}.pt", weights_only=True) for rank in range(2)]
@@ -162,7 +162,7 @@ def test_any_number_of_processes_has_the_loss_curve_of_one(tmp_path, world, part
     for process in started:
         process.start()
     assert [finish(process) for process in started] == [0] * world
-    alone = loss_curve(Processes(0, 1, 0, 1, torch.device("cpu")))
+    alone = loss_curve(Processes(torch.device("cpu")))
     assert len(alone) == 6 and len(set(alone)) == 6
     for rank in range(world):
         curve = json.loads((tmp_path / f"{world}x{parts}-{rank}.json").read_text())
@@ -206,7 +206,7 @@ def test_torchrun_starts_again_after_a_worker_died_and_ends_bit_identical(tmp_pa
         os.kill(children(launcher.pid)[0], signal.SIGKILL)
     assert launcher.wait(SECONDS) == 0, (broken / "log.txt").read_text()
     said = " ".join((broken / "log.txt").read_text().split())  # the folder's name decides where lines are broken
-    assert said.count("going on after epoch") == 2
+    assert said.count("resumed after epoch") == 2
     states = [checkpoint.load(folder / "out" / "last.pt") for folder in (straight, broken)]
     assert states[0]["step"] == 24 and same_tensors(*states)
 

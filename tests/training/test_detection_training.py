@@ -19,7 +19,7 @@ from vig_minimal.training.engine import create_run
 from vig_minimal.training.recipes import Recipe
 from vig_minimal.training.tasks import DetectionTask
 
-ONE = Processes(0, 1, 0, 1, torch.device("cpu"))
+ONE = Processes(torch.device("cpu"))
 TINY = ["--model", "vig_nano", "--task", "detection", "--img-size", "64", "--device", "cpu", "--workers", "0",
         *(part for field in ("dim=16", "depth=1", "k=2", "patch=16", "channels=8", "box_head=8", "mask_layers=1",
                              "proposals=3", "samples=8") for part in ("--set", field)),

@@ -139,7 +139,7 @@ def test_a_command_given_again_goes_on(trained, capsys, more):
     run(*argv, "--epochs", 1)
     run(*argv, "--epochs", 2)
     said = " ".join(capsys.readouterr().out.split())
-    assert "output runs/vig_nano-imagefolder" in said and "going on after epoch 1" in said
+    assert "output runs/vig_nano-imagefolder" in said and "resumed after epoch 1" in said
     state = torch.load("runs/vig_nano-imagefolder/last.pt")
     assert state["epoch"] == 2 and state["recipe"]["eval_crop"] == 0.8
 
@@ -149,7 +149,7 @@ def test_a_run_of_another_model_is_not_gone_on_with(trained, capsys):
     run("--model", "lrgc_nano", *TINY, *data, "--output", "other")
     capsys.readouterr()
     said = refused(capsys, *map(str, data), "--init-from", "pets_run/last.pt", "--output", "other", "--resume", "auto")
-    assert "pets_run/last.pt: the run of other/last.pt has none, and cannot change it" in said
+    assert "other/last.pt: trained with init_from=None, and this run has init_from=" in said
     assert torch.load("other/last.pt")["name"] == "lrgc_nano"
 
 
@@ -196,11 +196,10 @@ def test_frozen_weights_and_statistics_stay_to_the_bit(trained):
     assert all(torch.equal(torch.load("out/last.pt")["model"][name], before[name]) for name in body)
 
 
-def test_what_is_missing_is_found_first(capsys):
-    for flag in ("--init-from", "--teacher-weights", "--backbone-weights"):
-        model = ["--model", "cnn2gnn_nano"] if flag == "--backbone-weights" else []
-        said = refused(capsys, *model, "--data-dir", "nowhere", flag, "none.pth")
-        assert f"{flag} none.pth: no such file" in said
+def test_what_is_missing_is_found_before_training(capsys):
+    for argv, message in ((["--init-from"], "no such file"), (["--teacher", "resnet18", "--teacher-weights"], "no such c"),
+                          (["--model", "cnn2gnn_nano", "--backbone-weights"], "no such checkpoint")):
+        assert f"none.pth: {message}" in refused(capsys, "--limit", 64, *argv, "none.pth")
     assert "--freeze: keeps the loaded weights" in refused(capsys, "--freeze")
     torch.save(create_model("lrgc_nano").state_dict(), "bare.pth")
     assert "name the model with --model" in refused(capsys, "--data-dir", "nowhere", "--init-from", "bare.pth")

@@ -16,7 +16,7 @@ from vig_minimal.training.metrics import MultiLabel, average_precision, map_by_s
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "multilabel_metrics.npz"
 CPU = torch.device("cpu")
-ONE = Processes(0, 1, 0, 1, CPU)
+ONE = Processes(CPU)
 NAMES = ["CP", "CR", "CF1", "OP", "OR", "OF1"]
 
 

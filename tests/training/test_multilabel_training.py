@@ -23,7 +23,7 @@ from vig_minimal.training.recipes import get_recipe
 from vig_minimal.training.resolve import choose_data
 from vig_minimal.training.tasks import MultiLabelTask, choose_task
 
-ONE = Processes(0, 1, 0, 1, torch.device("cpu"))
+ONE = Processes(torch.device("cpu"))
 SMALL = ["--img-size", "16", "--limit", "32", "--batch-size", "16", "--device", "cpu", "--workers", "0"]
 TINY = [*SMALL, "--set", "dim=(8,16)", "--set", "depth=(1,1)", "--set", "pool=(2,1)"]
 
@@ -152,10 +152,10 @@ def test_weights_of_a_pyramid_start_gkgnet(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(("argv", "says"), [
-    (["--model", "gkgnet", "--data", "shapes"], "of shapes has exactly one; multi-label data are shapes-multi"),
+    (["--model", "gkgnet", "--data", "shapes"], "of shapes has exactly one label; choose one of shapes-multi"),
     (["--model", "gkgnet", "--data-dir", "photos"], "an image of imagefolder has exactly one"),
-    (["--model", "pvig_nano", "--multi-label", "--data", "shapes"], "--multi-label: the model answers yes or no"),
-    (["--model", "pvig_nano", "--data", "shapes-multi"], "tells the one class of an image, and an image of shapes"),
+    (["--model", "pvig_nano", "--multi-label", "--data", "shapes"], "pvig_nano: multi-label classification, and"),
+    (["--model", "pvig_nano", "--data", "shapes-multi"], "pvig_nano: single-label classification, and an image of shapes"),
     (["--model", "gkgnet", "--mixup", "0.8"], "give --mixup 0 --cutmix 0"),
     (["--model", "gkgnet", "--teacher", "resnet18"], "give --teacher none"),
     (["--model", "cvig_nano", "--multi-label", "--set", "distillation=True"], "--set distillation=False"),

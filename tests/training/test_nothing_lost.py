@@ -75,7 +75,7 @@ def test_killed_at_any_moment_and_resumed_it_ends_bit_identical(tmp_path, straig
         assert max(steps) < 12
     assert ended(tmp_path, *RANDOM, *OUT) == 0, said(tmp_path)
     text = said(tmp_path)
-    assert " ".join(text.split()).count("going on after") == 4 and not fell(tmp_path)
+    assert " ".join(text.split()).count("resumed after") == 4 and not fell(tmp_path)
     assert_same_run(tmp_path, straight)
 
 
@@ -115,7 +115,7 @@ def test_a_signal_ends_it_after_the_step_and_it_goes_on_from_there(tmp_path, str
     state = checkpoint.load(tmp_path / "out" / "last.pt")
     assert state["epoch"] == 0 and state["step"] in (1, 2)
     assert ended(tmp_path, *RANDOM, *OUT) == 0, said(tmp_path)
-    assert f"going on after epoch 0 and {state['step']} step" in unfolded(tmp_path)
+    assert f"resumed after epoch 0 and {state['step']} step" in unfolded(tmp_path)
     assert_same_run(tmp_path, straight)
 
 
@@ -180,7 +180,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, straight, da
         data[len(data) // 3] ^= 1
     last.write_bytes(data)
     assert ended(tmp_path, *RANDOM, *OUT) == 0, said(tmp_path)
-    assert "going on from out/previous.pt, the one before it" in unfolded(tmp_path)
+    assert "resumed from out/previous.pt, the one before it" in unfolded(tmp_path)
     assert ("checksum" in said(tmp_path)) == (damage == "one byte")
     assert (tmp_path / "out" / "damaged.pt").read_bytes() == data
     assert_same_run(tmp_path, straight)
@@ -196,7 +196,7 @@ def test_two_runs_never_write_into_one_folder(tmp_path):
     first = start(tmp_path, *TINY, *RANDOM, *OUT, prepare=never_ending_step)
     until(lambda: "epoch 0/3" in said(tmp_path), first)
     assert finish(start(tmp_path, *TINY, *RANDOM, "--output", "out", log="second.txt")) == 2
-    assert "out holds a run already" in said(tmp_path, "second.txt")
+    assert "out: another run writes there now" in said(tmp_path, "second.txt")
     assert finish(start(tmp_path, *TINY, *RANDOM, *OUT, log="third.txt")) == 2
     assert f"out: another run writes there now (process {first.pid} on" in said(tmp_path, "third.txt")
     first.kill()
@@ -217,7 +217,7 @@ def another_run_ends() -> None:
 @pytest.mark.parametrize("argv", [OUT, OUT[:2]], ids=["auto", "new"])
 def test_a_run_that_ends_while_another_begins_is_not_overwritten(tmp_path, argv):
     assert finish(start(tmp_path, *TINY, *RANDOM, *argv, prepare=another_run_ends)) == 2
-    reason = "out/last.pt: cut short, damaged" if argv == OUT else "another run wrote there while this one began"
+    reason = "out/last.pt: cut short, damaged" if argv == OUT else "out holds a run already"
     assert reason in said(tmp_path)  # it is read, and checked, once the folder is locked
     assert (tmp_path / "out" / "last.pt").read_bytes() == b"of a finished run"
 
@@ -245,7 +245,7 @@ def test_a_worker_that_dies_is_a_sentence(tmp_path):
 def test_a_reader_that_dies_is_a_sentence_whatever_it_leaves_behind(capsys, tmp_path, error):
     """A kill reaches a reader in the middle of a message, and the trainer in the middle of anything: the error on the
     way out may be another one, with torch's behind it."""
-    with pytest.raises(SystemExit) as end, endings.one_sentence(DataError, tmp_path):
+    with pytest.raises(SystemExit) as end, endings.one_sentence(DataError, (), folder=tmp_path):
         try:
             raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
         except RuntimeError:
@@ -254,7 +254,7 @@ def test_a_reader_that_dies_is_a_sentence_whatever_it_leaves_behind(capsys, tmp_
     assert said.count("\n") == 1
     for alone in (EOFError(), pickle.UnpicklingError("truncated"), RuntimeError("received 0 items of ancdata"),
                   FileNotFoundError(2, "No such file or directory"), ConnectionRefusedError(111, "refused")):
-        with pytest.raises(SystemExit), endings.one_sentence(DataError, tmp_path):
+        with pytest.raises(SystemExit), endings.one_sentence(DataError, (), folder=tmp_path):
             raise alone
         assert "a process that reads images died" in capsys.readouterr().err
 
@@ -270,7 +270,7 @@ def test_a_second_reader_that_dies_does_not_disturb_the_sentence(capsys, tmp_pat
     monkeypatch.setattr(endings, "last_good", last_good)
     before = signal.signal(signal.SIGCHLD, dies)
     try:
-        with pytest.raises(SystemExit) as end, endings.one_sentence(DataError, tmp_path):
+        with pytest.raises(SystemExit) as end, endings.one_sentence(DataError, (), folder=tmp_path):
             raise EOFError
         assert signal.getsignal(signal.SIGCHLD) is dies
     finally:

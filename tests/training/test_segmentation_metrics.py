@@ -7,7 +7,7 @@ from reference import segmentation as reference
 from vig_minimal.training.distributed import Processes
 from vig_minimal.training.metrics import SegmentationScores, segmentation_metrics
 
-ONE = Processes(0, 1, 0, 1, torch.device("cpu"))
+ONE = Processes(torch.device("cpu"))
 
 
 def test_scores_are_those_of_plain_counting_over_images_of_several_sizes():

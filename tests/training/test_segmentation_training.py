@@ -132,8 +132,8 @@ def test_a_folder_of_ones_own_and_looking_at_it(capsys):
 
 @pytest.mark.parametrize("flags, says", [
     (["--data", "shapes"], "shapes has no masks of classes; shapes-masks and maskfolder and voc2012 and coco have"),
-    (["--mixup", "0.5"], "of all augmentation it has --flip and --scale-range"),
-    (["--scale-jitter", "0.5"], "of all augmentation it has --flip and --scale-range"),
+    (["--mixup", "0.5"], "its augmentations are --flip and --scale-range"),
+    (["--scale-jitter", "0.5"], "its augmentations are --flip and --scale-range"),
     (["--every", "1"], "--every: keeps graphs of classifiers"),
     (["--multi-label"], "--multi-label and --task segmentation: choose one"),
     (["--model", "gkgnet_nano"], "needs the patches"),
@@ -146,7 +146,7 @@ def test_what_it_cannot_learn_is_refused(capsys, flags, says):
 
 def test_other_tasks_refuse_its_data_and_flags(capsys):
     assert "give --task segmentation" in refused(capsys, "--task", "labels", "--data", "shapes-masks")
-    assert "give --task segmentation" in refused(capsys, "--scale-range", "2")
+    assert "of detection and segmentation; give --task" in refused(capsys, "--scale-range", "2")
 
 
 def test_cross_entropy_leaves_out_what_torch_leaves_out():

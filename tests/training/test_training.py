@@ -25,7 +25,7 @@ from vig_minimal.training.recipes import Recipe, get_recipe, override
 from vig_minimal.training.tasks import SingleLabel
 
 CPU = torch.device("cpu")
-ONE = Processes(0, 1, 0, 1, CPU)
+ONE = Processes(CPU)
 CLASSES = 3
 PLAIN = Recipe(epochs=1, batch_size=8, schedule="step", warmup_epochs=0.0, cooldown_epochs=0.0, lr=1e-3, ema_decay=0.9,
                drop_path=0.0)
@@ -77,7 +77,7 @@ def test_a_loss_that_is_not_finite_ends_training_at_once_and_moves_no_weight():
     run = create_run(tiny(), SingleLabel(0.1), RunConfig(recipe=PLAIN), ONE)
     with pytest.raises(Diverged, match=r"not finite: loss nan, at epoch 1, step 4, learning rate 1.00e-0") as end:
         train_one_epoch(run, Noise(5, poisoned=[3]), 0, NoBar())
-    assert end.value.args[1] == run.step == 3
+    assert end.value.step == run.step == 3
     for one, other in ((run.model, sound.model), (run.average.module, sound.average.module)):
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
@@ -163,7 +163,7 @@ def test_synchronised_batch_norm_is_refused_on_the_cpu():
 @pytest.mark.skipif(torch.cuda.device_count() < 1, reason="synchronised batch norm runs on GPUs only")
 def test_synchronised_batch_norm_is_batch_norm_where_there_is_one_process():
     device = torch.device("cuda", 0)
-    place, images = Processes(0, 1, 0, 1, device), torch.randn(8, 3, 16, 16, device=device)
+    place, images = Processes(device), torch.randn(8, 3, 16, 16, device=device)
     plain = create_run(tiny().to(device), SingleLabel(0.0), RunConfig(recipe=PLAIN), place)
     synchronised = create_run(tiny().to(device), SingleLabel(0.0), RunConfig(recipe=PLAIN, sync_bn=True), place)
     assert any(isinstance(part, nn.SyncBatchNorm) for part in synchronised.model.modules())
@@ -267,7 +267,7 @@ def stored(count=40):
 @pytest.mark.parametrize(("world", "parts"), [(2, 1), (4, 1), (2, 2)])
 def test_augmented_batches_do_not_depend_on_processes_and_parts(world, parts):
     alone = list(TrainingBatches(stored(), CLASSES, FULL, 0, ONE.share, CPU, 0).epoch(1))
-    places = [Processes(rank, world, rank, world, CPU) for rank in range(world)]
+    places = [Processes(CPU, rank, world) for rank in range(world)]
     recipe = replace(FULL, accumulation=parts)
     shares = [list(TrainingBatches(stored(), CLASSES, recipe, 0, place.share, CPU, 0).epoch(1))
               for place in places]

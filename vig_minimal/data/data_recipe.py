@@ -1,6 +1,7 @@
 """DataRecipe: the batch size and augmentation of a training recipe."""
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import Field, dataclass, field, fields
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,29 @@ def flag(default, text: str, allowed: Allowed | tuple[str, ...] | None = None):
     return field(default=default, metadata={"help": text, "allowed": allowed})
 
 
-def check_allowed(name: str, value: object, allowed: Allowed | tuple[str, ...] | None) -> None:
-    """Raise ValueError unless the value, or every part of a tuple, is allowed. name: as the user wrote it, with the
-    sign before the value."""
-    for part in value if isinstance(value, tuple) else (value,):
-        if allowed is not None and part not in allowed:
-            rule = f"choose one of {', '.join(allowed)}" if isinstance(allowed, tuple) else f"must be {allowed}"
-            raise ValueError(f"{name}{f'{part:g}' if isinstance(part, float) else part}: {rule}")
+def flag_name(field: Field) -> str:
+    """Return the flag of a field, which is made of its name unless it has another one."""
+    return field.metadata.get("how", {}).get("flag", "--" + field.name.replace("_", "-"))
+
+
+def check_fields(values: object) -> None:
+    """Raise ValueError unless all fields, and every part of a tuple, are allowed; None always is."""
+    for field in fields(values):
+        value, allowed = getattr(values, field.name), field.metadata.get("allowed")
+        for part in value if isinstance(value, tuple) else (value,):
+            if part == "":
+                raise ValueError(f"{flag_name(field)}: an empty name")
+            if None not in (part, allowed) and part not in allowed:
+                rule = f"choose one of {', '.join(allowed)}" if isinstance(allowed, tuple) else f"must be {allowed}"
+                shown = f"{part:g}" if isinstance(part, float) else part
+                raise ValueError(f"{flag_name(field)} {shown}: {rule}")
+
+
+def refuse_first(rules: Iterable[tuple[object, str]]) -> None:
+    """Raise ValueError with the first sentence whose condition holds."""
+    for wrong, sentence in rules:
+        if wrong:
+            raise ValueError(sentence)
 
 
 @dataclass(frozen=True)
@@ -71,8 +88,7 @@ class DataRecipe:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self):
-        for part in fields(self):
-            check_allowed(f"{part.name}=", getattr(self, part.name), part.metadata.get("allowed"))
+        check_fields(self)
 
     @property
     def mixes(self) -> bool:

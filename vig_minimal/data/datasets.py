@@ -38,14 +38,15 @@ NEED_FOLDER = {"imagefolder": "train/ and val/", "maskfolder": "images/ and mask
 # default side of the images; data sets of photos, which are not listed here, take the model's own
 IMAGE_SIZES = {"shapes": 64, "shapes-multi": 64, "shapes-boxes": 64, "shapes-masks": 64, "cifar10": 32,
                "cifar100": 32, "stl10": 96, "svhn": 32}
-SHAPES_TRAIN, SHAPES_VAL, SHAPES_DENSE_VAL = 10_000, 2_000, 500  # the last: with boxes or masks
+SHAPES_TRAIN = 10_000
 
 
 class Scenes(Dataset):
     """Synthetic scenes with the targets of detection, as `coco_voc.CocoObjects` has them."""
 
-    def __init__(self, shapes: Shapes):
-        self.shapes, self.classes = shapes, shapes.classes
+    def __init__(self, size: tuple[int, int], count: int, split: str):
+        self.shapes = Shapes(size, count, split, "boxes")
+        self.classes = self.shapes.classes
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -56,6 +57,12 @@ class Scenes(Dataset):
         return image, {"boxes": boxes, "labels": target["labels"] + 1, "masks": masks.to(torch.uint8),
                        "area": masks.sum((1, 2)).float(), "iscrowd": torch.zeros(len(boxes), dtype=torch.int64),
                        "image_id": torch.tensor(index)}
+
+
+# name to what makes a split of (size, count, split), and the number of validation images
+SYNTHETIC = {"shapes": (partial(Shapes, view="single"), 2_000), "shapes-multi": (partial(Shapes, view="multi"), 2_000),
+             "shapes-boxes": (Scenes, 500), "shapes-masks": (SceneMasks, 500)}
+COCO_TARGETS = {"labels": None, "detection": coco_voc.CocoObjects, "segmentation": CocoMasks}
 
 
 @dataclass(frozen=True)
@@ -90,24 +97,17 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
     if folder is None and name in NEED_FOLDER:
         raise DataError(f"{name}: name the folder that holds {NEED_FOLDER[name]} with --data-dir")
     folder = folder or "data"
+    if name in SYNTHETIC:
+        kind, most = SYNTHETIC[name]
+        train, val = kind(size, limit or SHAPES_TRAIN, "train"), kind(size, min(most, limit or most), "val")
+        return Data(name, train, val, list(train.classes), name in MULTI_LABEL)
     remarks = []
-    if name == "shapes-boxes":
-        train = Scenes(Shapes(size, limit or SHAPES_TRAIN, "train", "boxes"))
-        val = Scenes(Shapes(size, min(SHAPES_DENSE_VAL, limit or SHAPES_DENSE_VAL), "val", "boxes"))
-    elif name == "shapes-masks":
-        train = SceneMasks(size, limit or SHAPES_TRAIN, "train")
-        val = SceneMasks(size, min(SHAPES_DENSE_VAL, limit or SHAPES_DENSE_VAL), "val")
+    if name == "imagefolder":
+        train, val, remarks = image_folders(folder, seed, only_val)
     elif name == "maskfolder":
         train, val, remarks = mask_folders(folder, seed)
-    elif name in ("shapes", "shapes-multi"):
-        view = "single" if name == "shapes" else "multi"
-        train = Shapes(size, limit or SHAPES_TRAIN, "train", view)
-        val = Shapes(size, min(SHAPES_VAL, limit or SHAPES_VAL), "val", view)
-    elif name == "imagefolder":
-        train, val, remarks = image_folders(folder, seed, only_val)
     elif name == "coco":
-        kind = {"detection": coco_voc.CocoObjects, "segmentation": CocoMasks}.get(task)
-        train, val = coco_voc.coco(folder, kind)
+        train, val = coco_voc.coco(folder, COCO_TARGETS[task])
     elif name == "voc2007":
         train, val = coco_voc.voc2007(folder)
     elif name in DOWNLOADS:

@@ -63,7 +63,7 @@ class PreparedImages(Dataset):
     source: Sequence
     size: tuple[int, int]
     eval_crop: float  # side of the centre crop as a share of the resized image, see `centre_crop`
-    recipe: DataRecipe | None = None  # for training: crop and augment as seed and key say
+    recipe: DataRecipe | None = None  # for training: crop and augment by seed and key
     seed: int = 0
     skip: bool = False  # replace a broken image by another one (--bad-images), see `broken_images`
 
@@ -141,10 +141,10 @@ def loader(images: PreparedImages | StoredImages, order: Iterable[list[Key]], wo
 
 
 def _obey_only(trainer: int, _worker: int) -> None:
-    """A terminal sends Ctrl-C, and a cluster SIGTERM, to every process of a run. The training process then finishes
-    its step and saves a checkpoint, and needs its workers until it ends them. trainer: its id."""
+    """Let a DataLoader worker ignore Ctrl-C and SIGTERM, which a terminal or a cluster sends to every process: the
+    training process needs its workers to finish the step and save. trainer: its id, whose SIGTERM ends the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # Linux tells who sent a signal
+    if hasattr(signal, "sigwaitinfo"):  # which gives the sender, on Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with, args=(trainer,), daemon=True).start()
 

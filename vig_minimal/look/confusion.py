@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..atomic_files import replacing
 from ..training.engine import Run
-from ..training.resume import Start
 from ..training.run_log import RunLog, per_class
 from .panels import FONT, sheet, shorten
 
@@ -65,7 +64,7 @@ def draw_matrix(matrix: Tensor, classes: Sequence[str], written: str = "") -> Im
     return page
 
 
-def report(run: Run, start: Start, log: RunLog) -> None:
+def report(run: Run, log: RunLog) -> None:
     """Say accuracies and confused pairs of the evaluation that was made, and write the matrix as a table and a picture;
     on the first process, and for data with one label an image or, in segmentation, a pixel."""
     classes, config, last = run.data.classes, run.config, run.task.last
@@ -75,12 +74,12 @@ def report(run: Run, start: Start, log: RunLog) -> None:
     log.say(*in_words(matrix, classes))
     split = "" if config.eval_split == "val" else "-train"
     part = "validation" if config.eval_split == "val" else "training"
-    was = start.state.get("data", {}).get(part)
-    if start.asked or was not in (None, run.seen[part]):
+    was = run.start.state.get("data", {}).get(part)
+    if run.start.asked or was not in (None, run.seen[part]):
         split += "-changed"  # the matrix of the run's own model and data stays
     paths = [config.output / f"confusion{split}.{kind}" for kind in ("csv", "png")]
     percent = 100 * matrix / matrix.sum(1, keepdim=True).clamp(min=1)
-    title = f"{config.model}, {start.path}\npercent of each class (rows) that is taken for each class (columns)"
+    title = f"{config.model}, {run.start.path}\npercent of each class (rows) that is taken for each class (columns)"
     try:
         config.output.mkdir(parents=True, exist_ok=True)
         with replacing(paths[0], "w") as file:

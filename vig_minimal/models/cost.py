@@ -1,5 +1,6 @@
 """What a model costs: parameters, multiply-adds, and memory."""
 
+import copy
 import sys
 from collections.abc import Callable
 
@@ -52,8 +53,11 @@ def saved_bytes(model: nn.Module, images: Tensor, outputs: Callable | None = Non
 
 
 def saved_bytes_per_image(model: nn.Module, images: Tensor, outputs: Callable) -> float:
-    """What each further image adds to `saved_bytes`: without what is computed once a step, as CNN2GNN's anchors are."""
-    few, more = (saved_bytes(model, part, outputs) * len(part) for part in (images, images.repeat(2, 1, 1, 1)))
+    """What each further image adds to `saved_bytes` in training: without what is computed once a step, such as
+    CNN2GNN's anchors. outputs(model, images): what training computes."""
+    model = copy.deepcopy(model).train()  # measuring moves running statistics
+    few, more = (len(part) * saved_bytes(model, part, lambda x: outputs(model, x))
+                 for part in (images, images.repeat(2, 1, 1, 1)))
     return max(0.0, (more - few) / len(images))
 
 

@@ -1,4 +1,4 @@
-"""From a config to a run: data, model, task and optimiser; where a checkpoint is gone on with, its state."""
+"""From a config to a run: data, model, task and optimiser; for a resumed run, the checkpoint's state."""
 
 import hashlib
 import os
@@ -7,18 +7,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from ..data.data_recipe import refuse_first
 from ..data.batches import TrainingBatches, ValidationBatches, images_of_epoch
 from ..data.datasets import Data, fetch, image_name, open_data, oversampled, targets_of
 from ..data.loading import PreparedImages, store_if_it_fits
 from ..data.dense.mask_batches import MaskImages, MaskTraining, MaskValidation
 from ..data.dense.object_batches import ObjectImages, ObjectTraining, ObjectValidation
 from ..data.seeds import mixed_seed
-from ..models.checks import check_compiler, plural
+from ..models.checks import plural
 from ..models.released import init_from
 from ..models.resnet import load_backbone
 from .teacher import create_teacher
 from .config import RunConfig
-from .distributed import Processes, check_sync_bn
+from .distributed import Processes
 from .engine import Run, create_run
 from .recipes import Recipe
 from .resolve import enough_epochs
@@ -31,50 +32,38 @@ BATCHES = {"labels": (None, TrainingBatches, ValidationBatches),
            "segmentation": (MaskImages, MaskTraining, MaskValidation)}
 
 
-def build(config: RunConfig, start: Start | None, changes: list[str], processes: Processes) -> Run:
-    """Make a run. changes: what differs from the run of a checkpoint so far. Raises ValueError, in all processes, for
-    data and files that cannot work."""
-    goes_on = start is not None and start.goes_on
+def build(config: RunConfig, start: Start | None, processes: Processes) -> Run:
+    """Make a run. Raises ValueError, in all processes, for data and files that cannot work."""
+    resumes = start is not None and start.resumes
     torch.autograd.set_detect_anomaly(config.detect_anomaly)
     processes.from_first(fetch, config.data, config.data_dir)
     data, batches, val_batches = processes.together(open_batches, config, start, processes)
-    begun = str(start.state.get("step")) if goes_on else ""  # it may be of any type: nothing of it is checked yet
-    if len(set(processes.gather((begun, len(data.train), len(data.val))))) > 1:
+    step = str(start.state.get("step")) if resumes else ""  # it may be of any type: nothing is checked yet
+    if len(set(processes.gather((step, len(data.train), len(data.val))))) > 1:
         raise ValueError("the processes read different checkpoints or data; --output and --data-dir must be folders"
                          " that all machines share, or alike on all of them")
-    config, remarks = (config, {}) if goes_on or batches is None else enough_epochs(config, len(batches))
-    model, teacher, new_parts = processes.after_first(create_networks, config, start, processes, data)
+    config, remark = (config, "") if resumes or batches is None else enough_epochs(config, len(batches))
+    model, teacher, new_parts = processes.together(create_networks, config, start, processes, data)
     task = processes.together(choose_task, model.config, data, config.recipe, teacher, processes, config.seed,
                               not config.eval_only)
-    if not goes_on:
-        images, _ = processes.together(next, batches.epoch(0))  # what is broken there is said before a run begins
+    if not resumes:
+        images, _ = processes.together(next, batches.epoch(0))  # a broken image is found before the run begins
     if start is None and config.task != "detection":
         calibrate(model, task, images, processes)
     run = create_run(model, task, config, processes)
-    run.data, run.batches, run.val_batches, run.seen = data, batches, val_batches, fingerprint(data)
-    run.remarks |= remarks
-    changes = changes + processes.together(lambda: restore(run, start) if goes_on else [])
-    if goes_on and start.damaged and config.writes:  # else the next save would write it over the good previous.pt
-        processes.from_first(lambda: (config.output / "last.pt").replace(config.output / "damaged.pt") and None)
-    if changes:
-        run.remarks["changed"] = "; ".join(changes)
-    if new_parts is not None:
-        run.remarks["start"] = (f"from {config.init_from}: {start.said}; new: {', '.join(new_parts) or 'nothing'}"
-                                f"{'; all else is frozen' if config.freeze else ''}")
-    run.knows_classes = new_parts == []
+    run.start, run.new_parts, run.remark, run.data, run.seen = start, new_parts, remark, data, fingerprint(data)
+    run.batches, run.val_batches = batches, val_batches
+    if resumes:
+        run.changes = processes.together(restore, run)
     return run
 
 
 def open_batches(config: RunConfig, start: Start | None, processes: Processes
                  ) -> tuple[Data, TrainingBatches | None, ValidationBatches]:
-    """Open the data, and make the batches of training and validation, of validation alone for an evaluation."""
-    if config.sync_bn:
-        check_sync_bn(processes)
-    if config.compile:
-        check_compiler(processes.device.type)
+    """Open the data, and make the batches of training and validation; for an evaluation, of validation alone."""
     recipe, size, (kind, training, validation) = config.recipe, config.img_size, BATCHES[config.task]
     # an evaluation with another seed has the run's own split
-    split_seed = start.state.get("flags", {}).get("seed", config.seed) if start and start.goes_on else config.seed
+    split_seed = start.state.get("flags", {}).get("seed", config.seed) if start and start.resumes else config.seed
     data = open_data(config.data, config.data_dir, size, config.limit, split_seed, config.task,
                      only_val=config.eval_only and config.eval_split == "val")
     workers = config.workers
@@ -106,12 +95,12 @@ def create_networks(config: RunConfig, start: Start | None, processes: Processes
     recipe, new_parts, teacher = config.recipe, None, None
     torch.manual_seed(mixed_seed("model", config.seed))
     model = config.build_model(num_classes=len(data.classes))
-    if start is not None and not start.goes_on:
+    if start is not None and not start.resumes:
         new_parts = init_from(model, config.init_from)
         if not new_parts and start.state.get("classes", data.classes) != data.classes:
             model.reset_classifier(len(data.classes))  # of other classes, though as many
             new_parts = ["the last layer"]
-    if config.backbone_weights and not (start and start.goes_on):
+    if config.backbone_weights and not (start and start.resumes):
         load_backbone(model.backbone, model.config.backbone, config.backbone_weights)
     model = model.to(processes.device, memory_format=torch.channels_last)  # as images and gradients are
     if recipe.teacher != "none" and not config.eval_only:
@@ -122,23 +111,21 @@ def create_networks(config: RunConfig, start: Start | None, processes: Processes
 
 def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
     """Raise ValueError if the batch is larger than the data, or cannot be split over processes and parts."""
-    size, parts = recipe.batch_size, processes.world * recipe.accumulation
-    if size > images:
-        raise ValueError(f"--batch-size {size}: larger than the data set of {plural(images, 'training image')}")
-    if size > (drawn := images_of_epoch(images, recipe.repeats)):
-        raise ValueError(f"--batch-size {size}: with --repeats {recipe.repeats} an epoch of this data has {drawn}"
-                         " images, a multiple of 256; choose a smaller batch, or --repeats 1")
-    share, rest = divmod(size, parts)
+    size, drawn = recipe.batch_size, images_of_epoch(images, recipe.repeats)
+    share, rest = divmod(size, processes.world * recipe.accumulation)
     what = f"--batch-size {size}: the global batch, of which each of {plural(processes.world, 'process')}"
     what += f" and {recipe.accumulation} parts (--accumulation)" if recipe.accumulation > 1 else ""
-    if rest or share < 2:
-        raise ValueError(f"{what} must get the same share, of at least 2 images for batch norm")
-    if recipe.mixes and share % 2:
-        raise ValueError(f"{what} gets {share} images; mixup and CutMix pair them, and need an even number")
+    refuse_first([
+        (size > images, f"--batch-size {size}: larger than the data set of {plural(images, 'training image')}"),
+        (size > drawn, f"--batch-size {size}: with --repeats {recipe.repeats} an epoch of this data has {drawn} images,"
+                       " a multiple of 256; choose a smaller batch, or --repeats 1"),
+        (rest or share < 2, f"{what} must get the same share, of at least 2 images for batch norm"),
+        (recipe.mixes and share % 2, f"{what} gets {share} images; mixup and CutMix pair them: choose an even number"),
+    ])
 
 
 def calibrate(model: nn.Module, task: Task, images: Tensor, processes: Processes) -> None:
-    """Start batch norm's running statistics at those of the first batch, alike in all processes. From means 0 and
+    """Set batch norm's running statistics to those of the first batch, alike in all processes: with means 0 and
     variances 1 an untrained network's first evaluation has a loss near 1000. No step reads them: docs/differences.md.
     """
     task.begin_epoch(model, 0)

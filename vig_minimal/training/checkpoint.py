@@ -1,13 +1,13 @@
-"""Checkpoints of a run: what is in them, the last good one, and the lock of their folder. resume.py goes on from them.
+"""Checkpoints of a run: their content, the last good one, and the lock of their folder. resume.py resumes from them.
 
 `Run.save` writes them. A checkpoint is a dict of tensors and plain data and nothing else: `weights_only=True` loads it,
 and runs no code. Writing is atomic (atomic_files.py), and the last.pt before this one stays as previous.pt.
 
     model      the weights to use: the exponential moving average where the recipe has one, else the trained weights
-    name, config, classes, mean, std, multi_label, anchors   what is needed to use them
-    recipe, epoch, step, steps, best   how they came about: epochs and steps done, steps of an epoch
+    name, config, classes, mean, std, multi_label, anchors   needed to use them
+    recipe, epoch, step, steps, best   how they were trained: epochs and steps done, steps of an epoch
     given, flags, data   what was given to the run, what that came to, and a fingerprint of its images
-    training   in last.pt and previous.pt, to go on: weights, moving average, optimiser, loss scaler, sums of the open
+    training   in last.pt and previous.pt, to resume: weights, moving average, optimiser, loss scaler, sums of the open
                epoch, and history, the rows of metrics.csv
 
 No random state is kept: every random draw is a function of (seed, epoch, step or image), see data/seeds.py.
@@ -20,7 +20,6 @@ import socket
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ from ..models.registry import as_now
 __all__ = ["CheckpointError", "check_training", "check_types", "last_good", "load", "load_latest", "load_run", "lock",
            "save", "save_graphs"]
 
-# keys of a checkpoint and the types of their values: of any, of one to go on from, and of its part `training`
+# keys of a checkpoint and the types of their values: of any, of one to resume from, and of its part `training`
 WEIGHTS = {"name": str, "config": dict, "classes": list, "recipe": dict, "model": dict}
 POSITION = {"epoch": int, "step": int, "steps": int, "best": dict, "given": dict, "training": dict}
 TRAINING = {"model": dict, "optimiser": dict, "scaler": dict, "losses": dict, "history": list}
@@ -64,7 +63,7 @@ def check_types(values: dict, path: str | Path, types: dict) -> None:
 
 
 def check_training(state: dict, path: str | Path, key: str, optimiser: torch.optim.Optimizer) -> None:
-    """Raise CheckpointError unless a run with this optimiser can go on from this checkpoint. key: name of the score that
+    """Raise CheckpointError unless a run with this optimiser can resume from this checkpoint. key: the score that
     decides which epoch is best."""
     check_types(state, path, POSITION)
     check_types(state["best"], path, {"epoch": int, key: (int, float)})
@@ -108,7 +107,7 @@ def load_latest(folder: str | Path, before: float = math.inf) -> tuple[dict | No
 
 
 def last_good(folder: Path, before: float = math.inf) -> str:
-    """Name the checkpoint to go on from, of before that step, in a sentence."""
+    """Name the checkpoint to resume from, of before that step, in a sentence."""
     try:
         state, path, _ = load_latest(folder, before)
     except CheckpointError as error:
@@ -116,43 +115,33 @@ def last_good(folder: Path, before: float = math.inf) -> str:
     if state is None:
         return "no checkpoint was written before"
     return (f"the last good checkpoint is {path}, of epoch {state['epoch']} and step {state['step']} in all:"
-            f" go on from it with --resume {'auto' if path.name == 'last.pt' else path}")
+            f" resume it with --resume {'auto' if path.name == 'last.pt' else path}")
 
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Make the output folder and lock it inside this context, or until this process ends. A new folder to which nothing
-    was written goes again.
-
-    Raises ValueError if another live process has the lock, and OSError if the folder cannot be written.
-    """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    """Make the output folder and lock it inside this context, or until this process ends; remove it if it stays empty.
+    Raises ValueError if another live process has the lock, and OSError if the folder cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with open(folder / ".lock", "a+") as file:
-            if fcntl is not None:
-                _lock(file, folder)
+            try:
+                if fcntl is not None:  # a record lock, which child processes do not inherit
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                file.seek(0)
+                raise ValueError(f"{folder}: another run writes there now ({file.read().strip()}); wait until it ends,"
+                                 " stop it, or choose another folder with --output") from None
+            except OSError:  # a file system without locks
+                pass
             file.truncate(0)
             print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
             yield
     finally:
-        if made and os.listdir(folder) == [".lock"]:
-            (folder / ".lock").unlink()
-            for path in made:
-                with contextlib.suppress(OSError):  # another run may have begun beside it
-                    path.rmdir()
-
-
-def _lock(file: IO, folder: Path) -> None:
-    try:
-        # a record lock: children do not inherit it, so that it ends with this process
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        file.seek(0)
-        raise ValueError(f"{folder}: another run writes there now ({file.read().strip()}); wait until it ends, stop"
-                         " it, or choose another folder with --output") from None
-    except OSError:  # a file system without locks
-        pass
+        with contextlib.suppress(OSError):  # another run may have begun there
+            if os.listdir(folder) == [".lock"]:
+                (folder / ".lock").unlink()
+                os.removedirs(folder)
 
 
 @torch.no_grad()

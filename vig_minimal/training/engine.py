@@ -1,8 +1,5 @@
-"""Run: the network, what trains it and where it stands; its evaluation, optimiser and learning rate. The loop is in
-vig_minimal/train.py.
-
-What differs between kinds of training (one label, several labels, anchors and proxies) is the task, see tasks.py.
-Nothing here knows what a label is.
+"""Run: the network, its optimiser and its position in training; evaluation and learning rate. The loop is in
+vig_minimal/train.py, and all that depends on the kind of labels in tasks.py.
 """
 
 import contextlib
@@ -19,21 +16,23 @@ from ..data.datasets import Data
 from ..data.decoding import DataError
 from ..data.seeds import mixed_seed
 from ..graphs.draws import part_of_batch
+from ..models.checks import check_compiler
 from ..models.layers import no_weight_decay, recompute_blocks
 from ..models.released import BODY
 from . import checkpoint
 from .config import AMP, RunConfig
-from .distributed import Processes, check_sync_bn
+from .distributed import Processes
 from .endings import Stopped
 from .recipes import Recipe
+from .resolve import Start
 from .tasks import Task
 
 
 @dataclass
 class Run:
-    """All that moves: what trains together, where it stands, and the batches that it reads."""
+    """All that changes in training, and the batches that it reads."""
 
-    config: RunConfig                # all that is fixed
+    config: RunConfig                # everything fixed
     processes: Processes
     task: Task
     model: nn.Module
@@ -45,15 +44,17 @@ class Run:
     best: dict[str, float]           # best epoch and its score
     epoch: int = 0                   # epochs done
     step: int = 0                    # steps done in all
-    first_step: int = 0              # steps done of the open epoch, where a run goes on in its middle
+    first_step: int = 0              # steps done of the open epoch, if the run was resumed in its middle
     losses: dict[str, float] = field(default_factory=dict)  # sums over this epoch's steps, by name
     history: list[dict] = field(default_factory=list)       # rows of metrics.csv
     data: Data | None = None
     seen: dict = field(default_factory=dict)                # fingerprint of the data
     batches: TrainingBatches | None = None                  # none in an evaluation
     val_batches: ValidationBatches | None = None
-    remarks: dict[str, str] = field(default_factory=dict)   # what there is to say about its start, heading to text
-    knows_classes: bool = False      # whether it starts from weights that know the classes
+    start: Start | None = None       # the file that it starts from
+    new_parts: list[str] | None = None                      # parts of the model that --init-from left random
+    changes: list[str] = field(default_factory=list)        # what differs from the checkpoint's run
+    remark: str = ""                 # on its number of epochs
 
     @property
     def recipe(self) -> Recipe:
@@ -65,8 +66,8 @@ class Run:
         return self.model if self.average is None else self.average.module
 
     def train(self) -> None:
-        """Set the network to training. What is frozen stays in evaluation: its statistics of batch norm describe the
-        images that its weights were trained on, and would otherwise follow a few small batches."""
+        """Set the network to training mode. Frozen parts stay in evaluation mode: their batch-norm statistics describe
+        the images that their weights were trained on."""
         self.parallel.train()
         for part in self.frozen:
             part.eval()
@@ -78,12 +79,9 @@ class Run:
 
     @contextlib.contextmanager
     def part(self, number: int, images: int) -> Iterator[None]:
-        """The context of one part of a step's batch, forward and backward.
-
-        number: of the part. images: how many of them this process computes. Random draws inside the model (drop path,
-        k-means, …) follow from the step and an image's place in the global batch. DDP averages gradients over processes
-        in the last part only.
-        """
+        """The context of forward and backward pass of part `number` of a batch, `images` of it in this process. Draws
+        inside the model (drop path, k-means, …) follow from the step and an image's place in the global batch. DDP
+        averages gradients over processes in the last part only."""
         torch.manual_seed(mixed_seed("step", self.config.seed, self.step))
         last = number == self.recipe.accumulation - 1
         first = (number * self.processes.world + self.processes.rank) * images
@@ -92,10 +90,10 @@ class Run:
             yield
 
     def save(self, name: str, with_training: bool) -> None:
-        """Write a checkpoint: the weights to use and, with_training, what is needed to go on."""
+        """Write a checkpoint: the weights to use and, with_training, the state to resume from."""
         config, data, recipe = self.config, self.data, self.recipe
         if self.step > self.epoch * len(self.batches):  # in the middle of an epoch: as before an evaluation
-            with contextlib.suppress(DataError):  # the data may be what is lost; the weights must not be
+            with contextlib.suppress(DataError):  # the data may be lost; the weights must not be
                 self.task.begin_evaluation(self.evaluated)
         state = {"name": config.model, "config": asdict(self.model.config), "classes": data.classes,
                  "mean": recipe.mean, "std": recipe.std, "multi_label": data.multi_label,
@@ -106,16 +104,16 @@ class Run:
         checkpoint.save(config.output / name, state, keep="previous.pt" if with_training else None)
 
     def state(self) -> dict:
-        """What is needed to go on, as tensors and plain data. Order of images and random draws follow from the step."""
+        """The state to resume from: tensors and plain data. Order of images and random draws follow from the step."""
         average = None if self.average is None else self.average.state_dict()
         return {"model": self.model.state_dict(), "average": average, "optimiser": self.optimiser.state_dict(),
                 "scaler": self.scaler.state_dict(), "losses": dict(self.losses), "history": list(self.history)}
 
     def restore(self, state: dict) -> None:
-        """Take over the `state()` of an equal run. Raises ValueError if one of the two has no average; for what fits
-        less, what torch raises."""
+        """Load the `state()` of an equal run. Raises ValueError if one of the two has no average, and torch's errors
+        otherwise."""
         if (self.average is None) != (state["average"] is None):
-            raise ValueError("the checkpoint's run and this one must both have a moving average (ema_decay) or none")
+            raise ValueError("either both runs have a moving average (ema_decay) or none")
         self.optimiser.load_state_dict(state["optimiser"])
         self.model.load_state_dict(state["model"])
         if self.average is not None:
@@ -126,8 +124,8 @@ class Run:
 
 
 def create_run(model: nn.Module, task: Task, config: RunConfig, processes: Processes) -> Run:
-    """Build a run at its start. The model must be on the device of `processes`, and the same in all of them. Raises
-    ValueError for synchronised batch norm without GPUs."""
+    """Build a run at its first step. The model must be on the device of `processes`, and alike in all. Raises
+    ValueError for --sync-bn without GPUs and --compile without a compiler."""
     body, recipe = getattr(model, "body", model), config.recipe  # of a detector, the network without its neck
     frozen = [part for name, part in body.named_children() if config.freeze and name in BODY]
     for part in frozen:
@@ -135,12 +133,14 @@ def create_run(model: nn.Module, task: Task, config: RunConfig, processes: Proce
     if config.freeze and isinstance(getattr(body, "position", None), nn.Parameter):
         body.position.requires_grad_(False)
     if config.sync_bn:
-        check_sync_bn(processes)
+        if processes.device.type != "cuda":
+            raise ValueError("--sync-bn: torch has synchronised batch norm for GPUs only; leave it out on the CPU")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     average = moving_average(model, recipe.ema_decay) if recipe.ema_decay > 0 else None
     if config.grad_checkpoint:
         recompute_blocks(model)
     if config.compile:  # after the average has its copy, which is compiled for evaluation
+        check_compiler(processes.device.type)
         model.compile()
         if average is not None:
             average.module.compile()
@@ -151,10 +151,8 @@ def create_run(model: nn.Module, task: Task, config: RunConfig, processes: Proce
 
 @torch.no_grad()
 def evaluate(run: Run, batches: Iterable[tuple[Tensor, Tensor]], progress=None) -> dict[str, float]:
-    """Return the task's scores of the evaluated network over the images of all processes. progress: counts images.
-
-    Raises Stopped, in all processes, if a signal comes to one of them.
-    """
+    """Return the task's scores of the evaluated network over the images of all processes. Raises Stopped, in all
+    processes, if one receives a signal. progress: counts images."""
     run.evaluated.eval()
     run.task.begin_evaluation(run.evaluated)
     metric = run.task.metric()
@@ -182,11 +180,8 @@ def mean_neighbours(model: nn.Module, images: Tensor) -> list[float]:
 
 
 def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
-    """Return the rate of a step, counted from 0: linear warm-up, then cosine or poly and cool-down, or ×0.1 at
-    decay epochs.
-
-    It is a function of the step alone: a resumed run needs no scheduler state.
-    """
+    """Return the rate of a step, counted from 0: linear warm-up, then cosine or poly and cool-down, or ×0.1 at decay
+    epochs. As a function of the step it needs no state."""
     warm = recipe.warmup_epochs * steps_per_epoch
     if step < warm:
         return recipe.warmup_lr + (recipe.lr - recipe.warmup_lr) * step / warm
@@ -199,8 +194,8 @@ def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
 
 
 def create_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW, or SGD with momentum 0.9, of what is trained. Biases, norms (1-D) and LRGC's τ (0-D) have no weight decay.
-    A group's `scale` is its share of the learning rate, see `rate_scales`."""
+    """AdamW, or SGD with momentum 0.9, of the trainable parameters. Biases, norms (1-D) and LRGC's τ (0-D) have no
+    weight decay. A group's `scale` multiplies the learning rate, see `rate_scales`."""
     exempt, scales, groups = no_weight_decay(model), rate_scales(model, recipe.layer_decay), {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -214,9 +209,8 @@ def create_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def rate_scales(model: nn.Module, decay: float) -> dict[str, float]:
-    """Return each parameter's share of the learning rate: decay^(L − l) in block l of L, decay^L in the stem, 1 in
-    whatever comes after the last block (layer-wise decay). GKGNet's cross levels are none of the L: they read from
-    patches, and begin anew with other classes, as a head does."""
+    """Return each parameter's factor of the learning rate (layer-wise decay): decay^(L − l) in block l of L, decay^L in
+    the stem, 1 after the last block. GKGNet's cross levels count as its head: they start anew with other classes."""
     body = {parameter for name, parameter in model.named_parameters() if name.split(".")[0] in BODY}
     blocks = [block for block in model.blocks if body.intersection(block.parameters())]
     block_of = {parameter: l for l, block in enumerate(blocks, 1) for parameter in block.parameters()}
@@ -228,11 +222,8 @@ def rate_scales(model: nn.Module, decay: float) -> dict[str, float]:
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average (EMA) of a model's weights and running statistics.
-
-    After t updates the decay is min(decay, (1 + t) / (10 + t)), so that a short run forgets its random start.
-    """
-
+    """Exponential moving average (EMA) of a model's weights and running statistics. After t updates the decay is
+    min(decay, (1 + t) / (10 + t)), so that a short run forgets its random start."""
     def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
         t = int(updates)
         get_ema_multi_avg_fn(min(decay, (1 + t) / (10 + t)))(averaged, current, updates)

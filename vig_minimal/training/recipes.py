@@ -1,6 +1,6 @@
-"""How each paper trains, as data: a recipe is one frozen dataclass, and every field with a help text is a flag."""
+"""Recipes of the papers, as data: one frozen dataclass, of which every field with a help text is a flag."""
 
-from dataclasses import Field, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from ..data.data_recipe import SHARE, Allowed, DataRecipe, flag
 from ..models.checks import IMAGENET_MEAN, IMAGENET_STD, near
@@ -42,7 +42,7 @@ class Recipe(DataRecipe):
     drop_path: float = flag(0.1, "stochastic depth of the last block, growing linearly from 0", SHARE)
     ema_decay: float = flag(0.99996, "decay of the moving average of the weights (EMA), which is evaluated; 0 for none",
                             SHARE)
-    teacher: str = flag("none", "torchvision model whose answers are learned too (hard-label distillation), or none")
+    teacher: str = flag("none", "torchvision model for hard-label distillation, or none")
     size: str = "ti"  # of a model given by its family alone
 
     def __post_init__(self):
@@ -54,14 +54,17 @@ class Recipe(DataRecipe):
             raise ValueError(f"decay_epochs={self.decay_epochs}: must increase")
 
 
+RECIPE_FLAGS = {field.name: field for field in fields(Recipe) if field.metadata}  # with `help` and what is `allowed`
+
+
 # ViG section 4.1, Table 2 and the released command: 300 epochs (20 warm-up from 1e-6, 10 cool-down), batch 1024, AdamW
 # at 2e-3 with cosine to 1e-5, weight decay 0.05, label smoothing 0.1, stochastic path 0.1, EMA 0.99996, RandAugment
 # (m9, mstd 0.5, inc), mixup 0.8, CutMix 1.0, erasing 0.25, repeated augmentation ×3; crop 0.9, mean = std = 0.5.
 VIG = Recipe(batch_size=1024, rand_augment=9.0, mixup=0.8, cutmix=1.0, erasing=0.25, repeats=3)
 
 # GKGNet section 4.1: AdamW at 1e-4, weight decay 0.05, 80 epochs, ×0.1 at epochs 10 and 50 (VOC: 5 and 50). Released
-# configuration: batch 128, 5 epochs of warm-up from lr/1000, clip 5, erasing 0.5, jitter 0.4, ε = 0.1, w = 10; the whole
-# photo is evaluated, stretched to a square. docs/differences.md says what is not taken over.
+# configuration: batch 128, 5 epochs of warm-up from lr/1000, clip 5, erasing 0.5, jitter 0.4, ε = 0.1, w = 10; the
+# whole photo is evaluated, stretched to a square. docs/differences.md lists what is not taken over.
 GKGNET = Recipe(epochs=80, batch_size=128, lr=1e-4, schedule="step", warmup_lr=1e-7, warmup_epochs=5.0,
                 cooldown_epochs=0.0, decay_epochs=(10.0, 50.0), clip_grad=5.0, ema_decay=0.0, color_jitter=0.4,
                 erasing=0.5, eval_crop=0.0, size="s", mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -133,6 +136,9 @@ RECIPES = {
 PAPERS = {"vig": "vig", "svig": "vig", "pvig": "vig", "lrgc": "lrgc", "cvig": "cvig", "gkgnet": "gkgnet",
           "adaptvig": "adaptvig",
           **dict.fromkeys(("cnn2gnn", "cnn2transformer", "cnn2mean", "cnn2max", "resnet"), "cnn2graph")}
+# that recipe and data -> the paper's recipe on these data
+PAPERS_ON = {("gkgnet", "voc2007"): "gkgnet_voc", ("cnn2graph", "cifar100"): "cnn2graph_100",
+             ("cnn2graph", "imagefolder"): "cnn2graph_100"}
 
 
 def get_recipe(name: str) -> Recipe:
@@ -158,9 +164,7 @@ def kept_recipe(values: dict) -> Recipe:
 
 def override(recipe: Recipe, changes: dict, scale_lr: bool = False) -> Recipe:
     """Return the recipe with some fields replaced. If `epochs` is, its phases keep their share unless replaced too.
-
-    scale_lr: scale the learning rates in proportion to the batch size.
-    """
+    scale_lr: scale the learning rates with the batch size."""
     share = changes.get("epochs", recipe.epochs) / recipe.epochs
     if share != 1:
         phases = {"warmup_epochs": share * recipe.warmup_epochs, "cooldown_epochs": share * recipe.cooldown_epochs,
@@ -171,11 +175,6 @@ def override(recipe: Recipe, changes: dict, scale_lr: bool = False) -> Recipe:
     return replace(changed, lr=changed.lr * factor, min_lr=changed.min_lr * factor)
 
 
-def flags() -> dict[str, Field]:
-    """Return the fields that have a flag, by name; their metadata hold `help` and what is `allowed`."""
-    return {field.name: field for field in fields(Recipe) if field.metadata}
-
-
 # values that switch a field of the recipe off
 OFF = {"oversample": 0, "color_jitter": 0, "rand_augment": 0, "mixup": 0, "cutmix": 0, "erasing": 0, "clip_grad": 0,
        "scale_jitter": 0, "scale_range": 0, "weight_decay": 0, "label_smoothing": 0, "ema_decay": 0, "drop_path": 0,
@@ -184,7 +183,7 @@ OFF = {"oversample": 0, "color_jitter": 0, "rand_augment": 0, "mixup": 0, "cutmi
 
 def used(recipe: Recipe, config: object, multi_label: bool) -> dict[str, str]:
     """Return the fields of the recipe, in words, that the training of a model with this config uses: those that are
-    switched on, and said nowhere else in the first lines of a run. Fields of data and augmentation come last."""
+    switched on and not in another of the first lines. Fields of data and augmentation come last."""
     other = {"epochs", "batch_size", "accumulation", "lr", "size"}
     other |= {"min_lr", "cooldown_epochs"} if recipe.schedule == "step" else {"decay_epochs"}
     other |= set() if recipe.warmup_epochs else {"warmup_epochs", "warmup_lr"}

@@ -1,59 +1,89 @@
 """What follows from what was given: `resolve` makes the whole `RunConfig`, before any data is read.
 
-Data, model and recipe follow from one another in this order; each choice is one function. `start` is the checkpoint or
-the weights that a run begins from, see `resume.Start`.
+Data, model and recipe follow from one another in this order; each choice is one function.
 """
 
 import math
-import os
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from ..data.data_recipe import refuse_first
 from ..data.datasets import DATA_SETS, DOWNLOADS, IMAGE_SIZES, MULTI_LABEL, NEED_FOLDER, WITH_BOXES, WITH_MASKS
 from ..models.checks import near, plural
 from ..models.cost import count_parameters
 from ..models.registry import CONFIGS, create_model
-from .teacher import check_teacher
 from .config import FAMILIES, MODELS, RunConfig, family_of
-from .recipes import PAPERS, Recipe, flags, get_recipe, override
-
-if TYPE_CHECKING:
-    from .resume import Start
+from .recipes import PAPERS, PAPERS_ON, RECIPE_FLAGS, Recipe, get_recipe, override
 
 MULTI_LABEL_FAMILY = "gkgnet"
-# of a task with another target than labels: its data without and with --data-dir, all its data, those that are for it
-# alone, what they hold, its augmentations
+
+
+class Dense(NamedTuple):
+    """A task whose targets are boxes or masks."""
+
+    data: str                  # default data set
+    folder_data: str           # default with --data-dir
+    sets: tuple[str, ...]      # all that have its targets
+    own_sets: tuple[str, ...]  # those that have no others
+    targets: str               # in words, as the next
+    augmentation: str
+
+
 DENSE = {
-    "detection": ("shapes-boxes", "coco", WITH_BOXES, ("shapes-boxes",), "boxes and masks",
-                  "--flip and --scale-jitter"),
-    "segmentation": ("shapes-masks", "maskfolder", WITH_MASKS, ("shapes-masks", "maskfolder", "voc2012"),
-                     "masks of classes", "--flip and --scale-range"),
+    "detection": Dense("shapes-boxes", "coco", WITH_BOXES, ("shapes-boxes",), "boxes and masks",
+                       "--flip and --scale-jitter"),
+    "segmentation": Dense("shapes-masks", "maskfolder", WITH_MASKS, ("shapes-masks", "maskfolder", "voc2012"),
+                          "masks of classes", "--flip and --scale-range"),
 }
 MOST_PARAMETERS, MOST_NODES = 2**31, 2**17
 LEAST_STEPS, MOST_EPOCHS = 600, 100  # of own data without --epochs; demo takes 624 steps on the synthetic scenes
 
 
-def resolve(given: dict, start: "Start | None" = None) -> RunConfig:
+@dataclass(frozen=True)
+class Start:
+    """The file that a run starts from."""
+
+    path: Path
+    state: dict              # its content
+    name: str                # of its model; "" if that is not known
+    config: dict             # known fields of its model's config, without num_classes
+    recipe: Recipe           # it was trained with the crop, mean and std of this one
+    recipe_name: str         # the recipe to take unless another one is given; "" for none
+    resumes: bool            # that run, by --resume; or starts another one, by --init-from
+    found: str = ""          # how the model was recognised
+    damaged: str = ""        # why this is previous.pt and not last.pt
+    asked: Sequence[str] = ()  # fields of the model that are given now
+
+    def of(self, config: RunConfig) -> "Start | None":
+        """The start from which choices of `config` follow: None for a model of another family, which takes the weights
+        alone, such as GKGNet from Pyramid ViG."""
+        if self.resumes:
+            return self
+        if not self.name or family_of(config.model or self.name) != family_of(self.name):
+            return None
+        if config.task in DENSE:  # the classifier becomes the backbone; a detector's κ follows the new grid
+            body = {name: value for name, value in self.config.items()
+                    if name != "clusters" or config.task == "segmentation"}
+            return replace(self, config={"body": tuple(body.items())}, recipe_name="")
+        return self
+
+
+def resolve(given: dict, start: Start | None = None) -> RunConfig:
     """Decide everything about a run. given: fields of `RunConfig` and `Recipe`. Raises ValueError for what cannot work
     together."""
     config = resolve_names(given, start)
-    goes_on = start is not None and start.goes_on
-    for flag in ("backbone_weights", "teacher_weights"):
-        path = getattr(config, flag)
-        if path and not goes_on and path != "torchvision" and not os.path.exists(path):
-            raise ValueError(f"--{flag.replace('_', '-')} {path}: no such file")
     if config.freeze and start is None:
         raise ValueError("--freeze: keeps the loaded weights; name them with --init-from FILE")
     start = start and start.of(config)
     config = replace(config, recipe=choose_recipe(given, config, start))
     config = replace(config, fields=choose_fields(config, start))
     config = replace(config, img_size=config.fields["img_size"])
-    check_task(config)
-    if config.recipe.teacher != "none" and not config.eval_only:
-        check_teacher(config.recipe.teacher)
-    with torch.device("meta"):  # what cannot work is found before any data is fetched or memory taken
+    (check_dense if config.task in DENSE else check_labels)(config)
+    with torch.device("meta"):  # what cannot work is found before any data is downloaded or memory taken
         count = count_parameters(config.build_model())
     if count > MOST_PARAMETERS:
         raise ValueError(f"{config.model}: {count:,} parameters, and at most {MOST_PARAMETERS:,} are allowed; choose a"
@@ -61,22 +91,22 @@ def resolve(given: dict, start: "Start | None" = None) -> RunConfig:
     return config
 
 
-def resolve_names(given: dict, start: "Start | None" = None) -> RunConfig:
+def resolve_names(given: dict, start: Start | None = None) -> RunConfig:
     """Decide data, task, model and the name of the recipe: the first part of `resolve`."""
     config = RunConfig.of(given)
     config = replace(config, data=choose_data(config, start))
-    of_data = next((task for task, (_, _, _, own, *_) in DENSE.items() if config.data in own), "labels")
+    of_data = next((task for task, dense in DENSE.items() if config.data in dense.own_sets), "labels")
     config = replace(config, task=config.task or of_data)
     model, recipe = choose_names(config, start and start.of(config))
     return replace(config, model=model, recipe_name=recipe)
 
 
-def choose_data(config: RunConfig, start: "Start | None") -> str:
+def choose_data(config: RunConfig, start: Start | None) -> str:
     """Name the data set: --data, else image folders if there is --data-dir, else synthetic scenes."""
     model = config.model or (start.name if start else "")
     several = config.multi_label or model.startswith(MULTI_LABEL_FAMILY)
     if not config.data and config.task in DENSE:
-        return DENSE[config.task][1 if config.data_dir else 0]
+        return DENSE[config.task].folder_data if config.data_dir else DENSE[config.task].data
     if not config.data:
         return "imagefolder" if config.data_dir else "shapes-multi" if several else "shapes"
     known = list(dict.fromkeys((*DATA_SETS, *DOWNLOADS)))
@@ -85,7 +115,7 @@ def choose_data(config: RunConfig, start: "Start | None") -> str:
     raise ValueError(f"unknown data set {config.data!r}{near(config.data, known)}")
 
 
-def choose_names(config: RunConfig, start: "Start | None") -> tuple[str, str]:
+def choose_names(config: RunConfig, start: Start | None) -> tuple[str, str]:
     """Return the model's full name and the recipe's name. The recipe is finetune for a model that starts trained, demo
     for nano models and synthetic scenes, else the paper's; a family without a size takes the recipe's."""
     dense, data = config.task in DENSE, config.data
@@ -93,10 +123,8 @@ def choose_names(config: RunConfig, start: "Start | None") -> tuple[str, str]:
     if start and family_of(start.name) == model:
         model = start.name
     family = family_of(model)
-    paper = PAPERS.get(family, "vig")
-    paper = {("gkgnet", "voc2007"): "gkgnet_voc", ("cnn2graph", "cifar100"): "cnn2graph_100",
-             ("cnn2graph", "imagefolder"): "cnn2graph_100"}.get((paper, data), paper)
-    demo = "demo_multi" if data in MULTI_LABEL else "demo"
+    paper, demo = PAPERS.get(family, "vig"), "demo_multi" if data in MULTI_LABEL else "demo"
+    paper = PAPERS_ON.get((paper, data), paper)
     if dense:
         paper, demo = config.task, f"demo_{config.task}"
     recipe = config.recipe_name or (start.recipe_name if start else "") or (
@@ -110,44 +138,41 @@ def choose_names(config: RunConfig, start: "Start | None") -> tuple[str, str]:
     return f"{model}_{size}", recipe
 
 
-def choose_recipe(given: dict, config: RunConfig, start: "Start | None") -> Recipe:
+def choose_recipe(given: dict, config: RunConfig, start: Start | None) -> Recipe:
     """Return the recipe with the crop, mean and std of the weights that the run starts from, and with the values that
     were given."""
     recipe = get_recipe(config.recipe_name)
     if start:
         kept = start.recipe
         recipe = replace(recipe, eval_crop=kept.eval_crop, mean=tuple(kept.mean), std=tuple(kept.std))
-    return override(recipe, {name: given[name] for name in flags() if name in given}, config.scale_lr)
+    return override(recipe, {name: given[name] for name in RECIPE_FLAGS if name in given}, config.scale_lr)
 
 
-def enough_epochs(config: RunConfig, steps: int) -> tuple[RunConfig, dict[str, str]]:
-    """Return the config and a remark, with epochs for LEAST_STEPS steps, at most MOST_EPOCHS, for a demo recipe on a
-    person's own data, unless --epochs or --limit is given. steps: of an epoch."""
+def enough_epochs(config: RunConfig, steps: int) -> tuple[RunConfig, str]:
+    """Return the config and a remark, with epochs for LEAST_STEPS steps, at most MOST_EPOCHS, for a demo recipe on the
+    user's own data, unless --epochs or --limit is given. steps: of an epoch."""
     recipe, given = config.recipe, config.given
     epochs = min(MOST_EPOCHS, math.ceil(LEAST_STEPS / max(1, steps)))
     if (epochs <= recipe.epochs or config.data not in NEED_FOLDER or not config.recipe_name.startswith("demo")
             or given.keys() & {"epochs", "limit"}):
-        return config, {}
+        return config, ""
     phases = {name: given[name] for name in ("warmup_epochs", "cooldown_epochs", "decay_epochs") if name in given}
-    said = f"{epochs}, not the recipe's {recipe.epochs}: one has only {plural(steps, 'step')}; --epochs N sets it"
+    remark = f"{epochs}, not the recipe's {recipe.epochs}: one has only {plural(steps, 'step')}; --epochs N sets it"
     recipe = override(recipe, phases | {"epochs": epochs})
-    return replace(config, recipe=recipe, given=given | {"epochs": epochs}), {"epochs": said}
+    return replace(config, recipe=recipe, given=given | {"epochs": epochs}), remark
 
 
-def choose_fields(config: RunConfig, start: "Start | None") -> dict:
+def choose_fields(config: RunConfig, start: Start | None) -> dict:
     """Return fields of the model's config: those of the weights to start from, of the recipe, of --set and --img-size.
     Unless it is set, patch is chosen so that the grid is near the preset's."""
     model = config.model
     if model not in CONFIGS:
         create_model(model)  # raises, naming the models there are
     preset, recipe = CONFIGS[model], config.recipe
-    if recipe.drop_path and recipe.drop_path != get_recipe(config.recipe_name).drop_path and not hasattr(
-            preset, "drop_path"):
-        raise ValueError(f"--drop-path {recipe.drop_path:g}: {model} has no stochastic depth; leave it out")
     fields = dict(start.config) if start and start.name == model else {}
-    fields |= {"drop_path": recipe.drop_path} if hasattr(preset, "drop_path") else {}
-    fields |= {name: value for name in ("anchors_per_class", "proxies_per_class")
-               if (value := getattr(config, name)) is not None}  # other models refuse it
+    own = {name: getattr(config, name) for name in ("anchors_per_class", "proxies_per_class")}
+    own["drop_path"] = recipe.drop_path if hasattr(preset, "drop_path") else config.given.get("drop_path") or None
+    fields |= {name: value for name, value in own.items() if value is not None}  # other models refuse them
     fields |= config.fields or {}
     if config.img_size or "img_size" not in fields:
         own = MODELS[config.task or "labels"][1](model)
@@ -163,62 +188,50 @@ def choose_fields(config: RunConfig, start: "Start | None") -> dict:
     return fields
 
 
-def check_task(config: RunConfig) -> None:
+def check_labels(config: RunConfig) -> None:
     """Raise ValueError if model or recipe cannot learn from single-label or from multi-label data."""
-    if config.task in DENSE:
-        return check_dense(config)
     data, model, recipe, preset = config.data, config.model, config.recipe, CONFIGS[config.model]
-    several, made_for = data in MULTI_LABEL, model.startswith(MULTI_LABEL_FAMILY)
+    several, multi_label = data in MULTI_LABEL, config.multi_label or model.startswith(MULTI_LABEL_FAMILY)
     has_anchors = getattr(preset, "aggregation", "none") != "none"
     taught = recipe.teacher != "none" or config.fields.get("distillation", getattr(preset, "distillation", False))
-    no_mixing = "give --mixup 0 --cutmix 0"
-    _refuse_first([
-        (recipe.scale_jitter, "--scale-jitter: scales images with boxes; give --task detection too, or --crop resized"),
-        (recipe.scale_range, "--scale-range: scales images with masks; give --task segmentation, or --crop resized"),
-        *((data in own, f"{data} tells {what}; give --task {task}, or choose shapes")
-          for task, (_, _, _, own, what, _) in DENSE.items()),
-        (not several and (made_for or config.multi_label),
-         f"{model if made_for else '--multi-label: the model'} answers yes or no for every class, and an image of"
-         f" {data} has exactly one; multi-label data are {', '.join(MULTI_LABEL)}; choose one, or another model"),
-        (not several and recipe.mixes and has_anchors,
-         f"mixup and CutMix give an image shares of two classes, and triplets need one; {no_mixing}"),
+    refuse_first([
+        *((data in dense.own_sets, f"{data} has {dense.targets}; give --task {task}, or choose shapes")
+          for task, dense in DENSE.items()),
+        (recipe.scale_jitter or recipe.scale_range, "--scale-jitter and --scale-range: of detection and segmentation;"
+                                                    " give --task, or --crop resized"),
+        (multi_label and not several, f"{model}: multi-label classification, and an image of {data} has exactly one"
+                                      f" label; choose one of {', '.join(MULTI_LABEL)}, or another model"),
+        (several and not multi_label, f"{model}: single-label classification, and an image of {data} has several labels"
+                                      " or none; choose gkgnet, or give --multi-label"),
+        (several and has_anchors, f"{model}: an anchor represents one class; choose resnet, or another model"),
+        (several and taught, "a teacher is for one label per image; give --teacher none and, with ClusterViG and"
+                             " AdaptViG, --set distillation=False"),
+        (recipe.mixes and (several or has_anchors), "mixup and CutMix give an image shares of two classes, which are"
+                                                    " for one label per image, without triplets; give --mixup 0"
+                                                    " --cutmix 0"),
         (has_anchors and recipe.contrastive > 0 and recipe.accumulation > 1 and not config.eval_only,
          f"--accumulation {recipe.accumulation}: {model}'s triplets are of the whole batch, which parts would cut; give"
          " --grad-checkpoint, --amp or a smaller --batch-size"),
         (config.backbone_weights and not hasattr(preset, "backbone"),
          f"--backbone-weights: {model} has no ResNet; give --init-from its own weights"),
         (config.every and not hasattr(preset, "grid"), f"--every: {model} has no graph over patches"),
-        (several and not (made_for or config.multi_label),
-         f"{model} tells the one class of an image, and an image of {data} shows several or none; choose gkgnet, or"
-         " give --multi-label to train yes or no for every class"),
-        (several and recipe.mixes, f"mixup and CutMix mix images of one class each; for multi-label data {no_mixing}"),
-        (several and taught, "a teacher tells one class an image; for multi-label data give --teacher none and, with"
-                             " ClusterViG and AdaptViG, --set distillation=False"),
-        (several and has_anchors, f"{model}: its anchors stand for one class each; choose resnet, or another model"),
     ])
 
 
 def check_dense(config: RunConfig) -> None:
     """Raise ValueError if a detector or a network for segmentation cannot learn from this data, or by this recipe."""
-    recipe, task = config.recipe, config.task
-    _, _, data, _, what, augmentation = DENSE[task]
+    recipe, task, dense = config.recipe, config.task, DENSE[config.task]
     other = recipe.scale_range if task == "detection" else recipe.scale_jitter
-    _refuse_first([
-        (config.data not in data,
-         f"--task {task}: {config.data} has no {what}; {' and '.join(data)} have"),
+    refuse_first([
+        (config.data not in dense.sets,
+         f"--task {task}: {config.data} has no {dense.targets}; {' and '.join(dense.sets)} have"),
         (config.every, "--every: keeps graphs of classifiers alone; leave it out"),
         (config.multi_label, f"--multi-label and --task {task}: choose one of them"),
         (config.backbone_weights, "--backbone-weights: goes with CNN2GNN's ResNet alone; start a detector's backbone"
                                   " with --init-from"),
         (recipe.mixes or recipe.erasing or recipe.rand_augment or recipe.color_jitter or recipe.oversample or other,
-         f"--task {task}: of all augmentation it has {augmentation}; choose a recipe without the others, as {task}"),
-        (recipe.teacher != "none", f"--task {task}: a teacher tells one class an image; give --teacher none"),
+         f"--task {task}: its augmentations are {dense.augmentation}; choose a recipe without others, such as {task}"),
+        (recipe.teacher != "none", f"--task {task}: a teacher is for one label per image; give --teacher none"),
         (config.compile and task == "detection",
-         "--compile: what a detector computes depends on what it finds; leave it out"),
+         "--compile: a detector's computation depends on what it finds; leave it out"),
     ])
-
-
-def _refuse_first(rules: list[tuple[object, str]]) -> None:
-    for wrong, sentence in rules:
-        if wrong:
-            raise ValueError(sentence)

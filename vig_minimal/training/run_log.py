@@ -1,9 +1,7 @@
 """What a run prints and writes: first lines, a line and a row of metrics.csv for each epoch, config.json, tables."""
 
-import copy
 import csv
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -11,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ..data.datasets import Data, label_counts
@@ -21,9 +20,9 @@ from ..models.cost import count_macs, count_parameters, peak_memory, saved_bytes
 from ..streams import Progress, duration, unheard
 from .checkpoint import save_graphs
 from .endings import fill
+from .config import family_of
 from .engine import Run, mean_neighbours
 from .recipes import used
-from .resume import Start
 
 KEPT = 4  # images whose graphs --every keeps
 FEW = 10  # names that are printed; the rest are in the output folder
@@ -40,7 +39,7 @@ class RunLog:
         self.events, self.probe, self.start = None, None, time.perf_counter()
 
     def say(self, *lines: str, indent: str = "  ") -> None:
-        """Print lines, above any progress bar; what does not fit into one goes on below, indented."""
+        """Print lines above any progress bar, wrapped with an indent."""
         if not self.is_first:
             return
         try:
@@ -48,7 +47,7 @@ class RunLog:
                 # names of files need not be UTF-8
                 tqdm.write(fill(line, indent).encode(errors="backslashreplace").decode())
             sys.stdout.flush()
-        except BrokenPipeError:  # as of `train.py | head`: the run goes on, and its files hold all of this
+        except BrokenPipeError:  # as of `train.py | head`: the run continues
             unheard()
 
     def progress(self, text: str, steps: int, images: int, step: int | None = None) -> Progress:
@@ -57,13 +56,13 @@ class RunLog:
         return Progress(text, steps, images, self.say, step, run.recipe.epochs, run.config.log_every, self.is_first)
 
     def begin(self, heading: dict[str, str]) -> None:
-        """Say what will happen, heading to text, and what looks wrong about the data."""
+        """Print the first lines, heading to text, and warnings about the data."""
         for name, text in heading.items():
             self.say(f"{name:8}{text}", indent=" " * 8)
         self.say(*warnings(self.run.data))
 
     def open(self) -> None:
-        """Write config.json, and metrics.csv as far as the run has come."""
+        """Write config.json, and the rows of metrics.csv so far."""
         if not self.is_first:
             return
         run, config = self.run, self.run.config
@@ -86,10 +85,14 @@ class RunLog:
             write_table(self.folder / "metrics.csv", self.rows)
 
     def row(self, trained: dict[str, float], scores: dict[str, float]) -> dict:
-        """Add the row of the epoch that is done to the run's history, write metrics.csv, and return the row. The history
-        keeps no times: the checkpoint of a run that was cut off is that of one that was not."""
+        """Add the epoch's row to the run's history, write metrics.csv, and return the row. The history keeps no times:
+        the checkpoint of a resumed run is that of an uninterrupted one."""
         run, config = self.run, self.run.config
-        row = metrics_row(run, trained, scores, mean_neighbours(run.evaluated, self.probe))
+        train = {name if name in ("lr", "images_per_s") else f"train_{name.removeprefix('loss_')}": value
+                 for name, value in trained.items()}
+        row = {"epoch": run.epoch, "step": run.step} | train
+        row |= {f"val_{name}": value for name, value in scores.items()}
+        row |= {f"neighbours_{i}": value for i, value in enumerate(mean_neighbours(run.evaluated, self.probe))}
         run.history.append({name: value for name, value in row.items() if name != "images_per_s"})
         self.rows.append(row)
         write_table(self.folder / "metrics.csv", self.rows)
@@ -98,7 +101,7 @@ class RunLog:
                      "epoch": run.epoch, "mean": run.recipe.mean, "std": run.recipe.std}
             save_graphs(self.folder / f"graphs-{run.epoch:03d}.pt", run.evaluated, self.probe[:KEPT], about)
         for name, value in row.items() if self.events else ():
-            if value != "" and name not in ("epoch", "step"):
+            if name not in ("epoch", "step"):
                 self.events.add_scalar(name, value, run.epoch)
         if self.events:
             self.events.flush()
@@ -114,7 +117,7 @@ class RunLog:
                          for name, value in values.items()])
 
     def epoch(self, row: dict, scores: dict[str, float], notes: dict[str, list[FileNote]]) -> None:
-        """Say how the epoch went, which files were replaced or converted for the first time, and what looks wrong."""
+        """Print the epoch's line, the files replaced or converted for the first time, and warnings."""
         self.say(line(row, self.run.recipe.epochs, self.run.task.lines))
         for split, of_split in notes.items():
             new = [note for note in {note.name: note for note in of_split}.values() if note.name not in self.told]
@@ -130,13 +133,13 @@ class RunLog:
                            for name, value in scores.items()), *self._per_class())
 
     def stopped(self) -> None:
-        """Say where a signal ended the run."""
+        """Print where a signal ended the run."""
         run = self.run
         self.say(f"ended by a signal after step {run.step - run.epoch * len(run.batches)} of epoch {run.epoch + 1};"
-                 f" --resume auto goes on from {self.folder / 'last.pt'}")
+                 f" --resume auto resumes from {self.folder / 'last.pt'}")
 
     def end(self, images: int, seconds: float) -> None:
-        """Say the best epoch and what it took. images, seconds: of training alone."""
+        """Print the best epoch and the time taken. images, seconds: of training alone."""
         speed = f", {images / seconds:.0f} images/s in training" if images else ""
         self.say(*self._per_class(), f"{self.best_score()}; this took {duration(time.perf_counter() - self.start)}"
                                      f"{speed}; everything is in {self.folder}")
@@ -151,20 +154,9 @@ class RunLog:
         return per_class(values, self.run.task.class_score) if values else []
 
 
-def metrics_row(run: Run, trained: dict[str, float], scores: dict[str, float], neighbours: list[float]) -> dict:
-    """Return a row of metrics.csv. Before training (epoch 0), the columns of training are empty."""
-    names = run.task.loss_names if len(run.task.loss_names) > 1 else ()
-    terms = {f"train_{name}": trained.get(f"loss_{name}", "") for name in names}
-    trained = {name: "" if math.isnan(value) else value for name, value in trained.items()}
-    return {"epoch": run.epoch, "step": run.step, "lr": trained.get("lr", ""), "train_loss": trained.get("loss", ""),
-            **terms, **{f"val_{name}": value for name, value in scores.items()},
-            "images_per_s": trained.get("images_per_s", ""),
-            **{f"neighbours_{layer}": value for layer, value in enumerate(neighbours)}}
-
-
 def write_table(path: Path, rows: Sequence[dict]) -> None:
-    """Write rows as a table, at once. A column is there if a row has it: COCO's figures of small objects are there only
-    if an image shows one, and a run may go on with other data."""
+    """Write rows as a table, atomically. A column is there if a row has it: epoch 0 has no training, and COCO's figures
+    of small objects need an image that shows one."""
     names = list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
     with replacing(path, "w") as file:
         table = csv.DictWriter(file, names)
@@ -179,14 +171,14 @@ def line(row: dict, epochs: int, scores: dict[str, str]) -> str:
     texts = {"train_loss": "loss {:.3f}", "val_loss": "val loss {:.3f}", **scores, "images_per_s": "{:.0f} images/s",
              "lr": "lr {:.1e}"}
     for name, text in texts.items():
-        if row.get(name, "") != "":
+        if name in row:
             parts.append(text.format(row[name]))
     neighbours = [f"{value:.1f}" for name, value in row.items() if name.startswith("neighbours_")]
     return "  ".join([*parts, "neighbours " + " ".join(neighbours)])
 
 
 def first_loss(loss: float, chance: float, formula: str) -> str:
-    """Return the loss of the first step beside the chance level. If they are far apart, something is wrong already."""
+    """Return the loss of the first step beside the chance level: far apart, they show a mistake."""
     wrong = "" if chance / 2 < loss < 2 * chance else "; far from it: check labels, learning rate and normalisation"
     return f"first step: loss {loss:.3f}, chance level {chance:.3f} ({formula}){wrong}"
 
@@ -238,59 +230,61 @@ def file_notes(notes: list[FileNote], split: str, path: Path | None = None) -> l
     return lines
 
 
-def describe(run: Run, start: Start | None, given_model: str | None) -> dict[str, str]:
-    """Return the first lines, heading to text. given_model: as a person named it, maybe by its family alone."""
-    config, data, processes, recipe = run.config, run.data, run.processes, run.recipe
-    model, name = run.model.config, config.model
-    if given_model == config.model.rpartition("_")[0]:
-        name += f" (family {given_model}, size of the recipe {config.recipe_name})"
-    parameters, macs, kept = costs(run)
+def describe(run: Run) -> dict[str, str]:
+    """Return the first lines, heading to text."""
+    config, data, processes, recipe, model = run.config, run.data, run.processes, run.recipe, run.model.config
+    run.task.begin_evaluation(run.evaluated)
+    noise = torch.rand(2, 3, *model.img_size, device=processes.device)
+    parameters, macs = count_parameters(run.model), count_macs(run.evaluated, noise)
+    asked = config.given.get("model") == family_of(config.model)
+    of_family = f" (family {family_of(config.model)}, size of the recipe {config.recipe_name})" if asked else ""
     grid = f" in patches of {model.patch}: {model.grid[0]}×{model.grid[1]} nodes" if hasattr(model, "patch") else ""
-    sources = {split: batches.loader.dataset for split, batches in
-               (("training", run.batches), ("validation", run.val_batches)) if batches is not None}
-    where = {True: "in memory", False: "read as needed"}
-    counts = [f"{plural(len(images), f'{split} image')} ({where[isinstance(images, StoredImages)]})"
-              for split, images in sources.items()]
+    counts = [f"{plural(len(batches.loader.dataset), f'{split} image')} "
+              + ("(in memory)" if isinstance(batches.loader.dataset, StoredImages) else "(read as needed)")
+              for split, batches in (("training", run.batches), ("validation", run.val_batches)) if batches]
     steps = f" of {plural(len(run.batches), 'step')}" if run.batches else ""
+    values = [f"{field} {value}" for field, value in used(recipe, model, data.multi_label).items()]
     threads = f", {plural(torch.get_num_threads(), 'thread')}" if processes.device.type == "cpu" else ""
     lines = {
-        "model": f"{name}: {parameters:,} parameters, {macs / 1e9:.3f} GMACs an image",
+        "model": f"{config.model}{of_family}: {parameters:,} parameters, {macs / 1e9:.3f} GMACs an image",
         "grid": f"{model.img_size[0]}×{model.img_size[1]} pixels{grid}",
         "data": "; ".join([f"{data.name}: {plural(len(data.classes), 'class')}, {', '.join(counts)}", *data.remarks]),
-        "recipe": f"{config.recipe_name}: {plural(recipe.epochs, 'epoch')}{steps}, "
-                  + ", ".join(f"{field} {value}" for field, value in used(recipe, model, data.multi_label).items()),
-    }
-    if not config.eval_only:
-        share = recipe.batch_size // (processes.world * recipe.accumulation)
-        copies = 3 if run.average is None else 4  # of gradients, AdamW's two moments, moving average
-        lines["batch"] = (f"{plural(recipe.batch_size, 'image')} a step (global) = {share} a process ×"
-                          f" {plural(processes.world, 'process')} × {plural(recipe.accumulation, 'part')}"
-                          f" (accumulation), learning rate {recipe.lr:g}")
-        memory = peak_memory(processes.device) + 4 * copies * parameters + kept * share
-        if not config.dry_run:  # which measures it
-            lines["memory"] = (f"about {memory / 2**20:,.0f} MiB a process, {kept / 2**20:.1f} of them for each of its"
-                               f" {plural(share, 'image')}")
-    lines["device"] = f"{processes.device}{threads}, {AMP_NAMES[config.amp]}, torch {torch.__version__}"
-    lines["output"] = "none: a dry run" if config.dry_run else str(config.output)
+        "recipe": f"{config.recipe_name}: {', '.join([plural(recipe.epochs, 'epoch') + steps, *values])}",
+        **(batch_and_memory(run, parameters, noise) if run.batches else {}),
+        "device": f"{processes.device}{threads}, {AMP_NAMES[config.amp]}, torch {torch.__version__}",
+        "output": "none: a dry run" if config.dry_run else str(config.output)}
     if config.eval_only:
-        several = data.multi_label or config.task == "detection"
-        lines["output"] = (f"{'none' if several else f'confusion matrix in {config.output}'}: evaluates {start.path}")
-    elif start is not None and start.goes_on:
-        steps = f" and {run.first_step} steps" if run.first_step else ""
-        lines["output"] += f", going on after epoch {run.epoch}{steps} of {start.path}"
-    return lines | run.remarks
+        table = "none" if data.multi_label or config.task == "detection" else f"confusion matrix in {config.output}"
+        lines["output"] = f"{table}: evaluates {run.start.path}"
+    elif run.start and run.start.resumes:
+        steps = f" and {plural(run.first_step, 'step')}" if run.first_step else ""
+        lines["output"] += f", resumed after epoch {run.epoch}{steps} of {run.start.path}"
+    if run.start and run.start.damaged:
+        lines["warning"] = f"{run.start.damaged}; resumed from {run.start.path}, the one before it"
+    if run.remark:
+        lines["epochs"] = run.remark
+    if run.changes:
+        lines["changed"] = "; ".join(run.changes)
+    if run.new_parts is not None:
+        lines["start"] = (f"from {config.init_from}: {run.start.found}; new: {', '.join(run.new_parts) or 'nothing'}"
+                          + "; all else is frozen" * config.freeze)
+    return lines
 
 
-def costs(run: Run) -> tuple[int, float, float]:
-    """Return parameters, multiply-adds of an image, and bytes that each image keeps for the backward pass."""
-    network, task = copy.deepcopy(run.evaluated), copy.copy(run.task)  # measuring moves statistics, a task remembers
-    task.begin_evaluation(network)
-    task.begin_epoch(network, 0)
-    noise, kept = torch.rand(2, 3, *network.config.img_size, device=run.processes.device), 0.0
+def batch_and_memory(run: Run, parameters: int, images: Tensor) -> dict[str, str]:
+    """Return the lines on the batch and, unless a dry run measures it, on the memory of a training step."""
+    recipe, world = run.recipe, run.processes.world
+    share = recipe.batch_size // (world * recipe.accumulation)
+    lines = {"batch": f"{plural(recipe.batch_size, 'image')} a step (global) = {share} a process ×"
+                      f" {plural(world, 'process')} × {plural(recipe.accumulation, 'part')} (accumulation), learning"
+                      f" rate {recipe.lr:g}"}
+    if run.config.dry_run:
+        return lines
+    run.task.begin_epoch(run.model, 0)
     with run.autocast():
-        macs = count_macs(network, noise)
-        if not run.config.eval_only:
-            network.train()
-            kept = saved_bytes_per_image(network, noise,
-                                         lambda images: task.outputs(network, images, task.blank(images)))
-    return count_parameters(network), macs, kept
+        kept = saved_bytes_per_image(run.model, images, lambda model, images: run.task.outputs(
+            model, images, run.task.blank(images)))
+    copies = 3 if run.average is None else 4  # of gradients, AdamW's two moments, moving average
+    memory = peak_memory(run.processes.device) + 4 * copies * parameters + kept * share
+    return lines | {"memory": f"about {memory / 2**20:,.0f} MiB a process, {kept / 2**20:.1f} of them for each of its"
+                              f" {plural(share, 'image')}"}

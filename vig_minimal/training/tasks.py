@@ -32,7 +32,6 @@ class Task:
 
     key, key_name                       score that decides which epoch is best, and how it is printed
     lines                               formats of an epoch's scores, by column of metrics.csv
-    loss_names                          names of the losses that have a column in metrics.csv
     losses(outputs, targets, images)    losses by name; training minimises their sum
     scores()                            a new metric: `update(outputs, targets)` takes a batch, `compute(processes)`,
                                         called in every process, returns the scores; one that has AP by class keeps
@@ -84,8 +83,6 @@ class SingleLabel(Task):
 
     def __init__(self, label_smoothing: float, teacher: Callable[[Tensor], Tensor] | None = None):
         self.label_smoothing, self.teacher = label_smoothing, teacher
-        # without a teacher, the second loss of a model with two classifiers has no column of its own
-        self.loss_names = ("cross_entropy",) if teacher is None else ("cross_entropy", "distillation")
 
     def losses(self, outputs: Tensor | tuple[Tensor, Tensor], targets: Tensor, images: Tensor) -> dict[str, Tensor]:
         """Return the losses by name. outputs: logits (B, classes), or those of the classifier and of the distillation
@@ -133,7 +130,6 @@ class MultiLabelTask(Task):
     key, key_name = "mAP", "mAP"
     lines = {"val_mAP": "mAP {:5.2f} %", "val_CF1": "CF1 {:5.2f} %", "val_OF1": "OF1 {:5.2f} %",
              "val_CF1_top3": "top-3 CF1 {:5.2f} %", "val_OF1_top3": "top-3 OF1 {:5.2f} %"}
-    loss_names = "smooth", "asymmetric"
 
     def __init__(self, classes: Sequence[str], label_smoothing: float, asymmetric: float):
         self.classes, self.label_smoothing, self.asymmetric = classes, label_smoothing, asymmetric
@@ -198,8 +194,6 @@ class BipartiteTask(Task):
     key, key_name = SingleLabel.key, SingleLabel.key_name
     lines = {**SingleLabel.lines, "val_proxy_distance": "proxies apart {:.2f}",
              "val_strongest": "strongest proxy {:5.2f} %"}
-    loss_names = ("images", "anchors", "proxies", "anchor_triplet", "proxy_triplet", "anchor_proxy_triplet",
-                  "proxy_contrastive")
 
     def __init__(self, anchors: Anchors | None, label_smoothing: float, contrastive: float, processes: Processes):
         self.anchors, self.processes = anchors, processes
@@ -254,7 +248,6 @@ class DetectionTask(Task):
 
     key, key_name = "AP", "box AP"
     lines = {"val_AP": "box AP {:5.2f} %", "val_AP50": "AP50 {:5.2f} %", "val_mask_AP": "mask AP {:5.2f} %"}
-    loss_names = "proposals", "classes", "boxes", "masks"
 
     def __init__(self, classes: Sequence[str]):
         self.classes = classes
@@ -293,7 +286,6 @@ class SegmentationTask(Task):
 
     key, key_name, class_score = "mIoU", "mIoU", "IoU"
     lines = {"val_mIoU": "mIoU {:5.2f} %", "val_accuracy": "pixels right {:5.2f} %"}
-    loss_names = ("cross_entropy",)
 
     def __init__(self, classes: Sequence[str]):
         self.classes = classes

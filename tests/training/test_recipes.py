@@ -157,5 +157,5 @@ def test_what_a_field_takes(field, fit, others):
     for value in fit:
         assert getattr(replace(Recipe(), **{field: value}), field) == value
     for value in others:
-        with pytest.raises(ValueError, match=field):
+        with pytest.raises(ValueError, match=field.replace("_", "[-_]")):
             replace(Recipe(), **{field: value})

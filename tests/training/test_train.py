@@ -23,7 +23,7 @@ from vig_minimal import create_model, list_models
 from vig_minimal.data.datasets import open_data
 from vig_minimal.models.released import load_released
 from vig_minimal.training import checkpoint, resolve, run_log
-from vig_minimal.training.config import RunConfig, flag_fields, parse
+from vig_minimal.training.config import OPTIONS, RunConfig, parse
 from vig_minimal.training.metrics import TopK
 from vig_minimal.training.recipes import get_recipe
 from vig_minimal.training.tasks import SingleLabel
@@ -366,8 +366,8 @@ def test_model_and_recipe_decide_about_each_other(argv, data, names):
 
 
 def test_a_flags_help_tells_its_default():
-    told = {name: re.search(r"default:? ([\w.]+)", field.metadata["help"]) for name, field in flag_fields().items()}
-    told = {name: found[1] for name, found in told.items() if found and flag_fields()[name].default is not None}
+    told = {name: re.search(r"default:? ([\w.]+)", field.metadata["help"]) for name, field in OPTIONS.items()}
+    told = {name: found[1] for name, found in told.items() if found and OPTIONS[name].default is not None}
     assert told == {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in {
         "eval_split": "val", "seed": 0, "device": "auto", "timeout": 5.0}.items()}
     assert all(told[name] == f"{getattr(RunConfig(), name)}".removesuffix(".0") for name in told)

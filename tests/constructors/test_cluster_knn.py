@@ -97,3 +97,9 @@ def test_neighbours_are_picked_in_float32_and_without_gradient():
     assert not torch.equal(constructor(rounded).adj(), expected), "these nodes do not tell the two precisions apart"
     many = torch.randn(2, 200, 24).bfloat16()  # enough that rounding their directions would swap some neighbours
     assert torch.equal(constructor(many).index, constructor(many.float()).index)
+
+
+@pytest.mark.parametrize("k, clusters", [(0, 3), (3, 0), (-1, 3)])
+def test_less_than_one_neighbour_or_partition_is_an_error(k, clusters):
+    with pytest.raises(ValueError, match=f"k={k}, clusters={clusters}: both must be at least 1"):
+        ClusterKNN(k, clusters)

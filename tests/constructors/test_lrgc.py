@@ -166,6 +166,12 @@ def test_every_score_starts_between_minus_1_and_1_at_every_width_and_size(dim, s
         assert graph.adj().min() > 0 and score.abs().max() < 1
 
 
+def test_keys_start_with_a_spread_of_1_over_d():
+    for dim in (64, 192):
+        weight = LRGC(dim).key.weight
+        assert weight.std().item() == pytest.approx(1 / dim, rel=0.05) and abs(weight.mean().item()) < 0.1 / dim
+
+
 def test_the_first_steps_teach_keys_queries_and_tau():
     model = create_model("lrgc_nano", dim=16, depth=2, img_size=32).train()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -413,3 +413,13 @@ def test_images_without_any_edge_train():
     m = max_relative(x, Graph(5, weights=torch.zeros(2, 5, 5, dtype=torch.bool)))
     m.sum().backward()
     assert not m.any() and not x.grad.any()
+
+
+def test_the_gradient_finds_its_source_among_any_number_of_sources():
+    """Winners are kept in 1, 2 or 4 bytes: around 256 and 32,768 sources the number of bytes changes."""
+    for num_sources in (256, 257, 2**15, 2**15 + 1, 40_000):
+        chosen = [0, 1, 254, 255, *(j for j in (256, 2**15 - 1, 2**15, num_sources - 1) if j < num_sources)]
+        y = torch.randn(1, num_sources, 2, dtype=torch.float64, requires_grad=True)
+        graph = Graph(num_sources, index=torch.tensor(chosen)[None, :, None])
+        gradient, = torch.autograd.grad(aggregate_max(y, graph).sum(), y)
+        assert gradient[0, :, 0].nonzero().flatten().tolist() == sorted(set(chosen))

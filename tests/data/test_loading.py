@@ -75,8 +75,11 @@ def test_small_data_is_kept_in_memory_and_gives_the_same_images(tmp_path, monkey
     both = (ValidationBatches(split, Recipe(batch_size=4), (0, 1), CPU, 0) for split in (stored, images))
     for (a, b), (c, d) in zip(*both, strict=True):
         assert torch.equal(a, c) and torch.equal(b, d)
-    random = PreparedImages(source, (16, 16), 0.9, Recipe(crop="resized"))
-    assert store_if_it_fits(random, 0, 1, CPU) is random  # other crops every epoch
+    for changing in ({"crop": "resized"}, {"crop": "pad", "rand_augment": 9.0}, {"crop": "pad", "color_jitter": 0.4}):
+        random = PreparedImages(source, (16, 16), 0.9, Recipe(**changing))
+        assert store_if_it_fits(random, 0, 1, CPU) is random  # other crops or colours every epoch
+    assert isinstance(store_if_it_fits(PreparedImages(source, (16, 16), 0.9, Recipe(crop="pad")), 0, 1, CPU),
+                      StoredImages)  # flips and shifts are those of batches
     monkeypatch.setattr(loading, "MEMORY_LIMIT", 6 * 3 * 16 * 16)
     assert isinstance(store_if_it_fits(images, 0, 1, CPU), StoredImages)
     assert store_if_it_fits(images, 0, 2, CPU) is images  # two processes would keep two copies
@@ -103,3 +106,15 @@ def test_a_broken_image_of_a_limited_set_is_named_too(tmp_path):
     with pytest.raises(DataError) as error:
         PreparedImages(source, (16, 16), 1.0).__getitems__([(0, 0, 0)])
     assert str(error.value).startswith(path)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_a_thin_image_the_middle_is_seen(turned):
+    """What lies far outside the crop goes first, or it would be scaled to gigabytes."""
+    image = torch.randint(256, (3, 4, 4000), dtype=torch.uint8)
+    middle = image[:, :, 1500:2500]
+    if turned:
+        image, middle = image.mT, middle.mT
+    for size in ((16, 16), (8, 12)):
+        found = centre_crop(image, size, 0.9)
+        assert found.shape[1:] == size and torch.equal(found, centre_crop(middle, size, 0.9))

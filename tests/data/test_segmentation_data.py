@@ -238,3 +238,21 @@ def test_batches_of_masks_are_normalised_and_in_whole_numbers():
                 assert torch.equal(pixels, stored.long()) and torch.equal(mask, classes.long())
                 seen += 1
     assert seen == 12
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_has_the_size_of_its_upright_image(tmp_path, orientation):
+    """EXIF's orientations from 5 on exchange width and height."""
+    root = folder_of(tmp_path, splits=(".",), images=2, mask=MASK.T if orientation >= 5 else MASK)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for path in (root / "images").iterdir():
+        Image.new("RGB", (3, 2)).save(path, exif=exif)
+    train, _, _ = mask_folders(str(root), 0)
+    image, mask = train[0]
+    assert image.size == tuple(mask.shape)[::-1] == ((2, 3) if orientation >= 5 else (3, 2))
+    if orientation in (1, 8):
+        for path in (root / "masks").iterdir():
+            save(path, MASK if orientation >= 5 else MASK.T)
+        with pytest.raises(DataError, match="and its image"):
+            mask_folders(str(root), 0)

@@ -263,6 +263,22 @@ def test_the_backbone_is_torchvisions(name):
         torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
 
 
+def test_convolutions_of_the_backbone_start_as_torchvisions():
+    """Kaiming-normal over the outputs: a variance of 2 / (k² · outputs)."""
+    for layer in ResNet("resnet18", "imagenet").modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            std = (2 / (layer.kernel_size[0] ** 2 * layer.out_channels)) ** 0.5
+            assert layer.weight.std().item() == pytest.approx(std, rel=0.05) and layer.weight.abs().max() > 2.5 * std
+
+
+def test_old_files_without_counters_of_batches_load(tmp_path):
+    theirs, ours = models.resnet18(), ResNet("resnet18", "imagenet")
+    state = {key: value for key, value in theirs.state_dict().items() if not key.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "old.pth")
+    load_backbone(ours, "resnet18", tmp_path / "old.pth")
+    assert torch.equal(ours.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)
+
+
 def test_backbone_weights_load_from_a_file_or_say_why_not(tmp_path):
     theirs, ours = models.resnet18(), ResNet("resnet18", "imagenet")
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")

@@ -144,6 +144,9 @@ def test_what_cannot_be_a_detector_is_refused():
         create_detector("vig_nan")
     with pytest.raises(ValueError, match="no field 'sample'"):
         create_detector("vig_nano", sample=3)
+    for wrong in ({"frozen_bn": 1}, {"samples": 0}, {"anchor": 1.5}, {"num_classes": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            create_detector("vig_nano", **wrong)
     with pytest.raises(ValueError, match="shorter side of at least 64"):
         create_detector("vig_nano", img_size=(32, 100))
     with pytest.raises(ValueError, match="four stages"):

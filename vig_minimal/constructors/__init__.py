@@ -10,7 +10,7 @@ constructor:
    labels.)
    Pick edges in float32, also under autocast (`graphs.distance`): bfloat16 keeps fewer than three digits, so near ties
    change neighbours. Under bfloat16 autocast the nodes themselves are rounded already.
-   A Graph of the wrong shape or type is one sentence; an index out of range too, but on a CPU alone: try it there.
+   A Graph of a wrong shape or type raises ValueError; on a CPU also an index out of range, so try it there first.
    Take random numbers from `graphs.draws`: an image then gets the same ones in any split of its batch.
    The number of images is `nodes.shape[0]`: `len(nodes)` would be a fixed number in an exported model.
 2. Write `NAME_per_block(config)` below: it returns one constructor for each block of a model, made from the fields of

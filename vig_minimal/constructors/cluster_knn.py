@@ -43,7 +43,7 @@ class ClusterKNN(nn.Module):
 
     @torch.no_grad()
     def partition(self, x: Tensor) -> Tensor:
-        """Return the partition of every node: (B, N, C) to labels (B, N), 0 to clusters − 1, each of which occurs."""
+        """Return the partition of every node: (B, N, C) to labels (B, N), 0 to clusters − 1, each occurring."""
         start = "random" if self.training else pick(x, fixed_start(x.shape[1], self.clusters))
         return kmeans(x, self.clusters, self.iters, start)[0]
 

@@ -57,7 +57,7 @@ class HyperedgeGraph(Graph):
 
 
 class Hypergraph(nn.Module):
-    """A node is in every hyperedge of which its membership is above `least`, without gradient.
+    """A node is in every hyperedge where its membership is above `least`, without gradient.
 
     Nodes (B, N, C) -> HyperedgeGraph with `member` (B, N, E) and messages (B, N, C). Features are not normalised.
     Degree: 1 to N nodes, by 1 to E hyperedges. Cost for each node: 2·E·C multiply-adds a round, and two means over E.

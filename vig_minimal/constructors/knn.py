@@ -70,7 +70,7 @@ def nearest(x: Tensor, y: Tensor, relative: Tensor | None, count: int) -> Tensor
     node is its own nearest, whatever rounding says; with `relative` its distance to itself is exactly 0."""
     distance = squared_distance(x, y)  # (B, N, M)
     if relative is not None:
-        return smallest(distance + relative[:], count)  # all rows, of which the fast form asks for some at a time
+        return smallest(distance + relative[:], count)  # [:]: all rows; the fast form takes some at a time
     return smallest(fill_diagonal(distance, -torch.inf) if y is x else distance, count)
 
 

@@ -2,7 +2,7 @@
 
 ViG-Ti with a learnt constructor: attention between keys and queries, cut at a learnt threshold. In the paper's order:
 
-    equation   says                                         is
+    equation   formula                                      place
     Eq. 1      Y = GELU(X W_1) W_2 + X                      `layers.FFN`
     Eq. 2      α'_ij = key(v_i)·query(v_j)                  `LRGC.scores`
     Eq. 3      α'' = ReLU(σ(α') − σ(τ)), α = tanh(α'')      `alpha_of`

@@ -64,7 +64,7 @@ def lloyd(x: Tensor, centroids: Tensor, iters: int) -> tuple[Tensor, Tensor]:
 
 
 def refilled(distance: Tensor) -> Tensor:
-    """Return the nearest centroid of each node, given distances (B, N, k): labels (B, N), every one of which occurs."""
+    """Return the nearest centroid of each node, given distances (B, N, k): labels (B, N), each occurring."""
     labels = distance.argmin(-1)
     own = distance.nan_to_num(torch.finfo(distance.dtype).max).gather(2, labels[..., None])[..., 0]  # (B, N)
     for i in range(distance.shape[2]):  # the node nearest to its centroid stays: no other partition gets empty

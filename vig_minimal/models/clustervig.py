@@ -61,7 +61,7 @@ class DEGC(nn.Module):
     """Dynamic Efficient Graph Convolution, Algorithm 1, for a whole batch of images at once (Algorithm 2).
 
     Algorithm 2 sorts the nodes of all images by partition, and sorts back at the end. Here the nodes stay in place, and
-    labels say which may be neighbours. (B, C, H, W) -> (B, out_dim, H, W) and the ClusterGraph. Without a constructor
+    labels restrict the neighbours. (B, C, H, W) -> (B, out_dim, H, W) and the ClusterGraph. Without a constructor
     partitions and edges are those of the block `before`, and z_i are the means of the nodes as they are now.
     """
 

@@ -235,7 +235,7 @@ class Detector(MaskRCNN):
             mask_predictor=MaskRCNNPredictor(config.channels, config.channels, config.num_classes + 1),
             **pools)
         self.config = config
-        self.resize = self.transform  # a loaded model's `transform` is what a person does to an image
+        self.resize = self.transform  # `transform` of a loaded model is the preprocessing of an image
         del self.transform
 
     def forward(self, images: list[Tensor] | Tensor, targets: list[dict[str, Tensor]] | None = None,

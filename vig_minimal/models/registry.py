@@ -132,7 +132,7 @@ def create_model(name: str, **overrides) -> nn.Module:
 def as_now(name: str, config: dict) -> dict:
     """Return the fields of a checkpoint's config as this version has them.
 
-    Checkpoints once kept the k that the size gave where nobody had chosen one. So a k that equals it counts as not
+    Checkpoints once kept the default k of their size. So a k that equals it counts as not
     chosen: the model is the same, and at other sizes k follows the size, as it did."""
     if "body" in config:  # a detector's backbone
         return config | {"body": tuple(as_now(name, dict(config["body"])).items())}
@@ -160,7 +160,7 @@ def recognise(path: str | Path) -> dict:
     if isinstance(state.get("name"), str) and isinstance(state.get("config"), dict):
         if "body" in state["config"]:
             raise CheckpointError(f"{path}: holds a detector or a network for segmentation; --init-from takes a"
-                                  " classifier's weights, and --resume goes on with the others")
+                                  " classifier's weights, --resume the others")
         config = as_now(state["name"], state["config"])
         config = {name: value for name, value in config.items() if name != "num_classes"}
         return state | {"config": config, "said": f"{state['name']}, as the checkpoint says"}

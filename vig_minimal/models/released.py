@@ -57,7 +57,7 @@ ADAPTVIG_RENAMES = (
 )
 # what programs keep beside weights: tables that follow from the grid, counters of thop and of averages
 NO_WEIGHTS = {"relative_pos", "total_ops", "total_params", "n_averaged"}
-DEEPEST = 5  # dicts inside one another, of which the innermost holds the weights
+DEEPEST = 5  # nested dicts, the innermost with the weights
 AVERAGES = ("ema", "average", "swa")  # in the names of such dicts
 BODY = ("stem", "position", "blocks", "stages", "backbone")  # of a model: what does not depend on the classes
 

@@ -41,7 +41,7 @@ def relative_on(stage: nn.Module, height: int, width: int) -> "Tensor | Relative
 
 @dataclass(frozen=True)
 class RelativeRows:
-    """E of a grid, of which rows[start:stop] makes these rows."""
+    """E of a grid; rows[start:stop] computes these rows."""
 
     dim: int
     grid: Grid

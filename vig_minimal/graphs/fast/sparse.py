@@ -14,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 IS_THERE = hasattr(torch.ops.aten, "_sparse_mm_reduce_impl")
 
-with warnings.catch_warnings():  # torch says once in a process that these tensors are in beta: let it be said here
+with warnings.catch_warnings():  # torch warns once per process that these tensors are in beta: trigger it here
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (1, 1))
 
@@ -35,7 +35,7 @@ def largest(x: Tensor | None, sources: Tensor, index: Tensor | None, weights: Te
     ones, size = sources.new_ones(len(column)), (math.prod(shape), batch * num_sources)
     matrix = torch.sparse_csr_tensor(begin, column, ones, size, check_invariants=False)
     values = sources.reshape(-1, channels).detach().requires_grad_(want_index)
-    # torch says which edge gives a maximum only where it would need a gradient; what it saves for that is dropped
+    # torch returns the argmax only where it would need a gradient; the tensors saved for that are dropped
     with torch.set_grad_enabled(want_index), saved_tensors_hooks(lambda saved: None, lambda nothing: nothing):
         # what torch.sparse.mm(matrix, values, "amax") calls; that one keeps the edges to itself
         best, edge = torch.ops.aten._sparse_mm_reduce_impl(matrix, values, "amax")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -104,11 +105,23 @@ def test_every_parameter_is_in_one_group_with_its_scale():
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def of_pets(tmp_path_factory):
+    """A folder with a model of cats and dogs, trained once."""
+    folder = tmp_path_factory.mktemp("of_pets")
+    image_folder(folder / "pets", count=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        torch.manual_seed(0)
+        run("--model", "vig_nano", *TINY, "--set", "conv=sage", "--data-dir", "pets", "--epochs", 1, "--output",
+            "pets_run")
+    return folder
+
+
 @pytest.fixture
-def trained():
-    """A model of cats and dogs."""
-    image_folder(Path("pets"), count=4)
-    run("--model", "vig_nano", *TINY, "--set", "conv=sage", "--data-dir", "pets", "--epochs", 1, "--output", "pets_run")
+def trained(of_pets, own_folder):  # noqa: F811
+    """A copy of it in the test's own folder."""
+    shutil.copytree(of_pets, ".", dirs_exist_ok=True)
     return torch.load("pets_run/best.pt")
 
 

@@ -1,5 +1,6 @@
 """Shared by the tests: directed test graphs, random layers, and the comparison of values and gradients."""
 
+import functools
 import importlib.util
 import json
 import types
@@ -23,9 +24,10 @@ ADAPTVIG = {"dim": (8, 16), "local": (1, 2), "depth": (2, 1), "hops": (2, 1), "n
 PYRAMID = {"dim": (8, 16), "depth": (1, 1), "pool": (2, 1), "num_classes": 5, "img_size": 16, "patch": 2, "k": 3}
 
 
+@functools.cache
 def on_meta(name: str, **fields) -> nn.Module:
-    """The model without memory for its numbers: enough to count them. Initialisers are skipped: on `meta` they draw
-    nothing, and take most of the time."""
+    """The model without memory for its numbers: enough to count them. Made once for all tests, which leave it as it is.
+    Initialisers are skipped: on `meta` they draw nothing, and take most of the time."""
     draws = [f"{draw}_" for draw in ("uniform", "normal", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "ones",
                                      "zeros", "trunc_normal")]
     with torch.device("meta"), mock.patch.multiple(nn.init, **dict.fromkeys(draws, lambda weight, *_, **__: weight)):

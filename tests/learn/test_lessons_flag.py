@@ -1,4 +1,6 @@
-"""`train.py --lessons FOLDER`: training with a person's functions."""
+"""`train.py --lessons FOLDER`: training with a student's functions."""
+
+import re
 
 import pytest
 import tensors
@@ -8,6 +10,7 @@ from commands import TINY
 from vig_minimal import train
 from vig_minimal.graphs import aggregate
 from vig_minimal.learn.answers import FOLDER, NEEDED, load
+from vig_minimal.learn.command import path_of_lessons
 from vig_minimal.learn.lessons import find
 
 
@@ -19,6 +22,17 @@ def test_training_runs_their_functions(capsys):
     train.main([*TINY, "--lessons", str(FOLDER), "--dry-run", "--limit", "32", "--workers", "0"])
     assert calls and aggregate.maximum is before
     assert "dry run: a step takes" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_command_that_the_path_prints_trains_with_their_functions(capsys):
+    for number in NEEDED:
+        finish(FOLDER, find(number), tensors)
+    text = path_of_lessons(FOLDER).replace("\\\n", "")
+    command = re.search(r"python train.py (.*)", text)[1].split()
+    names, calls = load(FOLDER / find(8).file), []
+    names["strongest"] = lambda *given: calls.append(given[0].shape) or tensors.strongest(*given)
+    train.main([*command, "--dry-run", "--limit", "4", "--batch-size", "2", "--workers", "0", "--device", "cpu"])
+    assert set(calls) == {(1, 36, 64)} and "dry run: a step takes" in " ".join(capsys.readouterr().out.split())
 
 
 def test_lessons_that_are_not_done_are_refused_before_anything_begins(capsys):

@@ -222,7 +222,7 @@ def test_evaluation_takes_a_name_and_writes_beside_no_weights(package, capsys):
 def test_commands_without_a_checkpoint_say_which_model_they_take(package, capsys):
     predict.main(["shapes:3"])
     out, err = capsys.readouterr()
-    assert err == "lrgc_nano-cifar10, which knows cat, crow, dog, dove, owl\n" and out.startswith("shapes:3: ")
+    assert err == "lrgc_nano-cifar10, with the classes cat, crow, dog, dove, owl\n" and out.startswith("shapes:3: ")
     explore.main(["shapes:3"])
     assert capsys.readouterr().out.startswith("lrgc_nano, lrgc_nano-cifar10: ")
     explain.main(["shapes:3"])

@@ -1,4 +1,4 @@
-"""`python -m vig_minimal COMMAND …`: to train, to ask, to look at and to measure."""
+"""`python -m vig_minimal COMMAND …`: train, predict, inspect and measure."""
 
 import importlib
 import sys
@@ -9,8 +9,8 @@ from .streams import prepare, unheard
 COMMANDS = {
     "train": (".train", "train or evaluate a model, as train.py does"),
     "learn": (".learn.command", "learn Vision GNNs by writing them: twelve lessons, each with a check"),
-    "predict": ("predict", "say what images show, of one file or of whole folders"),
-    "explore": ("explore", "draw the patches that a patch or a label reads from, or make a page of them (--html)"),
+    "predict": ("predict", "classify images: files or whole folders"),
+    "explore": ("explore", "draw the graph over an image: what a patch or a label reads from; or a page (--html)"),
     "explain": ("explain", "print every step of a model: equation, symbol, shape, range, and where it is computed"),
     "attention": ("attention", "draw CNN2GNN's attention between classes, or its embeddings"),
     "compare": ("compare.command", "train variants (graphs, convolutions, any field) alike, and compare them"),
@@ -18,7 +18,7 @@ COMMANDS = {
     "augment": ("augment_sheet", "draw every augmentation of one image"),
     "scenes": ("scene_sheet", "draw the synthetic scenes, or measure a linear classifier on them"),
     "pack": ("pack", "make a trained model of the package from a run's best.pt"),
-    "benchmark": ("benchmark.command", "measure time and memory of models beside the same networks without a graph"),
+    "benchmark": ("benchmark.command", "measure time and memory relative to the same network without a graph"),
 }
 
 

@@ -40,8 +40,8 @@ def test_accuracies_and_confused_pairs_in_words():
     accuracy, missing, pairs = in_words(confusion(torch.stack([LABELS, TAKEN]), 4), CLASSES)
     assert accuracy == "accuracy of classes in percent: dog 33.3, cat 50.0, fox 100.0"
     assert missing == "no accuracy, and in no mean, since no image shows them: owl"
-    assert pairs == "taken for one another most often: dog for cat (2 of 3), cat for dog (1 of 4), cat for fox (1 of 4)"
-    assert in_words(5 * torch.eye(4, dtype=torch.int64), CLASSES)[1] == "taken for one another most often: none"
+    assert pairs == "most frequent confusions: dog for cat (2 of 3), cat for dog (1 of 4), cat for fox (1 of 4)"
+    assert in_words(5 * torch.eye(4, dtype=torch.int64), CLASSES)[1] == "most frequent confusions: none"
     assert in_words(torch.ones(1, 1, dtype=torch.int64), ["cat"])[1].endswith(": none")
 
 

@@ -45,7 +45,8 @@ def patch_pixels(panel: Image.Image, grid: tuple[int, int], row: int, column: in
 
 def panels_of(page: Image.Image, number: int, width: int, height: int) -> list[Image.Image]:
     """The panels of a page's only row, with one line of legend and no title above it."""
-    return [page.crop((x, 8 + LINE, x + width, 8 + LINE + height)) for x in range(8, 8 + number * (width + 8), width + 8)]
+    top = 8 + LINE
+    return [page.crop((x, top, x + width, top + height)) for x in range(8, 8 + number * (width + 8), width + 8)]
 
 
 def saved(path, name, classes, **fields) -> str:

@@ -1,4 +1,4 @@
-"""Draw every augmentation of one image, to look at before trusting it."""
+"""Draw every augmentation of one image."""
 
 import torch
 import torchvision.transforms.functional as TF

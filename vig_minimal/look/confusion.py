@@ -1,5 +1,4 @@
-"""Which classes a model takes for one another: what `train.py --eval-only` says and draws of images, or of the pixels
-of segmentation, that have one label each."""
+"""Confusion matrix of `train.py --eval-only`, over images, or pixels in segmentation, that have one label each."""
 
 import csv
 from collections.abc import Sequence
@@ -18,16 +17,17 @@ SIDE = 360  # of a matrix, in pixels
 NAMES = 84  # room for the names of classes
 MOST_NAMED = 24  # classes that are named along an axis; of more, every second, third, …
 WRITTEN = 28  # side of a cell in which its number has room
-PAIRS = 5  # confused pairs that are said
+PAIRS = 5  # confused pairs that are printed
 
 
 def confusion(pairs: Tensor, classes: int) -> Tensor:
-    """Entry (i, j): images of class i that were taken for class j. pairs: (2, images), see `metrics.TopK`."""
+    """Return the confusion matrix: entry (i, j) counts images of class i that are predicted as class j. pairs:
+    (2, images), see `metrics.TopK`."""
     return torch.bincount(pairs[0] * classes + pairs[1], minlength=classes**2).view(classes, classes)
 
 
 def in_words(matrix: Tensor, classes: Sequence[str]) -> list[str]:
-    """Accuracy of every class, and the pairs that are confused most often, as lines of text."""
+    """Return the accuracy of every class and the most frequent confusions, as lines of text."""
     shown = matrix.sum(1)
     accuracy = [100 * right / count if count else None for right, count in zip(matrix.diag().tolist(), shown.tolist())]
     wrong = matrix - matrix.diag().diag()
@@ -35,7 +35,7 @@ def in_words(matrix: Tensor, classes: Sequence[str]) -> list[str]:
     pairs = [f"{classes[i]} for {classes[j]} ({count} of {shown[i]})" for count, (i, j) in
              zip(counts.tolist(), (divmod(place, len(classes)) for place in order.tolist())) if count]
     return [*per_class(dict(zip(classes, accuracy, strict=True)), "accuracy"),
-            f"taken for one another most often: {', '.join(pairs) or 'none'}"]
+            f"most frequent confusions: {', '.join(pairs) or 'none'}"]
 
 
 def draw_matrix(matrix: Tensor, classes: Sequence[str], written: str = "") -> Image.Image:
@@ -65,8 +65,8 @@ def draw_matrix(matrix: Tensor, classes: Sequence[str], written: str = "") -> Im
 
 
 def report(run: Run, log: RunLog) -> None:
-    """Say accuracies and confused pairs of the evaluation that was made, and write the matrix as a table and a picture;
-    on the first process, and for data with one label an image or, in segmentation, a pixel."""
+    """Print accuracies and confused pairs of the last evaluation, and write the matrix as a table and a picture; on the
+    first process, for data with one label per image or, in segmentation, per pixel."""
     classes, config, last = run.data.classes, run.config, run.task.last
     if not (hasattr(last, "pairs") or hasattr(last, "confusion")) or not run.processes.is_first:
         return
@@ -79,7 +79,7 @@ def report(run: Run, log: RunLog) -> None:
         split += "-changed"  # the matrix of the run's own model and data stays
     paths = [config.output / f"confusion{split}.{kind}" for kind in ("csv", "png")]
     percent = 100 * matrix / matrix.sum(1, keepdim=True).clamp(min=1)
-    title = f"{config.model}, {run.start.path}\npercent of each class (rows) that is taken for each class (columns)"
+    title = f"{config.model}, {run.start.path}\npercent; rows: true class, columns: prediction"
     try:
         config.output.mkdir(parents=True, exist_ok=True)
         with replacing(paths[0], "w") as file:
@@ -89,4 +89,4 @@ def report(run: Run, log: RunLog) -> None:
             sheet([draw_matrix(percent, classes, "{:.0f}")], [""], 1, title).save(file, "PNG")
     except OSError as error:
         return log.say(f"warning: the confusion matrix is not written ({error}); name a folder with --output")
-    log.say(f"wrote {paths[0]} (rows: classes; columns: what they are taken for) and {paths[1]}")
+    log.say(f"wrote {paths[0]} (rows: true classes, columns: predictions) and {paths[1]}")

@@ -1,7 +1,8 @@
-"""Walk through a model on one image, step by step: equation, symbol, shape, range, and the class that computes it.
+"""Print every step of a model on one image: equation, symbol, shape, range of values, and the class that computes it.
 
-The values are those of one forward pass. Below, i is a target and j a source. With the name of a model its weights are
-random, as at the start of training; with neither a name nor a checkpoint a trained model of the package is taken.
+A step is explained where it comes first; every layer then has its own values. Of LRGC, τ and the share of saturated
+edges are printed too. i is a target and j a source. With the name of a model its weights are random, as at the start of
+training; with neither a name nor a checkpoint a trained model of the package is taken.
 """
 
 import html

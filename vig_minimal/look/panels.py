@@ -118,7 +118,8 @@ def legend(entries: Sequence[tuple[Image.Image, str]], width: int) -> Image.Imag
             x, y = 0, y + LINE
         places.append((x, y, length))
         x += length + 2 * GAP
-    page = Image.new("RGB", (max((x + length for x, _, length in places), default=0), y + LINE if places else 0), "white")
+    size = max((x + length for x, _, length in places), default=0), y + LINE if places else 0
+    page = Image.new("RGB", size, "white")
     for (x, y, _), (swatch, text) in zip(places, entries):
         page.paste(swatch, (x, y + (LINE - swatch.height) // 2))
         ImageDraw.Draw(page).text((x + swatch.width + 6, y), text, "black", FONT)

@@ -1,8 +1,8 @@
-"""Say what images show: the most probable classes, of a model with several labels an image all that are probable, of a
-detector the objects, which --out draws, and in segmentation the share of each class, with a picture and masks.
+"""Classify images: the most probable classes of each, of a multi-label model all above a threshold. A detector finds
+objects, which --out draws; a segmentation model the share of each class, with a picture and masks.
 
-Without --checkpoint a trained model of the package is asked. Images are read, cropped and normalised as in evaluation.
-Of a folder, all images in it and its subfolders are taken. Files that cannot be read are listed at the end.
+Without --checkpoint a trained model of the package is used. Images are resized, cropped and normalised as in
+evaluation. A folder stands for all images in it and its subfolders. Unreadable files are listed at the end.
 """
 
 import contextlib
@@ -73,8 +73,8 @@ class Transform:
 
 
 def load(path: str | Path, **overrides) -> nn.Module:
-    """A model as train.py kept it in `path` (best.pt), or a trained model of the package by its name, as
-    "lrgc_nano-cifar10", in evaluation mode, with what it takes to use it:
+    """Load a model from a checkpoint of train.py (best.pt) or, by its name, a trained model of the package, as
+    "lrgc_nano-cifar10". It is in evaluation mode and has:
 
     `classes`, their names; `transform`, see `Transform`; `multi_label`, whether an image may show several classes;
     `name`, as for `create_model`; `seed`, of its run. overrides: fields of the config that shall differ. Raises
@@ -127,13 +127,13 @@ def _with(model: nn.Module, name: str, classes: Sequence[str], multi_label: bool
 
 def predict(model: nn.Module, images: Picture | Sequence[Picture], top: int | None = 5, threshold: float = 0.5,
             batch_size: int = 32) -> Answer | list[Answer]:
-    """The classes of an image and their probabilities, [("star", 0.93), …], the highest first; of a list, a list. Of a
-    detector, all objects whose score is at least `threshold`: name, score, box and mask of each, see `Found`. In
-    segmentation, all classes that it shows: name, share of the pixels and mask of each, the largest first.
+    """Return the classes of an image and their probabilities, [("star", 0.93), …], the highest first; of a list, a
+    list. A detector gives all objects of at least that score: name, score, box and mask of each, see `Found`; a
+    segmentation model all classes in the image: name, share of the pixels and mask of each, the largest first.
 
-    model: from `load`. images: a path, "shapes:INDEX" for a synthetic scene, a PIL image, or a tensor (3, H, W), uint8 or
-    numbers from 0 to 1; a list of these, or a tensor (B, 3, H, W). The answer has the `top` classes (None: all); of a model with several labels an
-    image, all classes whose probability is at least `threshold`. Raises ValueError for what is no image.
+    model: from `load`. images: a path, "shapes:INDEX" for a synthetic scene, a PIL image, or a tensor (3, H, W), uint8
+    or numbers from 0 to 1; a list of these, or a tensor (B, 3, H, W). Returns the `top` classes (None: all); of a
+    multi-label model, all classes whose probability is at least `threshold`. Raises ValueError for what is no image.
     """
     if not hasattr(model, "transform"):
         raise ValueError("this model does not know its classes and its transform; open a trained one with"
@@ -267,15 +267,14 @@ def main(argv: list[str] | None = None) -> None:
     add("images", nargs="+", metavar="IMAGE", help="a file, a folder, or shapes:INDEX for a synthetic validation scene")
     add("--checkpoint", default=DEFAULT, metavar="PATH",
         help=f"best.pt or last.pt of train.py, or the name of a trained model (default {DEFAULT})")
-    add("--top", type=int, default=5, metavar="N", help="how many classes to name (default 5)")
-    add("--threshold", type=float, default=0.5, metavar="P", help="with several labels an image, name all classes of at"
-                                                                  " least this probability; of a detector, all objects"
-                                                                  " of this score (default 0.5)")
-    add("--csv", metavar="FILE", help="write a table too, a row for each image and class, or object with its box")
+    add("--top", type=int, default=5, metavar="N", help="number of classes (default 5)")
+    add("--threshold", type=float, default=0.5, metavar="P",
+        help="multi-label: lowest probability of a class; detector: lowest score of an object (default 0.5)")
+    add("--csv", metavar="FILE", help="also write a table, a row per image and class, or per object with its box")
     parser.add_out(None, f"the picture to write: what a detector finds in the first {MOST_DRAWN} images, or their"
                          " classes (segmentation: segments.png)")
     add("--masks", metavar="DIR", help="of segmentation, where masks of class numbers go, NAME.png (default masks)")
-    add("--batch-size", type=int, default=32, metavar="N", help="images that are computed together (default 32)")
+    add("--batch-size", type=int, default=32, metavar="N", help="images per batch (default 32)")
     add("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     args = parser.parse_args(argv)
     for wrong, sentence in ((args.top < 1, f"--top {args.top}: at least 1 class"),
@@ -290,7 +289,7 @@ def main(argv: list[str] | None = None) -> None:
         sources = find_images(args.images, remarks)
         model = load(args.checkpoint).to(start(args.device).device)
         if args.checkpoint == DEFAULT:
-            print(f"{DEFAULT}, which knows {', '.join(model.classes)}", file=sys.stderr)
+            print(f"{DEFAULT}, with the classes {', '.join(model.classes)}", file=sys.stderr)
         detects, segments = isinstance(model, Detector), isinstance(model, Segmenter)
         if args.out and not (detects or segments):
             raise ValueError(f"--out: draws what a detector finds, and {model.name} here names classes; leave it out")

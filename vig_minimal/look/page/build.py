@@ -97,7 +97,8 @@ def view_of(config: object, logits: Tensor, graphs: Sequence[Graph], values: Seq
     ends = {value.layer: value.tensor for value in values if value.step.key == "ffn"}  # the last of a layer
     made = []
     for i, layer in enumerate(layers_of(config, graphs)):
-        data = packed(layer) | {"saturated": saturated(layer.graph.adj(), taus[i]) if i < len(taus) else None} | {"diversity": diversity(ends[layer.name]) if layer.name in ends else None}
+        data = packed(layer) | {"diversity": diversity(ends[layer.name]) if layer.name in ends else None}
+        data["saturated"] = saturated(layer.graph.adj(), taus[i]) if i < len(taus) else None
         if getattr(layer.graph, "labels", None) is not None:
             data["labels"] = layer.graph.labels[0].tolist()
         made.append(data)
@@ -106,7 +107,7 @@ def view_of(config: object, logits: Tensor, graphs: Sequence[Graph], values: Seq
 
 
 def model_of(model: nn.Module, about: str, graphs: Sequence[Graph], taus: Sequence[float], run: bool = False) -> dict:
-    """What the page needs to know of a model, whatever the image. about: its weights. taus: LRGC's, one a layer."""
+    """Return what the page needs of a model, whatever the image. about: its weights. taus: LRGC's, one per layer."""
     config = model.config
     layers = [{"name": layer.name, "grid": layer.grid, "pool": layer.pool, "scale": layer.scale,
                "ofLabels": layer.of_labels, "targets": layer.graph.num_targets, "sources": math.prod(layer.source_grid),

@@ -17,8 +17,8 @@ SCENES = 60  # drawn scenes in a live page
 
 def add_flags(add) -> None:
     """Add the flags of pages to those of `explore`."""
-    add("--html", metavar="FILE", help="write a page to look at in a browser, not a picture: every patch, every layer,"
-                                       " and any number of images, and of models (repeat --model or --checkpoint)")
+    add("--html", metavar="FILE", help="write an HTML page instead of a picture: every patch and layer, any number of"
+                                       " images, and of models (repeat --model or --checkpoint)")
     add("--live", action="store_true", help="with --html: the network itself runs in the page (ViG, SViG, LRGC)")
     add("--run", metavar="DIR", help="with --html: the graphs that train.py --every N kept, with a slider over epochs")
 

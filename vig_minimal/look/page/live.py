@@ -15,17 +15,17 @@ BLIND = Step("scores", "scores", "No scores", "–", "This graph compares no nod
 
 
 def control(equation: str, says: str) -> tuple[Step, Step]:
-    """The steps of a graph that knows nothing of the image."""
-    return BLIND, Step("edges", "edges", "Edges that know nothing of the image", equation, says)
+    """Return the steps of an image-independent graph."""
+    return BLIND, Step("edges", "edges", "Image-independent edges", equation, says)
 
 
 RANDOM = control("N(i) = i and k − 1 others, at random",
-                 "A control: as many edges as k nearest has, but chosen without looking at the image. A graph that "
-                 "looks at it is worth what it gains over this one.")
+                 "A baseline: as many edges as k-NN, drawn independently of the image. A graph is worth what it gains "
+                 "over this one.")
 GRID = control("N(i) = {j : |row_j − row_i| ≤ 1, |column_j − column_i| ≤ 1}",
-               "A control: the patches around, as a 3 × 3 convolution reads them.")
-FULL = control("N(i) = all nodes", "A control: every node reads from all, so nothing is chosen.")
-NONE = control("N(i) = {i}", "A control: a node reads from itself alone, m is 0, and no patch learns of another.")
+               "A baseline: the 3 × 3 patches around, as in a convolution.")
+FULL = control("N(i) = all nodes", "A baseline: every node reads from all.")
+NONE = control("N(i) = {i}", "A baseline: a node reads from itself only, so m is 0 and no information passes.")
 
 # what the steps say where a person has changed the graph: constructor -> key of the step -> the step
 CHOICES = {name: {step.key: {"title": step.title, "equation": typeset(step.equation), "says": step.says,

@@ -115,8 +115,9 @@ function openModel() {
   state.name = name;
   Object.assign($("picture"), { width: w, height: h });
   const small = () => element("canvas", { width: w / 4, height: h / 4 });
-  $("layers").replaceChildren(element("div", { className: "plain" }, small(), element("span", { textContent: "the image" })),
-    ...layers.map((_, l) => element("button", { onclick: () => go({ layer: l }) }, small(), element("span"))));
+  const plain = element("div", { className: "plain" }, small(), element("span", { textContent: "the image" }));
+  $("layers").replaceChildren(plain, ...layers.map((_, l) => (
+    element("button", { onclick: () => go({ layer: l }) }, small(), element("span")))));
   $("layer").max = layers.length - 1;
   $("about").textContent = `${name}, ${about} · ${rows} × ${columns} patches of an image of ${height} × ${width}`;
   $("label-box").hidden = !layers.some((layer) => layer.ofLabels);

@@ -1,5 +1,6 @@
 /* Drawing: the image with its patches, and small charts. Nothing here knows where the numbers come from. */
-const COLOUR = { source: "#ff8a1f", outline: "#b8410b", target: "#ff2d3d", asked: "#38bdf8", lost: "#ff3fa4", gained: "#35d07f" };
+const COLOUR = { source: "#ff8a1f", outline: "#b8410b", target: "#ff2d3d",
+  asked: "#38bdf8", lost: "#ff3fa4", gained: "#35d07f" };
 const HEAT = [[13, 8, 60], [92, 22, 120], [178, 50, 92], [238, 105, 55], [250, 180, 50], [252, 245, 170]];
 const WEIGHTS = [[255, 251, 208], [255, 209, 92], [255, 154, 31], [232, 80, 10]];  // from light to heavy edges
 /* The colour at a share, between 0 and 1, of a scale. */

@@ -32,7 +32,9 @@ function drawing(graph, l, small) {
   });
   if (changed() && !turned) {
     const gained = new Set(before.graphs[l].missing(graph).rows[node]);
-    edges.forEach(({ j }, n) => { if (gained.has(j)) Object.assign(seen.sources[n], { colours: [COLOUR.gained], marked: true }); });
+    edges.forEach(({ j }, n) => {
+      if (gained.has(j)) Object.assign(seen.sources[n], { colours: [COLOUR.gained], marked: true });
+    });
     for (const j of graph.missing(before.graphs[l]).rows[node])
       seen.sources.push({ box: graph.box(j, true), share: 0, marked: true, colours: [COLOUR.lost] });
   }
@@ -81,7 +83,8 @@ function writeReading(graph, edges, drawn) {
     for (let g = 0; g < graph.groups; g++) legend.push(swatch(data.colours[g % 8], `group ${g}`));
   } else {
     const who = turned ? "its targets" : "its sources";
-    legend.push(most ? swatch(ramp(WEIGHTS), `${who}, by weight from 0 to ${digits(most)}`) : swatch(COLOUR.source, who));
+    legend.push(most ? swatch(ramp(WEIGHTS), `${who}, by weight from 0 to ${digits(most)}`)
+      : swatch(COLOUR.source, who));
   }
   if (changed() && drawn.sources) legend.push(swatch(COLOUR.lost, "gone"), swatch(COLOUR.gained, "new"));
   $("legend").replaceChildren(...legend.flat());
@@ -121,8 +124,8 @@ function saturation(graph) {
   const own = live?.settings[state.layer], tau = own ? own.tau : graph.tau, share = graph.data.saturated ?? null;
   if (share === null) return "";
   const alpha = digits(Math.tanh(1 - sigmoid(tau)));
-  return `τ = ${tau.toFixed(2)}. ${(100 * share).toFixed(1)} % of the edges of this layer have σ(α′) > 0.999: their α is `
-    + `tanh(1 − σ(τ)) = ${alpha}, whatever the score.`;
+  return `τ = ${tau.toFixed(2)}. ${(100 * share).toFixed(1)} % of the edges of this layer have σ(α′) > 0.999: their α `
+    + `is tanh(1 − σ(τ)) = ${alpha}, whatever the score.`;
 }
 /* The least and the most of many numbers, as text. */
 const ends = (values) => [Math.min, Math.max].map((best) => values.reduce((a, b) => best(a, b)).toPrecision(3));
@@ -224,5 +227,6 @@ function writeKnobs(graph, counts) {
   const [old, now] = [before, live].map(({ logits }) => logits.indexOf(Math.max(...logits))), { classes } = model();
   const [then, still] = [before, live].map(({ logits }) => `${(100 * shares(logits)[old]).toFixed(0)} %`);
   $("changed").textContent = !changed() ? "" : `${lost} edges are gone and ${gained} are new, in all layers together. `
-    + `The prediction ${old === now ? "stays" : `is «${classes[now]}», no longer`} «${classes[old]}» (${then} → ${still}).`;
+    + `The prediction ${old === now ? "stays" : `is «${classes[now]}», no longer`} «${classes[old]}»`
+    + ` (${then} → ${still}).`;
 }

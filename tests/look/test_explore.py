@@ -226,7 +226,7 @@ def test_draw_shows_the_nodes_that_are_asked_for(name, fields):
     one, two = vig_minimal.draw(model, "shapes:3"), vig_minimal.draw(model, "shapes:3", [(0, 0), (3, 1)], layer=0)
     assert isinstance(one, Image.Image) and (two.width, two.height) > (one.width, 256) and model.training
     image = Shapes(32, 4, "val")[3][0]
-    assert np.array_equal(vig_minimal.draw(model, image, (2, 2), layer=-1), one)  # the middle, the last block
+    assert np.array_equal(vig_minimal.draw(model, image, np.array([2, 2]), layer=-1), one)  # the middle, the last block
     plain = picture(image, 256)
     top = 8 + panels.LINE
     assert np.array_equal(one.crop((8, top, 264, top + 256)), plain)
@@ -247,6 +247,7 @@ def test_draw_shows_the_nodes_that_are_asked_for(name, fields):
     ("lrgc_nano", {"layer": 2}, "layer=2: the blocks of this model are 0 to 1"),
     ("lrgc_nano", {"layer": -3}, "layer=-3: the blocks"),
     ("lrgc_nano", {"nodes": (4, 0)}, r"nodes=\(4, 0\): row and column of a patch, \(0, 0\) to \(3, 3\)"),
+    ("lrgc_nano", {"nodes": []}, r"nodes=\[\]: give row and column"),
     ("lrgc_nano", {"nodes": [(0, 0), (0,)]}, r"nodes=\(0,\): row and column"),
     ("lrgc_nano", {"image": "nothing.jpg"}, "nothing.jpg: no such image"),
     ("resnet_nano", {}, "no classifier with a graph over patches")])
@@ -302,6 +303,7 @@ def test_a_photo_is_cut_to_the_models_size(tmp_path):
     (["shapes:0", "--label", "star"], "--label: in lrgc_nano's graphs no label is a node; choose one of GKGNet's"),
     (["shapes:0", "--model", "cvig_nano", "--partitions", "--node", "1,1"],
      "--partitions and --node: one picture shows one of them"),
+    (["shapes:0", "--hyperedge", "0", "--html", "p.html"], "--hyperedge and --html: the page shows all of them"),
     (["shapes:0", "--hyperedge", "0"], "--hyperedge 0: this model has none; choose --graph hypergraph"),
     (["shapes:0", "--graph", "hypergraph", "--hyperedge", "25"], "--hyperedge 25: this model has 0 to 15"),
     (["shapes:0", "--threshold", "0.3"], "--threshold: chooses among a detector's objects, and lrgc_nano is no"),

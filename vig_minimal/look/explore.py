@@ -177,7 +177,7 @@ def explore_detector(args: argparse.Namespace, model: Detector) -> None:
     layers = detector_layers(model, pixels, graphs)
     title = f"{model.name}, {args.checkpoint}, {args.image}"
     print(table(layers))
-    if args.node or args.partitions or args.label is not None:
+    if args.node or args.partitions or args.label is not None or args.hyperedge is not None:
         page = page_of(args, model, pixels, layers, torch.zeros(0), title)
     elif not found:
         raise ValueError(f"{args.image}: no object has a score of {threshold:g}; give a lower --threshold, or a"

@@ -50,7 +50,9 @@ def draw(model: nn.Module, image: Picture, nodes: Grid | Sequence[Grid] | None =
     if not -len(layers) <= layer < len(layers):
         raise ValueError(f"draw: layer={layer}: the blocks of this model are 0 to {len(layers) - 1}")
     nodes = [(whole[0] // 2, whole[1] // 2)] if nodes is None else list(nodes)
-    nodes = [tuple(nodes)] if nodes and isinstance(nodes[0], int) else nodes
+    nodes = [tuple(nodes)] if nodes and not hasattr(nodes[0], "__len__") else nodes
+    if not nodes:
+        raise ValueError("draw: nodes=[]: give row and column of at least one patch")
     for node in nodes:
         if len(node) != 2 or not (0 <= node[0] < whole[0] and 0 <= node[1] < whole[1]):
             raise ValueError(f"draw: nodes={node}: row and column of a patch, (0, 0) to {whole[0] - 1, whole[1] - 1}")

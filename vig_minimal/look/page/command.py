@@ -36,8 +36,8 @@ def check(args: argparse.Namespace) -> None:
         if len(args.image) != 1 or max(len(args.model), len(args.checkpoint), len(args.graph)) > 1:
             raise ValueError("a picture shows one image and one model; give one of each, or --html FILE for a page")
         return
-    for flag in ("node", "partitions", "label", "layers"):
-        if getattr(args, flag):
+    for flag in ("node", "partitions", "hyperedge", "label", "layers"):
+        if getattr(args, flag) not in (None, False):
             raise ValueError(f"--{flag} and --html: the page shows all of them; leave --{flag} out")
     if args.out or args.threshold is not None:
         raise ValueError(f"--{'out' if args.out else 'threshold'}: is for pictures; leave it out, or leave --html out")

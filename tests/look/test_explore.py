@@ -304,6 +304,7 @@ def test_a_photo_is_cut_to_the_models_size(tmp_path):
     (["shapes:0", "--model", "cvig_nano", "--partitions", "--node", "1,1"],
      "--partitions and --node: one picture shows one of them"),
     (["shapes:0", "--hyperedge", "0", "--html", "p.html"], "--hyperedge and --html: the page shows all of them"),
+    (["shapes:0", "--graph", "hypergraph", "--hyperedge", "0", "--node", "1,1"], "--hyperedge and --node: one picture"),
     (["shapes:0", "--hyperedge", "0"], "--hyperedge 0: this model has none; choose --graph hypergraph"),
     (["shapes:0", "--graph", "hypergraph", "--hyperedge", "25"], "--hyperedge 25: this model has 0 to 15"),
     (["shapes:0", "--threshold", "0.3"], "--threshold: chooses among a detector's objects, and lrgc_nano is no"),

@@ -207,7 +207,8 @@ def page_of(args: argparse.Namespace, model: nn.Module, image: Tensor, layers: l
             title: str, memberships: list[Tensor] = ()) -> Image.Image:
     """Draw what the flags ask for. Raises ValueError for what this model or image does not have."""
     whole = layers[0].grid
-    asked = [name for name in ("label", "partitions", "hyperedge", "node") if getattr(args, name) not in (None, False)]
+    asked = [name for name in ("label", "partitions", "hyperedge", "node")
+             if not (getattr(args, name) is None or getattr(args, name) is False)]
     if len(asked) > 1:
         raise ValueError(f"--{asked[0]} and --{asked[1]}: one picture shows one of them; leave the other out")
     if args.label is not None:

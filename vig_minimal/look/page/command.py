@@ -37,7 +37,7 @@ def check(args: argparse.Namespace) -> None:
             raise ValueError("a picture shows one image and one model; give one of each, or --html FILE for a page")
         return
     for flag in ("node", "partitions", "hyperedge", "label", "layers"):
-        if getattr(args, flag) not in (None, False):
+        if not (getattr(args, flag) is None or getattr(args, flag) is False):  # hyperedge 0 is asked for
             raise ValueError(f"--{flag} and --html: the page shows all of them; leave --{flag} out")
     if args.out or args.threshold is not None:
         raise ValueError(f"--{'out' if args.out else 'threshold'}: is for pictures; leave it out, or leave --html out")

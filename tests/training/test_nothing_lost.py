@@ -209,9 +209,9 @@ def another_run_ends() -> None:
     def then(*about):
         Path("out").mkdir()
         Path("out/last.pt").write_bytes(b"of a finished run")
-        return take_folder(*about)
+        return claim_folder(*about)
 
-    take_folder, resume.take_folder = resume.take_folder, then
+    claim_folder, resume.claim_folder = resume.claim_folder, then
 
 
 @pytest.mark.parametrize("argv", [OUT, OUT[:2]], ids=["auto", "new"])

@@ -333,7 +333,7 @@ def test_a_model_larger_than_any_memory_is_refused(capsys):
     ("RANK", "x"), ("RANK", "9" * 5000), ("LOCAL_RANK", "1.5"), ("WORLD_SIZE", "²"), ("LOCAL_WORLD_SIZE", "")])
 def test_a_place_that_cannot_be_is_refused(capsys, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    assert "int" in refused(capsys, *VIG)
+    assert "LOCAL_WORLD_SIZE: the launcher must set whole numbers" in refused(capsys, *VIG)
 
 
 @pytest.mark.parametrize("broken", [False, True])

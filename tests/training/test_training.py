@@ -266,10 +266,10 @@ def stored(count=40):
 
 @pytest.mark.parametrize(("world", "parts"), [(2, 1), (4, 1), (2, 2)])
 def test_augmented_batches_do_not_depend_on_processes_and_parts(world, parts):
-    alone = list(TrainingBatches(stored(), CLASSES, FULL, 0, ONE.share, CPU, 0).epoch(1))
+    alone = list(TrainingBatches(stored(), CLASSES, FULL, 0, (0, 1), CPU, 0).epoch(1))
     places = [Processes(CPU, rank, world) for rank in range(world)]
     recipe = replace(FULL, accumulation=parts)
-    shares = [list(TrainingBatches(stored(), CLASSES, recipe, 0, place.share, CPU, 0).epoch(1))
+    shares = [list(TrainingBatches(stored(), CLASSES, recipe, 0, (place.rank, place.world), CPU, 0).epoch(1))
               for place in places]
     for step, (images, targets) in enumerate(alone):
         pieces = [shares[rank][step * parts + part] for part in range(parts) for rank in range(world)]
@@ -278,7 +278,7 @@ def test_augmented_batches_do_not_depend_on_processes_and_parts(world, parts):
 
 
 def test_an_epoch_from_its_middle_has_the_same_batches():
-    whole, rest = (list(TrainingBatches(stored(), CLASSES, FULL, 0, ONE.share, CPU, 0).epoch(1, first))
+    whole, rest = (list(TrainingBatches(stored(), CLASSES, FULL, 0, (0, 1), CPU, 0).epoch(1, first))
                    for first in (0, 3))
     for (images, targets), (other, other_targets) in zip(whole[3:], rest, strict=True):
         assert torch.equal(images, other) and torch.equal(targets, other_targets)
@@ -286,11 +286,11 @@ def test_an_epoch_from_its_middle_has_the_same_batches():
 
 def test_mixed_targets_are_shares_and_both_kinds_come_up():
     recipe = replace(FULL, erasing=0.0, flip=False)
-    batches = list(TrainingBatches(stored(400), CLASSES, recipe, 0, ONE.share, CPU, 0).epoch(0))
+    batches = list(TrainingBatches(stored(400), CLASSES, recipe, 0, (0, 1), CPU, 0).epoch(0))
     assert all(targets.shape == (8, CLASSES) for _, targets in batches)
     assert all(torch.allclose(targets.sum(1), torch.ones(8)) for _, targets in batches)
     plain = list(TrainingBatches(stored(400), CLASSES, replace(FULL, mixup=0.0, cutmix=0.0, erasing=0.0, flip=False), 0,
-                                 ONE.share, CPU, 0).epoch(0))
+                                 (0, 1), CPU, 0).epoch(0))
     kinds = Counter()
     for (mixed, _), (images, _) in zip(batches, plain):
         taken = (mixed == images).all(1)  # pixels that CutMix left

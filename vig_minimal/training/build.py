@@ -66,10 +66,9 @@ def open_batches(config: RunConfig, start: Start | None, processes: Processes
     split_seed = start.state.get("flags", {}).get("seed", config.seed) if start and start.resumes else config.seed
     data = open_data(config.data, config.data_dir, size, config.limit, split_seed, config.task,
                      only_val=config.eval_only and config.eval_split == "val")
-    workers = config.workers
-    if workers is None:
-        workers = min(8, max(1, (os.cpu_count() or 1) // processes.local_world))
-    place = processes.share, processes.device, workers
+    cores = max(1, (os.cpu_count() or 1) // processes.local_world)
+    workers = min(8, cores) if config.workers is None else config.workers
+    place = (processes.rank, processes.world), processes.device, workers
 
     def images(source, **about):
         if kind is not None:

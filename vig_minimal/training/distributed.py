@@ -41,11 +41,6 @@ class Processes:
         """Whether this is the process that prints and writes."""
         return self.rank == 0
 
-    @property
-    def share(self) -> tuple[int, int]:
-        """(rank, world): which part of every batch this process works on."""
-        return self.rank, self.world
-
     def parallel(self, model: nn.Module) -> nn.Module:
         """Return the model wrapped so that every backward pass averages gradients over all processes."""
         if self.world == 1:
@@ -125,8 +120,7 @@ SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SL
 
 
 def read_place() -> tuple[int, int, int, int]:
-    """Return rank, world, local rank and local world as the launcher set them; without a launcher, of one process.
-    Raises ValueError unless they are whole numbers."""
+    """Return rank, world, local rank and local world as the launcher set them; without a launcher, of one process."""
     place = os.environ
     if "RANK" not in place and {"SLURM_STEP_ID", "MASTER_ADDR", "MASTER_PORT"} <= place.keys():
         # init_process_group reads torchrun's names
@@ -138,7 +132,10 @@ def read_place() -> tuple[int, int, int, int]:
 def start(device: str = "auto", timeout: float = 300.0) -> Processes:
     """Join the other processes, if there are any. device: auto, cpu, cuda, cuda:1, mps, … timeout: of collectives, in
     seconds. Raises ValueError for a device that cannot be used, and if the processes do not meet."""
-    rank, world, local_rank, local_world = read_place()
+    try:
+        rank, world, local_rank, local_world = read_place()
+    except ValueError as error:
+        raise ValueError(f"{', '.join(SLURM)}: the launcher must set whole numbers ({error})") from None
     chosen = usable_device(device, local_rank if world > 1 else None)
     if world == 1:
         return Processes(chosen)

@@ -35,10 +35,7 @@ MAY_CHANGE = {name for name, option in OPTIONS.items() if option.metadata["kept"
 def begin(given: dict, processes: Processes, resources: contextlib.ExitStack) -> tuple[RunConfig, Start | None]:
     """Choose and lock the output folder, find what the run starts from, and resolve its config. Raises ValueError for
     what cannot work."""
-    folder = Path(processes.from_first(output_folder, given))
-    if not (given.get("eval_only") or given.get("dry_run")):
-        processes.from_first(take_folder, folder, given, resources)
-    return processes.together(settle, given, folder)
+    return processes.together(settle, given, processes.from_first(claim_folder, given, resources))
 
 
 def settle(given: dict, folder: Path) -> tuple[RunConfig, Start | None]:
@@ -68,19 +65,22 @@ def holds_run(folder: Path) -> bool:
     return any((folder / file).exists() for file in ("last.pt", "previous.pt", "best.pt", "metrics.csv"))
 
 
-def take_folder(folder: Path, given: dict, resources: contextlib.ExitStack) -> None:
-    """Lock the output folder before anything in it is read, and remove the temporary files of a killed run. Raises
-    ValueError if it holds another run."""
+def claim_folder(given: dict, resources: contextlib.ExitStack) -> Path:
+    """Return the output folder. To train, lock it before anything in it is read, and remove the temporary files of a
+    killed run. Raises ValueError if it holds another run."""
+    folder, resumed = Path(output_folder(given)), given.get("resume")
+    if given.get("eval_only") or given.get("dry_run"):
+        return folder
     try:
         resources.enter_context(checkpoint.lock(folder))
     except OSError as error:
         raise ValueError(f"{folder}: cannot be written ({error.strerror}); name another folder with --output"
                          ) from None
-    resumed = given.get("resume")
     if holds_run(folder) and not (resumed == "auto" or resumed and Path(resumed).parent == folder):
         raise ValueError(f"{folder} holds a run already: resume it with --resume auto, or choose another folder")
     for left in folder.glob("*.????????.tmp"):
         left.unlink(missing_ok=True)
+    return folder
 
 
 def find_start(given: dict, folder: Path) -> Start | None:

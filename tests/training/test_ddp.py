@@ -53,7 +53,7 @@ class Batches:
 
 
 class NoBar:
-    def update(self, images):
+    def update(self, images, loss):
         pass
 
 
@@ -124,7 +124,8 @@ class Doubled:
         stored = StoredImages(images, torch.randint(CLASSES, (60,), generator=source))
         self.recipe = replace(get_recipe("lrgc"), epochs=2, warmup_epochs=0.5, cooldown_epochs=0.0, batch_size=16,
                               crop="pad", ema_decay=0.9, accumulation=parts)
-        self.batches = TrainingBatches(stored, CLASSES, self.recipe, 0, (processes.rank, processes.world), processes.device, 0)
+        share = processes.rank, processes.world
+        self.batches = TrainingBatches(stored, CLASSES, self.recipe, 0, share, processes.device, 0)
 
     def __len__(self):
         return len(self.batches)

@@ -176,7 +176,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(capsys, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "lock", refuses)
     said = refused(capsys, "--model", "lrgc_nano", *TINY, "--output", "out")
-    assert "out: cannot be written (Permission denied); name another folder with --output" in said
+    assert "out: cannot be written (Permission denied); choose another --output" in said
 
 
 def test_without_its_package_tensorboard_is_said_to_be_missing(capsys, monkeypatch):

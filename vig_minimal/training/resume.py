@@ -69,17 +69,17 @@ def claim_folder(given: dict, resources: contextlib.ExitStack) -> Path:
     """Return the output folder. To train, lock it before anything in it is read, and remove the temporary files of a
     killed run. Raises ValueError if it holds another run."""
     folder, resumed = Path(output_folder(given)), given.get("resume")
-    if given.get("eval_only") or given.get("dry_run"):
+    if given.get("dry_run"):
         return folder
-    try:
-        resources.enter_context(checkpoint.lock(folder))
-    except OSError as error:
-        raise ValueError(f"{folder}: cannot be written ({error.strerror}); name another folder with --output"
-                         ) from None
+    if not given.get("eval_only"):
+        try:
+            resources.enter_context(checkpoint.lock(folder))
+        except OSError as error:
+            raise ValueError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from None
+        for left in folder.glob("*.????????.tmp"):
+            left.unlink(missing_ok=True)
     if holds_run(folder) and not (resumed == "auto" or resumed and Path(resumed).parent == folder):
         raise ValueError(f"{folder} holds a run already: resume it with --resume auto, or choose another folder")
-    for left in folder.glob("*.????????.tmp"):
-        left.unlink(missing_ok=True)
     return folder
 
 

@@ -127,6 +127,14 @@ def test_copies_on_both_sides_are_counted(tmp_path):
     assert count > 5 and data.remarks[1].startswith(f"warning: {count} of 16 validation images are exact copies")
 
 
+def test_files_that_differ_far_from_their_middle_are_no_copies(tmp_path):
+    content = RNG.bytes(20_000)
+    for name, data in (("a", content), ("b", b"?" + content[1:]), ("c", content[:-1] + b"?"), ("d", content)):
+        (tmp_path / name).write_bytes(data)
+    paths = {name: str(tmp_path / name) for name in "abcd"}
+    assert copies([paths["a"]], [paths["b"], paths["c"], paths["d"]]) == [(paths["d"], paths["a"])]
+
+
 def test_copies_of_a_large_folder_take_seconds(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "COMPARED", 50)
     monkeypatch.setattr(module, "OPENED", 500)
@@ -153,3 +161,17 @@ def test_a_folder_without_images_says_what_it_has(tmp_path):
     with pytest.raises(DataError, match=r"no images \(.jpg, .png and others .*\) of the classes cat, dog, fox; .*heic"):
         opened(folder)
     assert find_images(folder)[0] == []
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
+    folder, scandir = image_folder(tmp_path / "data"), os.scandir
+    (folder / "train" / "dog" / "more").mkdir()
+
+    def denied(path):
+        if Path(path).name == "more":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(DataError, match=r"dog/more: cannot be read \(Permission denied\)"):
+        opened(folder)

@@ -15,6 +15,7 @@ from vig_minimal.data.data_recipe import DataRecipe
 from vig_minimal.data.datasets import Scenes, open_data
 from vig_minimal.data.decoding import DataError
 from vig_minimal.data.dense.object_batches import ObjectImages, ObjectTraining, ObjectValidation, mirrored, scaled
+from vig_minimal.data.synthetic import Shapes
 
 MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini.tar"
 SQUARE = [[1, 2, 11, 2, 11, 10, 1, 10]]  # as the box of `thing`
@@ -174,6 +175,18 @@ def test_what_is_known_of_an_object_goes_with_it():
     assert all(len(moved[name]) == 2 for name in ("masks", "area"))
 
 
+def test_a_box_that_is_not_cut_stays_as_it_was_annotated():
+    """Also at the edges, and beyond them by less than a pixel; one that is cut gets that of its mask."""
+    image, target = rectangles((22, 2, 32, 6), (0, 0, 5, 9), (3, 20, 9, 24))
+    target["boxes"] = torch.tensor([[22.4, 2.3, 31.6, 5.7], [-0.6, 0.2, 4.8, 8.9], [3.1, 19.9, 8.8, 24.8]])
+    assert torch.equal(scaled(image, target, 1.0, (0, 0), fill=0)[1]["boxes"], target["boxes"])
+    _, larger = scaled(image, target, 1.5, (0, 0), fill=0)  # 36 × 48 pixels, of which 24 × 32 are left
+    assert larger["labels"].tolist() == [2]  # of the others nothing is left
+    torch.testing.assert_close(larger["boxes"], 1.5 * target["boxes"][1:2])
+    _, right = scaled(image, target, 1.5, (0, 1), fill=0)  # the part on the right
+    torch.testing.assert_close(right["boxes"], 1.5 * target["boxes"][:1] - torch.tensor([16.0, 0, 16, 0]))
+
+
 def test_images_are_made_smaller_as_often_as_larger():
     """Scaled by 1 − s to 1 + s: a full object then covers (1 − s)² to all of its image."""
     images = ObjectImages([rectangles((0, 0, 40, 40), size=(40, 40))] * 400, (40, 40), 1.0,
@@ -208,8 +221,9 @@ def test_training_images_follow_seed_and_key_alone():
     same = sum(torch.equal(image, source[i][0]) for i, image in enumerate(flips.images))
     assert 10 < same < 30 and all(torch.equal(image, source[i][0]) or torch.equal(image.flip(2), source[i][0])
                                   for i, image in enumerate(flips.images))
-    plain = ObjectImages(source, (32, 32), 1.0).__getitems__(keys)  # evaluation
-    assert all(torch.equal(image, source[i][0]) for i, image in enumerate(plain.images))
+    for recipe in (None, DataRecipe(flip=False)):  # in evaluation; where nothing is mirrored
+        plain = ObjectImages(source, (32, 32), 1.0, recipe).__getitems__(keys)
+        assert all(torch.equal(image, source[i][0]) for i, image in enumerate(plain.images))
 
 
 def test_converted_images_are_noted_in_training_and_validation():
@@ -247,3 +261,14 @@ def test_objects_of_coco(tmp_path):
             around = masks_to_boxes(target["masks"][seen]) + torch.tensor([0, 0, 1, 1])
             near += [*((around - target["boxes"][seen]).abs().amax(1) <= 3).tolist(), *[False] * int((~seen).sum())]
         assert len(near) == objects and sum(near) > 0.93 * objects
+
+
+def test_scenes_have_the_targets_of_coco():
+    shapes, scenes = Shapes((32, 40), 5, "val", "boxes"), Scenes((32, 40), 5, "val")
+    for i in range(5):
+        (image, target), (drawn, own) = scenes[i], shapes[i]
+        assert torch.equal(image, drawn) and int(target["image_id"]) == i
+        assert torch.equal(target["boxes"], own["boxes"]) and torch.equal(target["labels"], own["labels"] + 1)
+        assert torch.equal(target["masks"].bool(), own["masks"]) and target["masks"].dtype == torch.uint8
+        assert torch.equal(target["area"], own["masks"].sum((1, 2)).float())
+        assert target["iscrowd"].tolist() == [0] * len(own["boxes"])

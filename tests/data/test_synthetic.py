@@ -1,6 +1,7 @@
 """Synthetic scenes: they depend on seed, split and index alone, and the three views agree."""
 
 import itertools
+import math
 import subprocess
 import sys
 import zlib
@@ -134,6 +135,23 @@ def test_shapes_are_mirror_images_of_themselves():
     v, u = np.meshgrid(*2 * [np.linspace(-1.2, 1.2, 99)], indexing="ij")
     for shape in SHAPES.values():
         assert any(np.allclose(shape(u, v), shape(a, b)) for a, b in ((u, -v), (-u, v)))
+
+
+@pytest.mark.parametrize("name, area, turns", [
+    # area in squares of the circle's radius; by which part of a turn, 1/2 to 1/8, the shape looks the same
+    ("disc", math.pi, range(2, 9)), ("ring", math.pi * (1 - 0.48**2), range(2, 9)), ("square", 2, [2, 4]),
+    ("triangle", 0.75 * 3**0.5, [3]), ("cross", 1.92, [2, 4]), ("star", 1.1226, [5]), ("crescent", 1.53, []),
+    ("hexagon", 1.5 * 3**0.5, [2, 3, 6]), ("arrow", 1.26, []), ("heart", 2.238, []),
+])
+def test_a_shape_has_its_corners_and_its_area(name, area, turns):
+    v, u = np.meshgrid(*2 * [(np.arange(600) + 0.5) / 250 - 1.2], indexing="ij")
+    shape = SHAPES[name]
+    assert (shape(u, v) < 0).mean() * 2.4**2 == pytest.approx(area, rel=5e-3)
+    found = []
+    for n in range(2, 9):
+        cos, sin = math.cos(2 * math.pi / n), math.sin(2 * math.pi / n)
+        found += [n] * np.allclose(shape(cos * u + sin * v, cos * v - sin * u), shape(u, v))
+    assert found == list(turns)
 
 
 def test_no_two_classes_look_alike():

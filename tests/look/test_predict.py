@@ -140,7 +140,8 @@ def test_models_with_anchors_answer_without_training_images(tmp_path):
 
 
 @pytest.mark.parametrize("image, says", [
-    (torch.zeros(3, 8, 8) - 0.1, "not normalised"), (torch.zeros(2, 8, 8), r"\(2, 8, 8\) of torch.float32 is no image"),
+    (torch.zeros(3, 8, 8) - 0.1, "not normalised"), (torch.eye(8).expand(3, 8, 8) + 0.1, "not normalised"),
+    (torch.zeros(2, 8, 8), r"\(2, 8, 8\) of torch.float32 is no image"),
     (torch.zeros(3, 8, 8, dtype=torch.int64), "torch.int64 is no image"), (torch.zeros(8, 8), r"give \(3, H, W\)"),
     (torch.zeros(3, 0, 8), "is no image"), (np.zeros((8, 8, 3)), "a ndarray is no image; give a path"),
     ("gone.png", "gone.png: no such image"), ([torch.zeros(3, 8, 8), None], "a NoneType is no image"),

@@ -147,7 +147,8 @@ def test_own_constructor_and_own_data_take_at_most_20_lines():
 
 
 STARTS = {"vig_ti_74.5.pth": "vig_ti", "pvig_s.pth": "pvig_s", "runs/vig_nano-cifar10/best.pt": "vig_nano",
-          "runs/lrgc_nano-shapes/best.pt": "lrgc_nano", "runs/cvig_s-imagefolder/best.pt": "cvig_s", "FILE": "vig_nano"}
+          "runs/lrgc_nano-shapes/best.pt": "lrgc_nano", "runs/cvig_s-imagefolder/best.pt": "cvig_s", "FILE": "vig_nano",
+          "vig_nano-cifar10": "vig_nano"}
 
 
 def weights_of(file: str) -> dict:
@@ -156,7 +157,7 @@ def weights_of(file: str) -> dict:
     model = on_meta(name)
     recipe = asdict(get_recipe("demo"))
     kept = {"name": name, "config": asdict(model.config), "recipe": recipe, "model": model.state_dict()}
-    return kept if file.startswith("runs/") else model.state_dict()
+    return kept if file.startswith("runs/") or file.endswith("-cifar10") else model.state_dict()
 
 
 class Understood(BaseException):

@@ -1,1 +1,1 @@
-"""What a person looks at."""
+"""Pictures, pages, tables: everything that shows a model."""

@@ -37,10 +37,10 @@ def flag_name(field: Field) -> str:
     return field.metadata.get("how", {}).get("flag", "--" + field.name.replace("_", "-"))
 
 
-def check_fields(values: object) -> None:
-    """Raise ValueError unless all fields, and every part of a tuple, are allowed; None always is."""
-    for field in fields(values):
-        value, allowed = getattr(values, field.name), field.metadata.get("allowed")
+def check_fields(known: Iterable[Field], values: dict) -> None:
+    """Raise ValueError unless the values of all fields, and every part of a tuple, are allowed; None always is."""
+    for field in known:
+        value, allowed = values.get(field.name), field.metadata.get("allowed")
         for part in value if isinstance(value, tuple) else (value,):
             if part == "":
                 raise ValueError(f"{flag_name(field)}: an empty name")
@@ -88,7 +88,7 @@ class DataRecipe:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self):
-        check_fields(self)
+        check_fields(fields(self), vars(self))
 
     @property
     def mixes(self) -> bool:

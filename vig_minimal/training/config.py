@@ -131,7 +131,7 @@ class RunConfig:
     tensorboard: bool = option(False, "output", "write event files too, if the package tensorboard is there", CHANGES)
 
     def __post_init__(self):
-        check_fields(self)
+        check_fields(OPTIONS.values(), vars(self))
         refuse_first([
             (self.eval_only and self.resume in (None, "auto"), "--eval-only: name the checkpoint with --resume PATH"),
             (self.plain and self.compile, "--plain and --compile: choose one of them"),
@@ -143,6 +143,7 @@ class RunConfig:
     @classmethod
     def of(cls, given: dict) -> "RunConfig":
         """The fields that were given, and defaults; nothing is resolved yet."""
+        check_fields(RECIPE_FLAGS.values(), given)
         recipe = {name: given[name] for name in RECIPE_FLAGS if name in given}
         return cls(**{name: given[name] for name in OPTIONS if name in given},
                    given=kept(given, GIVEN, STAYS, CHANGES) | recipe)

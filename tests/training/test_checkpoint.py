@@ -178,3 +178,19 @@ def test_released_weights_are_no_checkpoint_to_go_on_from(tmp_path):
     torch.save({"pos_embed": torch.ones(1)}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="load_released"):
         checkpoint.load_run(tmp_path / "x.pt")
+
+
+def test_a_run_that_finds_the_folder_locked_leaves_it_alone(tmp_path, monkeypatch):
+    """The other run may have written nothing but the lock so far."""
+    def taken(*_):
+        raise BlockingIOError
+
+    folder = tmp_path / "out"
+    with checkpoint.lock(folder):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint.fcntl, "lockf", taken)
+            with pytest.raises(ValueError, match=f"another run writes there now .process {os.getpid()} on"):
+                with checkpoint.lock(folder):
+                    pass
+        assert (folder / ".lock").exists()
+    assert not folder.exists()  # nothing was written

@@ -210,7 +210,8 @@ def test_frozen_weights_and_statistics_stay_to_the_bit(trained):
 
 
 def test_what_is_missing_is_found_before_training(capsys):
-    for argv, message in ((["--init-from"], "no such file"), (["--teacher", "resnet18", "--teacher-weights"], "no such c"),
+    for argv, message in ((["--init-from"], "no such file"),
+                          (["--teacher", "resnet18", "--teacher-weights"], "no such checkpoint"),
                           (["--model", "cnn2gnn_nano", "--backbone-weights"], "no such checkpoint")):
         assert f"none.pth: {message}" in refused(capsys, "--limit", 64, *argv, "none.pth")
     assert "--freeze: keeps the loaded weights" in refused(capsys, "--freeze")

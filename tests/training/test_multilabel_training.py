@@ -155,7 +155,7 @@ def test_weights_of_a_pyramid_start_gkgnet(capsys, tmp_path):
     (["--model", "gkgnet", "--data", "shapes"], "of shapes has exactly one label; choose one of shapes-multi"),
     (["--model", "gkgnet", "--data-dir", "photos"], "an image of imagefolder has exactly one"),
     (["--model", "pvig_nano", "--multi-label", "--data", "shapes"], "pvig_nano: multi-label classification, and"),
-    (["--model", "pvig_nano", "--data", "shapes-multi"], "pvig_nano: single-label classification, and an image of shapes"),
+    (["--model", "pvig_nano", "--data", "shapes-multi"], "single-label classification, and an image of shapes"),
     (["--model", "gkgnet", "--mixup", "0.8"], "give --mixup 0 --cutmix 0"),
     (["--model", "gkgnet", "--teacher", "resnet18"], "give --teacher none"),
     (["--model", "cvig_nano", "--multi-label", "--set", "distillation=True"], "--set distillation=False"),

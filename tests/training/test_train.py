@@ -503,7 +503,8 @@ def test_checkpoints_that_do_not_fit_are_one_sentence(capsys):
     assert "trained with drop_path=0.0" in resumed("--drop-path", 0.5)
     assert "trained with ema_decay=0.99, and this run has ema_decay=0" in resumed("--no-ema")
     image_folder(Path("data"))
-    assert "trained with num_classes=10, and this run has num_classes=2" in resumed("--data-dir", "data", "--batch-size", 2)
+    said = resumed("--data-dir", "data", "--batch-size", 2)
+    assert "trained with num_classes=10, and this run has num_classes=2" in said
     state = checkpoint.load(last)
     weights = {name: value for name, value in state.items() if name != "training"}
     checkpoint.save("weights.pt", weights)

@@ -123,25 +123,25 @@ def lock(folder: Path) -> Iterator[None]:
     """Make the output folder and lock it inside this context, or until this process ends; remove it if it stays empty.
     Raises ValueError if another live process has the lock, and OSError if the folder cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(folder / ".lock", "a+") as file:
-            try:
-                if fcntl is not None:  # a record lock, which child processes do not inherit
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                file.seek(0)
-                raise ValueError(f"{folder}: another run writes there now ({file.read().strip()}); wait until it ends,"
-                                 " stop it, or choose another folder with --output") from None
-            except OSError:  # a file system without locks
-                pass
-            file.truncate(0)
-            print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+    with open(folder / ".lock", "a+") as file:
+        try:
+            if fcntl is not None:  # a record lock, which child processes do not inherit
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            raise ValueError(f"{folder}: another run writes there now ({file.read().strip()}); wait until it ends,"
+                             " stop it, or choose another folder with --output") from None
+        except OSError:  # a file system without locks
+            pass
+        file.truncate(0)
+        print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+        try:
             yield
-    finally:
-        with contextlib.suppress(OSError):  # another run may have begun there
-            if os.listdir(folder) == [".lock"]:
-                (folder / ".lock").unlink()
-                os.removedirs(folder)
+        finally:
+            with contextlib.suppress(OSError):  # another run may have begun beside it
+                if os.listdir(folder) == [".lock"]:
+                    (folder / ".lock").unlink()
+                    os.removedirs(folder)
 
 
 @torch.no_grad()

@@ -115,7 +115,7 @@ def test_copies_on_both_sides_are_counted(tmp_path):
     near = folder / "val" / "cat" / "5.png"  # as long, and another file
     near.write_bytes((folder / "train" / "dog" / "5.png").read_bytes()[:-1] + b"?")
     (said,) = opened(folder).remarks
-    assert said.startswith("warning: 4 of 12 validation images are exact copies of training images, as ")
+    assert said.startswith("warning: 4 of 12 validation images are exact copies of training images, such as ")
     assert f"{folder}/val/cat/0.png of {folder}/train/dog/0.png" in said
     for i in range(40):  # a folder that is split by the seed, each image twice
         picture(tmp_path / "one" / "ab"[i % 2] / f"{i}.png")

@@ -182,7 +182,7 @@ def test_a_classifier_draws_no_boxes(tmp_path, capsys):
         "std": (0.5,) * 3, "recipe": {"eval_crop": 0.9}, "model": model.state_dict()})
     with pytest.raises(SystemExit):
         predict.main(["shapes:3", "--checkpoint", str(tmp_path / "best.pt"), "--out", str(tmp_path / "a.png")])
-    assert "--out: draws what a detector finds" in capsys.readouterr().err
+    assert "--out: draws the objects of a detector" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("run", [lambda path: explain.main(["--checkpoint", path]),

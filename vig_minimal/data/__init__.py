@@ -1,1 +1,1 @@
-"""Images and labels in."""
+"""Data sets, augmentation and batches."""

@@ -3,7 +3,7 @@
     coco       FOLDER/{train2017,val2017}/*.jpg and FOLDER/annotations/instances_{train,val}2017.json, or all of 2014
     voc2007    FOLDER/VOCdevkit/VOC2007/{JPEGImages,Annotations,ImageSets/Main}: trainval to train, test to validate
 
-Annotations are checked as a whole when they are opened; a DataError says in one sentence what is wrong.
+Annotations are checked as a whole when they are opened; a DataError describes the problem in one sentence.
 """
 
 import json

@@ -31,7 +31,7 @@ def read_image(path: str | Path) -> Image.Image:
     """Read an image file as RGB. `image.info["was"]` names what was converted; ordinary files have no such entry.
 
     Converts CMYK, scales numbers of other depths to 8 bits (see `formats.rgb`), lays transparent pixels on white, and
-    turns the image as EXIF says. Metadata that cannot be read are left out. Raises DataError, without the path, for
+    turns the image as EXIF requires. Metadata that cannot be read are left out. Raises DataError, without the path, for
     files that are no image, cut short or larger than Pillow's MAX_IMAGE_PIXELS (decompression bombs), for pipes and
     devices, and for links to nothing; OSError for files that are missing or that the system cannot read.
     """

@@ -72,12 +72,13 @@ def image_folders(folder: str, seed: int, only_val: bool = False) -> tuple[Image
     if found := copies(train.paths, val.paths):
         least = "at least " * (len(val) > COMPARED or len(train) > OPENED)
         remarks.append(f"warning: {least}{len(found)} of {len(val):,} validation images are exact copies of training"
-                       f" images, as {found[0][0]} of {found[0][1]}: scores say too much; remove them from one side")
+                       f" images, such as {found[0][0]} of {found[0][1]}: scores are too high; remove them"
+                       " from one side")
     return train, val, remarks
 
 
 def find_images(root: str | Path, classes: bool = False) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return (folder of `root` or ".", path) of all image files inside, and what to say about what is left out.
+    """Return (folder of `root` or ".", path) of all image files inside, and remarks on what is left out.
 
     What is hidden are copies and notes of other programs, as .ipynb_checkpoints/ and ._0.jpg, and is not mentioned. A
     link to a folder is followed if it leads out of `root`, and a link inside what it leads to is not: else it could go
@@ -125,7 +126,7 @@ def _overlap(one: Path, other: Path) -> bool:
 
 
 def _is_image(path: str) -> bool:
-    """Whether Pillow knows what is in a file, of which the first bytes are read."""
+    """Whether Pillow recognises a file by its first bytes."""
     try:
         with warnings.catch_warnings(), contextlib.suppress(Image.DecompressionBombError):
             warnings.simplefilter("ignore")

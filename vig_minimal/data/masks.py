@@ -16,7 +16,7 @@ FINE = 5  # COCO draws a polygon's outline on a grid this many times finer than 
 def edges_of(segmentation: dict | Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
     """Return the edges of an annotation's `segmentation`, or of a detection's: (2n,) int64.
 
-    Polygons [[x, y, x, y, …], …], of which the union counts, or run lengths {"size": [height, width], "counts": […]},
+    Polygons [[x, y, x, y, …], …], whose union counts, or run lengths {"size": [height, width], "counts": […]},
     which begin with pixels outside; as a list or in COCO's text. Raises ValueError for anything else and for another
     size.
     """
@@ -40,8 +40,8 @@ def edges_of(segmentation: dict | Sequence[Sequence[float]], height: int, width:
 def run_lengths_of_text(text: str | bytes) -> list[int]:
     """Return the run lengths that COCO's tools write as text.
 
-    A character less 48 is six bits: five of the number, the lowest first, and 32 where the number goes on. The highest
-    of all says whether it is negative. From the fourth run on, each is what it differs by from the last but one.
+    A character less 48 is six bits: five of the number, the lowest first, and 32 where the number continues. The
+    highest of all is its sign. From the fourth run on, each is what it differs by from the last but one.
     """
     counts, number, shift = [], 0, 0
     for bits in (text.encode(errors="replace") if isinstance(text, str) else text):

@@ -36,7 +36,7 @@ def path_of_lessons(folder: Path) -> str:
     """List all lessons with their status, and the next command."""
     progress = Progress(folder)
     done = [progress.is_done(lesson) for lesson in LESSONS]
-    lines = ["Twelve lessons: you write the equations of Vision GNNs, and their check says", "what went wrong.", ""]
+    lines = ["Twelve lessons: you write the equations of Vision GNNs, and a check explains", "what went wrong.", ""]
     for lesson, is_done in zip(LESSONS, done, strict=True):
         mark = "done" if is_done else "    " if not (folder / lesson.file).exists() else "open"
         lines.append(f"  {mark}  {lesson.number:2}  {lesson.title:32}{lesson.source}")
@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
                         help="lesson, 1 to 12")
     parser.add_argument("--hint", action="store_true",
                         help="next hint for the function of lesson N that fails")
-    parser.add_argument("--solution", action="store_true", help="where the package has the answers: file and line")
+    parser.add_argument("--solution", action="store_true", help="file and line of the package's solution")
     parser.add_argument("--look", action="store_true", help="run the file of lesson N, which draws")
     parser.add_argument("--notebook", metavar="FILE", help="write all lessons as one Jupyter notebook")
     args = parser.parse_args(argv)

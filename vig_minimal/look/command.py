@@ -61,8 +61,8 @@ def _picture_name(text: str) -> str:
 
 
 def save_picture(page: Image.Image, path: str) -> None:
-    """Write the picture in the format of the path's suffix, and say so. Raises ValueError, the old file untouched."""
-    from ..atomic_files import replacing  # imports torch, which takes seconds: a wrong flag is answered before
+    """Write the picture in the format of the path's suffix, and print it. Raises ValueError, the old file untouched."""
+    from ..atomic_files import replacing  # imports torch, which takes seconds: a wrong flag is reported before
 
     try:
         with replacing(path) as file:

@@ -47,7 +47,7 @@ def explore_partitions(image: Tensor, layers: list[Layer], title: str = "") -> I
     """Draw the image, and for each layer a panel of ClusterViG's partitions, one colour for each, which a partition
     keeps from layer to layer as far as it keeps its patches. Raises ValueError for graphs without partitions."""
     if not hasattr(layers[0].graph, "labels"):
-        raise ValueError("--partitions: this model's nodes have none; choose one of ClusterViG's, as cvig_nano")
+        raise ValueError("--partitions: this model's nodes have none; choose one of ClusterViG's, such as cvig_nano")
     panels, captions, before = [picture(image, PANEL)], ["the image"], None
     for layer in layers:
         count = layer.graph.centroids.shape[1]
@@ -213,8 +213,8 @@ def page_of(args: argparse.Namespace, model: nn.Module, image: Tensor, layers: l
         raise ValueError(f"--{asked[0]} and --{asked[1]}: one picture shows one of them; leave the other out")
     if args.label is not None:
         if not (cross := [layer for layer in layers if layer.of_labels]):
-            raise ValueError(f"--label: in {model.name}'s graphs no label is a node; choose one of GKGNet's, as"
-                             " gkgnet_nano")
+            raise ValueError(f"--label: in {model.name}'s graphs no label is a node; choose one of GKGNet's, such"
+                             " as gkgnet_nano")
         label = choose_label(args.label, model.classes)
         name = model.classes[label]
         truth = shows(args.image, model.config.img_size, name)

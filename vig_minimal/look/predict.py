@@ -168,7 +168,7 @@ def probabilities(model: nn.Module, crops: Tensor, return_graphs: bool = False) 
 
 
 def named(model: nn.Module, row: Tensor, top: int | None, threshold: float) -> Answer:
-    """The answer of `predict` for one image's `probabilities` (classes,)."""
+    """The result of `predict` for one image's `probabilities` (classes,)."""
     values, order = row.sort(descending=True, stable=True)
     count = int((values >= threshold).sum()) if model.multi_label else top
     return [(model.classes[i], value) for i, value in zip(order[:count].tolist(), values.tolist())]
@@ -273,7 +273,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--csv", metavar="FILE", help="also write a table, a row per image and class, or per object with its box")
     parser.add_out(None, f"the picture to write: what a detector finds in the first {MOST_DRAWN} images, or their"
                          " classes (segmentation: segments.png)")
-    add("--masks", metavar="DIR", help="of segmentation, where masks of class numbers go, NAME.png (default masks)")
+    add("--masks", metavar="DIR", help="segmentation: the folder for masks of class numbers, NAME.png (default masks)")
     add("--batch-size", type=int, default=32, metavar="N", help="images per batch (default 32)")
     add("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     args = parser.parse_args(argv)
@@ -292,9 +292,9 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{DEFAULT}, with the classes {', '.join(model.classes)}", file=sys.stderr)
         detects, segments = isinstance(model, Detector), isinstance(model, Segmenter)
         if args.out and not (detects or segments):
-            raise ValueError(f"--out: draws what a detector finds, and {model.name} here names classes; leave it out")
+            raise ValueError(f"--out: draws the objects of a detector, but {model.name} is a classifier; leave it out")
         if args.masks and not segments:
-            raise ValueError(f"--masks: of segmentation, which {model.name} here is not trained for; leave it out")
+            raise ValueError(f"--masks: is for segmentation, but {model.name} is not trained for it; leave it out")
         masks = Path(args.masks or "masks") if segments else None
         args.out = args.out or ("segments.png" if segments else None)
         table = csv.writer(files.enter_context(replacing(args.csv, "w"))) if args.csv else None

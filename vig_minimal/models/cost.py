@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-adds, and memory."""
+"""Cost of a model: parameters, multiply-adds, and memory."""
 
 import copy
 import sys

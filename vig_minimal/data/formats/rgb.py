@@ -1,7 +1,7 @@
 """Any image that Pillow opens, as upright 8-bit RGB: numbers of any depth, transparency, orientation.
 
 Brightness follows what the file's header states: numbers of b bits go from 0 (black) to 2^b − 1 (white), signed ones
-from −2^(b−1), and a TIFF may say that 0 is white. Only where nothing is stated, for whole numbers of 32 bits and for
+from −2^(b−1), and a TIFF may define 0 as white. Only where nothing is stated, for whole numbers of 32 bits and for
 floating ones, are the smallest black and the largest white.
 """
 
@@ -110,7 +110,7 @@ def _of_numbers(image: Image.Image, bits: int, signed: bool, tags: dict) -> tupl
 
 
 def _low_bytes(image: Image.Image) -> np.ndarray:
-    """Return the low bytes of a PNG's RGB of 16 bits, of which Pillow keeps the high ones: (H, W, 3)."""
+    """Return the low bytes of a PNG's 16-bit RGB, since Pillow keeps only the high ones: (H, W, 3)."""
     place = image.fp.tell()
     again = Image.open(image.fp)
     again.tile = [(*again.tile[0][:3], "RGB;16L")]

@@ -79,7 +79,7 @@ TASKS = [
          lambda x, alpha: (alpha[..., None] * -relative(x)).amax(2)),
         ("Rows and columns of alpha are exchanged: row j holds the weights of target j.",
          lambda x, alpha: strongest(x, alpha.mT)),
-        ("alpha only says where edges are; it should scale each message before the maximum is taken.",
+        ("alpha only marks where edges are; it should scale each message before the maximum is taken.",
          lambda x, alpha: ((alpha != 0)[..., None] * relative(x)).amax(2)),
         ("This is the weighted sum, as attention has it; Eq. 5 has the maximum.",
          lambda x, alpha: (alpha[..., None] * relative(x)).sum(2)),

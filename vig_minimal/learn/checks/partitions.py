@@ -107,7 +107,7 @@ TASKS = [
     Task("nearest_inside", nearest_inside, "(B, N, N) bool", PARTS, [
         ("Neighbours in other partitions: only those with the same label may be found.",
          lambda x, labels, k: within(x, torch.ones_like(same(labels)), k)),
-        ("The k nearest of the whole image, of which only those in the partition remained: first narrow down, then"
+        ("The k nearest of the whole image, reduced to those in the partition: first narrow down, then"
          " choose"
          " k.",
          lambda x, labels, k: within(x, torch.ones_like(same(labels)), k) & same(labels)),

@@ -20,7 +20,7 @@ image, proxies and anchors; the target goes through W_1, sources through W_2. "W
 separately over the anchor and proxy indices", so that each sum to 1; and the image's own edge has
 the weight 1: z_out also gets W_2 of the image. The slope of LeakyReLU is 0.2.
 
-(GKGNet goes on as lesson 6: Eq. 2 joins D and D', and Eq. 3 gives every label its score, Y =
+(GKGNet continues as in lesson 6: Eq. 2 joins D and D', and Eq. 3 gives every label its score, Y =
 Sigmoid(Y_xp + Y_xl), from the patches and from the label node.)
 
 Symbols: D = d labels, S = s patches, Ŝ the chosen ones, g a group, G groups; B images, L labels, N

@@ -1,1 +1,1 @@
-"""What the graph costs: time, memory and parameters, beside the same network without one."""
+"""Cost of the graph: time, memory and parameters, beside the same network without one."""

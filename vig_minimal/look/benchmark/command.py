@@ -1,4 +1,4 @@
-"""Measure what the graph costs, as a ratio to the same network without one: time, memory, parameters.
+"""Measure the cost of the graph, as a ratio to the same network without one: time, memory, parameters.
 
     python -m vig_minimal benchmark vig_ti --set graph=svga    # another graph, or any other field of the config
     python -m vig_minimal benchmark lrgc_ti --compile      # through torch.compile
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--grids", type=int, nargs="+", default=[14, 28, 42, 56], metavar="G", help="for --graphs: G² nodes")
     add("--paper", action="store_true", help="the figures of the papers' tables instead, and ours beside them")
     add("--profile", action="store_true", help="where each model's time goes instead, beside what each part could take")
-    add("--memory", action="store_true", help="what a training step keeps in memory instead")
+    add("--memory", action="store_true", help="memory of a training step instead")
     add("--measure", action="store_true", help="--memory: also run a step of --batch images")
     add("--batch", type=int, default=8, metavar="N", help="images a batch (default 8)")
     add("--rounds", type=int, default=5, metavar="N", help="timed rounds (default 5)")

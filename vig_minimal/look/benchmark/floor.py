@@ -93,7 +93,7 @@ def random_images(model: nn.Module, batch: int, device: str) -> Tensor:
 
 
 def costs(model: nn.Module, batch: int, rounds: int, device: str, compiled: bool = False) -> dict[str, float]:
-    """Return what a model costs: parameters, multiply-adds and MB kept for the backward pass; milliseconds an image in
+    """Return the cost of a model: parameters, multiply-adds and MB kept for the backward pass; milliseconds an image in
     evaluation and training, and as ratios to the floor; and the seconds of the first steps, compilation included.
 
     Model and floor take turns, and the median of the rounds counts. The model's statistics of batch norm change.

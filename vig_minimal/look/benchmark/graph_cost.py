@@ -1,4 +1,4 @@
-"""What every constructor costs alone, as the number of nodes grows: `python -m vig_minimal benchmark --graphs`."""
+"""Cost of each constructor alone against the number of nodes: `python -m vig_minimal benchmark --graphs`."""
 
 from argparse import Namespace
 from dataclasses import replace

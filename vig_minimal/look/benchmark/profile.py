@@ -6,7 +6,7 @@ The peaks are those of a large matrix product and of a large copy, measured firs
 of the tensors that it reads and writes. Data that a cache still holds comes faster than the copy's: such a part takes
 less than its limit. A part near its limit gets faster by doing less; one far above it could do the same faster.
 
-Every operation of torch counts for the innermost function of this project that called it, so a row says where to look.
+Every operation of torch counts for the innermost function of this project that called it, so a row shows where to look.
 Those of the backward pass count for `backward`, but for the one that `graphs/fast/maximum.py` differentiates itself.
 """
 
@@ -30,7 +30,7 @@ LEAST_SHARE = 0.01  # of the time; rows with less are added up
 
 @dataclass
 class Part:
-    """What one operation of one function has taken so far."""
+    """The cost of one operation of one function so far."""
 
     calls: int = 0
     seconds: float = 0.0

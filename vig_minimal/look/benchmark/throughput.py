@@ -40,7 +40,7 @@ def throughput(names: list[str], batches: list[int], *settings) -> dict[str, lis
 
 def in_own_process(what: str, measure: Callable, *about):
     """Return measure(*about), computed in a process that holds nothing else; None if memory ran out. Raises ValueError,
-    which says `what` failed, for another failure."""
+    with `what` failed, for another failure."""
     context = get_context("forkserver" if os.name == "posix" else "spawn")  # forked from one that has imported torch
     context.set_forkserver_preload([__name__])
     ours, theirs = context.Pipe(duplex=False)

@@ -1,13 +1,13 @@
 """The cells of a comparison: one training run for each variant and seed, in a folder of its own.
 
-    OUTPUT/compare.json                        what all cells share
+    OUTPUT/compare.json                        settings that all cells share
     OUTPUT/graph=knn/seed-0/run/               the output folder of train.py
     OUTPUT/graph=knn/seed-0/log.txt            what train.py printed
-    OUTPUT/graph=knn/seed-0/result.json        what was measured; a cell that has it is finished
+    OUTPUT/graph=knn/seed-0/result.json        its measurements; a cell that has it is finished
     OUTPUT/graph=knn/seed-0/.lock              locked while a process works on the cell
 
-train.py runs as a process of its own: what it does with memory, threads and signals stays there. A cell that was cut
-off goes on by `--resume auto`.
+train.py runs as a process of its own: what it does with memory, threads and signals stays there. An
+interrupted cell resumes with `--resume auto`.
 """
 
 import itertools
@@ -59,7 +59,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """What all cells share: the model, train.py's other flags, the folder; and the arguments of this call."""
+    """Settings that all cells share: the model, train.py's other flags, the folder; and the arguments of this call."""
 
     model: str
     flags: tuple[str, ...]
@@ -105,7 +105,7 @@ def variants_of(graphs: Sequence[str], convs: Sequence[str], fields: Sequence[st
         name, equals, values = text.partition("=")
         values = [value for value in re.split(r",(?![^(]*\))", values) if value]  # no comma inside (2, 2)
         if not (name and equals and values):
-            raise ValueError(f"--set {text}: it takes a field of the model and its values, as k=4,9,18")
+            raise ValueError(f"--set {text}: takes a field of the model and its values, such as k=4,9,18")
         axes.append([f"{name}={value}" for value in values])
     axes = [list(dict.fromkeys(axis)) for axis in axes if axis]
     variants = []

@@ -4,10 +4,10 @@ By default a variant is a graph constructor in vig_nano. --convs compares graph 
 config, and several of these all combinations: --model gkgnet_nano --set groups=1,2,4 --set k=4,9.
 
 A run is a cell: one variant, one seed. The command can be stopped and started again at any time: finished cells are
-never run again, others go on. Several processes may work on one folder, each on cells of its own. After each cell it
+never run again, others resume. Several processes may work on one folder, each on cells of its own. After each cell it
 writes compare.md (a table with its command and the meaning of every column), compare.csv (all measures of every cell)
 and compare.png. Times that were measured while other work took the cores are left out where a seed has better ones, and
-marked elsewhere. A run that fails is named at the end, the others go on, and the exit code is 1.
+marked elsewhere. A run that fails is named at the end, the others continue, and the exit code is 1.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def about(model: str, cells: Sequence[Cell], config: RunConfig, argv: Sequence[s
 
 
 def write(study: Study, cells: Sequence[Cell], baseline: Variant, config: RunConfig) -> str:
-    """Write the tables and, once a cell is finished, the picture. Return what compare.md holds."""
+    """Write the tables and, once a cell is finished, the picture. Return the text of compare.md."""
     notes = about(study.model, cells, config, study.argv)
     text = markdown(cells, baseline, *notes)
     for name, content in (("compare.md", text), ("compare.csv", as_csv(cells))):
@@ -141,7 +141,7 @@ def parse(argv: Sequence[str] | None) -> tuple[Parser, argparse.Namespace]:
     add("--set", action="append", metavar="FIELD=V1,V2,…", default=[], help="values of a field of the config")
     add("--seeds", nargs="+", type=int, metavar="N", default=[0], help="(default 0)")
     add("--output", metavar="DIR", default="compare", help="the folder for all cells and tables (default compare)")
-    add("--dry-run", action="store_true", help="say how long it would take, and train nothing")
+    add("--dry-run", action="store_true", help="estimate the time, and train nothing")
     for name in HANDED_ON:
         add(f"--{name}", metavar="VALUE", help="as in train.py, for all runs")
     add("flags", nargs="*", metavar="-- FLAG", help="after --: any other flags of train.py, for all runs")

@@ -1,4 +1,4 @@
-"""What is measured of a finished run: its score, its cost, and what its graphs are like on validation images.
+"""Measures of a finished run: its score, its cost, and what its graphs are like on validation images.
 
     measure      of all blocks, on up to 64 validation images
     degree       sources of a node, itself among them

@@ -1,4 +1,4 @@
-"""What a comparison shows: a table of its variants (Markdown), one of all cells (CSV), and a picture."""
+"""Output of a comparison: a table of its variants (Markdown), one of all cells (CSV), and a picture."""
 
 import csv
 import io

@@ -1,1 +1,1 @@
-"""What a detector or a network for segmentation finds, and what those objects read from."""
+"""Outputs of detectors and segmentation networks, and the sources that their objects read from."""

@@ -1,4 +1,4 @@
-"""What a detector finds, and its picture: boxes, masks, names and scores."""
+"""Objects that a detector finds, and their picture: boxes, masks, names and scores."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What a network for segmentation finds: the pixels of each class, their picture, and the mask as a file."""
+"""Output of a segmentation network: the pixels of each class, their picture, and the mask as a file."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

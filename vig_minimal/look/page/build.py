@@ -137,7 +137,7 @@ def scenes(size: tuple[int, int], count: int, view: str) -> str:
 
 def build(models: Sequence[tuple[nn.Module, str]], sources: Sequence[str], title: str, run: bool = False,
           num_scenes: int = 0, progress: Callable[[], None] = lambda: None) -> str:
-    """The page as HTML. models: from `open_model`, with what to say about their weights. sources: images, as
+    """The page as HTML. models: from `open_model`, with a note on their weights. sources: images, as
     `open_image` takes them. run: the models are in the page and run there, on `num_scenes` synthetic scenes too.
     progress: called after every view. Raises ValueError for an image or model that cannot be shown, and for a page that
     would be too large."""

@@ -45,7 +45,7 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--run: shows the images and models that the run kept; leave images, --model, --checkpoint and"
                          " --live out")
     if not args.run and not args.image:
-        raise ValueError("--html: name one image or several, as shapes:9 or photo.jpg")
+        raise ValueError("--html: name one image or several, such as shapes:9 or photo.jpg")
     if not Path(args.html).resolve().parent.is_dir():
         raise ValueError(f"{args.html}: the page cannot be written ({os.strerror(ENOENT)})")
     if Path(args.html).is_dir():

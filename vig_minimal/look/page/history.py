@@ -21,8 +21,8 @@ def epochs_of(folder: str) -> str:
     """The page of a run: one view for each kept epoch and image. Raises ValueError for a folder that cannot be used."""
     files = sorted(Path(folder).glob("graphs-*.pt"), key=lambda file: (len(file.name), file.name))
     if not files:
-        raise ValueError(f"{folder}: no graphs were kept there; train with --every N, as train.py --model lrgc"
-                         " --every 1")
+        raise ValueError(f"{folder}: no graphs were kept there; train with --every N, such as train.py --model"
+                         " lrgc --every 1")
     data = {"models": [], "pictures": {}, "views": [], "epochs": []}
     for file in files:
         state = load(file)

@@ -27,7 +27,7 @@ GRID = control("N(i) = {j : |row_j − row_i| ≤ 1, |column_j − column_i| ≤
 FULL = control("N(i) = all nodes", "A baseline: every node reads from all.")
 NONE = control("N(i) = {i}", "A baseline: a node reads from itself only, so m is 0 and no information passes.")
 
-# what the steps say where a person has changed the graph: constructor -> key of the step -> the step
+# texts of the steps where the user has changed the graph: constructor -> key of the step -> the step
 CHOICES = {name: {step.key: {"title": step.title, "equation": typeset(step.equation), "says": step.says,
                              "symbol": symbol, "where": f"vig_minimal/constructors/{file}"}
                   for step, symbol in zip(steps, symbols)}
@@ -93,7 +93,7 @@ def live(model: ViG) -> dict:
 
 
 def settings(constructor: nn.Module, config: ViGConfig, seed: int) -> dict:
-    """What a person may change in one block. The constructors that are not the block's own start with these too."""
+    """The settings of one block that the user may change. The other constructors start with these too."""
     name = {KNN: "knn", LRGC: "lrgc", SimilarityThreshold: "threshold"}[type(constructor)]
     return {"constructor": name, "tau": float(constructor.tau.detach()) if name == "lrgc" else -1.0,
             "k": at(getattr(constructor, "k", config.k or first_k), config.num_nodes),

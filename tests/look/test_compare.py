@@ -178,7 +178,7 @@ def test_a_dry_run_says_how_long_it_takes_and_writes_nothing(tmp_path, capsys):
     (["--graphs", "knnn"], "compare: error: unknown graph 'knnn'; did you mean knn?"),
     (["--convs", "mrr"], "compare: error: conv='mrr'"),
     (["--set", "clusters=2"], "compare: error: clusters is read by graph='cluster_knn' alone"),
-    (["--set", "k"], "compare: error: --set k: it takes a field"),
+    (["--set", "k"], "compare: error: --set k: takes a field"),
     (["--model", "resnet_nano", "--set", "heads=1"], "compare: error: --model resnet_nano: it has no patches"),
     (["--model", "vig_nan"], "compare: error: unknown model 'vig_nan'"),
     (["--graphs", "knn", "--epochs", "0"], "train.py: error: --epochs 0: must be at least 1"),

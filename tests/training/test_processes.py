@@ -86,7 +86,7 @@ def test_one_that_hangs_ends_the_other(tmp_path, which):
     processes[which].kill()
     finish(processes[which])
     log = f"{1 - which}.txt"
-    sentence = "another process of this run is gone, or does not answer within --timeout"
+    sentence = "another process of this run has ended, or did not respond within --timeout"
     assert said(tmp_path, log).count(sentence) == 1 and not fell(tmp_path, log), said(tmp_path, log)
     assert "the last good checkpoint is out/last.pt" in said(tmp_path, log)
 

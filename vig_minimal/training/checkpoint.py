@@ -148,7 +148,7 @@ def lock(folder: Path) -> Iterator[None]:
 def save_graphs(path: Path, model: nn.Module, images: Tensor, about: dict) -> None:
     """Write what `explore --run` shows of these normalised images (B, 3, H, W): the images, logits and graphs.
 
-    about: what else the file holds, mean and std of the normalisation among it."""
+    about: other contents of the file, such as mean and std of the normalisation."""
     logits, graphs = model.eval().forward(images, return_graphs=True)  # not the compiled __call__
     mean, std = (torch.tensor(about[name], device=images.device)[:, None, None] for name in ("mean", "std"))
     graphs = [graph if isinstance(graph, GroupGraph) else graph.union() for graph in graphs]

@@ -41,7 +41,7 @@ LOWEST, HIGHEST = np.array(list(AREAS.values())).T[..., None]  # (areas, 1) each
 
 
 class Matched(NamedTuple):
-    """What step 4 says of the detections of one image and category, highest score first."""
+    """Match the detections of one image and category (step 4), highest score first."""
 
     scores: np.ndarray    # (D,)
     right: np.ndarray     # (areas, thresholds, D) bool

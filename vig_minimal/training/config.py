@@ -36,8 +36,8 @@ AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MODELS = {"labels": (create_model, lambda name: CONFIGS[name].img_size[:1]),
           "detection": (create_detector, detector_size), "segmentation": (create_segmenter, segmenter_size)}
 COUNT, PER_CLASS = Allowed(1, 10**6), Allowed(1, 10**4)
-# what a checkpoint keeps of a flag: nothing, since it is of one call; what was given; also the value, which must stay
-# in a resumed run; also the value, which may change
+# how a checkpoint stores a flag: not at all, since it is of one call; as given; also its value, which must stay in a
+# resumed run; also its value, which may change
 CALL, GIVEN, STAYS, CHANGES = "call", "given", "stays", "changes"
 # arguments of `add_argument` by the type of a field; a field may replace them
 ARGUMENTS = {bool: {"action": argparse.BooleanOptionalAction}, int: {"type": int, "metavar": "N"},
@@ -69,11 +69,11 @@ class RunConfig:
                                           " statistics too", STAYS)
     task: str = option(None, "model", "labels: classification; detection: Mask R-CNN; segmentation: Semantic FPN"
                                       " (default: that of the data, else labels)", STAYS, tuple(MODELS))
-    anchors_per_class: int = option(None, "model", "of CNN2GNN: training images that represent a class (1)", GIVEN,
+    anchors_per_class: int = option(None, "model", "CNN2GNN: training images that represent a class (1)", GIVEN,
                                     PER_CLASS)
-    proxies_per_class: int = option(None, "model", "of CNN2GNN: learnt vectors that represent a class (1)", GIVEN,
+    proxies_per_class: int = option(None, "model", "CNN2GNN: learnt vectors that represent a class (1)", GIVEN,
                                     PER_CLASS)
-    backbone_weights: Path = option(None, "model", "of CNN2GNN's ResNet: a state dict, or «torchvision» to download")
+    backbone_weights: Path = option(None, "model", "CNN2GNN's ResNet: a state dict, or «torchvision» to download")
 
     data: str = option(None, "data", f"one of {', '.join(DATA_SETS)}; by default imagefolder with --data-dir, else"
                                      " shapes, or shapes-multi for GKGNet and --multi-label", CHANGES)
@@ -89,7 +89,7 @@ class RunConfig:
                                               " models, else the paper's); each of the following replaces one value",
                               GIVEN, flag="--recipe")
     recipe: Recipe = Recipe()
-    given: dict = field(default_factory=dict)  # what a checkpoint keeps of what was given
+    given: dict = field(default_factory=dict)  # the part of what was given that a checkpoint stores
     scale_lr: bool = option(False, "recipe", "scale the learning rates with the batch: they are for the recipe's own"
                                              " batch size", GIVEN)
     teacher_weights: Path = option(None, "recipe", "the teacher's state dict (default: torchvision's)", CHANGES)
@@ -102,11 +102,11 @@ class RunConfig:
     imports: list = option(None, "run", "import this module or file first: it registers constructors or data sets of"
                                         " your own", flag="--import", action="append", metavar="NAME",
                            type=import_first)
-    seed: int = option(0, "run", "of everything random (default 0)", STAYS, Allowed(-2**63, 2**63))
+    seed: int = option(0, "run", "random seed (default 0)", STAYS, Allowed(-2**63, 2**63))
     device: str = option("auto", "run", "auto, cpu, cuda or mps (default auto: a GPU if there is one)")
     workers: int = option(None, "run", "processes that decode images (default: one for each core, at most 8)",
                           allowed=Allowed(0, 256))
-    timeout: float = option(5.0, "run", "minutes until another process that does not answer is an error (default 5)",
+    timeout: float = option(5.0, "run", "minutes to wait for another process (default 5)",
                             allowed=Allowed(0.01, 1440))
     amp: str = option(None, "run", "mixed precision: bfloat16, or fp16 with a scaled loss; graphs are built in float32"
                                    " from features that are rounded already", STAYS, tuple(AMP), nargs="?",

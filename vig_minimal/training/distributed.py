@@ -23,7 +23,7 @@ WAIT = timedelta(hours=1)  # for what the first process does alone, such as a do
 
 @dataclass(frozen=True)
 class Processes:
-    """This process, number `rank` of `world`, of which `local_world` run on its machine, and its device.
+    """This process, number `rank` of `world`, with `local_world` on its machine, and its device.
 
     Every process must call the methods, in the same order. signals: those that ask the run to end. patient: a group of
     all processes, whose operations may take as long as WAIT.

@@ -38,7 +38,7 @@ class Diverged(Exception):
 
 
 class Signals:
-    """SIGTERM and SIGINT tell the run to save and end after the current step; a second SIGINT ends it at once.
+    """SIGTERM and SIGINT make the run save and end after the current step; a second SIGINT ends it at once.
 
     received: the number of the signal that this process received, or 0.
     """
@@ -87,9 +87,9 @@ def fail(error: object, code: int = EXIT_REFUSED, silent: bool = False) -> NoRet
 
 @contextlib.contextmanager
 def one_sentence(expected: Errors, alike: Errors, is_first: bool = True, folder: Path | None = None) -> Iterator[None]:
-    """Turn an error into one sentence and an exit code. expected: errors whose message is meant for a person. alike:
+    """Turn an error into one sentence and an exit code. expected: errors whose message is meant for the user. alike:
     those that all processes raise at once, so that the first one prints them. folder: where a run under way writes its
-    checkpoints, the last of which the sentence names; None: nothing is begun, and the input is wrong."""
+    checkpoints; the sentence names the last. None: nothing is begun, and the input is wrong."""
     try:
         yield
     except Exception as error:
@@ -126,7 +126,7 @@ def in_words(error: Exception, expected: Errors) -> str:
         return MEMORY
     if distributed.is_initialized() and isinstance(error, RuntimeError) and (isinstance(error, distributed.DistError)
             or any(word in text.lower() for word in LOST)):
-        return f"another process of this run is gone, or does not answer within --timeout ({text[:200]})"
+        return f"another process of this run has ended, or did not respond within --timeout ({text[:200]})"
     return text if isinstance(error, OSError) else ""
 
 

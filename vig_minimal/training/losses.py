@@ -57,7 +57,7 @@ def asymmetric_loss(logits: Tensor, targets: Tensor, gamma_pos: float = 0.0, gam
 
 
 def smooth_bce(logits: Tensor, targets: Tensor, eps: float = 0.1, reduction: str = "mean") -> Tensor:
-    """Return −y′ log p − (1 − y′) log(1 − p), y′ = (1 − ε) y + ε (1 − y): a yes counts as 1 − ε, a no as ε.
+    """Return −y′ log p − (1 − y′) log(1 − p), y′ = (1 − ε) y + ε (1 − y): positives become 1 − ε, negatives ε.
 
     logits, targets: (B, classes). The smallest value, at p = y′, is above 0.
     Raises ValueError for targets of another shape, an eps outside [0, 0.5], an unknown reduction.

@@ -119,7 +119,7 @@ def map_by_size(scores: Tensor, targets: Tensor, sizes: Tensor) -> dict[str, flo
 
     sizes: (images, classes), index into OBJECT_SIZES of each positive; ignored elsewhere. In the mAP of one size,
     positives of the other sizes are unknown and all negatives count. Which size a label has when its objects differ
-    is the caller's choice; the paper does not say.
+    is the caller's choice; the paper does not specify it.
     """
     scores, targets = _checked(scores, targets)
     result = {}

@@ -1,4 +1,4 @@
-"""Recipes of the papers, as data: one frozen dataclass, of which every field with a help text is a flag."""
+"""Recipes of the papers, as data: one frozen dataclass, whose every field with a help text is a flag."""
 
 from dataclasses import asdict, dataclass, fields, replace
 
@@ -103,7 +103,7 @@ FINETUNE = Recipe(epochs=20, batch_size=32, lr=5e-4, layer_decay=0.75, warmup_lr
 
 # Ours, for nano models and all of CIFAR-10 on a CPU: crops of the image padded by an eighth of its side (4 of 32;
 # edges repeat) and flips, as is customary there. In short runs (docs/results.md) the rates 1.5e-3 and 3e-3 came out
-# alike, and so did batches of 32 and 64 after as many epochs, of which 64 took two thirds of the time. The cosine ends
+# alike, and so did batches of 32 and 64 after as many epochs; 64 took two thirds of the time. The cosine ends
 # at 0, where an average of the weights has nothing left to smooth. 10 epochs: two hours of half a core.
 CIFAR = replace(DEMO, epochs=10, batch_size=64, lr=2e-3, min_lr=0.0, warmup_epochs=0.625, ema_decay=0.0)
 

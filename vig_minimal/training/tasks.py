@@ -53,14 +53,14 @@ class Task:
         return network(images)
 
     def predict(self, model: nn.Module, images: Tensor):
-        """Return what the metric takes as outputs."""
+        """Return the outputs that the metric takes."""
         return model(images)
 
     def blank(self, images: Tensor):
         """Return targets with which `outputs` can be tried."""
 
     def probe(self, images):
-        """Return what a model takes, of the images of a batch, to show its graphs."""
+        """Return the part of a batch's images that the model needs to show its graphs."""
         return images
 
     def metric(self):
@@ -74,7 +74,7 @@ class SingleLabel(Task):
 
     teacher: maps normalised images to the logits of a trained network, for hard-label distillation (DeiT, section 4):
     ½ CE(classifier, label) + ½ CE(distillation classifier, argmax of the teacher). A model with one classifier learns
-    both with it. For a model with two and no teacher, the label takes the place of the teacher's answer.
+    both with it. For a model with two and no teacher, the label takes the place of the teacher's prediction.
     """
 
     key, key_name = "top1", "top-1"

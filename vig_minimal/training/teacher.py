@@ -1,4 +1,4 @@
-"""The teacher of a distillation: a trained classifier of torchvision whose answers a model learns beside the labels."""
+"""The teacher of a distillation: a torchvision classifier whose predictions a model learns along with the labels."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,10 +47,10 @@ def create_teacher(name: str, weights: str | Path | None, classes: int, mean: Se
     scale, shift = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (scale, shift))
 
     @torch.no_grad()
-    def answer(images: Tensor) -> Tensor:
+    def predict(images: Tensor) -> Tensor:
         return network(images * scale + shift)
 
-    return answer
+    return predict
 
 
 def _first_line(error: Exception) -> str:

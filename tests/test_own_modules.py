@@ -95,7 +95,8 @@ def test_the_example_trains_however_workers_are_started(own, method):
     text = Path("my_data.py").read_text().replace('--dry-run".split', flags)
     assert flags in text
     Path("good.py").write_text(begin + end + text)
-    Path("bare.py").write_text(begin + end + text.replace('if __name__ == "__main__":', "if True:"))
+    Path("bare.py").write_text(begin + end + text.replace('if __name__ == "__main__":', "if True:")
+                               .replace("--output out", "--output bare"))
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     good, bare = (subprocess.run([sys.executable, f"{name}.py"], capture_output=True, text=True, env=environment)
                   for name in ("good", "bare"))

@@ -71,7 +71,7 @@ def test_one_that_dies_ends_the_other(tmp_path):
     begun = time.monotonic()
     assert [finish(process) for process in processes] == [1, -signal.SIGKILL]
     error = said(tmp_path, "0.txt").split("train.py: error: ")[1]
-    assert "another process of this run is gone" in error
+    assert "another process of this run has ended" in error
     assert "the last good checkpoint is out/last.pt, of epoch 0" in error
     assert error.count("\n") == 1 and not fell(tmp_path, "0.txt") and time.monotonic() - begun < 60
 

@@ -144,7 +144,11 @@ def start(device: str = "auto", timeout: float = 300.0) -> Processes:
         torch.cuda.set_device(gpu)
     wait = timedelta(seconds=timeout)
     try:
-        dist.init_process_group("nccl" if gpu else "gloo", timeout=wait, device_id=gpu)
+        # torchrun may restart the processes: a prefix per restart hides what the earlier ones left in its store
+        store, rank, world = next(dist.rendezvous("env://", rank, world, timeout=wait))
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=world, timeout=wait,
+                                device_id=gpu)
         patient = dist.new_group(backend="gloo", timeout=max(wait, WAIT))
     except (RuntimeError, ValueError) as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"

@@ -192,4 +192,5 @@ def test_what_takes_classifiers_alone_says_so(tmp_path, monkeypatch, capsys, run
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
         run(kept(tmp_path / "best.pt"))
-    assert end.value.code == 2 and "holds a detector or a network for segmentation; predict and explore" in capsys.readouterr().err
+    assert end.value.code == 2
+    assert "holds a detector or a network for segmentation; predict and explore" in capsys.readouterr().err

@@ -113,7 +113,7 @@ def read_mask(path: str | Path, classes: int = UNKNOWN) -> Tensor:
     except (OSError, SyntaxError) as error:
         raise DataError(f"{path}: a mask that cannot be read ({' '.join(str(error).split())})") from None
     if (beyond := numbers[(numbers >= classes) & (numbers != UNKNOWN)]).size:
-        raise DataError(f"{path}: class number {beyond[0]}, and there are {classes} classes, from 0 to {classes - 1};"
+        raise DataError(f"{path}: class number {beyond[0]}, and classes are numbered from 0 to {classes - 1};"
                         f" {UNKNOWN} is «unknown»")
     return torch.from_numpy(numbers.astype(np.uint8))
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
+from ...models.checks import plural
 from ..chart import FAINT, HEIGHT, INK, LEFT, TOP, WIDTH, Axis, Chart, Series, draw_page, ticks
 from ..panels import FONT, LINE, colours
 from .cells import Cell, Variant
@@ -93,7 +94,8 @@ def markdown(cells: Sequence[Cell], baseline: Variant, about: str, command: str)
     meanings = {"seeds": "finished runs", name: "of the last epoch, mean ± standard deviation over the seeds",
                 heading[3]: f"difference to {baseline.name}, ± its standard error, in pairs of the same seed",
                 **{COLUMNS[key][0]: COLUMNS[key][2] for key in known}}
-    parts = [f"{about}\n\n```sh\n{command}\n```",
+    shown = " \\\n    ".join(textwrap.wrap(command, 114, break_long_words=False, break_on_hyphens=False))
+    parts = [f"{about}\n\n```sh\n{shown}\n```",
              "\n".join([lines[0], "|---|" + "---:|" * (len(heading) - 1), *lines[1:]]),
              "\n".join(f"* {name}: {meaning}" for name, meaning in meanings.items())]
     if any(row.disturbed for row in rows):
@@ -135,7 +137,9 @@ def picture(cells: Sequence[Cell], baseline: Variant, model: str, notes: Sequenc
         at = row.figures["eval_ratio"]
         curves.append(Series(row.variant.name, [(at, row.mean - by), (at, row.mean), (at, row.mean + by)], colour))
         dots.append(Series(row.variant.name, [(at, row.mean)], colour))
-    page = draw_page(f"{name} against time: {model}", [Chart(
+    seeds = len({cell.seed for cell in cells})
+    title = f"{name.capitalize()} against time: {plural(len(rows), 'variant')} of {model}, {plural(seeds, 'seed')}"
+    page = draw_page(title, [Chart(
         name, "time in evaluation / the same network without a graph", x, y, [*curves, *dots], [])])
     places = {dot.name: (LEFT + x.pixel(at, WIDTH), 44 + TOP + HEIGHT - 1 - y.pixel(score, HEIGHT))
               for dot in dots for at, score in dot.points}

@@ -29,8 +29,8 @@ def test_the_command_that_the_path_prints_trains_with_their_functions(capsys):
         finish(FOLDER, find(number), tensors)
     text = path_of_lessons(FOLDER).replace("\\\n", "")
     command = re.search(r"python train.py (.*)", text)[1].split()
-    names, calls = load(FOLDER / find(8).file), []
-    names["strongest"] = lambda *given: calls.append(given[0].shape) or tensors.strongest(*given)
+    names, calls = load(FOLDER / find(5).file), []
+    names["max_relative"] = lambda *given: calls.append(given[0].shape) or tensors.max_relative(*given)
     train.main([*command, "--dry-run", "--limit", "4", "--batch-size", "2", "--workers", "0", "--device", "cpu"])
     assert set(calls) == {(1, 36, 64)} and "dry run: a step takes" in " ".join(capsys.readouterr().out.split())
 

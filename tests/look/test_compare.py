@@ -107,7 +107,8 @@ def test_a_comparison_is_trained_measured_and_never_run_again(tmp_path, monkeypa
     page = (tmp_path / "compare.md").read_text()
     assert "| none | 2 of 2 |" in page
     assert page.startswith("vig_nano on shapes, at most 32 training images; epochs 1; seeds 0 1; 4 of 4 runs\n")
-    assert f"python -m vig_minimal compare --graphs none knn --seeds 0 1 --output {tmp_path} --limit 32" in page.replace(" \\\n   ", "")
+    whole = page.replace(" \\\n   ", "")  # the command is one line again
+    assert f"python -m vig_minimal compare --graphs none knn --seeds 0 1 --output {tmp_path} --limit 32" in whole
     assert Image.open(tmp_path / "compare.png").width > 500
 
     told = [line for line in said.splitlines() if ", seed " in line]

@@ -119,7 +119,7 @@ def solution(lesson: Lesson) -> str:
     """List file and line of the package's answers."""
     from .where import place
 
-    lines = [f"Lesson {lesson.number}: {lesson.title}. In the package its answers stand in", ""]
+    lines = [f"Lesson {lesson.number}: {lesson.title}. The package has its answers in", ""]
     for task in lesson.checks().TASKS:
         lines.append(f"  {task.name}")
         for name in task.where:

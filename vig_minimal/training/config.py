@@ -174,7 +174,7 @@ def family_of(model: str) -> str:
 
 
 def kept(values: dict, *kinds: str) -> dict:
-    """Return the options of which a checkpoint keeps what `kinds` says, as plain data with absolute paths."""
+    """Return the options that a checkpoint stores, by `kinds`, as plain data with absolute paths."""
     values = {name: values[name] for name, option in OPTIONS.items()
               if name in values and option.metadata["kept"] in kinds}
     return {name: os.path.abspath(value) if value and OPTIONS[name].type is Path else value

@@ -62,7 +62,7 @@ def scaled(image: Tensor, target: Target, factor: float, place: Sequence[float],
     """Return the image scaled by a factor and cut, or surrounded by `fill`, to its own size, and its target.
 
     place: where the part lies that is cut out, or the smaller image, (down, right) from 0 to 1. An object that is cut
-    has the box of what is left of its mask; one of which nothing is left is dropped. `area` counts the mask's pixels.
+    has the box of what is left of its mask; one without a pixel left is dropped. `area` counts the mask's pixels.
     """
     height, width = image.shape[1:]
     high, wide = (max(1, round(factor * side)) for side in (height, width))

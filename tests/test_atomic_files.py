@@ -37,6 +37,7 @@ def test_a_pipe_is_written_to_and_stays(tmp_path):
     assert os.listdir(tmp_path) == ["pipe"] and (tmp_path / "pipe").is_fifo()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [">", ">>"])
 def test_standard_output_that_is_a_file_keeps_what_it_has(tmp_path, how):
     command = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom vig_minimal.atomic_files import replacing\n"

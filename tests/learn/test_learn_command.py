@@ -60,6 +60,7 @@ def test_the_path_the_file_the_check(capsys):
     assert "  open   1  an image is a set of nodes" in learn(capsys)[1]
 
 
+@pytest.mark.slow
 def test_looking_works_from_a_clone_without_pythonpath(tmp_path, capsys):
     (tmp_path / "vig_minimal").symlink_to(ROOT / "vig_minimal", target_is_directory=True)
     finish(FOLDER, find(3), loops)
@@ -194,6 +195,7 @@ def run(*argv, encoding: str = "ascii", seconds: float | None = None) -> subproc
                           env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding})
 
 
+@pytest.mark.slow
 def test_an_endless_loop_is_ended_with_its_line():
     path = write(FOLDER, find(3), body("nearest", f"while x.shape[1] > 4: pass\n    {ANSWER}"))
     ended = run("3", seconds=3.0)
@@ -202,6 +204,7 @@ def test_an_endless_loop_is_ended_with_its_line():
     assert "still running after 3 s" in text and f"of {path}" in text and "while x.shape[1] > 4: pass" in text
 
 
+@pytest.mark.slow
 def test_a_terminal_without_utf_8_and_colours():
     write(FOLDER, find(3), body("nearest", "raise ValueError('‖x‖ ≠ 1')"))
     ended = run("3", seconds=500)

@@ -188,6 +188,7 @@ def test_bad_input_is_a_sentence(capsys, argv, message):
     assert error.startswith("benchmark: error: ") and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_model_without_patches_has_no_floor(capsys):
     with pytest.raises(SystemExit) as end:
         command.main(["cnn2gnn_nano"])
@@ -266,6 +267,7 @@ def test_with_checkpoints_a_block_keeps_its_input():
     assert memory.kept_with_checkpoints(model, images, False) == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_a_pyramid_and_of_two_classifiers():
     for name in ("pvig_nano", "cvig_nano", "gkgnet_nano"):
         model, images = create_model(name).train(), torch.randn(4, 3, 64, 64)

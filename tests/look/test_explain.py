@@ -241,6 +241,7 @@ def test_an_image_alone_is_shown_to_a_trained_model(capsys):
     assert capsys.readouterr().out.startswith("lrgc_nano, lrgc_nano-cifar10, shapes:3: ")
 
 
+@pytest.mark.slow
 def test_who_reads_the_first_lines_alone_ends_it_quietly():
     command = [sys.executable, "-m", "vig_minimal", "explain", "vig_nano"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

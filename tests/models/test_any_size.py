@@ -43,6 +43,7 @@ def assert_same_answers(model: nn.Module, twin: nn.Module, images: Tensor) -> No
         assert torch.equal(graph.adj(), other.adj())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 64), (16, 16), (32, 48), (56, 24)])
 @pytest.mark.parametrize("name", MODELS)
 def test_images_of_another_size_are_seen_as_by_a_model_built_for_them(name, size):

@@ -311,6 +311,7 @@ def test_what_cannot_be_built_is_one_sentence(fields, says):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_no_program_is_made_of_a_model_without_anchors():
     model, images = create_model("cnn2gnn_nano", num_classes=3, img_size=16).eval(), torch.randn(2, 3, 16, 16)
     with pytest.raises(ValueError, match="no anchors yet"):

@@ -15,7 +15,8 @@ from vig_minimal import create_model, list_constructors
 from vig_minimal.graphs.draws import part_of_batch
 
 SHALLOW = {**TINY, "depth": 1}
-pytestmark = pytest.mark.fast_form  # a compiler unrolls all rounds of the plain k-means
+# a compiler takes seconds for each, and unrolls all rounds of the plain k-means
+pytestmark = [pytest.mark.fast_form, pytest.mark.slow]
 
 
 def assert_same_step(name: str, backend: str) -> None:
@@ -34,7 +35,6 @@ def assert_same_step(name: str, backend: str) -> None:
     torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_compiled_model_trains_the_same(name):
     assert_same_step(name, "aot_eager")
@@ -80,7 +80,6 @@ def test_on_a_cpu_searches_without_weights_and_rounds_are_one_operation(name, fi
     assert operation in called if operation and can_tell else not called
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", [*FAMILIES, "cvig_nano", "pvig_nano", "gkgnet_nano"])
 def test_a_third_batch_size_compiles_nothing_new(name, training):
@@ -93,8 +92,7 @@ def test_a_third_batch_size_compiles_nothing_new(name, training):
     assert len(programs) == 2
 
 
-@pytest.mark.parametrize("graph", [pytest.param(name, marks=[pytest.mark.slow] * (name != "window_knn"))
-                                   for name in list_constructors() if name not in ("knn", "threshold", "lrgc")])
+@pytest.mark.parametrize("graph", [name for name in list_constructors() if name not in ("knn", "threshold", "lrgc")])
 def test_every_constructor_is_compiled_whole(graph):
     model = create_model("vig_nano", **SHALLOW, graph=graph).double().eval()
     images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
@@ -109,13 +107,11 @@ def compiler():
         pytest.skip("torch.compile on a CPU needs a C++ compiler, and there is none")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vig_nano", "lrgc_nano"])
 def test_a_model_compiled_to_machine_code_trains_the_same(name, compiler):
     assert_same_step(name, "inductor")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 def test_lrgc_compiled_to_machine_code_makes_no_messages(training, compiler):
     model = create_model("lrgc_nano", dim=32, depth=1, num_classes=3).train(training)  # 64 nodes

@@ -36,6 +36,7 @@ def test_every_line_of_the_table_has_its_number_of_parameters():
     assert list(counts_of_the_table()) == list_models()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, parameters", counts_of_the_table().items())
 def test_the_parameters_beside_each_line_of_the_table(name, parameters):
     assert count_parameters(on_meta(name)) == parameters
@@ -77,6 +78,7 @@ def test_small_images_get_the_stem_for_small_images(img_size, stem):
     assert on_meta("resnet_18", img_size=img_size, num_classes=3).config.stem == stem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, giga", [("vig_ti", 1.301), ("vig_s", 4.517), ("vig_b", 17.643), ("lrgc_ti", 1.474)])
 def test_multiply_adds_of_one_image(name, giga):
     macs = count_macs(create_model(name), torch.randn(1, 3, 224, 224))

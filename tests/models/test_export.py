@@ -47,6 +47,7 @@ def traced(model: nn.Module) -> nn.Module:
     return torch.jit.trace(model, torch.randn(3, 3, 16, 16), check_trace=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vig_nano", "lrgc_nano"])
 @torch.no_grad()
 def test_export_with_a_dynamic_batch_of_one_block(name):
@@ -75,8 +76,8 @@ def test_other_graphs_and_convolutions_take_other_batches(fields, make):
 
 
 @OLD_ONNX
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name == "cvig_nano" else ())
-                                  for name in MODELS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_trace_takes_other_batches(name):
     model = made(name)

@@ -52,7 +52,7 @@ def test_the_first_of_n_blocks_builds(name, every, expected):
 
 
 @pytest.mark.equation("vig", "Grapher")
-@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_blocks_read_along_edges_of_an_earlier_blocks_features(every):
     """The double loop of ViG's Grapher, with the adjacency of the block that builds; values and all gradients."""
     model, image = made("vig_nano", dim=8, depth=3, k=3, graph_every=every), nodes(1, 8, 3, 4)
@@ -137,6 +137,7 @@ def test_what_cannot_be_shared_is_an_error(name, fields, says):
         create_model(name, **MODELS[name] | {"graph_every": 2} | fields)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_shares_its_graphs_too():
     model = made("vig_nano", depth=3, graph_every=2)
     with torch.no_grad():

@@ -62,6 +62,7 @@ def waits(monkeypatch):
     return waits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_forward_pass_without_numbers_never_waits(name, training, waits):

@@ -126,6 +126,7 @@ def test_a_run_begun_on_windows_goes_on(tmp_path):
     assert checkpoint.load_run(Path("out/last.pt"))["epoch"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", ["0.99", "0"])
 def test_anchors_in_the_middle_of_an_epoch_are_those_of_the_saved_weights(monkeypatch, decay):
     def save(path, state, **options):

@@ -27,6 +27,7 @@ def first_loss(monkeypatch, *argv) -> float:
     return float(rows("out")[0]["val_loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", [
     ["vig_nano", *TINY], ["svig_nano", *TINY], ["lrgc_nano", *TINY, "--amp"], ["cvig_nano", *TINY, "--no-ema"],
     ["lrgc_nano", "--set", "conv=sage", *TINY], ["pvig_nano"], ["resnet_nano"], ["cnn2gnn_nano"],

@@ -53,6 +53,7 @@ def test_a_run_prints_and_writes_the_multi_label_metrics(capsys):
     assert sum(aps.values()) / len(aps) == pytest.approx(state["best"]["mAP"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_to_the_same_weights(capsys, monkeypatch):
     run("--epochs", "2", "--output", "whole")
     whole = checkpoint.load_run(Path("whole/last.pt"))
@@ -133,6 +134,7 @@ def test_losses_are_those_of_the_recipe_and_ignore_sizes():
     assert any(name.startswith("mAP_") for name in result) and task.last is metric
 
 
+@pytest.mark.slow
 def test_weights_of_a_pyramid_start_gkgnet(capsys, tmp_path):
     run("--epochs", "1", "--output", "pyramid", "--data", "shapes", "--no-ema", model="pvig_nano")
     capsys.readouterr()

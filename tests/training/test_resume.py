@@ -57,6 +57,7 @@ def test_a_kill_before_the_first_checkpoint_leaves_no_second_row(monkeypatch):
     assert [row["epoch"] for row in rows("out")] == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_what_was_given_and_nothing_more():
     run("--model", "vig_nano", *SMALL, "--epochs", 1, "--output", "out")
     given = checkpoint.load("out/last.pt")["given"]
@@ -71,6 +72,7 @@ def older(path, k):
     checkpoint.save(path, state | {"config": state["config"] | {"k": k}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, k", [("vig_nano", 2), ("svig_nano", 2), ("lrgc_nano", 2), ("cvig_nano", 2),
                                      ("pvig_nano", 9), ("gkgnet_nano", 9)])
 def test_a_checkpoint_of_an_older_version_goes_on_as_before(name, k, capsys):
@@ -206,6 +208,7 @@ def earlier(path):
     torch.save(state | ({"training": training | {"skipped": 0, "bad_in_a_row": 0}} if training else {}), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [VIG, GKGNET], ids=["one label", "several labels"])
 def test_an_earlier_one_is_evaluated_and_started_from_and_not_gone_on_with(capsys, model):
     run(*model, "--epochs", 1, "--output", "out")

@@ -38,8 +38,9 @@ def draw(model: nn.Module, image: Picture, nodes: Grid | Sequence[Grid] | None =
     nodes and layers that the model does not have, for a model without patches, and for what is no image.
     """
     if not hasattr(getattr(model, "config", None), "grid"):
-        raise ValueError("draw: this model is no classifier with a graph over patches; python -m vig_minimal has"
-                         " explore for detectors and segmentation, attention for CNN2GNN")
+        raise ValueError(f"draw: {type(model).__name__} is no classifier with a graph over patches, which"
+                         " vig_minimal.load opens; python -m vig_minimal has explore for detectors and segmentation,"
+                         " attention for CNN2GNN")
     transform = getattr(model, "transform", None) or Transform(model.config.img_size)
     pixels = open_image(image, transform, scene_view(model))
     inputs = normalise(pixels[None].to(next(model.parameters()).device), transform.mean, transform.std)

@@ -209,12 +209,9 @@ def after_step(run: Run, log: RunLog, loss: float) -> None:
 
 
 def file_notes(run: Run) -> dict[str, list[FileNote]]:
-    """Return the remarks of all processes on image files since the last call, by split."""
+    """Return the remarks of all processes on image files so far, by split."""
     splits = {"training": run.batches.notes if run.batches else {}, "validation": run.val_batches.notes}
-    notes = {split: sum(run.processes.gather(list(own.values())), []) for split, own in splits.items()}
-    for own in splits.values():
-        own.clear()
-    return notes
+    return {split: sum(run.processes.gather(list(own.values())), []) for split, own in splits.items()}
 
 
 def dry_run(run: Run, log: RunLog) -> str:

@@ -328,7 +328,7 @@ def test_the_gap_has_the_colour_of_the_recipes_mean():
     white = Image.new("RGB", (32, 32), "white")
     for name, fill in (("vig", (128, 128, 128)), ("cvig", (124, 116, 104))):
         recipe = replace(get_recipe(name), crop="pad", flip=False)
-        images = PreparedImages([(white, 0)], (32, 32), 1.0, recipe, 0).__getitems__([(0, 0, n) for n in range(60)])[0]
+        images = PreparedImages([(white, 0)], (32, 32), 1.0, recipe, 0)[[(0, 0, n) for n in range(60)]][0]
         corners = images[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].transpose(1, 2).flatten(0, 1)  # (240, 3)
         assert fill in {tuple(pixel) for pixel in corners.tolist()}
 

@@ -336,7 +336,7 @@ def outcome(name, folder):
             assert sum(len(labels) for _, labels in batches) == len(source)
             notes |= batches.notes
             keys = [(0, index, 0) for index in range(len(source))]
-            trained_on = PreparedImages(source, (8, 8), 0.9, Recipe(rand_augment=9)).__getitems__(keys)
+            trained_on = PreparedImages(source, (8, 8), 0.9, Recipe(rand_augment=9))[keys]
             assert len(trained_on.labels) == len(keys)
     except DataError as error:
         return "refused", str(error)
@@ -369,7 +369,7 @@ def test_a_thin_image_does_not_become_gigabytes(monkeypatch):
     row = np.zeros((1, 65500), np.uint8)
     row[:, 32750:] = 255  # the middle is an edge, and stays in the middle
     for pixels in (row, row.T):
-        image = PreparedImages([(Image.fromarray(pixels), 0)], (224, 224), 0.9).__getitems__([(0, 0, 0)]).images[0, 0]
+        image = PreparedImages([(Image.fromarray(pixels), 0)], (224, 224), 0.9)[[(0, 0, 0)]].images[0, 0]
         image = image if pixels is row else image.T
         assert image.shape == (224, 224) and 110 < image[0, 111] < 140
         assert (image[:, 0] < 30).all() and (image[:, -1] > 225).all()

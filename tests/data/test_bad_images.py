@@ -144,12 +144,12 @@ def test_a_replacement_follows_from_the_seed_and_the_key(tmp_path):
     source = open_data("imagefolder", str(folder), (8, 8), None).train
     (broken,) = [i for i, path in enumerate(source.paths) if path.endswith("empty.jpg")]
     images = PreparedImages(source, (8, 8), 1.0, Recipe(crop="pad"), seed=0, skip=True)
-    batches = [images.__getitems__([(epoch, broken, 0)]) for epoch in (0, 0, 1, 2, 3)]
+    batches = [images[[(epoch, broken, 0)]] for epoch in (0, 0, 1, 2, 3)]
     assert all(batch.notes[0].name.endswith("empty.jpg") and batch.notes[0].broken for batch in batches)
     assert torch.equal(batches[0].images, batches[1].images)
     assert any(not torch.equal(batches[0].images, batch.images) for batch in batches[2:])
     with pytest.raises(DataError, match="an empty file"):
-        PreparedImages(source, (8, 8), 1.0).__getitems__([(0, broken, 0)])
+        PreparedImages(source, (8, 8), 1.0)[[(0, broken, 0)]]
 
 
 def test_missing_files_and_system_errors_are_not_broken_images(tmp_path, monkeypatch):
@@ -159,10 +159,10 @@ def test_missing_files_and_system_errors_are_not_broken_images(tmp_path, monkeyp
     os.remove(source.paths[1])
     os.mkdir(source.paths[1])
     images = PreparedImages(source, (8, 8), 1.0, Recipe(crop="pad"), skip=True)
-    with pytest.raises(DataError, match="disappeared"):
-        images.__getitems__([(0, 0, 0)])
+    with pytest.raises(DataError, match=r"cannot be read \(No such file or directory\)"):
+        images[[(0, 0, 0)]]
     with pytest.raises(DataError, match=r"cannot be read \(Is a directory\)"):
-        images.__getitems__([(0, 1, 0)])
+        images[[(0, 1, 0)]]
     source.paths[0] = str(folder / "val" / "cat" / "0.png")
 
     def no_memory(image):
@@ -170,4 +170,4 @@ def test_missing_files_and_system_errors_are_not_broken_images(tmp_path, monkeyp
 
     monkeypatch.setattr(decoding, "upright_rgb", no_memory)
     with pytest.raises(DataError, match=r"0.png: cannot be read \(not enough memory\)"):
-        images.__getitems__([(0, 0, 0)])
+        images[[(0, 0, 0)]]

@@ -22,10 +22,10 @@ def test_validation_images_are_centre_cropped_to_the_models_size():
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels[:, 10:20] = 200  # a square in the middle
     prepared = PreparedImages([(Image.fromarray(pixels), 1)], (10, 10), eval_crop=1.0)
-    images, labels, _ = prepared.__getitems__([(0, 0, 0)])
+    images, labels, _ = prepared[[(0, 0, 0)]]
     assert images.shape == (1, 3, 10, 10) and images.dtype == torch.uint8 and (images == 200).all()
     assert labels.tolist() == [1]
-    wide = PreparedImages([(Image.fromarray(pixels), 1)], (8, 24), eval_crop=0.9).__getitems__([(0, 0, 0)])[0]
+    wide = PreparedImages([(Image.fromarray(pixels), 1)], (8, 24), eval_crop=0.9)[[(0, 0, 0)]][0]
     assert wide.shape == (1, 3, 8, 24)
 
 
@@ -52,7 +52,7 @@ def test_an_oblong_crop_covers_its_size_from_any_image():
 def test_a_crop_of_0_is_the_whole_image():
     pixels = np.zeros((20, 60, 3), np.uint8)
     pixels[:, :15], pixels[:, 45:] = 200, 100  # what a centre crop would cut off
-    image, = PreparedImages([(Image.fromarray(pixels), 1)], (8, 8), eval_crop=0.0).__getitems__([(0, 0, 0)])[0]
+    image, = PreparedImages([(Image.fromarray(pixels), 1)], (8, 8), eval_crop=0.0)[[(0, 0, 0)]][0]
     assert image.shape == (3, 8, 8) and (image[:, :, 0] > 190).all() and (abs(image[:, :, 7].int() - 100) < 10).all()
     assert get_recipe("gkgnet").eval_crop == 0
     transform = Transform((8, 8), 0.0)
@@ -62,8 +62,8 @@ def test_a_crop_of_0_is_the_whole_image():
 def test_tensors_and_grey_images_become_rgb():
     grey = Image.fromarray(np.full((16, 16), 7, np.uint8))
     for image in (grey, torch.full((3, 16, 16), 7, dtype=torch.uint8)):
-        assert (PreparedImages([(image, 0)], (16, 16), 1.0).__getitems__([(0, 0, 0)])[0] == 7).all()
-        cropped = PreparedImages([(image, 0)], (16, 16), 1.0, Recipe(crop="resized")).__getitems__([(0, 0, 0)])[0]
+        assert (PreparedImages([(image, 0)], (16, 16), 1.0)[[(0, 0, 0)]][0] == 7).all()
+        cropped = PreparedImages([(image, 0)], (16, 16), 1.0, Recipe(crop="resized"))[[(0, 0, 0)]][0]
         assert cropped.shape == (1, 3, 16, 16)
 
 
@@ -93,7 +93,7 @@ def test_a_broken_image_is_named(tmp_path, workers):
     source = open_data("imagefolder", str(folder), (16, 16), None).train
     images = PreparedImages(source, (16, 16), 0.9, Recipe(crop="resized"))
     with pytest.raises(DataError, match=r"dog/1\.jpg: this image is broken"):
-        images.__getitems__([(0, i, 0) for i in range(6)])
+        images[[(0, i, 0) for i in range(6)]]
     with pytest.raises(DataError, match=r"dog/1\.jpg: this image is broken \(.+\); repair"):
         list(TrainingBatches(images, 2, Recipe(batch_size=6), 0, (0, 1), CPU, workers).epoch(0))
 
@@ -104,7 +104,7 @@ def test_a_broken_image_of_a_limited_set_is_named_too(tmp_path):
     path = source.dataset.paths[source.indices[0]]
     open(path, "w").close()
     with pytest.raises(DataError) as error:
-        PreparedImages(source, (16, 16), 1.0).__getitems__([(0, 0, 0)])
+        PreparedImages(source, (16, 16), 1.0)[[(0, 0, 0)]]
     assert str(error.value).startswith(path)
 
 

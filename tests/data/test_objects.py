@@ -191,7 +191,7 @@ def test_images_are_made_smaller_as_often_as_larger():
     """Scaled by 1 − s to 1 + s: a full object then covers (1 − s)² to all of its image."""
     images = ObjectImages([rectangles((0, 0, 40, 40), size=(40, 40))] * 400, (40, 40), 1.0,
                           DataRecipe(scale_jitter=0.5), seed=1)
-    covered = torch.stack([target["area"] for target in images.__getitems__([(0, i, 0) for i in range(400)]).labels])
+    covered = torch.stack([target["area"] for target in images[[(0, i, 0) for i in range(400)]].labels])
     sides = (covered.flatten() / 1600).sqrt()  # min(1, factor)
     assert 160 < (sides < 1).sum() < 240 and 0.5 <= sides.min() < 0.53 and sides.max() == 1
     assert 70 < (sides < 0.75).sum() < 130  # uniform
@@ -213,16 +213,16 @@ def test_training_images_follow_seed_and_key_alone():
     source = Scenes(32, 40, "train")
     images = ObjectImages(source, (32, 32), 1.0, DataRecipe(scale_jitter=0.5), seed=3)
     keys = [(0, index, 0) for index in range(40)]
-    batch, again = images.__getitems__(keys), images.__getitems__(keys[::-1])
+    batch, again = images[keys], images[keys[::-1]]
     assert all(torch.equal(a, b) for a, b in zip(batch.images, again.images[::-1]))
-    other = images.__getitems__([(1, index, 0) for index in range(40)])  # of another epoch
+    other = images[[(1, index, 0) for index in range(40)]]  # of another epoch
     assert not any(torch.equal(a, b) for a, b in zip(batch.images, other.images))
-    flips = ObjectImages(source, (32, 32), 1.0, DataRecipe(), seed=3).__getitems__(keys)
+    flips = ObjectImages(source, (32, 32), 1.0, DataRecipe(), seed=3)[keys]
     same = sum(torch.equal(image, source[i][0]) for i, image in enumerate(flips.images))
     assert 10 < same < 30 and all(torch.equal(image, source[i][0]) or torch.equal(image.flip(2), source[i][0])
                                   for i, image in enumerate(flips.images))
     for recipe in (None, DataRecipe(flip=False)):  # in evaluation; where nothing is mirrored
-        plain = ObjectImages(source, (32, 32), 1.0, recipe).__getitems__(keys)
+        plain = ObjectImages(source, (32, 32), 1.0, recipe)[keys]
         assert all(torch.equal(image, source[i][0]) for i, image in enumerate(plain.images))
 
 

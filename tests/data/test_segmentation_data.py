@@ -165,7 +165,7 @@ def test_batches_mirror_scale_and_cut_image_and_mask_alike(scale_range):
     image, mask = marked()
     image[1] = 4 * torch.arange(30)  # green is the column, times 4; the mask lies in columns 6 to 15
     recipe, keys = replace(get_recipe("segmentation"), scale_range=scale_range), [(epoch, 0, 0) for epoch in range(20)]
-    images, masks, _ = MaskImages([(image, mask)], (24, 24), 1.0, recipe, seed=0).__getitems__(keys)
+    images, masks, _ = MaskImages([(image, mask)], (24, 24), 1.0, recipe, seed=0)[keys]
     turned = set()
     for part, own in zip(images, masks, strict=True):
         inside = own != 255
@@ -176,7 +176,7 @@ def test_batches_mirror_scale_and_cut_image_and_mask_alike(scale_range):
         if scale_range == 0:
             assert inside.sum() == 20 * 24 and ((part[1] // 4 >= 6) & (part[1] // 4 <= 15))[own == 1].all()
     assert turned == {False, True}
-    whole, same, _ = MaskImages([(image, mask)], (24, 24), 1.0).__getitems__(keys[:1])
+    whole, same, _ = MaskImages([(image, mask)], (24, 24), 1.0)[keys[:1]]
     assert torch.equal(whole[0], image) and torch.equal(same[0], mask)  # evaluation takes whole images
 
 
@@ -199,7 +199,7 @@ def prepared(recipe, count=300, side=40):
     image, mask = torch.full((3, side, side), 255, dtype=torch.uint8), torch.ones(side, side, dtype=torch.uint8)
     image[:, :, 0], mask[:, 0] = 0, 0
     images = MaskImages([(image, mask)] * count, (side, side), 1.0, recipe, seed=2)
-    return images.__getitems__([(0, i, 0) for i in range(count)])
+    return images[[(0, i, 0) for i in range(count)]]
 
 
 def test_half_of_the_parts_are_mirrored():

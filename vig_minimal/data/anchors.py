@@ -63,4 +63,4 @@ class Anchors:
         return normalise(self._read(self.plain, 0), self.recipe.mean, self.recipe.std)
 
     def _read(self, images: PreparedImages, epoch: int) -> Tensor:
-        return images.__getitems__([(epoch, index, 0) for index in self.indices]).images.to(self.device)
+        return images[[(epoch, index, 0) for index in self.indices]].images.to(self.device)

@@ -48,8 +48,8 @@ def flip_and_shift(images: Tensor, mirror: Tensor, down: Tensor, right: Tensor) 
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Return (x/255 − mean) / std for each channel: uint8 to float32, (B, 3, H, W)."""
-    mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (mean, std))
+    """Return (x/255 − mean) / std for each channel: uint8 to float32, (B, 3, H, W) or (3, H, W)."""
+    mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
     return (images.float() / 255 - mean) / std
 
 

@@ -1,6 +1,6 @@
 """Batches: which images each step sees, this process's share of them, augmented and normalised on the device."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -50,44 +50,66 @@ class TrainingOrder:
                 yield batch[self.share(part)]
 
 
-class TrainingBatches:
+class Batches:
+    """Batches on the device, in an order of keys. notes: remarks on files so far, by name. Raises DataError, naming
+    files, if an image is unreadable and not replaced, or if too many are broken."""
+
+    def __init__(self, images: PreparedImages | StoredImages, order: Iterable[list[Key]], recipe: DataRecipe,
+                 device: torch.device, workers: int):
+        self.recipe, self.device, self.notes = recipe, device, {}
+        self.loader = loader(images, order, workers, device)
+        self._take(images.notes)
+
+    def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, targets, notes in self.loader:
+            self._take(notes)
+            yield on_device([images, targets], self.device)
+
+    def _take(self, notes: Iterable[FileNote]) -> None:
+        if notes:
+            self.notes |= {note.name: note for note in notes}
+            check_broken(self.notes.values(), len(self.loader.dataset))
+
+
+def on_device(batch: Tensor | dict | list, device: torch.device) -> Tensor | dict | list:
+    """Return a batch, a tensor or tensors in dicts and lists, on a device."""
+    if isinstance(batch, dict):
+        return {name: on_device(part, device) for name, part in batch.items()}
+    return batch.to(device, non_blocking=True) if isinstance(batch, Tensor) else [on_device(b, device) for b in batch]
+
+
+class TrainingBatches(Batches):
     """Augmented, normalised images (b, 3, H, W) and their targets: `epoch(n)` iterates over epoch n.
 
     Targets are labels (b,) or, where the recipe mixes images, the shares of the classes (b, classes); for multi-label
-    data they are what the source gives. notes: remarks on files, by file name; clear it once they are reported.
+    data they are what the source gives.
     """
 
     def __init__(self, images: PreparedImages | StoredImages, classes: int, recipe: DataRecipe, seed: int,
                  share: tuple[int, int], device: torch.device, workers: int):
-        self.recipe, self.classes, self.seed, self.device = recipe, classes, seed, device
-        self.order = TrainingOrder(len(images), recipe, seed, share)
-        self.loader = loader(images, self.order, workers, device)
-        self.notes, self._broken = {}, {}  # notes, and why each image so far is broken
-        self._take_notes(getattr(images, "notes", []))
+        self.classes, self.seed, self.order = classes, seed, TrainingOrder(len(images), recipe, seed, share)
+        super().__init__(images, self.order, recipe, device, workers)
 
     def __len__(self) -> int:
         return self.order.steps  # of an epoch
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of that epoch from that step on, `accumulation` parts a step. Raises DataError, naming files, if
-        an image is unreadable and not replaced, or if too many are broken."""
+        """The batches of that epoch from that step on, `accumulation` parts a step."""
         self.order.epoch, self.order.first_step = epoch, first_step
-        for i, (images, labels, notes) in enumerate(self.loader):
-            self._take_notes(notes)
+        for i, (images, targets) in enumerate(self._read()):
             step, part = divmod(i, self.recipe.accumulation)
-            images = images.to(self.device, non_blocking=True)
-            yield self._augment(images, labels.to(self.device, non_blocking=True), epoch, first_step + step, part)
+            yield self.augmented(images, targets, epoch, first_step + step, part)
 
-    def _augment(self, images: Tensor, labels: Tensor, epoch: int, step: int, part: int) -> tuple[Tensor, Tensor]:
+    def augmented(self, images: Tensor, targets: Tensor, epoch: int, step: int, part: int) -> tuple[Tensor, Tensor]:
+        """Return that part of a step, normalised and augmented."""
         recipe, share, size = self.recipe, self.order.share(part), images.shape[2:]
         source = generator("augment", self.seed, epoch, step)
         # every process draws for the global batch and uses its share: the same for any number of processes
         draws = draw_flip_and_shift(recipe.batch_size, size, recipe.flip, recipe.crop == "pad", source)
         images = flip_and_shift(images, *(drawn[share].to(self.device) for drawn in draws))
         images = normalise(images, recipe.mean, recipe.std)
-        targets = labels
         if recipe.mixes:
-            targets = F.one_hot(labels, self.classes).float()  # (b, classes)
+            targets = F.one_hot(targets, self.classes).float()  # (b, classes)
             kind, how = draw_mix(*size, recipe.mixup, recipe.cutmix, 0.5, source)
             images, targets = (mixup if kind == "mixup" else cutmix)(images, targets, how)
         if recipe.erasing > 0:  # last, as in the released code, whose loader erases what its collation has mixed
@@ -97,28 +119,18 @@ class TrainingBatches:
                     erase(image, box, noise)
         return images, targets
 
-    def _take_notes(self, notes: list[FileNote]) -> None:
-        self.notes |= {note.name: note for note in notes}
-        self._broken |= {note.name: note.text for note in notes if note.broken}
-        check_broken(self._broken, self.order.count)
 
-
-class ValidationBatches:
-    """This process's share of all validation images: normalised (b, 3, H, W), with labels (b,) or targets (b, ...).
-    notes: as of `TrainingBatches`."""
+class ValidationBatches(Batches):
+    """This process's share of all validation images: normalised (b, 3, H, W), with labels (b,) or targets (b, ...)."""
 
     def __init__(self, images: PreparedImages | StoredImages, recipe: DataRecipe, share: tuple[int, int],
                  device: torch.device, workers: int):
-        self.recipe, self.device = recipe, device
-        order = validation_order(len(images), recipe.batch_size // (share[1] * recipe.accumulation), share)
-        self.loader = loader(images, order, workers, device)
-        self.notes = {note.name: note for note in getattr(images, "notes", [])}
+        size = recipe.batch_size // (share[1] * recipe.accumulation)
+        super().__init__(images, validation_order(len(images), size, share), recipe, device, workers)
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels, notes in self.loader:
-            self.notes |= {note.name: note for note in notes}
-            images = images.to(self.device, non_blocking=True)
-            yield normalise(images, self.recipe.mean, self.recipe.std), labels.to(self.device, non_blocking=True)
+        for images, targets in self._read():
+            yield normalise(images, self.recipe.mean, self.recipe.std), targets

@@ -3,7 +3,7 @@
 Every broken or converted file is noted by its name. Where too many training images are broken, the run ends too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,8 +42,6 @@ def read_or_replace(source: Sequence, key: Key, seed: int, replace: bool,
             if not replace:
                 raise DataError(f"{name}: this image is broken ({error}); repair or remove it") from None
             notes.append(FileNote(name, str(error), broken=True))
-        except FileNotFoundError:
-            raise DataError(f"{name}: this file has disappeared since the run began") from None
         except (OSError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
             raise DataError(f"{name}: cannot be read ({reason})") from None
@@ -55,9 +53,10 @@ def read_or_replace(source: Sequence, key: Key, seed: int, replace: bool,
     raise DataError(f"{name}: this image is broken, and so are {REPLACEMENTS} others tried in its place")
 
 
-def check_broken(reasons: dict[str, str], count: int) -> None:
-    """Raise DataError if more than BROKEN_SHARE of `count` training images are broken. reasons: by name of the file."""
-    if len(reasons) > BROKEN_SHARE * count:
-        some = ", ".join(f"{name} ({reasons[name]})" for name in sorted(reasons)[:5])
+def check_broken(notes: Iterable[FileNote], count: int) -> None:
+    """Raise DataError if more than BROKEN_SHARE of `count` images are broken. notes: one on each file."""
+    broken = sorted(note for note in notes if note.broken)
+    if len(broken) > BROKEN_SHARE * count:
+        some = ", ".join(f"{note.name} ({note.text})" for note in broken[:5])
         raise DataError(f"more than {BROKEN_SHARE:.0%} of the {count:,} training images are broken, among them {some};"
                         " repair or remove them")

@@ -25,11 +25,12 @@ from .data_recipe import DataRecipe
 from .seeds import generator
 
 MEMORY_LIMIT = 2 * 2**30  # bytes of decoded images that the processes of one machine keep together
-LONGEST = 16  # an image is resized to at most so many times the model's height and width
+LONGEST = 16  # times the length that a crop of the whole shorter side needs: more of an image is not looked at
 
 
 class Batch(NamedTuple):
-    """images (b, 3, H, W) uint8, labels (b,) int64 or targets (b, ...), and remarks on their files."""
+    """images (b, 3, H, W) uint8, labels (b,) int64 or targets (b, ...), and remarks on their files. Of objects or masks,
+    whose images may differ in size: lists."""
 
     images: Tensor
     labels: Tensor
@@ -46,12 +47,10 @@ def centre_crop(image: Image.Image | Tensor, size: tuple[int, int], share: float
         return TF.resize(image, size, BICUBIC)
     _, *sides = TF.get_dimensions(image)  # height, width
     short = 0 if size[0] * sides[1] >= size[1] * sides[0] else 1  # the side of which no more than needed is there
-    reach = math.floor(size[short] / share)  # its length once scaled
-    # a thin image would become gigabytes: of its length, what lies far outside the crop goes first
-    kept = [side - max(0, side - math.ceil(LONGEST * most * sides[short] / reach)) // 2 * 2  # as much at both ends
-            for side, most in zip(sides, size)]
-    if kept != sides:
-        image, sides = TF.center_crop(image, kept), kept
+    # a thin image would become gigabytes: what lies far outside the crop goes first
+    sides = [min(side, LONGEST * most * sides[short] // size[short]) for side, most in zip(sides, size)]
+    image = TF.center_crop(image, sides)
+    reach = math.floor(size[short] / share)  # the short side once scaled
     scaled = [reach * side // sides[short] for side in sides]
     return TF.center_crop(TF.resize(image, scaled, BICUBIC), size)
 
@@ -66,18 +65,21 @@ class PreparedImages(Dataset):
     recipe: DataRecipe | None = None  # for training: crop and augment by seed and key
     seed: int = 0
     skip: bool = False  # replace a broken image by another one (--bad-images), see `broken_images`
+    notes = ()  # none before images are read
+    joined = torch.stack  # makes one of the images, and of the targets, of a batch
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitems__(self, keys: list[Key]) -> Batch:
+    def __getitem__(self, keys: list[Key]) -> Batch:
         """The batch of these keys. Raises DataError for an image that is broken and must not be replaced."""
         notes: list[FileNote] = []
-        images, labels = zip(*(self._prepare(key, notes) for key in keys))
-        return Batch(torch.stack(images), torch.stack(labels), notes)
+        images, targets = zip(*(self.prepared(key, *read_or_replace(self.source, key, self.seed, self.skip, notes))
+                                for key in keys))
+        return Batch(self.joined(images), self.joined(targets), notes)
 
-    def _prepare(self, key: Key, notes: list[FileNote]) -> tuple[Tensor, Tensor]:
-        image, label = read_or_replace(self.source, key, self.seed, self.skip, notes)
+    def prepared(self, key: Key, image: Image.Image | Tensor, target: object) -> tuple[Tensor, Tensor]:
+        """Return the image as (3, H, W) of the model's size and the target, augmented alike for training."""
         recipe = self.recipe
         if recipe and recipe.crop == "resized":
             _, height, width = TF.get_dimensions(image)
@@ -92,8 +94,12 @@ class PreparedImages(Dataset):
                 image = color_jitter(image, source, recipe.color_jitter)
             if recipe.rand_augment > 0:
                 image = rand_augment(image, source, recipe.rand_augment, fill=mean_colour(recipe.mean))
-        image = image if isinstance(image, Tensor) else TF.pil_to_tensor(image)
-        return image.expand(3, -1, -1), torch.as_tensor(label)
+        return as_tensor(image), torch.as_tensor(target)
+
+
+def as_tensor(image: Image.Image | Tensor) -> Tensor:
+    """Return an image in RGB or grey as a tensor (3, H, W)."""
+    return (image if isinstance(image, Tensor) else TF.pil_to_tensor(image)).expand(3, -1, -1)
 
 
 class StoredImages(Dataset):
@@ -105,7 +111,7 @@ class StoredImages(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitems__(self, keys: list[Key]) -> Batch:
+    def __getitem__(self, keys: list[Key]) -> Batch:
         indices = torch.tensor([index for _, index, _ in keys], device=self.labels.device)
         return Batch(self.images[indices], self.labels[indices], [])
 
@@ -135,8 +141,8 @@ def loader(images: PreparedImages | StoredImages, order: Iterable[list[Key]], wo
     """The batches of that order, prepared by `workers` processes, or by this one if 0; in pinned memory for a GPU."""
     reads = isinstance(images, PreparedImages)
     workers = workers if reads else 0
-    return DataLoader(images, batch_sampler=order, num_workers=workers, collate_fn=_unchanged,
-                      pin_memory=reads and device.type == "cuda", persistent_workers=workers > 0,
+    return DataLoader(images, batch_size=None, sampler=order, num_workers=workers, persistent_workers=workers > 0,
+                      pin_memory=reads and device.type == "cuda",
                       worker_init_fn=functools.partial(_obey_only, os.getpid()))
 
 
@@ -153,7 +159,3 @@ def _end_with(trainer: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
         pass
     os._exit(0)
-
-
-def _unchanged(batch: Batch) -> Batch:  # a lambda could not be sent to a worker
-    return batch

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
+from PIL import Image
 from torch import Tensor
 
 from ..augment import normalise
 from ..batches import TrainingBatches, ValidationBatches
-from ..broken_images import FileNote, Key, read_or_replace
-from ..loading import Batch, PreparedImages
+from ..broken_images import Key
+from ..loading import PreparedImages, as_tensor
 from ..seeds import generator
 from ..segmentation import UNKNOWN
 
@@ -25,15 +26,10 @@ from ..segmentation import UNKNOWN
 class MaskImages(PreparedImages):
     """A source's images, uint8 (3, H, W), and their masks, uint8 (H, W): lists, since in evaluation sizes differ."""
 
-    def __getitems__(self, keys: list[Key]) -> Batch:
-        notes: list[FileNote] = []
-        images, masks = zip(*(self._prepare(key, notes) for key in keys))
-        return Batch(list(images), list(masks), notes)
+    joined = list
 
-    def _prepare(self, key: Key, notes: list[FileNote]) -> tuple[Tensor, Tensor]:
-        image, mask = read_or_replace(self.source, key, self.seed, self.skip, notes)
-        image, recipe = image if isinstance(image, Tensor) else TF.pil_to_tensor(image), self.recipe
-        image = image.expand(3, -1, -1)
+    def prepared(self, key: Key, image: Image.Image | Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        image, recipe = as_tensor(image), self.recipe
         if recipe is None:
             return image, mask
         mirror, scale, *place = torch.rand(4, generator=generator("masks", self.seed, *key)).tolist()
@@ -60,20 +56,14 @@ def scaled_part(image: Tensor, mask: Tensor, factor: float, size: tuple[int, int
 class MaskTraining(TrainingBatches):
     """Normalised images (b, 3, H, W) and their classes (b, H, W) int64: `epoch(n)` iterates over epoch n."""
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        self.order.epoch, self.order.first_step = epoch, first_step
-        for images, masks, notes in self.loader:
-            self._take_notes(notes)
-            images = torch.stack(images).to(self.device, non_blocking=True)
-            masks = torch.stack(masks).to(self.device, non_blocking=True).long()
-            yield normalise(images, self.recipe.mean, self.recipe.std), masks
+    def augmented(self, images: list[Tensor], masks: list[Tensor], *place: int) -> tuple[Tensor, Tensor]:
+        return normalise(torch.stack(images), self.recipe.mean, self.recipe.std), torch.stack(masks).long()
 
 
 class MaskValidation(ValidationBatches):
     """This process's share of all validation images: normalised [(3, H, W), …] and their classes [(H, W), …]."""
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        for images, masks, notes in self.loader:
-            self.notes |= {note.name: note for note in notes}
-            yield ([normalise(image[None].to(self.device), self.recipe.mean, self.recipe.std)[0] for image in images],
-                   [mask.to(self.device).long() for mask in masks])
+        for images, masks in self._read():
+            yield ([normalise(image, self.recipe.mean, self.recipe.std) for image in images],
+                   [mask.long() for mask in masks])

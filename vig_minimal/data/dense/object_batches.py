@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
+from PIL import Image
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
 from ..augment import normalise
 from ..batches import TrainingBatches, ValidationBatches
-from ..broken_images import FileNote, Key, read_or_replace
-from ..data_recipe import DataRecipe
-from ..loading import Batch, PreparedImages
+from ..broken_images import Key
+from ..loading import PreparedImages, as_tensor
 from ..seeds import generator
 
 Target = dict[str, Tensor]
@@ -31,15 +31,10 @@ Objects = tuple[list[Tensor], list[Target]]
 class ObjectImages(PreparedImages):
     """A source's images as uint8 tensors (3, H, W) of their own sizes, with their targets."""
 
-    def __getitems__(self, keys: list[Key]) -> Batch:
-        notes: list[FileNote] = []
-        images, targets = zip(*(self._prepare(key, notes) for key in keys))
-        return Batch(list(images), list(targets), notes)
+    joined = list
 
-    def _prepare(self, key: Key, notes: list[FileNote]) -> tuple[Tensor, Target]:
-        image, target = read_or_replace(self.source, key, self.seed, self.skip, notes)
-        image, recipe = image if isinstance(image, Tensor) else TF.pil_to_tensor(image), self.recipe
-        image = image.expand(3, -1, -1)
+    def prepared(self, key: Key, image: Image.Image | Tensor, target: Target) -> tuple[Tensor, Target]:
+        image, recipe = as_tensor(image), self.recipe
         if recipe is None:
             return image, target
         mirror, scale, *place = torch.rand(4, generator=generator("objects", self.seed, *key)).tolist()
@@ -84,23 +79,13 @@ def scaled(image: Tensor, target: Target, factor: float, place: Sequence[float],
 class ObjectTraining(TrainingBatches):
     """Normalised images [(3, H, W), …] and their targets: `epoch(n)` iterates over epoch n."""
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Objects]:
-        self.order.epoch, self.order.first_step = epoch, first_step
-        for images, targets, notes in self.loader:
-            self._take_notes(notes)
-            yield on_device(images, targets, self.recipe, self.device)
+    def augmented(self, images: list[Tensor], targets: list[Target], *place: int) -> Objects:
+        return [normalise(image, self.recipe.mean, self.recipe.std) for image in images], targets
 
 
 class ObjectValidation(ValidationBatches):
     """This process's share of all validation images: normalised [(3, H, W), …], and their targets."""
 
     def __iter__(self) -> Iterator[Objects]:
-        for images, targets, notes in self.loader:
-            self.notes |= {note.name: note for note in notes}
-            yield on_device(images, targets, self.recipe, self.device)
-
-
-def on_device(images: Sequence[Tensor], targets: Sequence[dict], recipe: DataRecipe, device: torch.device) -> Objects:
-    """Return normalised images and their targets on the device."""
-    images = [normalise(image[None].to(device, non_blocking=True), recipe.mean, recipe.std)[0] for image in images]
-    return images, [{name: value.to(device, non_blocking=True) for name, value in target.items()} for target in targets]
+        for images, targets in self._read():
+            yield [normalise(image, self.recipe.mean, self.recipe.std) for image in images], targets

@@ -12,7 +12,7 @@ from torchvision import datasets
 from vig_minimal import train
 from commands import own_folder, refused, rows  # noqa: F401
 from helpers import coco_folder, thing, voc_folder, xml
-from vig_minimal.data.coco_voc import VOC_CLASSES, coco, repeats, voc2007
+from vig_minimal.data.coco_voc import VOC_CLASSES, VocLabels, coco, coco_labels, repeats
 from vig_minimal.data.datasets import fetch, image_name, label_counts, open_data, oversampled
 from vig_minimal.data.decoding import DataError
 from vig_minimal.training.run_log import warnings
@@ -21,7 +21,7 @@ MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini.tar"
 
 
 def test_classes_are_the_categories_by_id_and_images_without_objects_are_all_negative(tmp_path):
-    train_split, val_split = coco(str(coco_folder(tmp_path)))
+    train_split, val_split = coco(str(coco_folder(tmp_path)), coco_labels)
     assert train_split.classes == ["person", "train", "toothbrush"] and len(train_split) == len(val_split) == 3
     assert train_split.targets.tolist() == [[1, 0, 1], [0, 0, 0], [1, 0, 0]]
     image, target = train_split[0]
@@ -30,10 +30,10 @@ def test_classes_are_the_categories_by_id_and_images_without_objects_are_all_neg
 
 def test_photos_of_2014_are_taken_where_there_are_no_others(tmp_path):
     folder = coco_folder(tmp_path)
-    expected = [split.targets for split in coco(str(folder))]
+    expected = [split.targets for split in coco(str(folder), coco_labels)]
     for path in [*folder.glob("annotations/*2017.json"), *folder.glob("*2017")]:
         path.rename(path.with_name(path.name.replace("2017", "2014")))
-    found = coco(str(folder))
+    found = coco(str(folder), coco_labels)
     assert all(torch.equal(split.targets, targets) for split, targets in zip(found, expected, strict=True))
     assert found[0][2][0].size == (32, 24)
 
@@ -51,14 +51,14 @@ def test_the_later_year_is_taken(tmp_path, years, taken):
 
 def test_sizes_without_boxes(tmp_path):
     objects = [thing(10, 1, area=96.0**2) | {"bbox": None}, thing(11, 1) | {"bbox": []}]
-    source, _ = coco(str(coco_folder(tmp_path, objects)))
+    source, _ = coco(str(coco_folder(tmp_path, objects)), coco_labels)
     assert source.targets.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0]] and source.sizes[:, 0].tolist() == [2, 0, 0]
 
 
 def test_an_object_has_its_largest_size_and_a_crowd_counts(tmp_path):
     objects = [thing(10, 1, area=50.0), thing(10, 1, area=32.0**2), thing(10, 7, area=96.0**2, iscrowd=1),
                thing(11, 1, box=(0, 0, 30, 24))]  # 720 pixels, without an area
-    source, _ = coco(str(coco_folder(tmp_path, objects)))
+    source, _ = coco(str(coco_folder(tmp_path, objects)), coco_labels)
     assert source.targets.tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 0]]
     assert source.sizes.tolist() == [[1, 2, 0], [0, 0, 0], [0, 0, 0]]
 
@@ -70,7 +70,7 @@ def test_missing_folders_and_files_are_named(capsys, tmp_path):
     folder = coco_folder(tmp_path / "coco")
     (folder / "val2017" / "2.jpg").unlink()
     with pytest.raises(DataError, match=r"1 of 3 images that .*instances_val2017.json lists are missing.* 2.jpg"):
-        coco(str(folder))
+        coco(str(folder), coco_labels)
 
 
 def test_a_run_on_annotated_photos_names_classes_without_positives(capsys, tmp_path):
@@ -115,11 +115,15 @@ def test_photos_of_2017_are_taken_where_both_years_are_there(tmp_path):
     for path in [*folder.glob("annotations/*2017.json"), *folder.glob("*2017")]:
         other = path.with_name(path.name.replace("2017", "2014"))
         shutil.copytree(path, other) if path.is_dir() else other.write_text(path.read_text())
-    for split in coco(str(folder)):
+    for split in coco(str(folder), coco_labels):
         assert Path(image_name(split, 0)).parent.name in ("train2017", "val2017")
 
 
 # ---- VOC 2007 ------------------------------------------------------------------------------------------------------
+
+
+def voc2007(folder):
+    return VocLabels(folder, "trainval"), VocLabels(folder, "test")
 
 
 @pytest.mark.parametrize("given", ["", "VOCdevkit", "VOCdevkit/VOC2007"])
@@ -138,7 +142,7 @@ def test_missing_parts_of_voc_are_named(tmp_path, monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(datasets.VOCDetection, "__init__", no_network)
-    with pytest.raises(DataError, match=r"could not be downloaded \(no route to host\); put VOCdevkit/VOC2007 there"):
+    with pytest.raises(DataError, match=r"could not be downloaded \(no route to host\); put its files there"):
         fetch("voc2007", str(tmp_path))
     with pytest.raises(DataError, match="no VOCdevkit/VOC2007"):
         voc2007(str(tmp_path))

@@ -10,13 +10,14 @@ import json
 import os
 import reprlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.datasets import VOCDetection
 
 from .decoding import DataError, read_image
 from .formats.coco_json import check, coco_objects
@@ -139,19 +140,19 @@ def repeats(targets: Tensor, threshold: float) -> list[int]:
     return torch.arange(len(targets)).repeat_interleave(times).tolist()
 
 
-def coco(folder: str, kind: type[CocoObjects] | None = None) -> tuple[Dataset, Dataset]:
+def coco(folder: str, kind: Callable[[Path, str], Dataset]) -> tuple[Dataset, Dataset]:
     """Return COCO's training and validation photos: of 2017 or, where only these are there, of 2014. Classes are the
-    categories by id; a crowd region counts as its class. kind: of a source with objects or masks; None: with
-    labels alone."""
+    categories by id; a crowd region counts as its class. kind: of a source, as `coco_labels`, of (folder, split)."""
     listed = {year: Path(folder, "annotations", f"instances_train{year}.json").exists() for year in (2017, 2014)}
     year = 2014 if listed[2014] and not listed[2017] else 2017
-    train, val = ((kind or _coco_split)(Path(folder), f"{split}{year}") for split in ("train", "val"))
+    train, val = (kind(Path(folder), f"{split}{year}") for split in ("train", "val"))
     if train.classes != val.classes:
         raise DataError(f"{folder}: train{year} and val{year} name different categories; take both from one data set")
     return train, val
 
 
-def _coco_split(folder: Path, split: str) -> Annotated:
+def coco_labels(folder: Path, split: str) -> Annotated:
+    """Return the photos of a split with the classes that they show."""
     path = folder / "annotations" / f"instances_{split}.json"
     images, categories, found = coco_objects(path, boxes=False)
     objects = defaultdict(list)
@@ -162,22 +163,19 @@ def _coco_split(folder: Path, split: str) -> Annotated:
                      [category["name"] for category in categories], objects)
 
 
-def voc2007(folder: str) -> tuple[Annotated, Annotated]:
-    """Return VOC 2007's trainval and test photos. A class with only «difficult» objects is unknown (−1)."""
-    root = voc_root(folder)
-    if root is None:
-        raise DataError(f"{folder}: no VOCdevkit/VOC2007 with ImageSets/Main/trainval.txt and test.txt in it; put it"
-                        " there, or name another folder with --data-dir")
-    return _voc_split(root, "trainval"), _voc_split(root, "test")
+class VocLabels(Annotated):
+    """VOC 2007's photos of an image set, "trainval" or "test". A class with only «difficult» objects is unknown (−1).
 
+    folder: VOC2007, VOCdevkit or the folder above. download: by torchvision, if the set is not there."""
 
-def _voc_split(root: Path, split: str) -> Annotated:
-    listed, names, objects = voc_objects(root, split)
-    return Annotated(root / "JPEGImages", [f"{name}.jpg" for name in names], listed, VOC_CLASSES, objects)
-
-
-def voc_root(folder: str) -> Path | None:
-    """Return the folder VOC2007, given it, VOCdevkit or the folder above; None if its splits are missing."""
-    roots = Path(folder, "VOCdevkit", "VOC2007"), Path(folder, "VOC2007"), Path(folder)
-    splits = Path("ImageSets", "Main", "trainval.txt"), Path("ImageSets", "Main", "test.txt")
-    return next((root for root in roots if all((root / split).is_file() for split in splits)), None)
+    def __init__(self, folder: str, image_set: str, download: bool = False):
+        roots = Path(folder, "VOCdevkit", "VOC2007"), Path(folder, "VOC2007"), Path(folder)
+        listed = Path("ImageSets", "Main", f"{image_set}.txt")
+        root = next((root for root in roots if (root / listed).is_file()), None)
+        if root is None and download:
+            root = Path(VOCDetection(folder, "2007", image_set, download=True).root, "VOCdevkit", "VOC2007")
+        if root is None:
+            raise DataError(f"{folder}: no VOCdevkit/VOC2007 with {listed.as_posix()} in it; put it there, or name"
+                            " another folder with --data-dir")
+        names, objects = voc_objects(root, root / listed)
+        super().__init__(root / "JPEGImages", [f"{name}.jpg" for name in names], root / listed, VOC_CLASSES, objects)

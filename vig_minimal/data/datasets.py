@@ -27,7 +27,7 @@ DOWNLOADS = {
     "stl10": (datasets.STL10, {"split": "train"}, {"split": "test"}),
     "svhn": (datasets.SVHN, {"split": "train"}, {"split": "test"}),
     "voc2012": (VocMasks, {"image_set": "train"}, {"image_set": "val"}),
-    "voc2007": (partial(datasets.VOCDetection, year="2007"), {"image_set": "trainval"}, {"image_set": "test"}),
+    "voc2007": (coco_voc.VocLabels, {"image_set": "trainval"}, {"image_set": "test"}),
 }
 WITH_BOXES = ("shapes-boxes", "coco")  # boxes and masks of objects
 WITH_MASKS = ("shapes-masks", "maskfolder", "voc2012", "coco")  # a class for every pixel
@@ -62,7 +62,7 @@ class Scenes(Dataset):
 # name to what makes a split of (size, count, split), and the number of validation images
 SYNTHETIC = {"shapes": (partial(Shapes, view="single"), 2_000), "shapes-multi": (partial(Shapes, view="multi"), 2_000),
              "shapes-boxes": (Scenes, 500), "shapes-masks": (SceneMasks, 500)}
-COCO_TARGETS = {"labels": None, "detection": coco_voc.CocoObjects, "segmentation": CocoMasks}
+COCO_TARGETS = {"labels": coco_voc.coco_labels, "detection": coco_voc.CocoObjects, "segmentation": CocoMasks}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Data:
 
 def fetch(name: str, folder: str | None) -> None:
     """Download a data set unless it is there or must be provided. Raises DataError if that fails."""
-    if name in DOWNLOADS and not (name == "voc2007" and coco_voc.voc_root(folder or "data")):
+    if name in DOWNLOADS:
         _downloaded(name, folder or "data", download=True)
 
 
@@ -92,24 +92,18 @@ def open_data(name: str, folder: str | None, size: tuple[int, int], limit: int |
     seed: splits a folder of classes that has no train/ and val/. task: labels, detection or segmentation: the kind of
     the targets. only_val: no training images are needed, see `image_folders`.
     """
-    if limit is not None and limit < 1:
-        raise DataError(f"limit={limit}: at least 1 training image")
     if folder is None and name in NEED_FOLDER:
         raise DataError(f"{name}: name the folder that holds {NEED_FOLDER[name]} with --data-dir")
-    folder = folder or "data"
+    folder, remarks = folder or "data", []
     if name in SYNTHETIC:
         kind, most = SYNTHETIC[name]
         train, val = kind(size, limit or SHAPES_TRAIN, "train"), kind(size, min(most, limit or most), "val")
-        return Data(name, train, val, list(train.classes), name in MULTI_LABEL)
-    remarks = []
-    if name == "imagefolder":
+    elif name == "imagefolder":
         train, val, remarks = image_folders(folder, seed, only_val)
     elif name == "maskfolder":
         train, val, remarks = mask_folders(folder, seed)
     elif name == "coco":
         train, val = coco_voc.coco(folder, COCO_TARGETS[task])
-    elif name == "voc2007":
-        train, val = coco_voc.voc2007(folder)
     elif name in DOWNLOADS:
         train, val = _downloaded(name, folder, download=False)
     else:
@@ -160,6 +154,6 @@ def _downloaded(name: str, folder: str, download: bool) -> tuple[Dataset, Datase
     except ImportError as error:
         raise DataError(f"torchvision reads {name} with the package {error.name}: pip install {error.name}") from None
     except (OSError, RuntimeError) as error:
-        reason, files = " ".join(str(error).split()), "VOCdevkit/VOC2007" if name == "voc2007" else "its files"
+        reason = " ".join(str(error).split())
         raise DataError(f"{name} is not complete in the folder {folder} and could not be downloaded ({reason}); put"
-                        f" {files} there, or name another folder with --data-dir") from None
+                        " its files there, or name another folder with --data-dir") from None

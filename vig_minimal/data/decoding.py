@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import stat
 import warnings
 from pathlib import Path
 
@@ -11,12 +10,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .formats.rgb import NoPixels, upright_rgb
+from .formats.rgb import upright_rgb
 from .formats.without_metadata import without_metadata
 
 Picture = str | Path | Image.Image | Tensor
-
-BOMBS = Image.DecompressionBombWarning, Image.DecompressionBombError
 
 
 class DataError(ValueError):
@@ -32,41 +29,31 @@ def read_image(path: str | Path) -> Image.Image:
 
     Converts CMYK, scales numbers of other depths to 8 bits (see `formats.rgb`), lays transparent pixels on white, and
     turns the image as EXIF requires. Metadata that cannot be read are left out. Raises DataError, without the path, for
-    files that are no image, cut short or larger than Pillow's MAX_IMAGE_PIXELS (decompression bombs), for pipes and
-    devices, and for links to nothing; OSError for files that are missing or that the system cannot read.
+    files that are no image, cut short or larger than Pillow's MAX_IMAGE_PIXELS (decompression bombs), and for what is no
+    file; OSError for files that are missing or that the system cannot read.
     """
-    try:
-        kind = os.stat(path).st_mode
-    except FileNotFoundError:
-        if os.path.islink(path):
-            raise DataError("a link to a file that is not there") from None
-        raise
-    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # opening a pipe would wait for ever
-        raise DataError("a pipe or a device, not a file")
+    if os.path.lexists(path) and not os.path.isfile(path):  # opening a pipe would wait for ever
+        raise DataError("no file, but a folder, a pipe, a device or a link to nothing")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             try:
                 return _opened(path)
-            except Exception as error:  # decoders raise many kinds for a damaged file
-                if isinstance(error, (*BOMBS, MemoryError)) or getattr(error, "errno", None) is not None:
-                    raise
+            except Exception:  # decoders raise many kinds for a damaged file
                 with contextlib.suppress(Exception):
                     pixels = io.BytesIO(without_metadata(Path(path).read_bytes()))
                     return _opened(pixels, "unreadable metadata left out")
                 raise
-    except BOMBS as error:
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"as large as a decompression bomb: {str(error).split(',')[0]}") from None
     except UnidentifiedImageError:
         raise DataError("not an image that Pillow can read" if os.path.getsize(path) else "an empty file") from None
-    except MemoryError:
-        raise
     except Exception as error:
-        if getattr(error, "errno", None) is not None:  # the system's trouble, not the image's
-            raise
-        kind = "" if isinstance(error, (OSError, NoPixels)) or not str(error) else f"{type(error).__name__}: "
-        raise DataError(kind + (" ".join(str(error).split()) or type(error).__name__)) from None
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+            raise  # the system's trouble, not the image's
+        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        raise DataError(kind + " ".join(str(error).split())) from None
 
 
 def _opened(file: str | Path | io.BytesIO, *notes: str) -> Image.Image:

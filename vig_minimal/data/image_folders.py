@@ -5,9 +5,8 @@ files' names in the folder alone: not from their order on the disk, nor from whe
 """
 
 import contextlib
-import hashlib
+import filecmp
 import os
-import stat
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
@@ -80,70 +79,60 @@ def image_folders(folder: str, seed: int, only_val: bool = False) -> tuple[Image
 def find_images(root: str | Path, classes: bool = False) -> tuple[list[tuple[str, str]], list[str]]:
     """Return (folder of `root` or ".", path) of all image files inside, and remarks on what is left out.
 
-    What is hidden are copies and notes of other programs, as .ipynb_checkpoints/ and ._0.jpg, and is not mentioned. A
-    link to a folder is followed if it leads out of `root`, and a link inside what it leads to is not: else it could go
-    round for ever, or show the images of one class as another's. classes: the folders in `root` are classes, and one
-    may be called thumbs. Raises DataError for a folder that cannot be read.
+    What is hidden are copies and notes of other programs, as .ipynb_checkpoints/ and ._0.jpg, and is not mentioned. Each
+    folder is read once, so links cannot go round for ever; one into `root` or to what holds it is not followed, or the
+    images of one class would be another's. classes: the folders in `root` are classes, and one may be called thumbs.
+    Raises DataError for a folder that cannot be read.
     """
     top, found, links, copied, others = Path(os.path.realpath(root)), [], [], [], Counter()
+    seen = {top}  # folders, without links in their paths
 
     def failed(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})")
 
     for place, folders, names in os.walk(root, followlinks=True, onerror=failed):
-        inside, own = os.path.relpath(place, root).split(os.sep)[0], _overlap(Path(os.path.realpath(place)), top)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in list(folders):
+        inside, within = os.path.relpath(place, root).split(os.sep)[0], sorted(folders)
+        folders.clear()  # of which those to read are put back
+        for name in [name for name in within if not name.startswith(".")]:
             path = os.path.join(place, name)
+            real = Path(os.path.realpath(path))
             if name.lower() in OF_PROGRAMS or name.lower() in THUMBNAILS and not (classes and inside == "."):
                 copied.append(path)
-            elif os.path.islink(path) and not (own and not _overlap(Path(os.path.realpath(path)), top)):
-                links.append(f"{path} to {os.readlink(path)}")
+            elif real in seen or os.path.islink(path) and (real.is_relative_to(top) or top.is_relative_to(real)):
+                links.append(path)
             else:
-                continue
-            folders.remove(name)
+                seen.add(real)
+                folders.append(name)
         for path in [os.path.join(place, name) for name in sorted(names) if not name.startswith(".")]:
             ending = os.path.splitext(path)[1].lower()
             if ending in ENDINGS or not ending and _is_image(path):
                 found.append((inside, path))
             else:
                 others[ending or "without an ending"] += 1
-    remarks = []
-    if links:
-        remarks.append(f"{len(links)} links are not followed, which lead to images of this folder or out of a linked"
-                       f" one: {', '.join(links[:5])}")
-    if copied:
-        remarks.append(f"{len(copied)} folders are left out, where programs keep copies: {', '.join(copied[:5])}")
+    remarks = [f"{len(paths)} {what}: {', '.join(paths[:5])}" for paths, what in (
+        (links, "links are not followed, since each folder is read once"),
+        (copied, "folders are left out, where programs keep copies")) if paths]
     if others:
         kinds = ", ".join(f"{count:,} {ending}" for ending, count in others.most_common(5))
         remarks.append(f"{root}: {others.total():,} files are left out, which are no images by their endings: {kinds}")
     return found, remarks
 
 
-def _overlap(one: Path, other: Path) -> bool:
-    """Whether one folder is the other or in it."""
-    return one.is_relative_to(other) or other.is_relative_to(one)
-
-
 def _is_image(path: str) -> bool:
     """Whether Pillow recognises a file by its first bytes."""
-    try:
-        with warnings.catch_warnings(), contextlib.suppress(Image.DecompressionBombError):
-            warnings.simplefilter("ignore")
-            return os.path.isfile(path) and Image.open(path).close() is None  # a pipe would wait for ever
-        return True
-    except Exception:  # Pillow raises many kinds
-        return False
+    with warnings.catch_warnings(), contextlib.suppress(Exception):  # Pillow raises many kinds
+        warnings.simplefilter("ignore")
+        if os.path.isfile(path):  # a pipe would wait for ever
+            Image.open(path).close()
+            return True
+    return False
 
 
 def _listed(root: Path) -> tuple[ImageFiles, list[str]]:
     """The images of ROOT/CLASS, and remarks. Raises DataError for a class without any. Names are compared and given as
     Unicode composes them (NFC): macOS writes Äpfel with an A and two dots, other systems with an Ä."""
     found, remarks = find_images(root, classes=True)
-    try:
-        folders = [entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
-    except OSError as error:
-        raise DataError(f"{root}: cannot be read ({error.strerror})") from None
+    folders = [entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
     classes = sorted({unicodedata.normalize("NFC", name) for name in folders if name.lower() not in OF_PROGRAMS})
     labels = {name: label for label, name in enumerate(classes)}
     found = [(unicodedata.normalize("NFC", name), path) for name, path in found if name != "."]  # not beside classes
@@ -158,27 +147,30 @@ def _listed(root: Path) -> tuple[ImageFiles, list[str]]:
 
 
 def _split(root: Path, seed: int) -> tuple[ImageFiles, ImageFiles, list[str]]:
-    """Split the images of ROOT/CLASS, every class in the same shares; a file with two names is one image."""
+    """Split the images of ROOT/CLASS, every class in the same shares."""
     files, remarks = _listed(root)
     if splits := [name for name in files.classes if name.lower() in SPLITS]:
         raise DataError(f"{root}: {', '.join(splits)} cannot be classes; {LAYOUT}")
-    real = [os.path.realpath(path) for path in files.paths]
-    labels, ranks = {}, [[] for _ in files.classes]  # label of each file; of each class, its files in random order
-    for path, file, label in zip(files.paths, real, files.targets.tolist()):
-        if labels.setdefault(file, label) != label:
-            raise DataError(f"{path}: the same file is in another class too ({files.classes[labels[file]]});"
-                            " remove one")
-        name = unicodedata.normalize("NFC", os.path.relpath(path, root).replace(os.sep, "/"))
-        ranks[label].append((mixed_seed("split", seed, name), file))
-    own = [list(dict.fromkeys(file for _, file in sorted(rank))) for rank in ranks]
-    if alone := [name for name, of_class in zip(files.classes, own) if len(of_class) < 2]:
+    of_class = [[] for _ in files.classes]  # paths
+    for path, label in zip(files.paths, files.targets.tolist()):
+        of_class[label].append(path)
+    if alone := [name for name, paths in zip(files.classes, of_class) if len(paths) < 2]:
         raise DataError(f"{root}: 1 image only of {', '.join(alone[:5])}; one is for validation, so each class needs 2:"
                         " add images, or remove the class")
-    held = {file for of_class in own for file in of_class[:max(1, round(VALIDATION_SHARE * len(of_class)))]}
+    held = set().union(*(held_out(paths, root, seed) for paths in of_class))
     said = (f"{root} has no train/ and val/: {VALIDATION_SHARE:.0%} of the images of every class are for validation,"
             f" chosen by seed {seed}")
-    train, val = (files.part([i for i, file in enumerate(real) if (file in held) == side]) for side in (False, True))
+    train, val = (files.part([i for i, path in enumerate(files.paths) if (path in held) == side])
+                  for side in (False, True))
     return train, val, [said, *remarks]
+
+
+def held_out(paths: Sequence[str], root: Path, seed: int) -> set[str]:
+    """Return VALIDATION_SHARE of the paths, at least one: those whose names in `root`, mixed with the seed, come first.
+    """
+    names = {path: unicodedata.normalize("NFC", os.path.relpath(path, root).replace(os.sep, "/")) for path in paths}
+    ranked = sorted(paths, key=lambda path: mixed_seed("split", seed, names[path]))
+    return set(ranked[:max(1, round(VALIDATION_SHARE * len(ranked)))])
 
 
 def copies(train: Sequence[str], val: Sequence[str]) -> list[tuple[str, str]]:
@@ -188,34 +180,29 @@ def copies(train: Sequence[str], val: Sequence[str]) -> list[tuple[str, str]]:
     COMPARED and OPENED images of the two sides, evenly spaced, so that it takes seconds.
     """
     train, val = (paths[::max(1, -(-len(paths) // most))] for paths, most in ((train, OPENED), (val, COMPARED)))
-    sizes = set(map(_size, val)) - {0}
-    same_size = [[path for path in paths if _size(path) in sizes] for paths in (val, train)]
     alike, found = defaultdict(list), {}
-    for path in same_size[0]:
-        alike[_hash(path, part=True)].append(path)
-    for path in same_size[1]:
-        for other in alike.get(_hash(path, part=True), ()):
-            if other not in found and _hash(path) == _hash(other):
-                found[other] = path
+    for path in val:
+        if size := _size(path):
+            alike[size, _middle(path)].append(path)
+    sizes = {size for size, _ in alike}
+    for path in train:
+        if (size := _size(path)) in sizes:
+            for other in alike.get((size, _middle(path)), ()):
+                if other not in found and filecmp.cmp(path, other, shallow=False):
+                    found[other] = path
     return sorted(found.items())
 
 
 def _size(path: str) -> int:
     """The bytes of a file; 0 for what is none."""
-    try:
-        about = os.stat(path)
-    except OSError:
-        return 0
-    return about.st_size if stat.S_ISREG(about.st_mode) else 0
+    return os.path.getsize(path) if os.path.isfile(path) else 0
 
 
-def _hash(path: str, part: bool = False) -> bytes:
-    """A hash of a file's bytes, or of its size and 4 KiB in its middle; of a file that cannot be read, its name."""
+def _middle(path: str) -> bytes:
+    """The 4 KiB in the middle of a file; of one that cannot be read, its name."""
     try:
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if part:
-                file.seek(max(0, size // 2 - 2048))
-            return hashlib.blake2b(size.to_bytes(8, "little") + file.read(4096 if part else -1)).digest()
+            file.seek(max(0, _size(path) // 2 - 2048))
+            return file.read(4096)
     except OSError:
         return os.fsencode(path)

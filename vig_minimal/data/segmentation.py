@@ -8,7 +8,6 @@
 Item i of a source is an image and its mask, (H, W) uint8: class numbers from 0, `UNKNOWN` where a pixel counts nowhere.
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,12 +21,11 @@ from torchvision.datasets import VOCSegmentation
 
 from .coco_voc import VOC_CLASSES, CocoObjects
 from .decoding import DataError, read_image
-from .seeds import mixed_seed
+from .image_folders import VALIDATION_SHARE, held_out
 from .synthetic import CLASSES, Shapes
 
 UNKNOWN = 255
 BACKGROUND = "background"
-VALIDATION_SHARE = 0.2  # of a folder that has no train/ and val/
 LAYOUT = ("a folder for segmentation holds train/images/, train/masks/, val/images/ and val/masks/, or images/ and"
           " masks/ alone; the mask of images/a.jpg is masks/a.png")
 
@@ -129,9 +127,8 @@ def mask_folders(folder: str, seed: int) -> tuple[MaskFiles, MaskFiles, list[str
         every = _pairs(root)
         if len(every) < 2:
             raise DataError(f"{root}: 1 image only; one is for validation, so there must be 2 or more")
-        ranked = sorted(every, key=lambda pair: mixed_seed("split", seed, os.path.basename(pair[0])))
-        held = set(ranked[:max(1, round(VALIDATION_SHARE * len(ranked)))])
-        pairs = [[pair for pair in every if (pair in held) == val] for val in (False, True)]
+        held = held_out([image for image, _ in every], root / "images", seed)
+        pairs = [[pair for pair in every if (pair[0] in held) == val] for val in (False, True)]
         remarks = [f"{root} has no train/ and val/: {VALIDATION_SHARE:.0%} of the images are for validation, chosen by"
                    f" seed {seed}"]
     else:

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.ops import masks_to_boxes
 
+from .data_recipe import refuse_first
+
 SPLITS = ("train", "val")
-VIEWS = ("single", "multi", "boxes")
 
 
 def _sides(u: np.ndarray, v: np.ndarray, n: int) -> np.ndarray:
@@ -162,6 +163,19 @@ def _blend(patch: np.ndarray, distance: np.ndarray, colour: np.ndarray) -> None:
     patch += np.clip(0.5 - distance, 0, 1) * (colour.astype(np.float32)[:, None, None] - patch)
 
 
+def _objects(labels: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    boxes = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])  # torchvision's end with the last pixel: (n, 4)
+    return {"boxes": boxes, "labels": labels, "masks": masks}
+
+
+# view to the target that it makes of the labels (n,) and masks (n, H, W) of a scene
+VIEWS = {
+    "single": lambda labels, masks: int(labels[0]),
+    "multi": lambda labels, masks: torch.zeros(len(CLASSES)).index_fill_(0, labels, 1),
+    "boxes": _objects,
+}
+
+
 class Shapes(Dataset):
     """`count` scenes of a split in one of three views; the image is a uint8 tensor (3, H, W).
 
@@ -180,15 +194,13 @@ class Shapes(Dataset):
                  view: str = "single", seed: int = 0):
         self.height, self.width = height, width = (size, size) if isinstance(size, int) else size
         self.count, self.split, self.view, self.seed = count, split, view, seed
-        for wrong, message in (
+        refuse_first([
             (min(height, width) < 16, f"size={height}×{width}: shapes need sides of at least 16 pixels"),
             (count < 1, f"count={count}: a data set has at least one scene"),
             (split not in SPLITS, f"split={split!r}: choose one of {', '.join(SPLITS)}"),
             (view not in VIEWS, f"view={view!r}: choose one of {', '.join(VIEWS)}"),
             (seed < 0, f"seed={seed}: a seed is 0 or more"),
-        ):
-            if wrong:
-                raise ValueError(message)
+        ])
         self.targets = torch.arange(count) % len(CLASSES) if view == "single" else None  # all labels: they take turns
 
     def __len__(self) -> int:
@@ -203,9 +215,4 @@ class Shapes(Dataset):
             scene = scene._replace(items=scene.items[:1])
         image, masks = (torch.from_numpy(array) for array in paint(scene, self.height, self.width))
         labels = torch.tensor([item.label for item in scene.items])  # (n,)
-        if self.view == "single":
-            return image, scene.items[0].label
-        if self.view == "multi":
-            return image, torch.zeros(len(CLASSES)).index_fill_(0, labels, 1)
-        boxes = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])  # torchvision's end with the last pixel: (n, 4)
-        return image, {"boxes": boxes, "labels": labels, "masks": masks}
+        return image, VIEWS[self.view](labels, masks)

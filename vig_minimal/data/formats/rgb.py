@@ -15,13 +15,9 @@ SIGNED = 2
 BITMAPS = ("BMP", "DIB", "TGA")  # whose fourth byte is often left 0, and then shown by nobody as transparent
 
 
-class NoPixels(ValueError):
-    """No pixel of an image is a number."""
-
-
 def upright_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     """Return an image that Pillow opened, upright and in 8-bit RGB, and what was converted: nothing for RGB, grey and
-    opaque palettes of 8 bits. Raises NoPixels for floating numbers none of which is finite."""
+    opaque palettes of 8 bits. Raises OSError for floating numbers none of which is finite."""
     bits = stored_bits(image)
     low_bytes = _low_bytes(image) if bits == 16 and isinstance(image.info.get("transparency"), tuple) else None
     tags = dict(getattr(image, "tag_v2", {}))
@@ -96,7 +92,7 @@ def _of_numbers(image: Image.Image, bits: int, signed: bool, tags: dict) -> tupl
     else:
         known = values[np.isfinite(values)].astype(np.float64)
         if not known.size:
-            raise NoPixels("no pixel is a number")
+            raise OSError("no pixel is a number")
         black, white = known.min(), known.max()
         was = [f"{black:g} to {white:g} as black to white"]
     share = (np.nan_to_num(values.astype(np.float64), nan=black) - black).clip(0, white - black)

@@ -12,11 +12,10 @@ VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "
                "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 
 
-def voc_objects(root: Path, split: str) -> tuple[Path, list[str], dict[tuple[int, int], list[tuple[int, float]]]]:
-    """Read a split of the folder VOC2007: its list, the names of its images without an ending, and of each (image,
+def voc_objects(root: Path, listed: Path) -> tuple[list[str], dict[tuple[int, int], list[tuple[int, float]]]]:
+    """Read the images that a file lists, of the folder VOC2007: their names without an ending, and of each (image,
     class) the objects' targets (1, or −1 for a «difficult» one) and areas. Raises DataError, naming the first bad
     entry of each kind."""
-    listed = root / "ImageSets" / "Main" / f"{split}.txt"
     names = _names(listed, root / "Annotations")
     objects, problems = defaultdict(list), defaultdict(list)
     for row, name in enumerate(names):
@@ -38,7 +37,7 @@ def voc_objects(root: Path, split: str) -> tuple[Path, list[str], dict[tuple[int
                 if found := _object(thing, size, name, problems):
                     objects[row, found[0]].append(found[1:])
     check(root / "Annotations", "annotations", problems)
-    return listed, names, objects
+    return names, objects
 
 
 def _object(thing: ElementTree.Element, size: dict, name: str, problems: dict) -> tuple[int, int, float] | None:

@@ -38,7 +38,6 @@ from .training.distributed import start as join  # noqa: E402
 from .training.endings import Diverged, Stopped, fail, one_sentence  # noqa: E402
 from .training.engine import Run, evaluate, learning_rate  # noqa: E402
 from .training.config import parse  # noqa: E402
-from .training.recipes import Recipe  # noqa: E402
 from .training.resume import begin  # noqa: E402
 from .training.run_log import RunLog, describe, first_loss  # noqa: E402
 
@@ -93,7 +92,7 @@ def train(given: dict, resources: contextlib.ExitStack) -> dict | None:
 
 def fit(run: Run, log: RunLog) -> dict | None:
     """Train to the last epoch; after each, evaluate and save. Returns the last row of metrics.csv."""
-    recipe, steps, images, seconds = run.recipe, len(run.batches), 0, 0.0
+    recipe, steps, size = run.recipe, len(run.batches), run.recipe.batch_size
     if run.epoch >= recipe.epochs:
         log.say(f"this run is finished: {log.best_score()}; a larger --epochs continues it")
         return run.history[-1]
@@ -102,15 +101,14 @@ def fit(run: Run, log: RunLog) -> dict | None:
         close_epoch(run, log, {}, evaluation(run, log))
     for epoch in range(run.epoch, recipe.epochs):
         begun = time.perf_counter()
-        with log.progress(f"epoch {epoch + 1}/{recipe.epochs}", steps, steps * recipe.batch_size, run.step) as progress:
+        with log.progress(f"epoch {epoch + 1}/{recipe.epochs}", steps, steps * size, run.step) as progress:
             trained = train_one_epoch(run, run.batches, epoch, progress, lambda loss: after_step(run, log, loss))
-        images += (steps - run.first_step) * recipe.batch_size
-        seconds += time.perf_counter() - begun
+        speed = (steps - run.first_step) * size / (time.perf_counter() - begun)
         scores = evaluation(run, log)  # a signal in here leaves the epoch open: the resumed run evaluates it
         run.epoch, run.first_step = epoch + 1, 0
-        close_epoch(run, log, trained, scores)
-    log.end(images, seconds)
-    return log.rows[-1] if log.rows else None
+        close_epoch(run, log, trained, scores, speed)
+    log.end()
+    return run.history[-1] if run.history else None
 
 
 def evaluation(run: Run, log: RunLog) -> dict[str, float]:
@@ -119,13 +117,14 @@ def evaluation(run: Run, log: RunLog) -> dict[str, float]:
         return evaluate(run, run.val_batches, progress)
 
 
-def close_epoch(run: Run, log: RunLog, trained: dict[str, float], scores: dict[str, float]) -> None:
-    """Write the row of metrics.csv, then the checkpoints, and print the epoch; on the first process."""
+def close_epoch(run: Run, log: RunLog, trained: dict[str, float], scores: dict[str, float], speed: float = 0) -> None:
+    """Write the row of metrics.csv, then the checkpoints, and print the epoch; on the first process. speed: images/s of
+    training."""
     run.losses, key, keep_every = {}, run.task.key, run.config.keep_every
     notes = file_notes(run)
     if not run.processes.is_first:
         return
-    row = log.row(trained, scores)
+    log.row(trained, scores)
     if run.epoch > 0 and (scores[key] > run.best[key] or run.best["epoch"] == 0):
         run.best = {"epoch": run.epoch, key: scores[key]}
         run.save("best.pt", with_training=False)
@@ -133,15 +132,15 @@ def close_epoch(run: Run, log: RunLog, trained: dict[str, float], scores: dict[s
     if keep_every and run.epoch % keep_every == 0:
         run.save(f"epoch-{run.epoch:03d}.pt", with_training=False)
     run.save("last.pt", with_training=True)  # written last: from here the epoch is done
-    log.epoch(row, scores, notes)
+    log.epoch(speed, notes)
 
 
 def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, progress: Progress,
                     after_step: Callable[[float], None] = lambda loss: None, steps: int | None = None) -> dict:
     """One pass over the training images from `run.first_step` on, or its first `steps`; epochs count from 0. Calls
-    after_step(loss). Returns the mean `loss`, its terms as `loss_NAME` if there are several, `lr` and `images_per_s`.
+    after_step(loss). Returns columns of metrics.csv: the mean `train_loss`, its terms if there are several, and `lr`.
     Raises Stopped after the step in which a signal came, and Diverged if loss or gradient is not finite."""
-    recipe, begun, first_step, last_step = run.recipe, time.perf_counter(), run.first_step, steps or len(batches)
+    recipe, first_step, last_step = run.recipe, run.first_step, steps or len(batches)
     parts = batches.epoch(epoch, first_step)
     run.task.begin_epoch(run.model, epoch)
     run.train()
@@ -156,10 +155,9 @@ def train_one_epoch(run: Run, batches: TrainingBatches, epoch: int, progress: Pr
         if stop or (run.processes.world == 1 and run.processes.signals.received):
             raise Stopped
     run.processes.share_buffers(run.evaluated)
-    means = {f"loss_{name}": total / last_step for name, total in run.losses.items()}
-    terms, images = means if len(means) > 1 else {}, (last_step - first_step) * recipe.batch_size
-    speed = {"images_per_s": images / (time.perf_counter() - begun)} if images else {}
-    return {"loss": sum(means.values()), **terms, "lr": learning_rate(run.step - 1, len(batches), recipe), **speed}
+    means = {f"train_{name}": total / last_step for name, total in run.losses.items()}
+    terms = means if len(means) > 1 else {}
+    return {"train_loss": sum(means.values()), **terms, "lr": learning_rate(run.step - 1, len(batches), recipe)}
 
 
 def backward(run: Run, parts: Iterator[tuple[Tensor, Tensor]]) -> tuple[dict[str, float], bool]:
@@ -200,9 +198,10 @@ def update(run: Run, losses: dict[str, float], lr: float, where: str) -> None:
 
 
 def after_step(run: Run, log: RunLog, loss: float) -> None:
-    """Print the first step's loss, unless the weights know the classes; write last.pt every --save-every steps."""
-    if run.step == 1 and run.new_parts != []:
-        log.say(first_loss(loss, *run.task.chance(len(run.data.classes))))
+    """Print loss and memory of the first step; write last.pt every --save-every steps."""
+    if run.step == 1:
+        memory = peak_memory(run.processes.device) / 2**20
+        log.say(f"{first_loss(loss, *run.task.chance(len(run.data.classes)))}; {memory:,.0f} MiB of memory a process")
     every = run.config.save_every
     if run.config.writes and run.processes.is_first and every and run.step % every == 0:
         run.save("last.pt", with_training=True)
@@ -216,27 +215,22 @@ def file_notes(run: Run) -> dict[str, list[FileNote]]:
 
 def dry_run(run: Run, log: RunLog) -> str:
     """Run two steps and evaluate a few batches, and estimate the whole run from them."""
-    run.first_step, steps, times = 0, len(run.batches), [time.perf_counter()]
+    recipe, steps, times = run.recipe, len(run.batches), [time.perf_counter()]
+    run.first_step = 0
 
     def clock(loss: float) -> None:
         times.append(time.perf_counter())
         after_step(run, log, loss)
 
-    with log.progress("dry run", DRY_STEPS, DRY_STEPS * run.recipe.batch_size) as progress:
+    with log.progress("dry run", DRY_STEPS, DRY_STEPS * recipe.batch_size) as progress:
         train_one_epoch(run, run.batches, 0, progress, clock, min(DRY_STEPS, steps))
-    begun, some = time.perf_counter(), min(DRY_BATCHES, len(run.val_batches))
+    begun, some, step = time.perf_counter(), min(DRY_BATCHES, len(run.val_batches)), times[-1] - times[-2]
     evaluate(run, itertools.islice(run.val_batches, some))
-    seconds = (time.perf_counter() - begun) * len(run.val_batches) / max(1, some)
-    return estimate(times[-1] - times[-2], steps, seconds, run.recipe, run.processes.device)
-
-
-def estimate(step_seconds: float, steps: int, evaluation_seconds: float, recipe: Recipe, device: torch.device) -> str:
-    """Estimate the time of a whole run, evaluations included, and its memory. steps: of an epoch."""
-    training, evaluation = recipe.epochs * steps * step_seconds, (recipe.epochs + 1) * evaluation_seconds
-    return (f"dry run: a step takes {step_seconds:.3g} s ({recipe.batch_size / step_seconds:.0f} images/s), an"
-            f" evaluation about {duration(evaluation_seconds)}; {plural(recipe.epochs, 'epoch')} of"
-            f" {plural(steps, 'step')} would take about {duration(training + evaluation)}, with"
-            f" {peak_memory(device) / 2**20:,.0f} MiB of memory a process")
+    evaluation = (time.perf_counter() - begun) * len(run.val_batches) / max(1, some)
+    whole = recipe.epochs * steps * step + (recipe.epochs + 1) * evaluation
+    return (f"dry run: a step takes {step:.3g} s ({recipe.batch_size / step:.0f} images/s), an evaluation about"
+            f" {duration(evaluation)}; {plural(recipe.epochs, 'epoch')} of {plural(steps, 'step')} would take about"
+            f" {duration(whole)}, with {peak_memory(run.processes.device) / 2**20:,.0f} MiB of memory a process")
 
 
 if __name__ == "__main__":

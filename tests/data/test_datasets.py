@@ -117,7 +117,7 @@ def test_a_run_that_goes_on_and_its_evaluation_see_the_same_split(capsys, tmp_pa
     root = photos(tmp_path / "photos", [("cat", 25), ("dog", 25)])
     begun = run("--data-dir", root, "--seed", 5, "--batch-size", 8, "--epochs", 1, "--output", "out")
     begun = " ".join(begun.split())
-    assert "40 training images (in memory), 10 validation images" in begun
+    assert "40 training images, 10 validation images" in begun
     assert "has no train/ and val/: 20% of the images of every class are for validation, chosen by seed 5" in begun
     kept = load("out/last.pt")["data"]
     again = run("--resume", "out/last.pt", "--epochs", 2)

@@ -16,7 +16,7 @@ from vig_minimal.training.config import RunConfig
 from vig_minimal.training.recipes import Recipe
 
 STATE = {"name": "vig_nano", "config": {"dim": 96, "img_size": (64, 64)}, "classes": ["a", "b"],
-         "model": {"w": torch.ones(3)}}
+         "model": {"w": torch.ones(3)}, "flags": {}}
 
 
 def test_what_is_saved_is_loaded(tmp_path):

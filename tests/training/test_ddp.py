@@ -77,7 +77,7 @@ def train_three_steps(processes):
     images = torch.randn(VALIDATION, 3, 16, 16, generator=source, dtype=torch.float64)[processes.rank::processes.world]
     labels = torch.randint(CLASSES, (VALIDATION,), generator=source)[processes.rank::processes.world]
     scores = evaluate(run, [(images, labels)])
-    return {"model": model.state_dict(), "average": run.average.module.state_dict(), "loss": trained["loss"],
+    return {"model": model.state_dict(), "average": run.average.module.state_dict(), "loss": trained["train_loss"],
             "scores": scores}
 
 

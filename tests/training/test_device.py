@@ -75,7 +75,7 @@ def test_training_and_evaluation_need_no_float64(name):
         run.evaluated.proxies = nn.Parameter(on_device(run.evaluated.proxies.data))
     batch = on_device(torch.randn(4, 3, 16, 16)), on_device(targets)
     trained = train_one_epoch(run, Batches([batch] * 2), 0, NoBar())
-    assert 0 < trained["loss"] < 1000
+    assert 0 < trained["train_loss"] < 1000
     assert evaluate(run, [batch])["loss"] > 0
 
 

@@ -140,7 +140,7 @@ def test_freezing_leaves_the_head_to_train():
     for name, trained in (("vig_nano", {"head"}), ("pvig_nano", {"head"}), ("gkgnet_nano", {
             "labels", "cross", "widen", "of_labels", "of_patches"})):
         model = create_model(name)
-        run = create_run(model, SingleLabel(0.0), RunConfig(recipe=Recipe(), freeze=True), ONE)
+        run = create_run(model, SingleLabel(0.0), RunConfig(recipe=Recipe(), freeze=True, init_from="x.pt"), ONE)
         learns = {key.split(".")[0] for key, value in model.named_parameters() if value.requires_grad}
         assert learns == trained
         in_groups = {id(parameter) for group in run.optimiser.param_groups for parameter in group["params"]}

@@ -257,11 +257,11 @@ def test_logits_that_saturate_keep_their_order():
 def test_streaming_with_sizes():
     logits, targets = float32_example()
     sizes = torch.randint(0, 3, targets.shape)
-    result = streamed(zip(logits.split(20), targets.split(20), sizes.split(20))).compute(ONE)
+    result = streamed(zip(logits.split(20), torch.stack([targets, sizes], 1).split(20))).compute(ONE)
     whole = map_by_size(logits.double().sigmoid(), targets, sizes)
     assert {name: result[f"mAP_{name}"] for name in ("small", "medium", "large")} == whole
     sizes[targets == 1] = 1
-    result = streamed([(logits, targets, sizes)]).compute(ONE)
+    result = streamed([(logits, torch.stack([targets, sizes], 1))]).compute(ONE)
     assert [name for name in result if "mAP_" in name] == ["mAP_medium"] and result["mAP_medium"] == result["mAP"]
 
 

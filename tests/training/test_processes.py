@@ -48,7 +48,7 @@ def test_a_signal_is_taken_also_where_nobody_reads_stderr(monkeypatch):
 
     monkeypatch.setattr("builtins.print", gone)
     signals = Signals()
-    signals.take(signal.SIGTERM, "SIGTERM")
+    signals.take(signal.SIGTERM)
     assert signals.received == signal.SIGTERM
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,7 +46,7 @@ def test_a_run_from_the_command_line_writes_what_it_promises(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     for text in ("lrgc_nano (family lrgc, size of the recipe demo)", "parameters", "GMACs",
-                 "shapes: 10 classes, 32 training images", "2 epochs of 2 steps", "learning rate", "MiB a process",
+                 "shapes: 10 classes, 32 training images", "2 epochs of 2 steps", "learning rate", "MiB of memory",
                  "16 images a step (global) = 16 a process × 1 process × 1 part", "epoch 0/2",
                  "epoch 2/2", "images/s", "top-5", "neighbours", "best top-1"):
         assert text in done.stdout
@@ -90,9 +89,7 @@ def test_a_run_that_was_killed_goes_on_to_bit_identical_weights(monkeypatch, cap
     assert "resumed after epoch 1" in " ".join(capsys.readouterr().out.split())
     straight, halves = (checkpoint.load(f"{folder}/last.pt") for folder in ("straight", "halves"))
     assert straight["epoch"] == 3 and same_tensors(straight, halves)
-    timed = {"images_per_s"}
-    assert [{k: v for k, v in row.items() if k not in timed} for row in rows("straight")] == \
-           [{k: v for k, v in row.items() if k not in timed} for row in rows("halves")]
+    assert rows("straight") == rows("halves")
 
     run(*same, model="vig_nano")  # nothing is left to do, and nothing changes
     assert same_tensors(checkpoint.load("halves/last.pt"), halves) and len(rows("halves")) == 4
@@ -100,7 +97,7 @@ def test_a_run_that_was_killed_goes_on_to_bit_identical_weights(monkeypatch, cap
 
 def test_a_notebook_has_the_last_row_and_the_scores():
     row = train.main(["--model", "vig_nano", *TINY, "--epochs", "2", "--output", "out"])
-    assert row["epoch"] == 2 and {"train_loss", "val_top1", "images_per_s"} <= row.keys()
+    assert row["epoch"] == 2 and {"train_loss", "val_top1"} <= row.keys()
     assert float(rows("out")[-1]["val_top1"]) == pytest.approx(row["val_top1"], rel=1e-5)
     scores = train.main(["--resume", "out/last.pt", "--eval-only", "--device", "cpu"])
     assert scores["top1"] == row["val_top1"] and scores["loss"] == pytest.approx(row["val_loss"])
@@ -179,12 +176,6 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(capsys, monkeypatch):
     assert "out: cannot be written (Permission denied); choose another --output" in said
 
 
-def test_without_its_package_tensorboard_is_said_to_be_missing(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    run("--epochs", 1, "--output", "out", "--tensorboard")
-    assert "no event files are written" in " ".join(capsys.readouterr().out.split())
-
-
 def test_an_evaluation_reads_no_training_image(capsys, tmp_path):
     """Broken ones do not matter to it, nor that they are fewer than a batch."""
     data = image_folder(tmp_path / "data", count=8)
@@ -200,7 +191,7 @@ def test_an_evaluation_reads_no_training_image(capsys, tmp_path):
     capsys.readouterr()
     train.main(["--resume", "out/last.pt", "--eval-only", *argv])
     said = " ".join(capsys.readouterr().out.split())
-    assert "2 classes, 16 validation images (in memory)" in said and "top-1" in said and "training image" not in said
+    assert "2 classes, 16 validation images" in said and "top-1" in said and "training image" not in said
 
 
 def test_a_column_that_comes_later_stands_below_its_own_name(tmp_path):
@@ -225,7 +216,7 @@ def test_a_run_goes_on_when_nobody_reads_what_it_prints(capsys, monkeypatch):
 
 
 def test_bfloat16_and_no_average(capsys):
-    run("--epochs", 1, "--output", "out", "--amp", "--no-ema", "--no-flip")
+    run("--epochs", 1, "--output", "out", "--amp", "--ema-decay", "0", "--no-flip")
     state = checkpoint.load("out/last.pt")
     assert "bfloat16" in capsys.readouterr().out and state["training"]["average"] is None
     assert same_tensors(state["model"], state["training"]["model"])
@@ -239,7 +230,7 @@ def test_a_dry_run_says_what_the_whole_takes_and_writes_nothing(capsys):
 
 
 def test_the_papers_recipe_runs_with_everything_on(capsys):
-    run("--recipe", "lrgc", "--epochs", 2, "--accumulation", 2, "--grad-checkpoint", "--amp", "fp16", "--tensorboard",
+    run("--recipe", "lrgc", "--epochs", 2, "--accumulation", 2, "--grad-checkpoint", "--amp", "fp16",
         "--color-jitter", 0.2, "--save-every", 1, "--set", "drop_path=0.1", "--output", "out", "--optimiser", "sgd",
         "--schedule", "step", "--decay-epochs", 0.5, 1, "--scale-lr", "--detect-anomaly", "--workers", 1)
     out = capsys.readouterr().out
@@ -247,24 +238,6 @@ def test_the_papers_recipe_runs_with_everything_on(capsys):
     assert "learning rate 0.000125" in out and "float16" in out and len(rows("out")) == 3  # 2e-3 · 16 / 256
     config = json.loads(Path("out/config.json").read_text())
     assert config["recipe"]["mixup"] == 0.8 and config["recipe"]["repeats"] == 3
-
-
-def test_event_files_are_written_where_the_package_is_there(monkeypatch, tmp_path):
-    written = []
-
-    class Writer:
-        def __init__(self, folder):
-            assert folder == "out"
-
-        def add_scalar(self, name, value, epoch):
-            written.append((name, epoch))
-
-        def flush(self):
-            pass
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
-    run("--epochs", 1, "--output", "out", "--tensorboard")
-    assert {("val_top1", 0), ("val_top1", 1), ("train_loss", 1), ("neighbours_0", 1)} <= set(written)
 
 
 def test_a_teacher_of_the_same_classes_can_be_learnt_from(capsys):
@@ -307,11 +280,10 @@ def test_what_looks_wrong_is_said(tmp_path):
     assert run_log.warnings(dogs) == ["warning: no training image of 1 class: cat"]
     assert run_log.warnings(replace(data, val=Subset(Subset(data.val, [0, 5, 1]), [0, 2]))) == [
         "warning: no validation image of 1 class: dog"]
-    assert "exactly 100 %" in run_log.suspicious({"top1": 100.0}, 1)[0] and run_log.suspicious({"top1": 50.0}, 1) == []
-    assert run_log.suspicious({"top1": 0.0}, 0) == []  # before training
     chance = SingleLabel.chance(10)
     assert run_log.first_loss(2.4, *chance) == "first step: loss 2.400, chance level 2.303 (ln 10)"
-    assert "far from it" in run_log.first_loss(9.0, *chance) and "far" not in run_log.first_loss(2.4, *chance)
+    assert "far above it" in run_log.first_loss(9.0, *chance)
+    assert "far" not in run_log.first_loss(2.4, *chance) + run_log.first_loss(0.1, *chance)  # weights may be trained
 
 
 @pytest.mark.slow
@@ -434,15 +406,15 @@ def test_set_takes_numbers_and_words():
     (["--batch-size", "0"], "--batch-size 0: must be at least 1 and at most 1,000,000"),
     (["--batch-size", "-8"], "--batch-size -8: must be at least 1"),
     (["--batch-size", "1"], "at least 2 images"),
-    (["--batch-size", "64", "--limit", "32"], "larger than the data set of 32 training images"),
-    (["--batch-size", "300", "--limit", "500", "--repeats", "3"], "--repeats 3 an epoch of this data has 256 images"),
+    (["--batch-size", "64", "--limit", "32"], "larger than an epoch of this data, 32 training images"),
+    (["--batch-size", "300", "--limit", "500", "--repeats", "3"], "data, 256 training images with --repeats 3"),
     (["--batch-size", "many"], "invalid int value: 'many'"),
     (["--epochs", "0"], "--epochs 0: must be at least 1 and at most 1,000,000"),
     (["--lr", "-1"], "--lr -1: must be more than 0 and at most 1,000"),
     (["--limit", "0"], "--limit 0: must be at least 1"),
     (["--save-every", "0"], "--save-every 0: must be at least 1"),
-    (["--accumulation", "3"], "and 3 parts (--accumulation) must get the same share"),
-    (["--mixup", "0.8", "--batch-size", "9", "--limit", "90"], "pair them: choose an even number"),
+    (["--accumulation", "3"], "× 3 parts (--accumulation) must get as many images"),
+    (["--mixup", "0.8", "--batch-size", "9", "--limit", "90"], "an even number, since mixup and CutMix pair them"),
     (["--sync-bn", "--limit", "64"], "--sync-bn: torch has synchronised batch norm for GPUs only"),
     (["--teacher", "oracle", "--limit", "64"], "--teacher oracle: torchvision has no such classifier"),
     (["--amp", "int8"], "--amp int8: choose one of bf16, fp16"),
@@ -501,7 +473,7 @@ def test_checkpoints_that_do_not_fit_are_one_sentence(capsys):
     assert "trained with model=lrgc_nano, and this run has model=vig_nano" in resumed("--model", "vig_nano")
     assert "trained with depth=2, and this run has depth=3" in resumed("--set", "depth=3")
     assert "trained with drop_path=0.0" in resumed("--drop-path", 0.5)
-    assert "trained with ema_decay=0.99, and this run has ema_decay=0" in resumed("--no-ema")
+    assert "trained with ema_decay=0.99, and this run has ema_decay=0" in resumed("--ema-decay", "0")
     image_folder(Path("data"))
     said = resumed("--data-dir", "data", "--batch-size", 2)
     assert "trained with num_classes=10, and this run has num_classes=2" in said

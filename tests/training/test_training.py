@@ -123,7 +123,7 @@ def test_parts_of_a_batch_give_the_step_of_the_whole(parts):
     whole, one = trained(batches, model=frozen(tiny().double()))
     split, other = trained(in_parts, replace(PLAIN, accumulation=parts), model=frozen(tiny().double()))
     assert_same_weights(split.model, whole.model, rtol=1e-7, atol=1e-10)
-    assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vig_nano", "lrgc_nano"])
@@ -148,7 +148,7 @@ def test_recomputing_keeps_less():
 def test_half_precision_trains_like_full(amp):
     full, one = trained(Noise(3))
     half, other = trained(Noise(3), amp=amp)
-    assert other["loss"] == pytest.approx(one["loss"], rel=0.02)
+    assert other["train_loss"] == pytest.approx(one["train_loss"], rel=0.02)
     assert half.scaler.is_enabled() == (amp == "fp16")
     again = create_run(tiny(), SingleLabel(0.1), RunConfig(recipe=PLAIN, amp=amp), ONE)
     again.restore(half.state())

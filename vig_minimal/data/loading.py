@@ -118,11 +118,12 @@ class StoredImages(Dataset):
 
 def store_if_it_fits(images: PreparedImages, workers: int, copies: int,
                      device: torch.device) -> PreparedImages | StoredImages:
-    """Read all images onto the device if they look the same every epoch and `copies` of them (one for each process of
-    this machine) fit into MEMORY_LIMIT. Raises DataError for an unreadable image that is not skipped."""
+    """Read all images onto the device if they are of one size, look the same every epoch, and `copies` of them (one for
+    each process of this machine) fit into MEMORY_LIMIT. Raises DataError for an unreadable image that is not skipped.
+    """
     count, (height, width), recipe = len(images), images.size, images.recipe
     changes = recipe and (recipe.crop == "resized" or recipe.rand_augment > 0 or recipe.color_jitter > 0)
-    if changes or count * 3 * height * width * copies > MEMORY_LIMIT:
+    if changes or type(images) is not PreparedImages or count * 3 * height * width * copies > MEMORY_LIMIT:
         return images
     workers = workers if count > 1000 else 0  # starting a worker costs more than reading a few images
     pixels, labels, notes = zip(*loader(images, validation_order(count, 128), workers))

@@ -67,7 +67,7 @@ def draw_matrix(matrix: Tensor, classes: Sequence[str], written: str = "") -> Im
 def report(run: Run, log: RunLog) -> None:
     """Print accuracies and confused pairs of the last evaluation, and write the matrix as a table and a picture; on the
     first process, for data with one label per image or, in segmentation, per pixel."""
-    classes, config, last = run.data.classes, run.config, run.task.last
+    classes, config, last = run.data.classes, run.config, run.metric
     if not (hasattr(last, "pairs") or hasattr(last, "confusion")) or not run.processes.is_first:
         return
     matrix = last.confusion.long() if hasattr(last, "confusion") else confusion(last.pairs, len(classes))

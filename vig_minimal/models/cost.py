@@ -1,6 +1,5 @@
 """Cost of a model: parameters, multiply-adds, and memory."""
 
-import copy
 import sys
 from collections.abc import Callable
 
@@ -50,15 +49,6 @@ def saved_bytes(model: nn.Module, images: Tensor, outputs: Callable | None = Non
         output = (outputs or model)(images)
     del output
     return sum(kept.values()) / len(images)
-
-
-def saved_bytes_per_image(model: nn.Module, images: Tensor, outputs: Callable) -> float:
-    """What each further image adds to `saved_bytes` in training: without what is computed once a step, such as
-    CNN2GNN's anchors. outputs(model, images): what training computes."""
-    model = copy.deepcopy(model).train()  # measuring moves running statistics
-    few, more = (len(part) * saved_bytes(model, part, lambda x: outputs(model, x))
-                 for part in (images, images.repeat(2, 1, 1, 1)))
-    return max(0.0, (more - few) / len(images))
 
 
 def peak_memory(device: torch.device) -> int:

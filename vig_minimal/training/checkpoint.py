@@ -33,25 +33,19 @@ from ..atomic_files import CheckpointError, UnreadableError, load, save
 from ..graphs.graph import GroupGraph
 from ..models.registry import as_now
 
-__all__ = ["CheckpointError", "check_training", "check_types", "last_good", "load", "load_latest", "load_run", "lock",
-           "save", "save_graphs"]
+__all__ = ["CheckpointError", "check_types", "last_good", "load", "load_latest", "load_run", "lock", "save",
+           "save_graphs"]
 
-# keys of a checkpoint and the types of their values: of any, of one to resume from, and of its part `training`
-WEIGHTS = {"name": str, "config": dict, "classes": list, "recipe": dict, "model": dict}
-POSITION = {"epoch": int, "step": int, "steps": int, "best": dict, "given": dict, "training": dict}
-TRAINING = {"model": dict, "optimiser": dict, "scaler": dict, "losses": dict, "history": list}
+WEIGHTS = {"name": str, "config": dict, "classes": list, "recipe": dict, "model": dict}  # of any, and their types
 
 
 def load_run(path: str | Path) -> dict:
     """Load a checkpoint that train.py wrote. Raises CheckpointError for any other file."""
-    state = load(path)
+    state = {"flags": {}, "given": {}, "data": {}, "anchors": []} | load(path)
     if missing := [key for key in WEIGHTS if key not in state]:
         raise CheckpointError(f"{path}: not a checkpoint of train.py, it has no {missing[0]!r} (load released"
                               " weights with vig_minimal.load_released)")
-    check_types(state, path, WEIGHTS)
-    check_types({"flags": {}, "data": {}, "given": {}} | state, path, {"flags": dict, "data": dict, "given": dict})
-    for part in (state["config"], state["recipe"], state.get("flags", {})):
-        check_types(part, path, dict.fromkeys(part, (bool, int, float, str, tuple, type(None))))
+    check_types(state, path, WEIGHTS | {"flags": dict, "given": dict, "data": dict})
     return state | {"config": as_now(state["name"], state["config"])}
 
 
@@ -60,31 +54,6 @@ def check_types(values: dict, path: str | Path, types: dict) -> None:
     for name, kind in types.items():
         if not isinstance(values.get(name), kind):
             raise CheckpointError(f"{path}: damaged or of another program, it has no right {name!r}")
-
-
-def check_training(state: dict, path: str | Path, key: str, optimiser: torch.optim.Optimizer) -> None:
-    """Raise CheckpointError unless a run with this optimiser can resume from this checkpoint. key: the score that
-    decides which epoch is best."""
-    check_types(state, path, POSITION)
-    check_types(state["best"], path, {"epoch": int, key: (int, float)})
-    check_types(state["training"], path, TRAINING)
-    for row in state["training"]["history"]:
-        check_types({"history": row}, path, {"history": dict})
-    check_optimiser(optimiser, state["training"]["optimiser"], path)
-
-
-def check_optimiser(optimiser: torch.optim.Optimizer, kept: dict, path: str | Path) -> None:
-    """Raise CheckpointError unless `kept` is a state of such an optimiser: torch compares neither kind nor shapes."""
-    theirs, ours = ("adamw" if "betas" in groups[0] else "sgd" for groups in (kept["param_groups"],
-                                                                             optimiser.param_groups))
-    if theirs != ours:
-        raise CheckpointError(f"{path}: its optimiser is {theirs}, and this run's is {ours}; give --optimiser {theirs}")
-    moments = ("exp_avg", "exp_avg_sq") if ours == "adamw" else ("momentum_buffer",)
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    for number, values in kept["state"].items():
-        check_types(values, path, dict.fromkeys(moments, torch.Tensor))
-        if any(values[name].shape != parameters[number].shape for name in moments):
-            raise CheckpointError(f"{path}: its optimiser has moments of other shapes than this run's weights")
 
 
 def load_latest(folder: str | Path, before: float = math.inf) -> tuple[dict | None, Path | None, str]:

@@ -128,13 +128,14 @@ class RunConfig:
     every: int = option(None, "output", "keep the graphs of four validation images at epochs 0, N, 2N, ... for python"
                                         " -m vig_minimal explore --run DIR", CHANGES, COUNT)
     log_every: int = option(None, "output", "print a line with the loss every N steps, too", CHANGES, COUNT)
-    tensorboard: bool = option(False, "output", "write event files too, if the package tensorboard is there", CHANGES)
 
     def __post_init__(self):
         check_fields(OPTIONS.values(), vars(self))
         refuse_first([
             (self.eval_only and self.resume in (None, "auto"), "--eval-only: name the checkpoint with --resume PATH"),
             (self.plain and self.compile, "--plain and --compile: choose one of them"),
+            (self.freeze and not (self.init_from or self.resume), "--freeze: keeps the loaded weights; name them with"
+                                                                  " --init-from FILE"),
             (self.eval_only and self.dry_run, "--dry-run and --eval-only: choose one of them"),
             (self.eval_split == "train" and not self.eval_only, "--eval-split: goes with --eval-only alone"),
             (len(self.img_size or ()) > 2, f"--img-size {self.img_size}: one side, or height and width"),
@@ -194,8 +195,6 @@ def parse(argv: list[str] | None) -> dict:
         how.pop("flag", None)
         groups[field.metadata.get("group", "recipe")].add_argument(
             flag_name(field), dest=name, help=field.metadata["help"].replace("%", "%%"), **how)
-    groups["recipe"].add_argument("--no-ema", dest="ema_decay", action="store_const", const=0.0,
-                                  help="same as --ema-decay 0")
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         names = [name.lstrip("-") for name in parser._option_string_actions]

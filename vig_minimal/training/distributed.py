@@ -132,10 +132,7 @@ def read_place() -> tuple[int, int, int, int]:
 def start(device: str = "auto", timeout: float = 300.0) -> Processes:
     """Join the other processes, if there are any. device: auto, cpu, cuda, cuda:1, mps, … timeout: of collectives, in
     seconds. Raises ValueError for a device that cannot be used, and if the processes do not meet."""
-    try:
-        rank, world, local_rank, local_world = read_place()
-    except ValueError as error:
-        raise ValueError(f"{', '.join(SLURM)}: the launcher must set whole numbers ({error})") from None
+    rank, world, local_rank, local_world = read_place()
     chosen = usable_device(device, local_rank if world > 1 else None)
     if world == 1:
         return Processes(chosen)
@@ -166,7 +163,7 @@ def usable_device(name: str, local_rank: int | None = None) -> torch.device:
             device = torch.device("cuda", local_rank)
         torch.ones(1, device=device).item()
     except Exception as error:  # torch raises many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = str(error).partition("\n")[0]
         raise ValueError(f"--device {name}: cannot be used here ({reason}); choose auto, cpu, cuda or mps, and no more"
                          " processes than GPUs") from None
     return device

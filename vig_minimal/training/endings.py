@@ -3,10 +3,8 @@
 import contextlib
 import math
 import pickle
-import shutil
 import signal
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ EXIT_FAILED, EXIT_REFUSED = 1, 2  # training failed; bad input, nothing was begu
 Errors = type[Exception] | tuple[type[Exception], ...]
 MEMORY = "out of memory: give --accumulation, --grad-checkpoint, --amp or a smaller --batch-size, --img-size or model"
 LOST = ("peer", "connection", "timed out", "timeout", "pipe", "gloo", "nccl")  # in torch's errors of collectives
+CUT_SHORT = (EOFError, ConnectionError, pickle.UnpicklingError)  # of a message from a process that was killed
 PATIENCE = 1.0  # seconds within which a second SIGINT counts as the first: torchrun passes the terminal's on
 
 
@@ -46,35 +45,27 @@ class Signals:
     def __init__(self):
         self.received, self._since = 0, 0.0
 
-    def take(self, number: int, what: str) -> None:
-        """Remember the first signal, and print what ends the run."""
-        if not self.received:
-            self.received, self._since = number, time.monotonic()
-            with contextlib.suppress(OSError):  # of `2>&1 | tee`, which the same Ctrl-C has ended
-                print(f"\n{what}: this step is finished, then the run saves and ends", file=sys.stderr, flush=True)
-
     @contextlib.contextmanager
     def listening(self, name: str = "") -> Iterator[None]:
-        """Handle the signals inside this context. name: of this process, where there are several."""
-        def handle(number: int, _) -> None:
-            if self.received == number == signal.SIGINT and time.monotonic() - self._since > PATIENCE:
-                raise KeyboardInterrupt
-            again = " (a second Ctrl-C ends it at once)" if number == signal.SIGINT else ""
-            self.take(number, f"{name}{signal.Signals(number).name}{again}")
-
+        """Take the signals inside this context. name: of this process, where there are several."""
         numbers = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()  # Python allows no other
-        before = {number: signal.signal(number, handle) for number in numbers}
+        before = {number: signal.signal(number, lambda number, _: self.take(number, name)) for number in numbers}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-
-def fill(text: str, indent: str = "  ") -> str:
-    """Break a line between words for the terminal, or at 80 columns."""
-    width = max(40, min(120, shutil.get_terminal_size((80, 24)).columns))
-    return textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    def take(self, number: int, name: str = "") -> None:
+        """Remember the first signal, and print what ends the run."""
+        if not self.received:
+            self.received, self._since = number, time.monotonic()
+            again = " (a second Ctrl-C ends it at once)" if number == signal.SIGINT else ""
+            with contextlib.suppress(OSError):  # of `2>&1 | tee`, which the same Ctrl-C has ended
+                what = f"{name}{signal.Signals(number).name}{again}"
+                print(f"\n{what}: this step is finished, then the run saves and ends", file=sys.stderr, flush=True)
+        elif number == signal.SIGINT and time.monotonic() - self._since > PATIENCE:
+            raise KeyboardInterrupt
 
 
 def fail(error: object, code: int = EXIT_REFUSED, silent: bool = False) -> NoReturn:
@@ -93,25 +84,12 @@ def one_sentence(expected: Errors, alike: Errors, is_first: bool = True, folder:
     try:
         yield
     except Exception as error:
-        with undisturbed():
-            if not (sentence := in_words(error, expected)):
-                raise
-            silent = isinstance(error, alike) and not is_first
-            if folder is None:
-                fail(sentence, EXIT_REFUSED, silent)
-            fail(f"{sentence}; {last_good(folder, getattr(error, 'step', math.inf))}", EXIT_FAILED, silent)
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ignore the death of DataLoader workers inside: torch's handler of that signal raises anywhere."""
-    if not hasattr(signal, "SIGCHLD") or current_thread() is not main_thread():  # Windows has none
-        return (yield)
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, handler)
+        if not (sentence := in_words(error, expected)):
+            raise
+        silent = isinstance(error, alike) and not is_first
+        if folder is None:
+            fail(sentence, EXIT_REFUSED, silent)
+        fail(f"{sentence}; {last_good(folder, getattr(error, 'step', math.inf))}", EXIT_FAILED, silent)
 
 
 def in_words(error: Exception, expected: Errors) -> str:
@@ -131,13 +109,11 @@ def in_words(error: Exception, expected: Errors) -> str:
 
 
 def reader_death(error: BaseException | None) -> str:
-    """Return torch's message on a DataLoader worker that died, or "". A kill may come in the middle of anything: the
-    error may be another one that torch's caused, or that of a message cut short."""
+    """Return the message on a DataLoader worker that died, or "": torch's, which may have caused the error, or one on a
+    message that was cut short."""
     if error is None:
         return ""
     text = " ".join(str(error).split()) or type(error).__name__
-    if "DataLoader worker" in text:
+    if "DataLoader worker" in text or "items of ancdata" in text or isinstance(error, CUT_SHORT):
         return text
-    cut_short = isinstance(error, (EOFError, pickle.UnpicklingError, ConnectionError)) or "items of ancdata" in text
-    cut_short |= isinstance(error, FileNotFoundError) and error.filename is None  # the reader's socket
-    return reader_death(error.__cause__ or error.__context__) or (text if cut_short else "")
+    return reader_death(error.__cause__ or error.__context__)

@@ -47,14 +47,13 @@ class Run:
     first_step: int = 0              # steps done of the open epoch, if the run was resumed in its middle
     losses: dict[str, float] = field(default_factory=dict)  # sums over this epoch's steps, by name
     history: list[dict] = field(default_factory=list)       # rows of metrics.csv
+    metric: object = None            # of the last evaluation
+    start: Start | None = None       # the file that it starts from
     data: Data | None = None
     seen: dict = field(default_factory=dict)                # fingerprint of the data
     batches: TrainingBatches | None = None                  # none in an evaluation
     val_batches: ValidationBatches | None = None
-    start: Start | None = None       # the file that it starts from
-    new_parts: list[str] | None = None                      # parts of the model that --init-from left random
-    changes: list[str] = field(default_factory=list)        # what differs from the checkpoint's run
-    remark: str = ""                 # on its number of epochs
+    notes: dict[str, str] = field(default_factory=dict)     # first lines on how it starts, heading to text
 
     @property
     def recipe(self) -> Recipe:
@@ -64,6 +63,11 @@ class Run:
     def evaluated(self) -> nn.Module:
         """The network that is evaluated and kept: the moving average if there is one."""
         return self.model if self.average is None else self.average.module
+
+    @property
+    def per_class(self) -> dict[str, float | None]:
+        """The score of each class in the last evaluation, where the task has one."""
+        return getattr(self.metric, "per_class", {})
 
     def train(self) -> None:
         """Set the network to training mode. Frozen parts stay in evaluation mode: their batch-norm statistics describe
@@ -123,15 +127,13 @@ class Run:
         self.losses, self.history = state["losses"], state["history"]
 
 
-def create_run(model: nn.Module, task: Task, config: RunConfig, processes: Processes) -> Run:
-    """Build a run at its first step. The model must be on the device of `processes`, and alike in all. Raises
-    ValueError for --sync-bn without GPUs and --compile without a compiler."""
+def create_run(model: nn.Module, task: Task, config: RunConfig, processes: Processes, **more) -> Run:
+    """Build a run at its first step. The model must be on the device of `processes`, and alike in all. more: further
+    fields of `Run`. Raises ValueError for --sync-bn without GPUs and --compile without a compiler."""
     body, recipe = getattr(model, "body", model), config.recipe  # of a detector, the network without its neck
     frozen = [part for name, part in body.named_children() if config.freeze and name in BODY]
-    for part in frozen:
-        part.requires_grad_(False)
-    if config.freeze and isinstance(getattr(body, "position", None), nn.Parameter):
-        body.position.requires_grad_(False)
+    for name, parameter in body.named_parameters():
+        parameter.requires_grad_(not (config.freeze and name.split(".")[0] in BODY))
     if config.sync_bn:
         if processes.device.type != "cuda":
             raise ValueError("--sync-bn: torch has synchronised batch norm for GPUs only; leave it out on the CPU")
@@ -146,7 +148,7 @@ def create_run(model: nn.Module, task: Task, config: RunConfig, processes: Proce
             average.module.compile()
     scaler = torch.amp.GradScaler(processes.device.type, enabled=config.amp == "fp16")
     return Run(config, processes, task, model, processes.parallel(model), average, create_optimiser(model, recipe),
-               scaler, frozen, best={"epoch": 0, task.key: 0.0})
+               scaler, frozen, best={"epoch": 0, task.key: 0.0}, **more)
 
 
 @torch.no_grad()
@@ -155,7 +157,7 @@ def evaluate(run: Run, batches: Iterable[tuple[Tensor, Tensor]], progress=None) 
     processes, if one receives a signal. progress: counts images."""
     run.evaluated.eval()
     run.task.begin_evaluation(run.evaluated)
-    metric = run.task.metric()
+    metric = run.metric = run.task.scores()
     for images, targets in batches:
         if run.processes.signals.received:
             break

@@ -13,7 +13,7 @@ DetectionScores for objects; SegmentationScores for a class of every pixel:
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -133,22 +133,24 @@ def map_by_size(scores: Tensor, targets: Tensor, sizes: Tensor) -> dict[str, flo
 class MultiLabel:
     """`multilabel_metrics`, with AP by class and, where sizes are given, by object size.
 
-    classes: their names. After `compute`, `per_class` is AP in percent by name, None for a class without positives.
+    classes: their names. loss: of all logits and targets, to be among the scores. After `compute`, `per_class` is AP in
+    percent by name, None for a class without positives.
     """
 
     def __init__(self, classes: Sequence[str] | None = None, threshold: float = 0.5,
-                 top3_threshold: float | None = None):
-        self.classes, self.threshold, self.top3_threshold = classes, threshold, top3_threshold
+                 top3_threshold: float | None = None, loss: Callable[[Tensor, Tensor], Tensor] | None = None):
+        self.classes, self.threshold, self.top3_threshold, self.loss = classes, threshold, top3_threshold, loss
         self.batches: list[tuple[Tensor, ...]] = []  # every score is kept, since AP needs them all
         self.per_class: dict[str, float | None] = {}
 
-    def update(self, logits: Tensor, targets: Tensor, sizes: Tensor | None = None) -> None:
-        """Add a batch; all are (B, classes). sizes: with every batch or with none, see `map_by_size`."""
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Add a batch. logits: (B, classes). targets: (B, classes) or, with sizes (see `map_by_size`), (B, 2, classes).
+        """
+        targets, *sizes = targets.unbind(1) if targets.ndim == 3 else (targets,)
         logits, targets = _checked(logits, targets)
         if self.classes is not None and len(self.classes) != logits.shape[1]:
             raise ValueError(f"scores of {logits.shape[1]} classes, names of {len(self.classes)}")
-        batch = (logits, targets) if sizes is None else (logits, targets, sizes)
-        self.batches.append(tuple(part.detach().cpu() for part in batch))
+        self.batches.append(tuple(part.detach().cpu() for part in (logits, targets, *sizes)))
 
     def compute(self, processes: Processes) -> dict[str, float]:
         """Return the metrics, with sizes also mAP_small, …. Every process must call this."""
@@ -158,7 +160,8 @@ class MultiLabel:
         scores = logits.double().sigmoid()  # in float32 all above 17 would become 1, and equal
         aps = average_precision(scores, targets)
         self.per_class = dict(zip(self.classes or map(str, range(len(aps))), aps, strict=True))
-        result = _summary(aps, scores, targets, self.threshold, self.top3_threshold)
+        result = {"loss": self.loss(logits, targets).item()} if self.loss else {}
+        result |= _summary(aps, scores, targets, self.threshold, self.top3_threshold)
         by_size = map_by_size(scores, targets, *sizes) if sizes else {}
         return result | {f"mAP_{size}": value for size, value in by_size.items() if value is not None}
 

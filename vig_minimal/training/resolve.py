@@ -76,8 +76,6 @@ def resolve(given: dict, start: Start | None = None) -> RunConfig:
     """Decide everything about a run. given: fields of `RunConfig` and `Recipe`. Raises ValueError for what cannot work
     together."""
     config = resolve_names(given, start)
-    if config.freeze and start is None:
-        raise ValueError("--freeze: keeps the loaded weights; name them with --init-from FILE")
     start = start and start.of(config)
     config = replace(config, recipe=choose_recipe(given, config, start))
     config = replace(config, fields=choose_fields(config, start))
@@ -197,8 +195,6 @@ def check_labels(config: RunConfig) -> None:
     refuse_first([
         *((data in dense.own_sets, f"{data} has {dense.targets}; give --task {task}, or choose shapes")
           for task, dense in DENSE.items()),
-        (recipe.scale_jitter or recipe.scale_range, "--scale-jitter and --scale-range: of detection and segmentation;"
-                                                    " give --task, or --crop resized"),
         (multi_label and not several, f"{model}: multi-label classification, and an image of {data} has exactly one"
                                       f" label; choose one of {', '.join(MULTI_LABEL)}, or another model"),
         (several and not multi_label, f"{model}: single-label classification, and an image of {data} has several labels"

@@ -6,8 +6,7 @@ are printed. --eval-only starts in the same way, and may change all but weights.
 """
 
 import contextlib
-import os
-import posixpath
+import ntpath
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import zip_longest
@@ -16,6 +15,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..atomic_files import CheckpointError
+from ..models.checks import plural
 from ..models.registry import as_now, recognise
 from ..models.released import misfit
 from ..trained_files import located, trained
@@ -46,19 +46,21 @@ def settle(given: dict, folder: Path) -> tuple[RunConfig, Start | None]:
     return replace(resolve(given, start), output=folder), start
 
 
-def output_folder(given: dict) -> str:
-    """Choose where this run writes: without --output, into the next numbered folder that holds no run."""
-    auto = given.get("resume") == "auto"
+def output_folder(given: dict) -> Path:
+    """Choose where this run writes: without --output, into the next numbered folder that holds no run, or into the last
+    that does with --resume auto."""
+    resumed = given.get("resume")
     if "output" in given:
-        return given["output"]
-    if "resume" in given and not auto:  # a trained model lies in the package, where nothing is written
-        of_package = given["resume"] in trained()
-        return str(Path("runs", given["resume"]) if of_package else Path(given["resume"]).parent)
+        return Path(given["output"])
+    if resumed in trained():  # it lies in the package, where nothing is written
+        return Path("runs", resumed)
+    if resumed not in (None, "auto"):
+        return Path(resumed).parent
     config = resolve_names(given, from_weights(given) if "init_from" in given else None)
-    number, folder = 1, Path("runs", name := f"{config.model}-{config.data}")
-    while holds_run(folder):
-        number, latest, folder = number + 1, folder, Path("runs", f"{name}-{number + 1}")
-    return str(latest if auto and number > 1 else folder)
+    folders = [Path("runs", f"{config.model}-{config.data}")]
+    while holds_run(folders[-1]):
+        folders.append(Path(f"{folders[0]}-{len(folders) + 1}"))
+    return folders[-2:][0] if resumed == "auto" else folders[-1]
 
 
 def holds_run(folder: Path) -> bool:
@@ -68,32 +70,32 @@ def holds_run(folder: Path) -> bool:
 def claim_folder(given: dict, resources: contextlib.ExitStack) -> Path:
     """Return the output folder. To train, lock it before anything in it is read, and remove the temporary files of a
     killed run. Raises ValueError if it holds another run."""
-    folder, resumed = Path(output_folder(given)), given.get("resume")
-    if given.get("dry_run"):
+    folder, resumed = output_folder(given), given.get("resume")
+    if given.get("dry_run") or given.get("eval_only"):
         return folder
-    if not given.get("eval_only"):
-        try:
-            resources.enter_context(checkpoint.lock(folder))
-        except OSError as error:
-            raise ValueError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from None
-        for left in folder.glob("*.????????.tmp"):
-            left.unlink(missing_ok=True)
-    if holds_run(folder) and not (resumed == "auto" or resumed and Path(resumed).parent == folder):
+    try:
+        resources.enter_context(checkpoint.lock(folder))
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from None
+    for left in folder.glob("*.????????.tmp"):
+        left.unlink(missing_ok=True)
+    if holds_run(folder) and resumed != "auto" and Path(resumed or ".").parent != folder:
         raise ValueError(f"{folder} holds a run already: resume it with --resume auto, or choose another folder")
     return folder
 
 
 def find_start(given: dict, folder: Path) -> Start | None:
     """Return the checkpoint of --resume, else the weights of --init-from; None for random weights."""
-    path, damaged = given.get("resume"), ""
-    state = None if path in (None, "auto") else checkpoint.load_run(path)
+    state, path, damaged = None, given.get("resume"), ""
     if path == "auto":
         state, path, damaged = checkpoint.load_latest(folder)
+    elif path:
+        state = checkpoint.load_run(path)
     if state is None:
         return from_weights(given) if "init_from" in given else None
     config = {name: value for name, value in state["config"].items() if name != "num_classes"}
     return Start(Path(path), state, state["name"], config, kept_recipe(state["recipe"]),
-                 state.get("flags", {}).get("recipe") or "", resumes=True, damaged=damaged,
+                 state["flags"].get("recipe") or "", resumes=True, damaged=damaged,
                  asked=tuple(given.get("fields", ())))
 
 
@@ -116,18 +118,13 @@ def from_weights(given: dict) -> Start:
 def merged(start: Start, now: dict) -> dict:
     """Return what was given to the run of a checkpoint, and what is given now instead or in addition. Raises
     CheckpointError for a flag of another version."""
-    state = start.state
-    kept, then = state.get("flags", {}), state.get("given")
-    if unknown := [name for name in then or () if name not in OPTIONS | RECIPE_FLAGS]:
+    data, then = start.state["flags"].get("data"), start.state["given"]
+    if unknown := [name for name in then if name not in OPTIONS | RECIPE_FLAGS]:
         raise CheckpointError(f"{start.path}: of another version, it was given {unknown[0]!r}, which is no flag now")
-    if then is None:  # of an earlier version, which kept only what it came to
-        then = {name: value for name, value in kept.items() if name in OPTIONS and value is not None} | {
-            "model": state["name"], "multi_label": state.get("multi_label", False), "fields": start.config,
-            "recipe_name": kept.get("recipe") or "vig", **{name: state["recipe"][name] for name in RECIPE_FLAGS
-                                                            if name in state["recipe"]}}
-    other_data = now.get("data", kept.get("data")) != kept.get("data")
+    # weights of the package keep no flags
+    then = then or {"model": start.name, "fields": start.config, "multi_label": start.state.get("multi_label", False)}
     left_out = {"compile"} if now.get("eval_only") else set()  # one pass is over before a compiler is done
-    if other_data or "data_dir" in now and str(kept.get("data")).startswith("shapes"):
+    if now.get("data", data) != data or "data_dir" in now and str(data).startswith("shapes"):
         left_out |= {"data", "data_dir"}
     both = {name: value for name, value in then.items() if name not in left_out} | now
     fields = (then.get("fields") or {}) | now.get("fields", {})
@@ -138,12 +135,11 @@ def compare(run: Run) -> list[str]:
     """Return what differs from the run of the checkpoint: model, flags, recipe. Raises CheckpointError, which names the
     field, for what cannot change. An evaluation may change all but classes and fields of the model that nobody set."""
     config, state, path, changes = run.config, run.start.state, run.start.path, []
-    evaluates, flags = config.eval_only, config.kept()
-    parts = [({"model": state["name"]} | state["config"],
-              {"model": config.model} | as_now(config.model, asdict(run.model.config)),
-              run.start.asked if evaluates else ()),
-             (state.get("flags", {}), flags, flags if evaluates else MAY_CHANGE),
-             *(() if evaluates else [(asdict(run.start.recipe), asdict(config.recipe), MAY_CHANGE)])]
+    model, flags = {"model": config.model} | as_now(config.model, asdict(run.model.config)), config.kept()
+    parts = [({"model": state["name"]} | state["config"], model, run.start.asked if config.eval_only else ()),
+             (state["flags"], flags, flags if config.eval_only else MAY_CHANGE)]
+    if not config.eval_only:
+        parts.append((asdict(run.start.recipe), asdict(config.recipe), MAY_CHANGE))
     for then, now, free in parts:
         for name, value in now.items():
             if (was := then.get(name, value)) == value:
@@ -159,38 +155,38 @@ def compare(run: Run) -> list[str]:
     return changes
 
 
-def restore(run: Run) -> list[str]:
-    """Load a checkpoint: to resume, weights, optimiser and position; to evaluate, weights. Returns what differs. Raises
+def restore(run: Run) -> None:
+    """Load a checkpoint: to resume, weights, optimiser and position; to evaluate, weights. Notes what differs. Raises
     CheckpointError for what does not fit."""
     start, changes = run.start, compare(run)
-    state, path = start.state, start.path
     try:
         if run.config.eval_only:
-            load_weights(run.evaluated, state["model"], start.asked)
-            return changes
-        run.evaluated.load_state_dict(state["model"])
-        if in_their_folder(state.get("anchors", [])) != in_their_folder(run.task.anchor_names):
-            raise ValueError("its anchors are other images; resume with the same data and seed")
-        if "training" not in state:
-            raise ValueError("has the weights to use only; resume from last.pt, or give --eval-only")
-        if "given" not in state:
-            raise ValueError("of an earlier version, which kept neither what was given nor the rows of metrics.csv:"
-                             " evaluate it, or start another run from its weights by --init-from")
-        checkpoint.check_training(state, path, run.task.key, run.optimiser)
-        run.restore(state["training"])
-        run.best = state["best"]
-        if start.damaged and run.config.writes and run.processes.is_first:  # else it would replace the good previous.pt
-            (run.config.output / "last.pt").replace(run.config.output / "damaged.pt")
-        return changes + set_position(run, state)
-    except CheckpointError:
-        raise
+            load_weights(run.evaluated, start.state["model"], start.asked)
+            run.notes["weights"] = str(start.path)
+        else:
+            changes += load_training(run, start.state)
+            steps = f" and {plural(run.first_step, 'step')}" if run.first_step else ""
+            run.notes["resumed"] = f"after epoch {run.epoch}{steps} of {start.path}"
     except Exception as error:  # torch raises many kinds for states that do not fit
-        raise CheckpointError(f"{path}: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise CheckpointError(f"{start.path}: {' '.join(str(error).split()) or type(error).__name__}") from None
+    if start.damaged:
+        run.notes["warning"] = f"{start.damaged}; resumed from {start.path}, the one before it"
+        if run.config.writes and run.processes.is_first:  # else it would replace the good previous.pt
+            (run.config.output / "last.pt").replace(run.config.output / "damaged.pt")
+    if changes:
+        run.notes["changed"] = "; ".join(changes)
 
 
-def set_position(run: Run, state: dict) -> list[str]:
-    """Set the epochs and steps done. Returns a warning if the images are others than before. Raises ValueError in the
-    middle of an epoch that would have other steps or other images."""
+def load_training(run: Run, state: dict) -> list[str]:
+    """Load the state of a run and its position. Returns a warning if the images are others than before. Raises
+    ValueError for what does not fit, such as the middle of an epoch that would have other steps or other images."""
+    if "training" not in state or not state["given"]:
+        raise ValueError("has the weights to use only, or is of an earlier version; resume from last.pt, evaluate it by"
+                         " --eval-only, or start another run from it by --init-from")
+    if basenames(state["anchors"]) != basenames(run.task.anchor_names):
+        raise ValueError("its anchors are other images; resume with the same data and seed")
+    run.evaluated.load_state_dict(state["model"])
+    run.restore(state["training"])
     steps, in_epoch = len(run.batches), state["step"] - state["epoch"] * state["steps"]
     if not 0 <= in_epoch <= state["steps"]:
         raise ValueError(f"damaged, step {state['step']} is not in epoch {state['epoch'] + 1}")
@@ -198,13 +194,19 @@ def set_position(run: Run, state: dict) -> list[str]:
         raise ValueError(f"from the middle of an epoch of {state['steps']} steps, and this run's have {steps}; resume"
                          " with the same data and batch size")
     run.epoch, run.step, run.first_step = state["epoch"], state["epoch"] * steps + in_epoch, in_epoch
-    if (was := state.get("data", run.seen)) == run.seen:
+    run.best = {name: type(value)(state["best"][name]) for name, value in run.best.items()}
+    if (was := state["data"] or run.seen) == run.seen:
         return []
-    counts = ", ".join(f"{split} {was.get(split, '?')[0]} → {now[0]}" for split, now in run.seen.items())
+    counts = ", ".join(f"{split} {was[split][0]} → {now[0]}" for split, now in run.seen.items())
     if in_epoch:
         raise ValueError(f"from the middle of an epoch, and its images are not those of now ({counts}); resume with the"
                          " same data, or from an epoch's end")
     return [f"warning: the images are not those of the checkpoint's run ({counts})"]
+
+
+def basenames(names: Sequence[str]) -> list[str]:
+    """Return names of images without their folders, which may be others, or of Windows, when a run is resumed."""
+    return [ntpath.basename(name) for name in names]
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], changed: Sequence[str]) -> None:
@@ -218,10 +220,3 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], changed: Sequence
         advice = f"; choose a value of {' and '.join(changed)} that changes no weight" if changed else ""
         raise ValueError(f"its weights do not fit this model; {problems}{advice}")
     model.load_state_dict(weights)
-
-
-def in_their_folder(names: Sequence[str]) -> list[str]:
-    """Return the names of images without their common folder, which may be another one, or of Windows, on resuming."""
-    names = [(os.path.abspath(name) if os.sep in name else name).replace("\\", "/") for name in names]
-    root = posixpath.commonpath([min(names), max(names)]) if names else ""
-    return [name.removeprefix(root) for name in names]

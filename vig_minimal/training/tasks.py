@@ -20,11 +20,10 @@ from ..data.datasets import Data
 from ..data.segmentation import UNKNOWN
 from ..graphs.distance import full_precision
 from ..models.cnn2graph import CNN2Graph, Output
-from ..models.detection import DetectorConfig
+from .config import RunConfig
 from .distributed import Processes
 from .losses import asymmetric_loss, bipartite_losses, classification_losses, smooth_bce
 from .metrics import DetectionScores, MultiLabel, SegmentationScores, TopK
-from .recipes import Recipe
 
 
 class Task:
@@ -56,17 +55,9 @@ class Task:
         """Return the outputs that the metric takes."""
         return model(images)
 
-    def blank(self, images: Tensor):
-        """Return targets with which `outputs` can be tried."""
-
     def probe(self, images):
         """Return the part of a batch's images that the model needs to show its graphs."""
         return images
-
-    def metric(self):
-        """Return a new metric, which stays here as `last`: it knows more than its scores."""
-        self.last = self.scores()
-        return self.last
 
 
 class SingleLabel(Task):
@@ -102,28 +93,6 @@ class SingleLabel(Task):
         return math.log(classes), f"ln {classes}"
 
 
-class MultiLabelScores:
-    """`metrics.MultiLabel`, and the mean loss of the task."""
-
-    def __init__(self, task: "MultiLabelTask"):
-        self.task, self.scores = task, MultiLabel(task.classes)
-        self.sums = torch.zeros(2, dtype=torch.float64)  # images, loss
-
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Add a batch: logits and targets as for `MultiLabelTask.losses`."""
-        loss = sum(self.task.losses(logits, targets, logits).values())
-        self.sums += torch.tensor([1.0, loss.item()], dtype=torch.float64) * len(logits)
-        self.scores.update(logits, *(targets.unbind(1) if targets.ndim == 3 else (targets,)))
-
-    @property
-    def per_class(self) -> dict[str, float | None]:
-        return self.scores.per_class
-
-    def compute(self, processes: Processes) -> dict[str, float]:
-        count, loss = processes.sum(self.sums).tolist()
-        return {"loss": loss / count} | self.scores.compute(processes)
-
-
 class MultiLabelTask(Task):
     """An image has a label for every class: L = L_smooth + w·L_asy, w = `asymmetric`. classes: their names."""
 
@@ -142,8 +111,8 @@ class MultiLabelTask(Task):
         return {"smooth": smooth_bce(outputs, targets, self.label_smoothing),
                 "asymmetric": self.asymmetric * asymmetric_loss(outputs, targets)}
 
-    def scores(self) -> MultiLabelScores:
-        return MultiLabelScores(self)
+    def scores(self) -> MultiLabel:
+        return MultiLabel(self.classes, loss=lambda logits, targets: sum(self.losses(logits, targets, None).values()))
 
     def chance(self, classes: int) -> tuple[float, str]:
         none = torch.zeros(1, classes)  # as logits and as targets
@@ -267,13 +236,6 @@ class DetectionTask(Task):
     def scores(self) -> "DetectionScores":
         return DetectionScores(self.classes)
 
-    def blank(self, images: Tensor) -> list[dict[str, Tensor]]:
-        """Return the targets of images without objects."""
-        size, device = images.shape[2:], images.device
-        return [{"boxes": torch.zeros(0, 4, device=device), "labels": torch.zeros(0, dtype=torch.int64, device=device),
-                 "masks": torch.zeros(0, *size, dtype=torch.uint8, device=device),
-                 "iscrowd": torch.zeros(0, dtype=torch.int64, device=device)} for _ in images]
-
     @staticmethod
     def chance(classes: int) -> tuple[float, str]:
         # boxes start near 0, where anchors are
@@ -310,15 +272,15 @@ class SegmentationTask(Task):
         return math.log(classes), f"ln {classes}"
 
 
-def choose_task(config: object, data: Data, recipe: Recipe, teacher: Callable | None, processes: Processes, seed: int,
-                trains: bool) -> Task:
-    """Return the task of a model with this config on this data. trains: whether anchors are needed."""
-    if hasattr(config, "body"):
-        return (DetectionTask if isinstance(config, DetectorConfig) else SegmentationTask)(data.classes)
+def choose_task(config: RunConfig, model: object, data: Data, teacher: Callable | None, processes: Processes) -> Task:
+    """Return the task of a run, whose model has the config `model`."""
+    recipe = config.recipe
+    if config.task != "labels":
+        return {"detection": DetectionTask, "segmentation": SegmentationTask}[config.task](data.classes)
     if data.multi_label:
         return MultiLabelTask(data.classes, recipe.label_smoothing, recipe.asymmetric)
-    if getattr(config, "aggregation", "none") == "none":
+    if getattr(model, "aggregation", "none") == "none":
         return SingleLabel(recipe.label_smoothing, teacher)
-    anchors = Anchors(data.train, data.classes, config.anchors_per_class, config.img_size, recipe, seed,
-                      processes.device) if trains else None
+    anchors = None if config.eval_only else Anchors(data.train, data.classes, model.anchors_per_class, model.img_size,
+                                                    recipe, config.seed, processes.device)
     return BipartiteTask(anchors, recipe.label_smoothing, recipe.contrastive, processes)

@@ -35,7 +35,7 @@ from .models.cost import peak_memory  # noqa: E402
 from .streams import Progress, duration, prepare  # noqa: E402
 from .training.build import build  # noqa: E402
 from .training.distributed import start as join  # noqa: E402
-from .training.endings import Diverged, Stopped, fail, one_sentence  # noqa: E402
+from .training.endings import Diverged, Stopped, one_sentence  # noqa: E402
 from .training.engine import Run, evaluate, learning_rate  # noqa: E402
 from .training.config import parse  # noqa: E402
 from .training.resume import begin  # noqa: E402
@@ -49,30 +49,29 @@ def main(argv: list[str] | None = None) -> dict | None:
     prepare()
     try:
         with contextlib.ExitStack() as resources:  # leaves the other processes and the output folder at the end
-            return train(parse(argv), resources)
+            return train(argv, resources)
     except KeyboardInterrupt:
         print("\ninterrupted; --resume auto resumes from the last checkpoint", file=sys.stderr)
         sys.exit(130)
 
 
-def train(given: dict, resources: contextlib.ExitStack) -> dict | None:
+def train(argv: list[str] | None, resources: contextlib.ExitStack) -> dict | None:
     """Set up, print a summary, then train, evaluate or dry-run. Bad input ends the process before that."""
-    try:
+    with one_sentence(ValueError, alike=ValueError):
+        given = parse(argv)
+    with one_sentence(ValueError, alike=()):  # maybe of this process alone
         processes = join(given.get("device", "auto"), 60 * given.get("timeout", 5.0))
-    except ValueError as error:  # maybe of this process alone
-        fail(error)
     resources.push(processes.leave)
-    if given.get("plain"):
-        resources.enter_context(plain())
-    with one_sentence(ValueError, ValueError, processes.is_first):
+    with one_sentence(ValueError, alike=ValueError):
+        if given.get("plain"):
+            resources.enter_context(plain())
         if given.get("lessons"):
             resources.enter_context(use_lessons(given["lessons"]))
         config, start = begin(given, processes, resources)
         run = build(config, start, processes)
         log, first_lines = RunLog(run), describe(run)
-    name = "" if processes.is_first else f"process of rank {processes.rank}: "
     folder = config.output if config.writes else None
-    with one_sentence((DataError, Diverged), Diverged, processes.is_first, folder), processes.signals.listening(name):
+    with one_sentence((DataError, Diverged), alike=Diverged, folder=folder), processes.signals.listening():
         try:
             log.begin(first_lines)
             if config.eval_only:

@@ -185,7 +185,8 @@ def test_a_detector_learns_from_cocos_layout_and_a_broken_photo_is_named(capsys,
 
 def test_a_frozen_detector_trains_neck_and_heads_alone():
     model = create_detector("vig_nano", num_classes=3, dim=16, depth=1, k=2, patch=16, img_size=64)
-    run = create_run(model, DetectionTask(["a", "b", "c"]), RunConfig(recipe=Recipe(), freeze=True, init_from="x.pt"), ONE)
+    config = RunConfig(recipe=Recipe(), freeze=True, init_from="x.pt")
+    run = create_run(model, DetectionTask(["a", "b", "c"]), config, ONE)
     learned = {name.rpartition(".body.")[0] for name, value in model.named_parameters() if value.requires_grad}
     assert learned == {""} and any(value.requires_grad for value in model.backbone.neck.parameters())
     assert not any(value.requires_grad for value in model.body.parameters()) and run.frozen

@@ -155,16 +155,14 @@ def test_mean_neighbours_are_those_of_the_graphs():
     assert mean_neighbours(create_model("vig_nano", dim=16, depth=2, img_size=16, patch=4, k=4), images) == [4, 8]
 
 
-def test_state_can_be_restored_and_must_match():
-    def run(decay):
+def test_state_can_be_restored():
+    def run():
         model = create_model("lrgc_nano", dim=16, depth=1, img_size=16, num_classes=3)
-        return create_run(model, SingleLabel(0.0), RunConfig(recipe=Recipe(ema_decay=decay)), ONE)
+        return create_run(model, SingleLabel(0.0), RunConfig(recipe=Recipe(ema_decay=0.9)), ONE)
 
-    first, second = run(0.9), run(0.9)
+    first, second = run(), run()
     second.restore(first.state())
     assert all(torch.equal(a, b) for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values()))
-    with pytest.raises(ValueError, match="moving average"):
-        run(0.0).restore(first.state())
 
 
 def test_recipes_by_name():

@@ -59,7 +59,7 @@ def dies_in_a_step():
 def test_a_signal_to_one_in_an_evaluation_ends_both_with_all_saved(tmp_path):
     processes = two(tmp_path, *RUN, 1, "--save-every", 100, prepare=(None, told_in_an_evaluation))
     assert [finish(process) for process in processes] == [143, 143], said(tmp_path, "0.txt") + said(tmp_path, "1.txt")
-    assert "process of rank 1: SIGTERM: this step is finished, then the run saves" in said(tmp_path, "1.txt")
+    assert "SIGTERM: this step is finished, then the run saves" in said(tmp_path, "1.txt")
     assert "ended by a signal after step 4 of epoch 1" in said(tmp_path, "0.txt")
     state = checkpoint.load(tmp_path / "out" / "last.pt")
     assert (state["epoch"], state["step"], state["steps"]) == (0, 4, 4)  # the epoch is evaluated again

@@ -20,7 +20,6 @@ from ..models.detection import create_detector, detector_size
 from ..models.registry import CONFIGS, create_model
 from ..models.segmentation import create_segmenter, segmenter_size
 from ..own_modules import import_first
-from .endings import fail
 from .recipes import RECIPE_FLAGS, RECIPES, Recipe
 
 EXAMPLES = """example: python -m vig_minimal train --model lrgc --epochs 1
@@ -183,7 +182,8 @@ def kept(values: dict, *kinds: str) -> dict:
 
 
 def parse(argv: list[str] | None) -> dict:
-    """Return what was given, by the names of fields of `RunConfig` and `Recipe`. Bad input ends the process."""
+    """Return what was given, by the names of fields of `RunConfig` and `Recipe`. Raises ValueError for an unknown flag
+    and a value of a wrong type."""
     parser = argparse.ArgumentParser(prog="train.py", description="Train or evaluate a Vision GNN.", epilog=EXAMPLES,
                                      usage="train.py [--model NAME] [--data NAME | --data-dir DIR] [FLAG ...]",
                                      formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -200,15 +200,9 @@ def parse(argv: list[str] | None) -> dict:
         names = [name.lstrip("-") for name in parser._option_string_actions]
         close = get_close_matches(unknown[0].partition("=")[0].lower().lstrip("-"), names, 2, 0.55)
         hint = f"did you mean --{' or --'.join(close)}?" if close else "--help lists all flags"
-        _refuse(f"unrecognized arguments: {' '.join(unknown)}; {hint}")
+        raise ValueError(f"unrecognized arguments: {' '.join(unknown)}; {hint}")
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
-    try:
-        if "fields" in given:
-            given["fields"] = dict(map(read_field, given["fields"]))
-        RunConfig.of(given)
-    except ValueError as error:
-        _refuse(error)
-    return given
+    return given | ({"fields": dict(map(read_field, given["fields"]))} if "fields" in given else {})
 
 
 def read_field(setting: str) -> tuple[str, object]:
@@ -228,6 +222,5 @@ def read_field(setting: str) -> tuple[str, object]:
     return name, value
 
 
-def _refuse(error: object) -> NoReturn:
-    first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-    fail(error, silent=not first)  # all processes have the same flags
+def _refuse(sentence: str) -> NoReturn:
+    raise ValueError(sentence)

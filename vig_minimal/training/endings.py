@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import pickle
 import signal
 import sys
@@ -9,7 +10,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import current_thread, main_thread
-from typing import NoReturn
 
 import torch
 from torch import distributed
@@ -46,38 +46,30 @@ class Signals:
         self.received, self._since = 0, 0.0
 
     @contextlib.contextmanager
-    def listening(self, name: str = "") -> Iterator[None]:
-        """Take the signals inside this context. name: of this process, where there are several."""
+    def listening(self) -> Iterator[None]:
+        """Take the signals inside this context."""
         numbers = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()  # Python allows no other
-        before = {number: signal.signal(number, lambda number, _: self.take(number, name)) for number in numbers}
+        before = {number: signal.signal(number, lambda number, _: self.take(number)) for number in numbers}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def take(self, number: int, name: str = "") -> None:
+    def take(self, number: int) -> None:
         """Remember the first signal, and print what ends the run."""
         if not self.received:
             self.received, self._since = number, time.monotonic()
             again = " (a second Ctrl-C ends it at once)" if number == signal.SIGINT else ""
             with contextlib.suppress(OSError):  # of `2>&1 | tee`, which the same Ctrl-C has ended
-                what = f"{name}{signal.Signals(number).name}{again}"
+                what = f"{signal.Signals(number).name}{again}"
                 print(f"\n{what}: this step is finished, then the run saves and ends", file=sys.stderr, flush=True)
         elif number == signal.SIGINT and time.monotonic() - self._since > PATIENCE:
             raise KeyboardInterrupt
 
 
-def fail(error: object, code: int = EXIT_REFUSED, silent: bool = False) -> NoReturn:
-    """Print one sentence, unless another process prints it, and exit with that code."""
-    with contextlib.suppress(OSError):  # whoever reads it may have gone
-        if not silent:
-            print(f"train.py: error: {error}", file=sys.stderr, flush=True)
-    sys.exit(code)
-
-
 @contextlib.contextmanager
-def one_sentence(expected: Errors, alike: Errors, is_first: bool = True, folder: Path | None = None) -> Iterator[None]:
+def one_sentence(expected: Errors, alike: Errors, folder: Path | None = None) -> Iterator[None]:
     """Turn an error into one sentence and an exit code. expected: errors whose message is meant for the user. alike:
     those that all processes raise at once, so that the first one prints them. folder: where a run under way writes its
     checkpoints; the sentence names the last. None: nothing is begun, and the input is wrong."""
@@ -86,10 +78,13 @@ def one_sentence(expected: Errors, alike: Errors, is_first: bool = True, folder:
     except Exception as error:
         if not (sentence := in_words(error, expected)):
             raise
-        silent = isinstance(error, alike) and not is_first
-        if folder is None:
-            fail(sentence, EXIT_REFUSED, silent)
-        fail(f"{sentence}; {last_good(folder, getattr(error, 'step', math.inf))}", EXIT_FAILED, silent)
+        if folder is not None:
+            sentence += f"; {last_good(folder, getattr(error, 'step', math.inf))}"
+        rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+        with contextlib.suppress(OSError):  # whoever reads it may have gone
+            if rank == "0" or not isinstance(error, alike):
+                print(f"train.py: error: {sentence}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_REFUSED if folder is None else EXIT_FAILED)
 
 
 def in_words(error: Exception, expected: Errors) -> str:

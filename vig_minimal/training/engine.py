@@ -114,16 +114,12 @@ class Run:
                 "scaler": self.scaler.state_dict(), "losses": dict(self.losses), "history": list(self.history)}
 
     def restore(self, state: dict) -> None:
-        """Load the `state()` of an equal run. Raises ValueError if one of the two has no average, and torch's errors
-        otherwise."""
-        if (self.average is None) != (state["average"] is None):
-            raise ValueError("either both runs have a moving average (ema_decay) or none")
+        """Load the `state()` of an equal run. Raises torch's errors, of many kinds, for another one's."""
         self.optimiser.load_state_dict(state["optimiser"])
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        if self.scaler.is_enabled() and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
+        self.scaler.load_state_dict(state["scaler"])
         self.losses, self.history = state["losses"], state["history"]
 
 
@@ -175,8 +171,6 @@ def evaluate(run: Run, batches: Iterable[tuple[Tensor, Tensor]], progress=None) 
 def mean_neighbours(model: nn.Module, images: Tensor) -> list[float]:
     """Return the mean number of neighbours per node in every layer's graph of these images (LRGC Figure 5)."""
     model.eval()
-    if not hasattr(model.config, "graph") and model.config.aggregation == "none":
-        return []
     _, graphs = model.forward(images, return_graphs=True)  # not the compiled __call__, which returns no graphs
     return [float(graph.degree().float().mean()) for graph in graphs]
 
@@ -204,10 +198,9 @@ def create_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             groups.setdefault((-scales[name], name in exempt), []).append(parameter)
     groups = [{"params": groups[key], "weight_decay": 0.0 if key[1] else recipe.weight_decay, "scale": -key[0]}
               for key in sorted(groups)]
-    fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
     if recipe.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, fused=fused)
-    return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, fused=True)
+    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
 
 
 def rate_scales(model: nn.Module, decay: float) -> dict[str, float]:

@@ -11,12 +11,6 @@ from ..atomic_files import CheckpointError, load
 from ..models.checks import IMAGENET_MEAN, IMAGENET_STD
 
 
-def check_teacher(name: str) -> None:
-    """Raise ValueError if torchvision has no classifier of that name."""
-    if name not in (known := models.list_models(module=models)):
-        raise ValueError(f"--teacher {name}: torchvision has no such classifier; it has {', '.join(known)}")
-
-
 def create_teacher(name: str, weights: str | Path | None, classes: int, mean: Sequence[float], std: Sequence[float],
                    device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return a function from images, normalised by `mean` and `std`, to the logits of a classifier, without gradient.
@@ -24,7 +18,8 @@ def create_teacher(name: str, weights: str | Path | None, classes: int, mean: Se
     weights: a file with the classifier's state dict for `classes` classes; None: torchvision's own for ImageNet's 1000.
     Raises ValueError for an unknown name, weights that do not fit or cannot be downloaded, another number of classes.
     """
-    check_teacher(name)
+    if name not in (known := models.list_models(module=models)):
+        raise ValueError(f"--teacher {name}: torchvision has no such classifier; it has {', '.join(known)}")
     if weights is None and classes != 1000:
         raise ValueError(f"--teacher {name}: torchvision's weights are for ImageNet's 1000 classes, and this data has"
                          f" {classes}; give weights for them with --teacher-weights FILE, or --teacher none")

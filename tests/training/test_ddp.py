@@ -289,7 +289,7 @@ def test_average_precision_is_that_of_all_images_and_labels_and_patches_train_to
 def test_what_is_wrong_is_said_once_and_ends_both(finished):
     first, second = finished[1]["indivisible"]
     assert (first["code"], second["code"]) == (2, 2) and first["out"] == second["out"] == second["err"] == ""
-    assert first["err"].startswith("train.py: error: --batch-size 9: the global batch, of which each of 2 processes")
+    assert first["err"].startswith("train.py: error: --batch-size 9: the global batch; each of 2 processes")
 
 
 def test_machines_that_do_not_share_the_output_folder_do_not_go_on_from_different_steps(finished):

@@ -82,8 +82,6 @@ def create_networks(config: RunConfig, start: Start | None, processes: Processes
     recipe, teacher, loaded = config.recipe, None, ""
     torch.manual_seed(mixed_seed("model", config.seed))
     model = config.build_model(num_classes=len(data.classes))
-    if start is None and config.backbone_weights:
-        load_backbone(model.backbone, model.config.backbone, config.backbone_weights)
     if start is not None and not start.resumes:
         new_parts = init_from(model, config.init_from)
         if not new_parts and start.state.get("classes", data.classes) != data.classes:
@@ -91,6 +89,8 @@ def create_networks(config: RunConfig, start: Start | None, processes: Processes
             new_parts = ["the last layer"]
         loaded = f"from {config.init_from}: {start.found}; new: {', '.join(new_parts) or 'nothing'}"
         loaded += "; all else is frozen" if config.freeze else ""
+    if config.backbone_weights and not (start and start.resumes):
+        load_backbone(model.backbone, model.config.backbone, config.backbone_weights)
     model = model.to(processes.device, memory_format=torch.channels_last)  # as images and gradients are
     if recipe.teacher != "none" and not config.eval_only:
         teacher = create_teacher(recipe.teacher, config.teacher_weights, len(data.classes), recipe.mean, recipe.std,
@@ -102,8 +102,8 @@ def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
     """Raise ValueError if the batch is larger than the data, or cannot be split over processes and parts."""
     size, drawn = recipe.batch_size, images_of_epoch(images, recipe.repeats)
     share, rest = divmod(size, processes.world * recipe.accumulation)
-    each = (f"each of {plural(processes.world, 'process')} × {plural(recipe.accumulation, 'part')} (--accumulation)"
-            " must get as many images")
+    each = (f"the global batch; each of {plural(processes.world, 'process')} × {plural(recipe.accumulation, 'part')}"
+            " (--accumulation) must get as many images")
     refuse_first([
         (size > drawn, f"--batch-size {size}: larger than an epoch of this data, {plural(drawn, 'training image')} with"
                        f" --repeats {recipe.repeats}"),

@@ -25,7 +25,7 @@ from vig_minimal.graphs.plain import fast_form, is_plain
 from vig_minimal.models.convs import CONVS
 from vig_minimal.models.pyramid import relative_positions
 from vig_minimal.models.vig import ViGConfig
-from vig_minimal.training.config import RunConfig, parse
+from vig_minimal.training.config import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 GRID, DIM = (4, 6), 16  # not square
@@ -259,4 +259,4 @@ def test_train_py_runs_in_plain_form_and_leaves_it(tmp_path, monkeypatch):
                              "--batch-size", "4", "--set", "depth=1", "--set", "dim=16", "--workers", "0", "--output", str(tmp_path)])
     assert seen and all(seen) and is_plain() == before
     with pytest.raises(ValueError, match="choose one of them"):
-        RunConfig.of(parse(["--plain", "--compile"]))
+        parse(["--plain", "--compile"])

@@ -405,7 +405,7 @@ def test_set_takes_numbers_and_words():
     (["--img-size", "64", "64", "64"], "--img-size (64, 64, 64): one side, or height and width"),
     (["--batch-size", "0"], "--batch-size 0: must be at least 1 and at most 1,000,000"),
     (["--batch-size", "-8"], "--batch-size -8: must be at least 1"),
-    (["--batch-size", "1"], "at least 2 images"),
+    (["--batch-size", "1"], "at least 2 for batch norm"),
     (["--batch-size", "64", "--limit", "32"], "larger than an epoch of this data, 32 training images"),
     (["--batch-size", "300", "--limit", "500", "--repeats", "3"], "data, 256 training images with --repeats 3"),
     (["--batch-size", "many"], "invalid int value: 'many'"),

@@ -182,8 +182,8 @@ def kept(values: dict, *kinds: str) -> dict:
 
 
 def parse(argv: list[str] | None) -> dict:
-    """Return what was given, by the names of fields of `RunConfig` and `Recipe`. Raises ValueError for an unknown flag
-    and a value of a wrong type."""
+    """Return what was given, by the names of fields of `RunConfig` and `Recipe`. Raises ValueError for unknown
+    flags, and for values that are not allowed."""
     parser = argparse.ArgumentParser(prog="train.py", description="Train or evaluate a Vision GNN.", epilog=EXAMPLES,
                                      usage="train.py [--model NAME] [--data NAME | --data-dir DIR] [FLAG ...]",
                                      formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -202,7 +202,9 @@ def parse(argv: list[str] | None) -> dict:
         hint = f"did you mean --{' or --'.join(close)}?" if close else "--help lists all flags"
         raise ValueError(f"unrecognized arguments: {' '.join(unknown)}; {hint}")
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
-    return given | ({"fields": dict(map(read_field, given["fields"]))} if "fields" in given else {})
+    given |= {"fields": dict(map(read_field, given["fields"]))} if "fields" in given else {}
+    RunConfig.of(given)  # raises
+    return given
 
 
 def read_field(setting: str) -> tuple[str, object]:

@@ -254,7 +254,7 @@ def test_the_five_commands_use_only_what_earlier_ones_made(tmp_path, monkeypatch
         for run in re.findall(r"runs/[\w-]+", line):
             assert run in made, f"{line}: {run} is not there yet; only {made} is"
         if model := re.search(r"(?:torchrun|python) train.py --model (\w+)", line):
-            made.append(output_folder(parse(["--model", model[1]])))
+            made.append(str(output_folder(parse(["--model", model[1]]))))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

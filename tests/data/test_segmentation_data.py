@@ -12,6 +12,7 @@ from vig_minimal.data.data_recipe import DataRecipe
 from vig_minimal.data.decoding import DataError
 from vig_minimal.data.dense.mask_batches import MaskImages, MaskTraining, MaskValidation, scaled_part
 from vig_minimal.data.segmentation import CocoMasks, SceneMasks, VocMasks, drawn, mask_folders, read_mask
+from vig_minimal.data.synthetic import Shapes
 from vig_minimal.training.recipes import get_recipe
 
 MASK = np.array([[0, 1, 255], [2, 1, 0]], np.uint8)
@@ -95,7 +96,7 @@ def test_scenes_hold_their_shapes_and_the_background():
     source = SceneMasks((64, 64), 20, "train")
     assert source.classes[0] == "background" and len(source.classes) == 11
     image, mask = source[3]  # its main shape has class 3
-    _, objects = source.shapes[3]
+    _, objects = Shapes((64, 64), 20, "train", "boxes")[3]
     assert image.shape == (3, 64, 64) and mask.shape == (64, 64)
     for own, label in zip(objects["masks"], objects["labels"].tolist()):
         assert (mask[own] == label + 1).all()

@@ -41,18 +41,14 @@ IMAGE_SIZES = {"shapes": 64, "shapes-multi": 64, "shapes-boxes": 64, "shapes-mas
 SHAPES_TRAIN = 10_000
 
 
-class Scenes(Dataset):
+class Scenes(Shapes):
     """Synthetic scenes with the targets of detection, as `coco_voc.CocoObjects` has them."""
 
     def __init__(self, size: tuple[int, int], count: int, split: str):
-        self.shapes = Shapes(size, count, split, "boxes")
-        self.classes = self.shapes.classes
-
-    def __len__(self) -> int:
-        return len(self.shapes)
+        super().__init__(size, count, split, "boxes")
 
     def __getitem__(self, index: int):
-        image, target = self.shapes[index]
+        image, target = super().__getitem__(index)
         boxes, masks = target["boxes"], target["masks"]
         return image, {"boxes": boxes, "labels": target["labels"] + 1, "masks": masks.to(torch.uint8),
                        "area": masks.sum((1, 2)).float(), "iscrowd": torch.zeros(len(boxes), dtype=torch.int64),

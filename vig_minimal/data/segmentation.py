@@ -30,19 +30,16 @@ LAYOUT = ("a folder for segmentation holds train/images/, train/masks/, val/imag
           " masks/ alone; the mask of images/a.jpg is masks/a.png")
 
 
-class SceneMasks(Dataset):
+class SceneMasks(Shapes):
     """Synthetic scenes; shapes of a scene do not overlap."""
 
     classes = (BACKGROUND, *CLASSES)
 
     def __init__(self, size: tuple[int, int], count: int, split: str):
-        self.shapes = Shapes(size, count, split, "boxes")
-
-    def __len__(self) -> int:
-        return len(self.shapes)
+        super().__init__(size, count, split, "boxes")
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, objects = self.shapes[index]
+        image, objects = super().__getitem__(index)
         return image, drawn(objects["masks"], objects["labels"] + 1)
 
 
@@ -70,22 +67,6 @@ def drawn(masks: Tensor, labels: Tensor) -> Tensor:
     return result
 
 
-class VocMasks(Dataset):
-    """VOC 2012's photos of an image set: "train" or "val"."""
-
-    classes = (BACKGROUND, *VOC_CLASSES)
-
-    def __init__(self, folder: str, image_set: str, download: bool = False):
-        files = VOCSegmentation(folder, "2012", image_set, download)
-        self.paths, self.masks = files.images, files.masks
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, Tensor]:
-        return read_image(self.paths[index]), read_mask(self.masks[index], len(self.classes))
-
-
 class MaskFiles(Dataset):
     """Images `paths` with masks of class numbers, `masks`, in the same order."""
 
@@ -97,6 +78,14 @@ class MaskFiles(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Tensor]:
         return read_image(self.paths[index]), read_mask(self.masks[index], len(self.classes))
+
+
+class VocMasks(MaskFiles):
+    """VOC 2012's photos of an image set: "train" or "val"."""
+
+    def __init__(self, folder: str, image_set: str, download: bool = False):
+        files = VOCSegmentation(folder, "2012", image_set, download)
+        super().__init__(files.images, files.masks, (BACKGROUND, *VOC_CLASSES))
 
 
 def read_mask(path: str | Path, classes: int = UNKNOWN) -> Tensor:

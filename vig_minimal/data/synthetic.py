@@ -129,38 +129,30 @@ def paint(scene: Scene, height: int, width: int) -> tuple[np.ndarray, np.ndarray
     signed distance of the pixel's centre to the edge in pixels. A mask holds the pixels covered by half or more."""
     unit = min(height, width)
     x, y = ((np.arange(side, dtype=np.float32) + 0.5) / unit for side in (width, height))
+    y = y[:, None]  # (height, 1), and x is (width,)
     # sin(2π(f_x x + f_y y) + φ) is the imaginary part of a product of one factor in x and one in y
-    waves = [(np.exp(1j * (2 * math.pi * fy * y + phase))[:, None] * np.exp(1j * (2 * math.pi * fx * x))).imag
+    waves = [(np.exp(1j * (2 * math.pi * fy * y + phase)) * np.exp(1j * (2 * math.pi * fx * x))).imag
              for fx, fy, phase in scene.waves]  # (height, width) each
     mix = np.clip(0.5 + scene.hardness * sum(waves) / 2, 0, 1)  # (height, width)
     first, second = scene.ground.astype(np.float32)[:, :, None, None]
-    image = first + (second - first) * mix  # (3, height, width)
+    image, masks = first + (second - first) * mix, []  # (3, height, width)
     for x0, y0, x1, y1, half, colour in scene.strokes:
-        rows, columns = _span(y0, y1, half, unit, height), _span(x0, x1, half, unit, width)
-        px, py, dx, dy = x[columns] - x0, y[rows, None] - y0, x1 - x0, y1 - y0
+        px, py, dx, dy = x - x0, y - y0, x1 - x0, y1 - y0
         along = np.clip((px * dx + py * dy) / (dx * dx + dy * dy), 0, 1)
-        _blend(image[:, rows, columns], unit * (np.hypot(px - along * dx, py - along * dy) - half), colour)
-    masks = np.zeros((len(scene.items), height, width), bool)
-    for (label, x0, y0, radius, angle, colour), mask in zip(scene.items, masks, strict=True):
-        rows, columns = _span(y0, y0, radius, unit, height), _span(x0, x0, radius, unit, width)
-        px, py, cos, sin = (x[columns] - x0) / radius, (y[rows, None] - y0) / radius, math.cos(angle), math.sin(angle)
+        _blend(image, unit * (np.hypot(px - along * dx, py - along * dy) - half), colour)
+    for label, x0, y0, radius, angle, colour in scene.items:
+        px, py, cos, sin = (x - x0) / radius, (y - y0) / radius, math.cos(angle), math.sin(angle)
         distance = SHAPES[CLASSES[label]](cos * px + sin * py, cos * py - sin * px)
         # cut off by the circle: a sharp tip, where lines meet at a small angle, would smear beyond it
         distance = np.maximum(distance, np.hypot(px, py) - 1) * (unit * radius)
-        _blend(image[:, rows, columns], distance, colour)
-        mask[rows, columns] = distance <= 0
-    return (255 * image + 0.5).astype(np.uint8), masks
+        _blend(image, distance, colour)
+        masks.append(distance <= 0)
+    return (255 * image + 0.5).astype(np.uint8), np.stack(masks)
 
 
-def _span(first: float, last: float, margin: float, unit: int, length: int) -> slice:
-    """Return the pixels between two coordinates, widened by the margin and one pixel, inside the image."""
-    low, high = min(first, last) - margin, max(first, last) + margin
-    return slice(max(int(low * unit) - 1, 0), min(max(int(high * unit) + 2, 0), length))
-
-
-def _blend(patch: np.ndarray, distance: np.ndarray, colour: np.ndarray) -> None:
-    """Paint into patch (3, h, w), in place. distance: (h, w), of each pixel to the painted edge, in pixels."""
-    patch += np.clip(0.5 - distance, 0, 1) * (colour.astype(np.float32)[:, None, None] - patch)
+def _blend(image: np.ndarray, distance: np.ndarray, colour: np.ndarray) -> None:
+    """Paint into image (3, H, W), in place. distance: (H, W), of each pixel to the painted edge, in pixels."""
+    image += np.clip(0.5 - distance, 0, 1) * (colour.astype(np.float32)[:, None, None] - image)
 
 
 def _objects(labels: Tensor, masks: Tensor) -> dict[str, Tensor]:

@@ -118,11 +118,10 @@ def create_model(name: str, **overrides) -> nn.Module:
     if hasattr(config, "graph") and graph not in list(CONSTRUCTORS):  # whatever was given, also what has no hash
         raise ValueError(f"unknown graph {graph!r}{near(graph, list_constructors())}")
     for field, value in overrides.items():
-        readers = [f"graph={reader!r}" for reader, (_, own_fields) in CONSTRUCTORS.items() if field in own_fields]
-        if not readers or f"graph={graph!r}" in readers:
-            continue
-        if value not in (None, getattr(preset, field)):
-            raise ValueError(f"{field} is read by {' and '.join(readers)} alone, and here graph={graph!r}")
+        readers = [reader for reader, (_, own_fields) in CONSTRUCTORS.items() if field in own_fields]
+        if readers and graph not in readers and value not in (None, getattr(preset, field)):
+            names = " and ".join(f"graph={reader!r}" for reader in readers)
+            raise ValueError(f"{field} is read by {names} alone, and here graph={graph!r}")
     if isinstance(config, ViGConfig):
         one_per_block, _ = CONSTRUCTORS[graph]
         return network(config, one_per_block(config))

@@ -92,7 +92,7 @@ def test_the_command_runs_under_the_name_of_augment():
     (["missing.png"], "missing.png: no such image"),
     (["notes.txt"], "notes.txt: not an image"),
     (["cut.png"], "cut.png: image file is truncated"),
-    (["."], "the image cannot be read"),
+    (["."], "no file, but a folder"),
     (["shapes:x"], "shapes:x: after shapes: comes the number"),
     (["shapes:0", "--size", "8"], "--size 8: a side of 16 to 512 pixels"),
     (["shapes:0", "--size", "100000"], "--size 100000: a side of 16 to 512 pixels"),

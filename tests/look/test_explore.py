@@ -293,7 +293,7 @@ def test_a_photo_is_cut_to_the_models_size(tmp_path):
 @pytest.mark.parametrize("argv, message", [
     (["missing.png"], "missing.png: no such image"),
     (["notes.txt"], "notes.txt: not an image"),
-    (["."], "the image cannot be read"),
+    (["."], "no file, but a folder"),
     (["shapes:x"], "shapes:x: after shapes: comes the number"),
     (["shapes:0", "--model", "lrgc_nan"], "unknown model 'lrgc_nan'; did you mean lrgc_nano"),
     (["shapes:0", "--node", "8,0"], "--node 8,0: takes ROW,COLUMN of a patch, from 0,0 to 7,7"),

@@ -57,17 +57,17 @@ def test_anchors_are_drawn_uniformly_in_their_class():
     labels = torch.tensor([2, 0, 1, 0, 2, 1, 0, 2])
     seen = {}
     for seed in range(300):
-        drawn = draw_anchors(labels, 3, 2, torch.Generator().manual_seed(seed))
+        drawn = draw_anchors(labels, "abc", 2, torch.Generator().manual_seed(seed))
         assert labels[drawn].tolist() == [0, 0, 1, 1, 2, 2] and len(set(drawn.tolist())) == 6
         for index in drawn.tolist():
             seen[index] = seen.get(index, 0) + 1
     assert seen[2] == seen[5] == 300 and all(150 < seen[index] < 250 for index in (0, 1, 3, 4, 6, 7))
-    again = [draw_anchors(labels, 3, 1, torch.Generator().manual_seed(7)) for _ in range(2)]
+    again = [draw_anchors(labels, "abc", 1, torch.Generator().manual_seed(7)) for _ in range(2)]
     assert torch.equal(*again)
-    with pytest.raises(ValueError, match="class 1 has 2 images, and 3 of them"):
-        draw_anchors(labels, 3, 3, torch.Generator())
-    with pytest.raises(ValueError, match="class 3 has 0 images"):
-        draw_anchors(labels, 4, 1, torch.Generator())
+    with pytest.raises(ValueError, match="class b has 2 training images, too few for 3 anchors"):
+        draw_anchors(labels, "abc", 3, torch.Generator())
+    with pytest.raises(ValueError, match="class d has 0 training images"):
+        draw_anchors(labels, "abcd", 1, torch.Generator())
 
 
 @pytest.mark.equation("cnn2graph", 2)

@@ -12,20 +12,21 @@ from torch import Tensor
 
 from .augment import draw_flip_and_shift, flip_and_shift, normalise
 from .data_recipe import DataRecipe
-from .datasets import image_name, label_counts, targets_of
+from .datasets import image_name, targets_of
 from .decoding import DataError
 from .loading import PreparedImages
 from .seeds import generator
 
 
-def draw_anchors(labels: Tensor, classes: int, per_class: int, generator: torch.Generator) -> Tensor:
-    """Indices of `per_class` random images of every class, class after class. Raises ValueError for too few images."""
+def draw_anchors(labels: Tensor, classes: Sequence[str], per_class: int, generator: torch.Generator) -> Tensor:
+    """Indices of `per_class` random images of every class, class after class. Raises DataError for too few images."""
     # CNN2GNN Eq. 1: ℓ^i ∈_U X^i
     chosen = []
-    for label in range(classes):
+    for label, name in enumerate(classes):
         images = (labels == label).nonzero().flatten()
         if len(images) < per_class:
-            raise ValueError(f"class {label} has {len(images)} images, and {per_class} of them are to be anchors")
+            raise DataError(f"anchors: class {name} has {len(images)} training images, too few for {per_class} anchors;"
+                            " add images, or use fewer anchors with --anchors-per-class")
         chosen.append(images[torch.randperm(len(images), generator=generator)[:per_class]])
     return torch.cat(chosen)
 
@@ -41,11 +42,7 @@ class Anchors:
         labels = targets_of(source)
         if labels is None or labels.ndim != 1:
             raise DataError("anchors: this data has no list with the one class of each image")
-        for name, count in zip(classes, label_counts(source, len(classes)), strict=True):
-            if count < per_class:
-                raise DataError(f"anchors: class {name} has {count} training images, too few for {per_class} anchors;"
-                                " add images, or use fewer anchors with --anchors-per-class")
-        self.indices = draw_anchors(labels, len(classes), per_class, generator("anchors", seed)).tolist()
+        self.indices = draw_anchors(labels, classes, per_class, generator("anchors", seed)).tolist()
         self.names = [image_name(source, index).replace(os.sep, "/") for index in self.indices]
         self.recipe, self.seed, self.device = recipe, seed, device
         self.varied, self.plain = (PreparedImages(source, size, recipe.eval_crop, r, seed) for r in (recipe, None))

@@ -72,10 +72,8 @@ def as_rgb(image: Picture) -> Image.Image | Tensor:
             return read_image(image)
         except FileNotFoundError:
             raise ValueError(f"{image}: no such image (a synthetic scene is shapes:INDEX)") from None
-        except DataError as error:
-            raise ValueError(f"{image}: {error}") from None
-        except OSError as error:
-            raise ValueError(f"{image}: the image cannot be read ({error.strerror or error})") from None
+        except (DataError, OSError) as error:
+            raise ValueError(f"{image}: {getattr(error, 'strerror', None) or error}") from None
     if isinstance(image, Image.Image):
         return upright_rgb(image)[0]
     if not isinstance(image, Tensor):

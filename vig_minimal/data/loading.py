@@ -48,7 +48,7 @@ def centre_crop(image: Image.Image | Tensor, size: tuple[int, int], share: float
     _, *sides = TF.get_dimensions(image)  # height, width
     short = 0 if size[0] * sides[1] >= size[1] * sides[0] else 1  # the side of which no more than needed is there
     # a thin image would become gigabytes: what lies far outside the crop goes first
-    sides = [min(side, LONGEST * most * sides[short] // size[short]) for side, most in zip(sides, size)]
+    sides = [min(side, math.ceil(LONGEST * most * sides[short] / size[short])) for side, most in zip(sides, size)]
     image = TF.center_crop(image, sides)
     reach = math.floor(size[short] / share)  # the short side once scaled
     scaled = [reach * side // sides[short] for side in sides]

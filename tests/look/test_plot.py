@@ -22,7 +22,7 @@ def write_run(folder, rows, config=None):
     write_table(folder / "metrics.csv", rows)
     if config is not None:
         model, data, recipe = config
-        text = json.dumps({"model": model, "data": {"name": data}, "recipe_name": recipe})
+        text = json.dumps({"name": model, "flags": {"data": data, "recipe": recipe}})
         (folder / "config.json").write_text(text)
     return folder
 
@@ -347,7 +347,7 @@ def test_the_title_says_model_data_and_recipe(tmp_path):
     one = write_run(tmp_path / "one", [], ("lrgc_ti", "imagenet", "lrgc"))
     two = write_run(tmp_path / "two", [], ("vig_ti", "imagenet", "vig"))
     none, broken = write_run(tmp_path / "none", []), write_run(tmp_path / "broken", [])
-    (broken / "config.json").write_text('{"model": "lrgc_ti", "data"')
+    (broken / "config.json").write_text('{"name": "lrgc_ti", "flags"')
     assert plot.title_of([one]) == "one: lrgc_ti on imagenet, recipe lrgc"
     assert plot.title_of([one, two, none, broken]) == "lrgc_ti, vig_ti on imagenet, recipe lrgc, vig"
     assert plot.title_of([none, broken]) == "none, broken"

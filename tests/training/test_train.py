@@ -59,7 +59,7 @@ def test_a_run_from_the_command_line_writes_what_it_promises(tmp_path):
     assert table[0]["train_loss"] == "" and float(table[2]["train_loss"]) > 0 and float(table[2]["val_top5"]) <= 100
 
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["model"] == "lrgc_nano" and config["config"]["dim"] == 16 and config["recipe"]["epochs"] == 2
+    assert config["name"] == "lrgc_nano" and config["config"]["dim"] == 16 and config["recipe"]["epochs"] == 2
 
     best = torch.load(tmp_path / "out" / "best.pt", weights_only=True)
     assert best["classes"][0] == "disc" and best["mean"] == (0.5, 0.5, 0.5) and "training" not in best

@@ -145,7 +145,7 @@ def title_of(folders: list[Path]) -> str:
     for folder in folders:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # the curves are worth drawing all the same
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            configs.append((config["model"], config["data"]["name"], config["recipe_name"]))
+            configs.append((config["name"], config["flags"]["data"], config["flags"]["recipe"]))
     if not configs:
         return ", ".join(names)
     parts = [", ".join(dict.fromkeys(map(str, values))) for values in zip(*configs, strict=True)]  # each value once

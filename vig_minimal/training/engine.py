@@ -93,19 +93,22 @@ class Run:
         with alone, part_of_batch(first, self.recipe.batch_size):
             yield
 
+    def about(self) -> dict:
+        """What it takes to use the weights and to repeat the run, as plain data."""
+        config, data, recipe = self.config, self.data, self.recipe
+        return {"name": config.model, "config": asdict(self.model.config), "classes": data.classes,
+                "mean": recipe.mean, "std": recipe.std, "multi_label": data.multi_label, "recipe": asdict(recipe),
+                "given": config.given, "flags": config.kept(), "data": self.seen}
+
     def save(self, name: str, with_training: bool) -> None:
         """Write a checkpoint: the weights to use and, with_training, the state to resume from."""
-        config, data, recipe = self.config, self.data, self.recipe
         if self.step > self.epoch * len(self.batches):  # in the middle of an epoch: as before an evaluation
             with contextlib.suppress(DataError):  # the data may be lost; the weights must not be
                 self.task.begin_evaluation(self.evaluated)
-        state = {"name": config.model, "config": asdict(self.model.config), "classes": data.classes,
-                 "mean": recipe.mean, "std": recipe.std, "multi_label": data.multi_label,
-                 "anchors": self.task.anchor_names, "model": self.evaluated.state_dict(), "recipe": asdict(recipe),
-                 "epoch": self.epoch, "step": self.step, "steps": len(self.batches), "best": self.best,
-                 "given": config.given, "flags": config.kept(), "data": self.seen}
+        state = self.about() | {"anchors": self.task.anchor_names, "model": self.evaluated.state_dict(),
+                                "epoch": self.epoch, "step": self.step, "steps": len(self.batches), "best": self.best}
         state |= {"training": self.state()} if with_training else {}
-        checkpoint.save(config.output / name, state, keep="previous.pt" if with_training else None)
+        checkpoint.save(self.config.output / name, state, keep="previous.pt" if with_training else None)
 
     def state(self) -> dict:
         """The state to resume from: tensors and plain data. Order of images and random draws follow from the step."""

@@ -7,7 +7,6 @@ import sys
 import textwrap
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -61,31 +60,24 @@ class RunLog:
 
     def open(self) -> None:
         """Write config.json, and choose the images whose graphs are counted."""
-        run, config, data = self.run, self.run.config, self.run.data
-        if not run.processes.is_first:
-            return
-        self.probe = run.task.probe(next(iter(run.val_batches))[0])
-        about = {"command": sys.argv, "model": config.model, "config": asdict(run.model.config),
-                 "recipe_name": config.recipe_name, "recipe": asdict(run.recipe), "seed": config.seed,
-                 "data": {"name": data.name, "classes": data.classes, "train": len(data.train), "val": len(data.val),
-                          "remarks": list(data.remarks)},
-                 "amp": config.amp, "processes": run.processes.world, "torch": torch.__version__}
-        with replacing(self.folder / "config.json", "w") as file:
-            json.dump(about, file, indent=2)
+        if self.run.processes.is_first:
+            self.probe = self.run.task.probe(next(iter(self.run.val_batches))[0])
+            about = {"command": sys.argv, "torch": torch.__version__, "processes": self.run.processes.world}
+            with replacing(self.folder / "config.json", "w") as file:
+                json.dump(about | self.run.about(), file, indent=2)
 
     def row(self, trained: dict[str, float], scores: dict[str, float]) -> None:
         """Add the epoch's row to the run's history, and write metrics.csv from it. No times are in it: the history of a
         resumed run is that of an uninterrupted one."""
-        run, config = self.run, self.run.config
+        run, every = self.run, self.run.config.every
         row = {"epoch": run.epoch, "step": run.step} | trained
         row |= {f"val_{name}": value for name, value in scores.items()}
         row |= {f"neighbours_{i}": value for i, value in enumerate(mean_neighbours(run.evaluated, self.probe))}
         run.history.append(row)
         write_table(self.folder / "metrics.csv", run.history)
-        if config.every and run.epoch % config.every == 0:
-            about = {"name": config.model, "classes": run.data.classes, "multi_label": run.data.multi_label,
-                     "epoch": run.epoch, "mean": run.recipe.mean, "std": run.recipe.std}
-            save_graphs(self.folder / f"graphs-{run.epoch:03d}.pt", run.evaluated, self.probe[:KEPT], about)
+        if every and run.epoch % every == 0:
+            save_graphs(self.folder / f"graphs-{run.epoch:03d}.pt", run.evaluated, self.probe[:KEPT],
+                        run.about() | {"epoch": run.epoch})
 
     def best(self) -> None:
         """Write the score of each class at the best epoch, where the task has one: per_class_ap.csv, per_class_iou.csv.

@@ -123,7 +123,7 @@ class Run:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.scaler.load_state_dict(state["scaler"])
-        self.losses, self.history = state["losses"], state["history"]
+        self.losses, self.history = dict(state["losses"]), [dict(row) for row in state["history"]]
 
 
 def create_run(model: nn.Module, task: Task, config: RunConfig, processes: Processes, **more) -> Run:

@@ -153,7 +153,7 @@ def kept_recipe(values: dict) -> Recipe:
     for other fields or types."""
     try:
         return Recipe(**values)
-    except TypeError:
+    except (TypeError, RuntimeError):  # that of a tensor
         raise ValueError("the checkpoint's recipe is of another version of this project") from None
 
 

@@ -7,12 +7,12 @@ are printed. --eval-only starts in the same way, and may change all but weights.
 
 import contextlib
 import ntpath
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..atomic_files import CheckpointError
 from ..models.checks import plural
@@ -41,9 +41,22 @@ def begin(given: dict, processes: Processes, resources: contextlib.ExitStack) ->
 def settle(given: dict, folder: Path) -> tuple[RunConfig, Start | None]:
     """The part of `begin` that every process does by itself."""
     start = find_start(given, folder)
-    if start is not None and start.resumes:
-        given = merged(start, given)
-    return replace(resolve(given, start), output=folder), start
+    if start is None or not start.resumes:
+        return replace(resolve(given, start), output=folder), start
+    with content_of(start.path):
+        return replace(resolve(merged(start, given), start), output=folder), start
+
+
+@contextlib.contextmanager
+def content_of(path: Path) -> Iterator[None]:
+    """Raise CheckpointError, which names the file, for what it should not hold: torch raises errors of many kinds."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        text = error if isinstance(error, ValueError) else f"damaged, or of another version ({error!r:.300})"
+        raise CheckpointError(f"{path}: {text}") from None
 
 
 def output_folder(given: dict) -> Path:
@@ -158,17 +171,16 @@ def compare(run: Run) -> list[str]:
 def restore(run: Run) -> None:
     """Load a checkpoint: to resume, weights, optimiser and position; to evaluate, weights. Notes what differs. Raises
     CheckpointError for what does not fit."""
-    start, changes = run.start, compare(run)
-    try:
+    start = run.start
+    with content_of(start.path):
+        changes = compare(run)
         if run.config.eval_only:
-            load_weights(run.evaluated, start.state["model"], start.asked)
+            load_weights(run.evaluated, start)
             run.notes["weights"] = str(start.path)
         else:
-            changes += load_training(run, start.state)
+            changes += load_training(run, start)
             steps = f" and {plural(run.first_step, 'step')}" if run.first_step else ""
             run.notes["resumed"] = f"after epoch {run.epoch}{steps} of {start.path}"
-    except Exception as error:  # torch raises many kinds for states that do not fit
-        raise CheckpointError(f"{start.path}: {' '.join(str(error).split()) or type(error).__name__}") from None
     if start.damaged:
         run.notes["warning"] = f"{start.damaged}; resumed from {start.path}, the one before it"
         if run.config.writes and run.processes.is_first:  # else it would replace the good previous.pt
@@ -177,11 +189,12 @@ def restore(run: Run) -> None:
         run.notes["changed"] = "; ".join(changes)
 
 
-def load_training(run: Run, state: dict) -> list[str]:
+def load_training(run: Run, start: Start) -> list[str]:
     """Load the state of a run and its position. Returns a warning if the images are others than before. Raises
     ValueError for what does not fit, such as the middle of an epoch that would have other steps or other images."""
+    state = start.state
     if "training" not in state or not state["given"]:
-        raise ValueError("has the weights to use only, or is of an earlier version; resume from last.pt, evaluate it by"
+        raise ValueError("has the weights to use only, or is of an earlier version; resume from last.pt, give"
                          " --eval-only, or start another run from it by --init-from")
     if basenames(state["anchors"]) != basenames(run.task.anchor_names):
         raise ValueError("its anchors are other images; resume with the same data and seed")
@@ -204,19 +217,20 @@ def load_training(run: Run, state: dict) -> list[str]:
     return [f"warning: the images are not those of the checkpoint's run ({counts})"]
 
 
-def basenames(names: Sequence[str]) -> list[str]:
+def basenames(names: Iterable[str]) -> list[str]:
     """Return names of images without their folders, which may be others, or of Windows, when a run is resumed."""
     return [ntpath.basename(name) for name in names]
 
 
-def load_weights(model: nn.Module, weights: dict[str, Tensor], changed: Sequence[str]) -> None:
+def load_weights(model: nn.Module, start: Start) -> None:
     """Load weights for an evaluation, maybe with another graph: weights of the checkpoint's constructors, which the
     model's do not have, are left out, and a random graph is then the one that this model drew. Raises ValueError for
-    weights that do not fit. changed: fields of --set."""
+    weights that do not fit."""
     wanted = model.state_dict()
     drawn = {key: value for key, value in wanted.items() if key.endswith("_extra_state")}
-    weights = drawn | {key: value for key, value in weights.items() if key in wanted or ".constructor." not in key}
+    weights = drawn | {key: value for key, value in start.state["model"].items()
+                       if key in wanted or ".constructor." not in key}
     if problems := misfit(wanted, weights):
-        advice = f"; choose a value of {' and '.join(changed)} that changes no weight" if changed else ""
+        advice = f"; choose a value of {' and '.join(start.asked)} that changes no weight" if start.asked else ""
         raise ValueError(f"its weights do not fit this model; {problems}{advice}")
     model.load_state_dict(weights)

@@ -271,7 +271,7 @@ def test_answers_are_those_of_eval_only(model, data, tmp_path, monkeypatch, caps
     train.main(["--model", model, *data, "--img-size", "16", *small, "--epochs", "1", "--batch-size", "4",
                 "--eval-crop", "0.7", "--output", "out", "--device", "cpu", "--workers", "0"])
     several, seen = "--multi-label" in data, []
-    scores = tasks.MultiLabelScores if several else tasks.TopK
+    scores = tasks.MultiLabel if several else tasks.TopK
     update = scores.update
     monkeypatch.setattr(scores, "update", lambda self, logits, targets: (
         seen.append(logits.sigmoid() if several else logits.softmax(1)), update(self, logits, targets)))

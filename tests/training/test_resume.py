@@ -151,7 +151,7 @@ def test_a_state_of_wrong_types_shapes_or_keys_is_one_sentence(capsys, monkeypat
         except pytest.fail.Exception:
             accepted.append(f"{place} {value}")
             capsys.readouterr()
-    # a field left out has its default or follows from what was given, as in a checkpoint from before there was the field
+    # a field left out has its default or follows from what was given, as if the checkpoint were older than the field
     possible = ["config/graph left out", "config/k left out", "config/dim left out", "step 3", "best/epoch 3",
                 "best/top1 3", "recipe/epochs left out", "recipe/epochs 3", "recipe/lr left out", "recipe/lr None",
                 "recipe/lr 3", "recipe/mean left out", "training/losses {'x': 3}"]

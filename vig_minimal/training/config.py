@@ -160,8 +160,8 @@ class RunConfig:
         except TypeError as error:
             raise ValueError(f"--set: a value of the wrong kind ({error})") from None
 
-    def kept(self) -> dict:
-        """What a checkpoint keeps of the run: the values of flags, as plain data."""
+    def flags(self) -> dict:
+        """The values of the flags that a checkpoint keeps, as plain data."""
         return kept(vars(self), STAYS, CHANGES) | {"recipe": self.recipe_name}
 
 
@@ -181,14 +181,20 @@ def kept(values: dict, *kinds: str) -> dict:
             for name, value in values.items()}
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are raised, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
 def parse(argv: list[str] | None) -> dict:
     """Return what was given, by the names of fields of `RunConfig` and `Recipe`. Raises ValueError for unknown
     flags, and for values that are not allowed."""
-    parser = argparse.ArgumentParser(prog="train.py", description="Train or evaluate a Vision GNN.", epilog=EXAMPLES,
-                                     usage="train.py [--model NAME] [--data NAME | --data-dir DIR] [FLAG ...]",
-                                     formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     argument_default=argparse.SUPPRESS)  # what is not given is not there
-    parser.error = _refuse
+    parser = Parser(prog="train.py", description="Train or evaluate a Vision GNN.", epilog=EXAMPLES,
+                    usage="train.py [--model NAME] [--data NAME | --data-dir DIR] [FLAG ...]",
+                    formatter_class=argparse.RawDescriptionHelpFormatter,
+                    argument_default=argparse.SUPPRESS)  # what is not given is not there
     groups = {title: parser.add_argument_group(title) for title in ("model", "data", "recipe", "run", "output")}
     for name, field in (OPTIONS | RECIPE_FLAGS).items():
         how = ARGUMENTS.get(field.type, {}) | field.metadata.get("how", {})
@@ -222,7 +228,3 @@ def read_field(setting: str) -> tuple[str, object]:
     if any(type(part) is int and part > most for part in (value if isinstance(value, tuple) else (value,))):
         raise ValueError(f"--set {setting}: at most {most:,}")
     return name, value
-
-
-def _refuse(sentence: str) -> NoReturn:
-    raise ValueError(sentence)

@@ -98,7 +98,7 @@ class Run:
         config, data, recipe = self.config, self.data, self.recipe
         return {"name": config.model, "config": asdict(self.model.config), "classes": data.classes,
                 "mean": recipe.mean, "std": recipe.std, "multi_label": data.multi_label, "recipe": asdict(recipe),
-                "given": config.given, "flags": config.kept(), "data": self.seen}
+                "given": config.given, "flags": config.flags(), "data": self.seen}
 
     def save(self, name: str, with_training: bool) -> None:
         """Write a checkpoint: the weights to use and, with_training, the state to resume from."""

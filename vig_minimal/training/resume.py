@@ -148,7 +148,7 @@ def compare(run: Run) -> list[str]:
     """Return what differs from the run of the checkpoint: model, flags, recipe. Raises CheckpointError, which names the
     field, for what cannot change. An evaluation may change all but classes, seed and what nobody set of the model."""
     config, state, path, changes = run.config, run.start.state, run.start.path, []
-    model, flags = {"model": config.model} | as_now(config.model, asdict(run.model.config)), config.kept()
+    model, flags = {"model": config.model} | as_now(config.model, asdict(run.model.config)), config.flags()
     parts = [({"model": state["name"]} | state["config"], model, run.start.asked if config.eval_only else ()),
              (state["flags"], flags, set(flags) - {"seed"} if config.eval_only else MAY_CHANGE)]  # it splits a folder
     if not config.eval_only:

@@ -82,11 +82,10 @@ class RunLog:
     def best(self) -> None:
         """Write the score of each class at the best epoch, where the task has one: per_class_ap.csv, per_class_iou.csv.
         """
-        score = self.run.task.class_score
-        if values := self.run.per_class:
+        score, values = self.run.task.class_score, self.run.per_class
+        if values:
             write_table(self.folder / f"per_class_{score.lower()}.csv",
-                        [{"class": name, score: "" if value is None else f"{value:.4f}"}
-                         for name, value in values.items()])
+                        [{"class": name, score: value} for name, value in values.items()])
 
     def epoch(self, speed: float, notes: dict[str, list[FileNote]]) -> None:
         """Print the epoch's line, and the files replaced or converted for the first time. speed: images a second."""

@@ -35,7 +35,6 @@ class Task:
     scores()                            a new metric: `update(outputs, targets)` takes a batch, `compute(processes)`,
                                         called in every process, returns the scores; one that has AP by class keeps
                                         it as `per_class`, in percent, None for a class that no image shows
-    chance(classes)                     chance-level loss and its formula
     """
 
     anchor_names: Sequence[str] = ()
@@ -58,6 +57,11 @@ class Task:
     def probe(self, images):
         """Return the part of a batch's images that the model needs to show its graphs."""
         return images
+
+    @staticmethod
+    def chance(classes: int) -> tuple[float, str]:
+        """Return the chance-level loss, and its formula."""
+        return math.log(classes), f"ln {classes}"
 
 
 class SingleLabel(Task):
@@ -87,10 +91,6 @@ class SingleLabel(Task):
         else:
             return {"cross_entropy": truth}
         return {"cross_entropy": truth / 2, "distillation": learned / 2}
-
-    @staticmethod
-    def chance(classes: int) -> tuple[float, str]:
-        return math.log(classes), f"ln {classes}"
 
 
 class MultiLabelTask(Task):
@@ -266,10 +266,6 @@ class SegmentationTask(Task):
 
     def scores(self) -> SegmentationScores:
         return SegmentationScores(self.classes, UNKNOWN)
-
-    @staticmethod
-    def chance(classes: int) -> tuple[float, str]:
-        return math.log(classes), f"ln {classes}"
 
 
 def choose_task(config: RunConfig, model: object, data: Data, teacher: Callable | None, processes: Processes) -> Task:

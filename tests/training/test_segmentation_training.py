@@ -144,9 +144,8 @@ def test_what_it_cannot_learn_is_refused(capsys, flags, says):
     assert says in refused(capsys, "--task", "segmentation", "--device", "cpu", *flags)
 
 
-def test_other_tasks_refuse_its_data_and_flags(capsys):
+def test_other_tasks_refuse_its_data(capsys):
     assert "give --task segmentation" in refused(capsys, "--task", "labels", "--data", "shapes-masks")
-    assert "of detection and segmentation; give --task" in refused(capsys, "--scale-range", "2")
 
 
 def test_cross_entropy_leaves_out_what_torch_leaves_out():

@@ -91,9 +91,10 @@ def find_images(root: str | Path, classes: bool = False) -> tuple[list[tuple[str
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})")
 
     for place, folders, names in os.walk(root, followlinks=True, onerror=failed):
-        inside, within = os.path.relpath(place, root).split(os.sep)[0], sorted(folders)
-        folders.clear()  # of which those to read are put back
-        for name in [name for name in within if not name.startswith(".")]:
+        inside = os.path.relpath(place, root).split(os.sep)[0]
+        shown = sorted(name for name in folders if not name.startswith("."))
+        folders.clear()  # those to read are put back
+        for name in shown:
             path = os.path.join(place, name)
             real = Path(os.path.realpath(path))
             if name.lower() in OF_PROGRAMS or name.lower() in THUMBNAILS and not (classes and inside == "."):

@@ -182,8 +182,8 @@ def test_a_dry_run_says_how_long_it_takes_and_writes_nothing(tmp_path, capsys):
     (["--set", "k"], "compare: error: --set k: takes a field"),
     (["--model", "resnet_nano", "--set", "heads=1"], "compare: error: --model resnet_nano: it has no patches"),
     (["--model", "vig_nan"], "compare: error: unknown model 'vig_nan'"),
-    (["--graphs", "knn", "--epochs", "0"], "train.py: error: --epochs 0: must be at least 1"),
-    (["--graphs", "knn", "--", "--nonsense"], "train.py: error: unrecognized arguments: --nonsense"),
+    (["--graphs", "knn", "--epochs", "0"], "compare: error: --epochs 0: must be at least 1"),
+    (["--graphs", "knn", "--", "--nonsense"], "compare: error: unrecognized arguments: --nonsense"),
 ])
 def test_bad_input_is_a_sentence_before_anything_is_trained(argv, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

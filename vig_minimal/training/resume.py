@@ -134,8 +134,9 @@ def merged(start: Start, now: dict) -> dict:
     data, then = start.state["flags"].get("data"), start.state["given"]
     if unknown := [name for name in then if name not in OPTIONS | RECIPE_FLAGS]:
         raise CheckpointError(f"{start.path}: of another version, it was given {unknown[0]!r}, which is no flag now")
-    # weights of the package keep no flags
-    then = then or {"model": start.name, "fields": start.config, "multi_label": start.state.get("multi_label", False)}
+    # weights of the package keep no more
+    then = then or {"model": start.name, "fields": start.config, "seed": start.state["flags"].get("seed", 0),
+                    "multi_label": start.state.get("multi_label", False)}
     left_out = {"compile"} if now.get("eval_only") else set()  # one pass is over before a compiler is done
     if now.get("data", data) != data or "data_dir" in now and str(data).startswith("shapes"):
         left_out |= {"data", "data_dir"}
@@ -173,6 +174,9 @@ def restore(run: Run) -> None:
     CheckpointError for what does not fit."""
     start = run.start
     with content_of(start.path):
+        if not run.config.eval_only and not (start.state["given"] and "training" in start.state):
+            raise ValueError("has the weights to use only, or is of an earlier version; resume from last.pt, give"
+                             " --eval-only, or start another run from it by --init-from")
         changes = compare(run)
         if run.config.eval_only:
             load_weights(run.evaluated, start)
@@ -193,9 +197,6 @@ def load_training(run: Run, start: Start) -> list[str]:
     """Load the state of a run and its position. Returns a warning if the images are others than before. Raises
     ValueError for what does not fit, such as the middle of an epoch that would have other steps or other images."""
     state = start.state
-    if "training" not in state or not state["given"]:
-        raise ValueError("has the weights to use only, or is of an earlier version; resume from last.pt, give"
-                         " --eval-only, or start another run from it by --init-from")
     if basenames(state["anchors"]) != basenames(run.task.anchor_names):
         raise ValueError("its anchors are other images; resume with the same data and seed")
     run.evaluated.load_state_dict(state["model"])

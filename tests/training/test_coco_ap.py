@@ -122,6 +122,16 @@ def test_nothing_to_find_and_nothing_found():
     assert all(empty[name] is None for name in FIGURES) and set(empty["per_category"].values()) == {None}
 
 
+def test_masks_without_a_pixel_find_nothing():
+    """An empty mask shares nothing with an object of 2 pixels: its IoU is 0."""
+    truth = {"images": [{"id": 1, "height": 4, "width": 4}], "categories": [{"id": 1}],
+             "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 2], "area": 2, "iscrowd": 0,
+                              "segmentation": rectangle([0, 0, 1, 2], 4, 4)}]}
+    empty = {"image_id": 1, "category_id": 1, "score": 0.5, "segmentation": {"size": [4, 4], "counts": [16]}}
+    figures = coco_ap(truth, [empty], "segm")
+    assert figures["AP"] == figures["AR100"] == 0
+
+
 def test_what_does_not_fit_is_said():
     truth, found = scene("bbox", 0)
     with pytest.raises(ValueError, match="choose bbox or segm"):

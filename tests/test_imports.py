@@ -19,7 +19,6 @@ TOP = ["__init__", "__main__", "train"]  # above all folders
 FAST = f"{PACKAGE}.graphs.fast."
 MOST_MODULES = 15  # in a folder, __init__.py aside
 DEPENDENCIES = {"torch", "torchvision", "numpy", "PIL", "tqdm"}
-OPTIONAL = {"tensorboard"}  # only inside a function, so that everything else works without it
 
 
 def problems(root: Path) -> list[str]:
@@ -30,8 +29,8 @@ def problems(root: Path) -> list[str]:
         if own not in [*FOLDERS, *TOP, "script"]:
             found.append(f"{path.relative_to(root)}:1: {own} has no place in the order {' < '.join(FOLDERS)}")
             continue
-        for line, name, inside_function in imports(path, root):
-            reason = _wrong(own, name.split("."), inside_function)
+        for line, name in imports(path, root):
+            reason = _wrong(own, name.split("."))
             if f"{name}.".startswith(FAST) and FAST not in f"{PACKAGE}.{'.'.join(path.relative_to(package).parts)}.":
                 reason = "imports from graphs/fast/, which can be left out: mark the plain form with @fast_form"
             if reason:
@@ -43,23 +42,23 @@ def problems(root: Path) -> list[str]:
     return found
 
 
-def imports(path: Path, root: Path) -> Iterator[tuple[int, str, bool]]:
-    """Yield each import of a file: its line, its absolute dotted name, whether it stands inside a function."""
+def imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:
+    """Yield each import of a file: its line and its absolute dotted name."""
     here = list(path.relative_to(root).parent.parts)  # the package that a leading dot means
 
-    def visit(node: ast.AST, inside: bool) -> Iterator[tuple[int, str, bool]]:
+    def visit(node: ast.AST) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield node.lineno, alias.name, inside
+                yield node.lineno, alias.name
         elif isinstance(node, ast.ImportFrom):
             base = here[:len(here) - node.level + 1] if node.level else []
             module = [*base, *(node.module.split(".") if node.module else [])]
             for alias in node.names:
-                yield node.lineno, ".".join([*module, alias.name]), inside
+                yield node.lineno, ".".join([*module, alias.name])
         for child in ast.iter_child_nodes(node):
-            yield from visit(child, inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
+            yield from visit(child)
 
-    yield from visit(ast.parse(path.read_text(encoding="utf-8")), False)
+    yield from visit(ast.parse(path.read_text(encoding="utf-8")))
 
 
 def _part(parts: tuple[str, ...]) -> str:
@@ -67,13 +66,11 @@ def _part(parts: tuple[str, ...]) -> str:
     return parts[0].removesuffix(".py")
 
 
-def _wrong(own: str, name: list[str], inside_function: bool) -> str:
+def _wrong(own: str, name: list[str]) -> str:
     """Return why a module of `own` must not import `name`, or an empty string if it may."""
     if name[0] != PACKAGE:
         if name[0] in DEPENDENCIES | sys.stdlib_module_names:
             return ""
-        if name[0] in OPTIONAL:
-            return "" if inside_function else f"{name[0]} may be missing: import it inside the function that needs it"
         return f"imports {name[0]}, which is not among {', '.join(sorted(DEPENDENCIES))}"
     if own == "script":
         return ""
@@ -91,7 +88,7 @@ def test_imports_go_downwards_and_folders_are_small():
 
 def test_every_file_of_the_package_is_read():
     read = list((ROOT / PACKAGE).rglob("*.py"))
-    names = {name for path in read for _, name, _ in imports(path, ROOT)}
+    names = {name for path in read for _, name in imports(path, ROOT)}
     assert {"torch.nn", f"{PACKAGE}.graphs.graph.Graph", f"{PACKAGE}.atomic_files.CheckpointError"} <= names
     assert {_part(path.relative_to(ROOT / PACKAGE).parts) for path in read} == {*FOLDERS, *TOP}
 
@@ -133,7 +130,7 @@ def made_up(root: Path, sources: dict[str, str]) -> list[str]:
     (GRAPH, "import math, timm.models\n", 1, "imports timm"),
     (GRAPH, "def f():\n    from einops import rearrange\n", 2, "imports einops"),
     (GRAPH, "import pytest\n", 1, "imports pytest"),
-    (GRAPH, "try:\n    import tensorboard\nexcept ImportError:\n    pass\n", 2, "tensorboard may be missing"),
+    (GRAPH, "try:\n    import tensorboard\nexcept ImportError:\n    pass\n", 2, "imports tensorboard"),
     ("train.py", "import math\nimport yaml\n", 2, "imports yaml"),
 ])
 def test_what_breaks_a_rule_is_named_with_file_and_line(tmp_path, name, text, line, says):
@@ -145,7 +142,7 @@ def test_what_breaks_a_rule_is_named_with_file_and_line(tmp_path, name, text, li
     (f"{PACKAGE}/look/plot.py", "import numpy as np\nfrom PIL import Image\nfrom .panels import sheet\n"),
     (f"{PACKAGE}/look/plot.py", "from ..atomic_files import load\nfrom ..training import engine\nimport math\n"),
     (f"{PACKAGE}/look/plot.py", "from .. import atomic_files\n"),
-    (f"{PACKAGE}/training/run_log.py", "def f():\n    import tensorboard\n    from torch.utils import tensorboard\n"),
+    (f"{PACKAGE}/training/run_log.py", "def f():\n    from torch.utils import tensorboard\n"),
     (f"{PACKAGE}/graphs/fast/search.py", "from . import sparse\nfrom ..graph import Graph\n"),
     (f"{PACKAGE}/__init__.py", "from .models.registry import create_model\nfrom .look import plot\n"),
     (f"{PACKAGE}/__main__.py", f"import sys\nfrom {PACKAGE}.look import plot\n"),

@@ -1,13 +1,14 @@
 """The papers' tables of hyper-parameters as data, from the print: every field of every paper's recipe."""
 
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 from torch import nn
 
 from vig_minimal.models.checks import IMAGENET_MEAN, IMAGENET_STD
 from vig_minimal.training.engine import create_optimiser, learning_rate
-from vig_minimal.training.recipes import PAPERS, RECIPES, Recipe, get_recipe
+from vig_minimal.training.recipes import PAPERS, RECIPES, Recipe, get_recipe, used
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 # what no paper has, and so no paper's recipe
@@ -159,3 +160,18 @@ def test_what_a_field_takes(field, fit, others):
     for value in others:
         with pytest.raises(ValueError, match=field.replace("_", "[-_]")):
             replace(Recipe(), **{field: value})
+
+
+def test_what_a_recipe_switches_off_is_not_among_what_it_uses():
+    """A weight, a chance, a norm or an epoch of 0 does nothing; nor does a factor of 1, or to see an image once."""
+    off = {"oversample": 0.0, "color_jitter": 0.0, "rand_augment": 0, "mixup": 0.0, "cutmix": 0.0, "erasing": 0.0,
+           "clip_grad": 0.0, "scale_jitter": 0.0, "scale_range": 0.0, "weight_decay": 0.0, "label_smoothing": 0.0,
+           "ema_decay": 0.0, "contrastive": 0.0, "asymmetric": 0.0, "cooldown_epochs": 0.0, "repeats": 1,
+           "layer_decay": 1.0, "teacher": "none"}
+    family = SimpleNamespace(aggregation="gatv2", drop_path=0.0)
+    without = used(replace(Recipe(), **off), family, True)
+    assert not without.keys() & (off.keys() | {"drop_path"})
+    on = {"rand_augment": 1, "scale_range": 2.0, "repeats": 2, "teacher": "regnet_y_16gf"}
+    for name in off:
+        value = on.get(name, 0.5)
+        assert used(replace(Recipe(), **off | {name: value}), family, True).keys() == without.keys() | {name}

@@ -16,6 +16,8 @@ from vig_minimal import create_model, load
 from vig_minimal.models.pyramid import PyramidConfig
 from vig_minimal.models.registry import CONFIGS
 from vig_minimal.training import checkpoint, recipes
+from vig_minimal.training.resolve import Start
+from vig_minimal.training.resume import claim_folder, merged
 from vig_minimal.training.tasks import SingleLabel
 
 SMALL = ["--img-size", "16", "--limit", "32", "--batch-size", "16", "--device", "cpu", "--workers", "0"]
@@ -335,3 +337,19 @@ def test_names_that_are_not_utf8_do_not_end_a_run(capsys, tmp_path, broken):
     with open("said.txt", "w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
         run(*VIG, "--data-dir", data, "--limit", 120, "--epochs", 1, "--output", "out")
     assert "\\udcfe" in Path("out/bad_images.tsv").read_text() and len(rows("out")) == 2
+
+
+def test_a_run_of_defaults_alone_is_resumed_and_weights_of_the_package_name_their_model():
+    state = {"flags": {"data": "shapes", "seed": 7}, "given": {}}
+    start = Start(Path("last.pt"), state, "lrgc_nano", {"dim": 16}, recipes.DEMO, "", resumes=True)
+    assert merged(start, {"epochs": 3}) == {"epochs": 3}
+    assert merged(replace(start, state=state | {"given": None}), {}) == {
+        "model": "lrgc_nano", "fields": {"dim": 16}, "seed": 7, "multi_label": False}
+
+
+@pytest.mark.parametrize("given", [{"output": "."}, {"output": ".", "resume": "elsewhere/last.pt"},
+                                   {"output": ".", "resume": "elsewhere/last.pt", "eval_only": True}])
+def test_the_folder_of_another_run_is_refused(given):
+    Path("last.pt").touch()
+    with contextlib.ExitStack() as resources, pytest.raises(ValueError, match="holds a run already"):
+        claim_folder(given, resources)

@@ -415,6 +415,8 @@ def test_set_takes_numbers_and_words():
     (["--save-every", "0"], "--save-every 0: must be at least 1"),
     (["--accumulation", "3"], "× 3 parts (--accumulation) must get as many images"),
     (["--mixup", "0.8", "--batch-size", "9", "--limit", "90"], "an even number, since mixup and CutMix pair them"),
+    (["--batch-size", "4", "--accumulation", "8", "--limit", "32"], "8 parts (--accumulation) must get as many images"),
+    (["--freeze", "--resume", "auto"], "--freeze: keeps the loaded weights; name them with --init-from FILE"),
     (["--sync-bn", "--limit", "64"], "--sync-bn: torch has synchronised batch norm for GPUs only"),
     (["--teacher", "oracle", "--limit", "64"], "--teacher oracle: torchvision has no such classifier"),
     (["--amp", "int8"], "--amp int8: choose one of bf16, fp16"),

@@ -66,8 +66,8 @@ class Batches:
             yield on_device([images, targets], self.device)
 
     def _take(self, notes: Iterable[FileNote]) -> None:
-        if notes:
-            self.notes |= {note.name: note for note in notes}
+        self.notes |= {note.name: note for note in notes}
+        if any(note.broken for note in notes):
             check_broken(self.notes.values(), len(self.loader.dataset))
 
 

@@ -45,8 +45,9 @@ def read_or_replace(source: Sequence, key: Key, seed: int, replace: bool,
             if not replace:
                 raise DataError(f"{name}: this image is broken ({error}); repair or remove it") from None
             notes.append(FileNote(name, str(error), broken=True))
-        except OSError as error:
-            raise DataError(f"{name}: cannot be read ({error.strerror or error})") from None
+        except (OSError, MemoryError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
+            raise DataError(f"{name}: cannot be read ({reason})") from None
         index = int(torch.randint(len(source), (), generator=generator("instead", seed, *key, trial)))
     raise DataError(f"{name}: this image is broken, and so are {REPLACEMENTS} others tried in its place")
 

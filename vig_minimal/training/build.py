@@ -42,7 +42,7 @@ def build(config: RunConfig, start: Start | None, processes: Processes) -> Run:
     if len(set(map(str, processes.gather((seen, step))))) > 1:
         raise ValueError("the processes read different checkpoints or data; --output and --data-dir must be folders"
                          " that all machines share, or alike on all of them")
-    if batches is not None:
+    if batches is not None and not resumes:
         config, notes["epochs"] = enough_epochs(config, len(batches))
     model, task, notes["start"] = processes.together(create_networks, config, start, processes, data)
     if not resumes:
@@ -61,6 +61,9 @@ def open_batches(config: RunConfig, processes: Processes) -> tuple[Data, Trainin
     recipe, size, (kind, training, validation) = config.recipe, config.img_size, BATCHES[config.task]
     data = open_data(config.data, config.data_dir, size, config.limit, config.seed, config.task,
                      only_val=config.eval_only and config.eval_split == "val")
+    if not config.eval_only and recipe.oversample > 0:
+        data = oversampled(data, recipe.oversample)
+    check_batch(recipe, None if config.eval_only else len(data.train), processes)
     cores = max(1, (os.cpu_count() or 1) // processes.local_world)
     workers = min(8, cores) if config.workers is None else config.workers
     place = (processes.rank, processes.world), processes.device, workers
@@ -69,8 +72,6 @@ def open_batches(config: RunConfig, processes: Processes) -> tuple[Data, Trainin
     val_batches = validation(store_if_it_fits(evaluated, *memory), recipe, *place)
     if config.eval_only:
         return data, None, val_batches
-    data = oversampled(data, recipe.oversample) if recipe.oversample > 0 else data
-    check_batch(recipe, len(data.train), processes)
     augmented = kind(data.train, size, recipe.eval_crop, recipe, config.seed, config.bad_images == "skip")
     batches = training(store_if_it_fits(augmented, *memory), len(data.classes), recipe, config.seed, *place)
     return data, batches, val_batches
@@ -98,9 +99,11 @@ def create_networks(config: RunConfig, start: Start | None, processes: Processes
     return model, choose_task(config, model.config, data, teacher, processes), loaded
 
 
-def check_batch(recipe: Recipe, images: int, processes: Processes) -> None:
-    """Raise ValueError if the batch is larger than the data, or cannot be split over processes and parts."""
-    size, drawn = recipe.batch_size, images_of_epoch(images, recipe.repeats)
+def check_batch(recipe: Recipe, images: int | None, processes: Processes) -> None:
+    """Raise ValueError if the batch is larger than the data, or cannot be split over processes and parts. images: of
+    training; none in an evaluation."""
+    size = recipe.batch_size
+    drawn = size if images is None else images_of_epoch(images, recipe.repeats)
     share, rest = divmod(size, processes.world * recipe.accumulation)
     each = (f"the global batch; each of {plural(processes.world, 'process')} × {plural(recipe.accumulation, 'part')}"
             " (--accumulation) must get as many images")

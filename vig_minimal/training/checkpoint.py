@@ -41,11 +41,11 @@ WEIGHTS = {"name": str, "config": dict, "classes": list, "recipe": dict, "model"
 
 def load_run(path: str | Path) -> dict:
     """Load a checkpoint that train.py wrote. Raises CheckpointError for any other file."""
-    state = {"flags": {}, "given": {}, "data": {}, "anchors": []} | load(path)
+    state = {"flags": {}, "given": None, "data": {}, "anchors": []} | load(path)
     if missing := [key for key in WEIGHTS if key not in state]:
         raise CheckpointError(f"{path}: not a checkpoint of train.py, it has no {missing[0]!r} (load released"
                               " weights with vig_minimal.load_released)")
-    check_types(state, path, WEIGHTS | {"flags": dict, "given": dict, "data": dict})
+    check_types(state, path, WEIGHTS | {"flags": dict, "given": (dict, type(None)), "data": dict})
     return state | {"config": as_now(state["name"], state["config"])}
 
 

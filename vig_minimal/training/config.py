@@ -133,8 +133,6 @@ class RunConfig:
         refuse_first([
             (self.eval_only and self.resume in (None, "auto"), "--eval-only: name the checkpoint with --resume PATH"),
             (self.plain and self.compile, "--plain and --compile: choose one of them"),
-            (self.freeze and not (self.init_from or self.resume), "--freeze: keeps the loaded weights; name them with"
-                                                                  " --init-from FILE"),
             (self.eval_only and self.dry_run, "--dry-run and --eval-only: choose one of them"),
             (self.eval_split == "train" and not self.eval_only, "--eval-split: goes with --eval-only alone"),
             (len(self.img_size or ()) > 2, f"--img-size {self.img_size}: one side, or height and width"),

@@ -132,7 +132,10 @@ def read_place() -> tuple[int, int, int, int]:
 def start(device: str = "auto", timeout: float = 300.0) -> Processes:
     """Join the other processes, if there are any. device: auto, cpu, cuda, cuda:1, mps, … timeout: of collectives, in
     seconds. Raises ValueError for a device that cannot be used, and if the processes do not meet."""
-    rank, world, local_rank, local_world = read_place()
+    try:
+        rank, world, local_rank, local_world = read_place()
+    except ValueError as error:
+        raise ValueError(f"{', '.join(SLURM)}: the launcher must set whole numbers ({error})") from None
     chosen = usable_device(device, local_rank if world > 1 else None)
     if world == 1:
         return Processes(chosen)

@@ -79,12 +79,32 @@ def one_sentence(expected: Errors, alike: Errors, folder: Path | None = None) ->
         if not (sentence := in_words(error, expected)):
             raise
         if folder is not None:
-            sentence += f"; {last_good(folder, getattr(error, 'step', math.inf))}"
-        rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+            with undisturbed():  # the readers of training and of validation may die one after the other
+                sentence += f"; {last_good(folder, getattr(error, 'step', math.inf))}"
         with contextlib.suppress(OSError):  # whoever reads it may have gone
-            if rank == "0" or not isinstance(error, alike):
+            if is_first() or not isinstance(error, alike):
                 print(f"train.py: error: {sentence}", file=sys.stderr, flush=True)
         sys.exit(EXIT_REFUSED if folder is None else EXIT_FAILED)
+
+
+def is_first() -> bool:
+    """Whether this is the first process of the run, also before the processes have met."""
+    if distributed.is_initialized():
+        return distributed.get_rank() == 0
+    joined = {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()  # without these srun starts runs of one process each
+    return not joined or os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ignore the death of DataLoader workers inside: torch's handler of that signal raises anywhere."""
+    if not hasattr(signal, "SIGCHLD") or current_thread() is not main_thread():  # Windows has none
+        return (yield)
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def in_words(error: Exception, expected: Errors) -> str:

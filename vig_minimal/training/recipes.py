@@ -184,7 +184,7 @@ def used(recipe: Recipe, config: object, multi_label: bool) -> dict[str, str]:
     other |= set() if recipe.warmup_epochs else {"warmup_epochs", "warmup_lr"}
     other |= set() if multi_label else {"asymmetric"}
     other |= set() if getattr(config, "aggregation", "none") != "none" else {"contrastive"}
-    other |= {"crop", "eval_crop", "label_smoothing"} if hasattr(config, "body") else set()
+    other |= {"crop", "eval_crop", "label_smoothing"} if hasattr(config, "body") else {"scale_jitter", "scale_range"}
     own = dict(getattr(config, "body", vars(config)))  # of a detector, its backbone
     values = asdict(recipe) | {"drop_path": own.get("drop_path", 0)}
     shown = [name for name, value in values.items() if name not in other and value != OFF.get(name)]

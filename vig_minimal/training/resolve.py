@@ -76,6 +76,8 @@ def resolve(given: dict, start: Start | None = None) -> RunConfig:
     """Decide everything about a run. given: fields of `RunConfig` and `Recipe`. Raises ValueError for what cannot work
     together."""
     config = resolve_names(given, start)
+    if config.freeze and start is None:
+        raise ValueError("--freeze: keeps the loaded weights; name them with --init-from FILE")
     start = start and start.of(config)
     config = replace(config, recipe=choose_recipe(given, config, start))
     config = replace(config, fields=choose_fields(config, start))

@@ -2,7 +2,7 @@
 
 A checkpoint keeps what was given to its run and what that came to. Resuming resolves again, from what was given then
 and what is given now. `compare` then compares all fields: one that differs and may not change is refused, the others
-are printed. --eval-only starts in the same way, and may change all but weights.
+are printed. --eval-only starts in the same way, and may change what leaves weights, classes and split as they are.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from ..atomic_files import CheckpointError
@@ -44,7 +45,8 @@ def settle(given: dict, folder: Path) -> tuple[RunConfig, Start | None]:
     if start is None or not start.resumes:
         return replace(resolve(given, start), output=folder), start
     with content_of(start.path):
-        return replace(resolve(merged(start, given), start), output=folder), start
+        given = merged(start, given)
+    return replace(resolve(given, start), output=folder), start
 
 
 @contextlib.contextmanager
@@ -52,7 +54,7 @@ def content_of(path: Path) -> Iterator[None]:
     """Raise CheckpointError, which names the file, for what it should not hold: torch raises errors of many kinds."""
     try:
         yield
-    except CheckpointError:
+    except (CheckpointError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         text = error if isinstance(error, ValueError) else f"damaged, or of another version ({error!r:.300})"
@@ -84,15 +86,16 @@ def claim_folder(given: dict, resources: contextlib.ExitStack) -> Path:
     """Return the output folder. To train, lock it before anything in it is read, and remove the temporary files of a
     killed run. Raises ValueError if it holds another run."""
     folder, resumed = output_folder(given), given.get("resume")
-    if given.get("dry_run") or given.get("eval_only"):
+    if given.get("dry_run"):
         return folder
-    try:
-        resources.enter_context(checkpoint.lock(folder))
-    except OSError as error:
-        raise ValueError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from None
-    for left in folder.glob("*.????????.tmp"):
-        left.unlink(missing_ok=True)
-    if holds_run(folder) and resumed != "auto" and Path(resumed or ".").parent != folder:
+    if not given.get("eval_only"):
+        try:
+            resources.enter_context(checkpoint.lock(folder))
+        except OSError as error:
+            raise ValueError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from None
+        for left in folder.glob("*.????????.tmp"):
+            left.unlink(missing_ok=True)
+    if holds_run(folder) and resumed != "auto" and not (resumed and Path(resumed).parent == folder):
         raise ValueError(f"{folder} holds a run already: resume it with --resume auto, or choose another folder")
     return folder
 
@@ -132,10 +135,10 @@ def merged(start: Start, now: dict) -> dict:
     """Return what was given to the run of a checkpoint, and what is given now instead or in addition. Raises
     CheckpointError for a flag of another version."""
     data, then = start.state["flags"].get("data"), start.state["given"]
-    if unknown := [name for name in then if name not in OPTIONS | RECIPE_FLAGS]:
+    if unknown := [name for name in then or () if name not in OPTIONS | RECIPE_FLAGS]:
         raise CheckpointError(f"{start.path}: of another version, it was given {unknown[0]!r}, which is no flag now")
     # weights of the package keep no more
-    then = then or {"model": start.name, "fields": start.config, "seed": start.state["flags"].get("seed", 0),
+    then = then if then is not None else {"model": start.name, "fields": start.config, "seed": start.state["flags"].get("seed", 0),
                     "multi_label": start.state.get("multi_label", False)}
     left_out = {"compile"} if now.get("eval_only") else set()  # one pass is over before a compiler is done
     if now.get("data", data) != data or "data_dir" in now and str(data).startswith("shapes"):
@@ -174,7 +177,7 @@ def restore(run: Run) -> None:
     CheckpointError for what does not fit."""
     start = run.start
     with content_of(start.path):
-        if not run.config.eval_only and not (start.state["given"] and "training" in start.state):
+        if not run.config.eval_only and not (start.state["given"] is not None and "training" in start.state):
             raise ValueError("has the weights to use only, or is of an earlier version; resume from last.pt, give"
                              " --eval-only, or start another run from it by --init-from")
         changes = compare(run)

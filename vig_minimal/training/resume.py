@@ -46,7 +46,10 @@ def settle(given: dict, folder: Path) -> tuple[RunConfig, Start | None]:
         return replace(resolve(given, start), output=folder), start
     with content_of(start.path):
         given = merged(start, given)
-    return replace(resolve(given, start), output=folder), start
+    try:
+        return replace(resolve(given, start), output=folder), start
+    except (KeyError, TypeError, AttributeError) as error:  # config and recipe may hold values of any type
+        raise CheckpointError(f"{start.path}: damaged, or of another version ({error!r:.300})") from None
 
 
 @contextlib.contextmanager

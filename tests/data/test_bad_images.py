@@ -168,5 +168,5 @@ def test_missing_files_and_system_errors_are_not_broken_images(tmp_path, monkeyp
         raise MemoryError
 
     monkeypatch.setattr(decoding, "upright_rgb", no_memory)
-    with pytest.raises(MemoryError):
+    with pytest.raises(DataError, match=r"0.png: cannot be read \(not enough memory\)"):
         images[[(0, 0, 0)]]

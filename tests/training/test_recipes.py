@@ -169,9 +169,11 @@ def test_what_a_recipe_switches_off_is_not_among_what_it_uses():
            "ema_decay": 0.0, "contrastive": 0.0, "asymmetric": 0.0, "cooldown_epochs": 0.0, "repeats": 1,
            "layer_decay": 1.0, "teacher": "none"}
     family = SimpleNamespace(aggregation="gatv2", drop_path=0.0)
-    without = used(replace(Recipe(), **off), family, True)
-    assert not without.keys() & (off.keys() | {"drop_path"})
+    detector = SimpleNamespace(aggregation="gatv2", body=(("drop_path", 0.0),))  # images of one label are not scaled
     on = {"rand_augment": 1, "scale_range": 2.0, "repeats": 2, "teacher": "regnet_y_16gf"}
-    for name in off:
-        value = on.get(name, 0.5)
-        assert used(replace(Recipe(), **off | {name: value}), family, True).keys() == without.keys() | {name}
+    for config, unused in ((family, {"scale_jitter", "scale_range"}), (detector, {"label_smoothing"})):
+        without = used(replace(Recipe(), **off), config, True)
+        assert not without.keys() & (off.keys() | {"drop_path"})
+        for name in off:
+            now = used(replace(Recipe(), **off | {name: on.get(name, 0.5)}), config, True)
+            assert now.keys() == without.keys() | ({name} - unused)

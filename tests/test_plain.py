@@ -256,7 +256,8 @@ def test_train_py_runs_in_plain_form_and_leaves_it(tmp_path, monkeypatch):
     monkeypatch.setattr(aggregate, "maximum", lambda *about: seen.append(is_plain()) or maximum(*about))
     before = is_plain()
     script("train.py").main(["--plain", "--dry-run", "--device", "cpu", "--data", "shapes", "--limit", "8",
-                             "--batch-size", "4", "--set", "depth=1", "--set", "dim=16", "--workers", "0", "--output", str(tmp_path)])
+                             "--batch-size", "4", "--set", "depth=1", "--set", "dim=16", "--workers", "0",
+                             "--output", str(tmp_path)])
     assert seen and all(seen) and is_plain() == before
     with pytest.raises(ValueError, match="choose one of them"):
         parse(["--plain", "--compile"])

@@ -70,8 +70,8 @@ def without(path):
     (without("val/images/0.png"), "val/masks/0.png: has no image in images/"),
     (lambda root: save(root / "train/masks/0.png", np.zeros((5, 3), np.uint8)), "0.png: 3×5 pixels, and its image"),
     (lambda root: save(root / "train/masks/0.png", np.zeros((2, 3, 3), np.uint8)), "masks/0.png: a mask in RGB"),
-    (lambda root: save(root / "val/masks/1.png", np.full((2, 3), 7, np.uint8)), "masks/1.png: class number 7, and classes"
-                                                                                " are numbered from 0 to 2"),
+    (lambda root: save(root / "val/masks/1.png", np.full((2, 3), 7, np.uint8)), "masks/1.png: class number 7, and"
+                                                                                " classes are numbered from 0 to 2"),
     (lambda root: (root / "val/masks/1.png").write_bytes(b"no picture"), "masks/1.png: a mask that cannot be read"),
     (lambda root: save(root / "train/images/1.bmp"), "another file has this name with another ending"),
     (lambda root: [file.unlink() for file in (root / "val").glob("*/*")], "val: no images"),

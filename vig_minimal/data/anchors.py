@@ -34,7 +34,8 @@ def draw_anchors(labels: Tensor, classes: Sequence[str], per_class: int, generat
 class Anchors:
     """`per_class` images of every class, drawn uniformly; A = classes · per_class of them, class after class.
 
-    names: their file names, with / on Windows too. Raises DataError for a class with too few images, and for data without a list of labels.
+    names: their file names, with / on Windows too. Raises DataError for a class with too few images, and for data
+    without a list of labels.
     """
 
     def __init__(self, source: Sequence, classes: Sequence[str], per_class: int, size: tuple[int, int],

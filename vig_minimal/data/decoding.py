@@ -29,8 +29,8 @@ def read_image(path: str | Path) -> Image.Image:
 
     Converts CMYK, scales numbers of other depths to 8 bits (see `formats.rgb`), lays transparent pixels on white, and
     turns the image as EXIF requires. Metadata that cannot be read are left out. Raises DataError, without the path, for
-    files that are no image, cut short or larger than Pillow's MAX_IMAGE_PIXELS (decompression bombs), and for what is no
-    file; OSError for files that are missing or that the system cannot read.
+    files that are no image, cut short or larger than Pillow's MAX_IMAGE_PIXELS (decompression bombs), and for what is
+    no file; OSError for files that are missing or that the system cannot read.
     """
     if os.path.lexists(path) and not os.path.isfile(path):  # opening a pipe would wait for ever
         raise DataError("no file, but a folder, a pipe, a device or a link to nothing")

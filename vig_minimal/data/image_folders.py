@@ -79,8 +79,8 @@ def image_folders(folder: str, seed: int, only_val: bool = False) -> tuple[Image
 def find_images(root: str | Path, classes: bool = False) -> tuple[list[tuple[str, str]], list[str]]:
     """Return (folder of `root` or ".", path) of all image files inside, and remarks on what is left out.
 
-    What is hidden are copies and notes of other programs, as .ipynb_checkpoints/ and ._0.jpg, and is not mentioned. Each
-    folder is read once, so links cannot go round for ever; one into `root` or to what holds it is not followed, or the
+    What is hidden are copies and notes of other programs, as .ipynb_checkpoints/ and ._0.jpg, and is not mentioned.
+    Each folder is read once, so links cannot go round for ever; one into `root` or to what holds it is not followed, or the
     images of one class would be another's. classes: the folders in `root` are classes, and one may be called thumbs.
     Raises DataError for a folder that cannot be read.
     """

@@ -29,8 +29,8 @@ LONGEST = 16  # times the length that a crop of the whole shorter side needs: mo
 
 
 class Batch(NamedTuple):
-    """images (b, 3, H, W) uint8, labels (b,) int64 or targets (b, ...), and remarks on their files. Of objects or masks,
-    whose images may differ in size: lists."""
+    """images (b, 3, H, W) uint8, labels (b,) int64 or targets (b, ...), and remarks on their files. Of objects or
+    masks, whose images may differ in size: lists."""
 
     images: Tensor
     labels: Tensor

@@ -140,9 +140,9 @@ def merged(start: Start, now: dict) -> dict:
     data, then = start.state["flags"].get("data"), start.state["given"]
     if unknown := [name for name in then or () if name not in OPTIONS | RECIPE_FLAGS]:
         raise CheckpointError(f"{start.path}: of another version, it was given {unknown[0]!r}, which is no flag now")
-    # weights of the package keep no more
-    then = then if then is not None else {"model": start.name, "fields": start.config, "seed": start.state["flags"].get("seed", 0),
-                    "multi_label": start.state.get("multi_label", False)}
+    if then is None:  # weights of the package keep no more
+        then = {"model": start.name, "fields": start.config, "seed": start.state["flags"].get("seed", 0),
+                "multi_label": start.state.get("multi_label", False)}
     left_out = {"compile"} if now.get("eval_only") else set()  # one pass is over before a compiler is done
     if now.get("data", data) != data or "data_dir" in now and str(data).startswith("shapes"):
         left_out |= {"data", "data_dir"}
